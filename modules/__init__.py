@@ -1,0 +1,1 @@
+"""What is trained, and how it is put together: the stages of unCLIP, their networks and the diffusion mathematics."""

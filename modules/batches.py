@@ -1,0 +1,44 @@
+"""What a DataModule hands to a stage.
+
+NamedTuples, because Lightning moves those between devices by itself, and refuses frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class EmbeddingBatch(NamedTuple):
+    """CLIP embeddings of B image-text pairs, with the caption's tokens.
+
+    Attributes:
+        z_i: (B, D) CLIP image embeddings of unit norm.
+        z_t: (B, D) CLIP text embeddings of unit norm.
+        tokens: (B, L) int64 caption tokens of the CLIP's tokeniser; 0 is padding.
+        index: (B,) int64 position of each pair in its split.
+    """
+
+    z_i: Tensor
+    z_t: Tensor
+    tokens: Tensor
+    index: Tensor
+
+
+class ImageTextBatch(NamedTuple):
+    """B image-text pairs.
+
+    Attributes:
+        images: (B, 3, H, W) float32 in [-1, 1].
+        captions: B strings.
+        index: (B,) int64 position of each pair in its split.
+        attributes: (B, A) int64 classes where the data know the truth, -1 where an attribute does not apply; else None.
+        embeddings: the pairs' cached CLIP embeddings, or None when there is no cache.
+    """
+
+    images: Tensor
+    captions: list[str]
+    index: Tensor
+    attributes: Tensor | None = None
+    embeddings: EmbeddingBatch | None = None
