@@ -1,0 +1,1 @@
+"""LightningDataModules of image-text pairs, all handing the same batch to every stage."""
