@@ -1,0 +1,187 @@
+"""`unclip`: one command for everything. Commands are imported only when they run, so that `unclip --help` answers at once."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+
+COMMANDS = {
+    "fit": "train one stage: --config FILE.yaml [--KEY=VALUE ...] [--ckpt_path last]",
+    "validate": "run a stage's validation loop",
+    "test": "run a stage's test loop",
+    "predict": "run a stage's prediction loop",
+    "embed": "compute CLIP embeddings of a data set once, for the priors and the decoder",
+    "data": "look at a data set or export it as a folder of real images",
+    "sample": "draw images for one caption or a file of captions",
+    "evaluate": "compare a folder of samples with a reference; writes metrics.json",
+    "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
+    "report": "write the tables and the report of a run from what is there",
+}
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 is success, 2 means that what was given is wrong (one line on stderr says what), 130 interrupted. Tracebacks are shown for
+    errors in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if words else EXIT_INPUT
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"unclip {version('unclip')}")
+        return 0
+    return guarded(lambda: dispatch(words[0], words[1:]))
+
+
+def dispatch(command: str, words: list[str]) -> int:
+    """Import and run `command`."""
+    if command not in COMMANDS:
+        return complain(unknown_command(command))
+    check_config_files(words)
+    module = "lightning_cli" if command in LIGHTNING else command
+    run = importlib.import_module(f"experiments.{module}").main
+    return int(run([command, *words] if command in LIGHTNING else words) or 0)
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Call `run` and turn what a person can put right into one line on stderr and an exit code."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return complain("interrupted; the same command goes on from here where it can", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`| head`) has left. Python would complain once more while it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ValueError) as error:
+        line = input_error_line(error)
+        if line is None or os.environ.get("UNCLIP_DEBUG"):
+            raise
+        return complain(line)
+
+
+def input_error_line(error: Exception) -> str | None:
+    """The line for a person if `error` is about what was given or about the machine, else None."""
+    from eval.errors import InputError as EvalInputError
+    from modules.errors import InputError
+
+    if isinstance(error, (InputError, EvalInputError)):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return os_error_line(error)
+    return None
+
+
+def os_error_line(error: OSError) -> str:
+    """One line that names the file and the way out."""
+    name = error.filename2 or error.filename
+    where = f" {str(name)!r}" if name is not None else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"disk full while writing{where}: free some space, or choose an output folder on another disk"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"no permission for{where or ' a file'}: {error.strerror}; change its permissions or choose another folder"
+        )
+    if error.errno == errno.ENOENT:
+        return (
+            f"no such file or folder:{where or ' ' + str(error)}; check the path, or run the stage that makes it first"
+        )
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return f"{error.strerror}:{where}; give another path"
+    return " ".join(str(error).split())
+
+
+def check_config_files(words: Sequence[str]) -> None:
+    """Open and parse every `--config FILE` now: in milliseconds, before torch is imported.
+
+    Raises:
+        InputError: a config is missing, unreadable, or not YAML.
+    """
+    for name in config_files(words):
+        check_config_file(Path(name))
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The values of --config / -c in a command's words, in order."""
+    found = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+    flags = ("--config", "-c")
+    return found + [value for flag, value in zip(words, words[1:], strict=False) if flag in flags]
+
+
+def check_config_file(path: Path) -> None:
+    """Raise InputError, in one line, unless `path` is a readable YAML file that holds a mapping."""
+    import yaml
+
+    from modules.errors import InputError
+
+    if path.is_dir():
+        raise InputError(f"config {str(path)!r} is a folder; give a YAML file in it")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"config {str(path)!r} does not exist{nearest_config(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"config {str(path)!r} cannot be read: {reason}") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"config {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"config {str(path)!r} holds no settings: expected 'key: value' lines")
+
+
+def nearest_config(path: Path) -> str:
+    """'; did you mean ...?' if a YAML of a similar name is about, else a hint of where YAMLs are."""
+    folder = path.parent if path.parent.is_dir() else Path("experiments")
+    names = [str(other) for other in folder.rglob("*.yaml")] if folder.is_dir() else []
+    close = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else "; the suite's YAMLs are in experiments/"
+
+
+def unknown_command(command: str) -> str:
+    """The line for a command that does not exist."""
+    close = difflib.get_close_matches(command, COMMANDS, n=2, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    return f"unknown command {command!r}{guess} (commands: {', '.join(COMMANDS)})"
+
+
+def help_text() -> str:
+    """What `unclip --help` prints."""
+    lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: unclip COMMAND ...",
+            "",
+            "Text to images by way of CLIP embeddings (unCLIP, DALL-E 2): train, sample, evaluate, reproduce.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`unclip COMMAND --help` shows a command's options. `unclip reproduce experiments/quickstart/suite.yaml` runs everything.",
+        ]
+    )
+
+
+def complain(line: str, code: int = EXIT_INPUT) -> int:
+    """Print one line on stderr and return the exit code."""
+    print(f"unclip: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
