@@ -1,0 +1,228 @@
+"""The order in which training sees its data, and the loaders that keep it.
+
+The data of a run are one endless stream: a shuffled pass over all n samples, then the next pass, shuffled anew. Batch k
+of rank r is a fixed slice of that stream, so it is a pure function of (seed, k, r, number of ranks). Nothing has to
+be saved to resume: the Trainer knows how many batches are behind it, and the rest follows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modules.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+# With the split in memory and batches gathered in one call, workers only add copies: none is the right default.
+warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+
+class SeededBatchSampler(Sampler[list[int]]):
+    """Lists of indices, batch after batch, from the shuffled stream described above.
+
+    Args:
+        n: samples in the split.
+        batch_size: samples a batch and rank; every batch is full, and may reach into the next pass.
+        seed: of the shuffling; the same on all ranks.
+        start: batches already consumed, or a function that tells; asked whenever iteration begins.
+        total: batches an iteration ends at (len), normally those of the whole run; one pass when None. An iteration
+            that starts at or beyond it ends at the next multiple.
+        rank: which of `world` shares this process sees.
+        world: number of processes; together they see every sample exactly once a pass.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        start: int | Callable[[], int] = 0,
+        total: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if n < 1:
+            raise InputError("the training split is empty: give it at least one sample")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} of {world}")
+        self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
+        self.start = start
+        self.total = -(-n // (batch_size * world)) if total is None else total
+        self._passes: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start() if callable(self.start) else self.start
+        for k in range(first, (first // self.total + 1) * self.total):
+            yield self.batch(k)
+
+    def batch(self, k: int) -> list[int]:
+        """The indices of batch k: stream positions (k * world + rank) * batch_size and on."""
+        first = (k * self.world + self.rank) * self.batch_size
+        passes, places = np.divmod(np.arange(first, first + self.batch_size), self.n)
+        return np.concatenate([self._pass(p)[places[passes == p]] for p in np.unique(passes).tolist()]).tolist()
+
+    def _pass(self, number: int) -> np.ndarray:
+        if number not in self._passes:
+            if len(self._passes) > 1:
+                self._passes.pop(min(self._passes))
+            self._passes[number] = np.random.default_rng((self.seed, number)).permutation(self.n)
+        return self._passes[number]
+
+
+def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """Every index exactly once over all ranks, in order, the last partial batch kept.
+
+    All ranks get equally many batches, as collective operations need, so with several ranks a last batch may hold one
+    sample more than `batch_size`.
+
+    Raises:
+        InputError: fewer samples than ranks.
+    """
+    if n < world:
+        raise InputError(
+            f"a split of {n} samples can't be shared by {world} processes: enlarge it or use fewer devices"
+        )
+    mine = list(range(rank, n, world))
+    cuts = range(batch_size, batch_size * -(-(n // world) // batch_size), batch_size)
+    return [mine[a:b] for a, b in zip([0, *cuts], [*cuts, len(mine)], strict=True)]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader whose position is the Trainer's; its state only records which order the position counts in."""
+
+    def state_dict(self) -> dict[str, int]:
+        sampler = self.batch_sampler
+        assert isinstance(sampler, SeededBatchSampler)
+        return {"n": sampler.n, "batch_size": sampler.batch_size, "seed": sampler.seed, "world": sampler.world}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        here = self.state_dict()
+        changed = [f"{key} {state[key]} -> {here[key]}" for key in here if state.get(key, here[key]) != here[key]]
+        if changed:
+            rank_zero_warn(
+                f"the data order is not the one that this run began with ({', '.join(changed)}): "
+                "samples may repeat or be left out before the next pass"
+            )
+
+
+class SplitDataModule(LightningDataModule):
+    """Base of all DataModules: three splits, exact training order, plain evaluation order.
+
+    A subclass gives `dataset(split)`: a map-style Dataset whose `__getitems__(indices)` returns a ready batch.
+    The Trainer needs `use_distributed_sampler: false`.
+
+    Args:
+        batch_size: samples a batch and process, in training and in evaluation.
+        seed: of the training order.
+        num_workers: loader processes; 0 loads in the training process.
+    """
+
+    def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
+        super().__init__()
+        self.batch_size = at_least(1, "batch_size", batch_size)
+        self.seed = at_least(0, "seed", seed)
+        self.num_workers = at_least(0, "num_workers", num_workers)
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """The split as a Dataset: len() and `__getitems__(indices) -> batch`."""
+        raise NotImplementedError
+
+    def size(self, split: str) -> int:
+        """Number of samples in the split."""
+        return len(self.dataset(split))  # type: ignore[arg-type]
+
+    def captions(self, split: str) -> list[str]:
+        """The captions of a split, by index."""
+        raise NotImplementedError
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]] | None:
+        """Column of a batch's `attributes` -> its class names; None where the data know no truth."""
+        return None
+
+    def data_hash(self, split: str) -> str:
+        """Identifies the content of a split, whatever its resolution, order or batches."""
+        raise NotImplementedError
+
+    def vocabulary(self, min_count: int = 1) -> list[str]:
+        """The sorted words (parted by spaces, lower case) that occur `min_count` times or more in train captions."""
+        counts = Counter(word for caption in self.captions("train") for word in caption.lower().split())
+        return sorted(word for word, count in counts.items() if count >= min_count)
+
+    def setup(self, stage: str) -> None:
+        """Prepares the splits that the stage reads, so that rendering comes before training."""
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            self.dataset(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the seeded order, from where the Trainer stands to where it ends.
+
+        With `max_steps`, one Lightning epoch is the whole run, whatever the number of passes over the data;
+        without, it is one pass.
+        """
+        trainer, n = self.trainer, self.size("train")
+        total = trainer.max_steps * trainer.accumulate_grad_batches if trainer is not None else -1
+        sampler = SeededBatchSampler(
+            n,
+            self.batch_size,
+            self.seed,
+            start=self._batches_consumed,
+            total=total if total > 0 else None,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+        )
+        return ResumableLoader(self.dataset("train"), batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        # Lightning re-builds this loader around its own sampler, so it must be a plain one.
+        return DataLoader(self.dataset("test"), batch_size=self.batch_size, **self._loader_options())
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = evaluation_batches(self.size(split), self.batch_size, rank, world)
+        return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_options())
+
+    def _batches_consumed(self) -> int:
+        # `processed`, not `ready`: right both after a checkpoint at a batch's end and after an exception within one.
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    def _loader_options(self) -> dict[str, Any]:
+        on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        return {"num_workers": self.num_workers, "collate_fn": _as_is, "pin_memory": on_device}
+
+
+def at_least(bound: int, name: str, value: int) -> int:
+    """`value`, if it is `bound` or more; else an InputError that names it."""
+    if value < bound:
+        raise InputError(f"{name} must be {bound} or more, got {value}")
+    return value
+
+
+def check_split(split: str) -> str:
+    """`split`, if it is one; else an InputError that names those there are."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    return split
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

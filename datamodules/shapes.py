@@ -1,0 +1,91 @@
+"""Shapes, the embedded data set: scenes of one or two shapes, endless, exact, and nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from datamodules import scenes
+from datamodules.cache import cached_json, source_hash
+from datamodules.loading import check_split
+from datamodules.pairs import PairDataModule, Records, checked_sizes
+
+
+class ShapesDataModule(PairDataModule):
+    """Image-text pairs of `datamodules.scenes`, with the true attributes of every picture.
+
+    Pair i of a split is the same whatever the sizes: a larger split begins with the smaller one. Some test captions
+    hold (colour, shape) combinations that training never shows.
+
+    Args:
+        image_size: side of the images in pixels; the scenes are vector drawings, so any will do.
+        batch_size: pairs a batch and process, in training and in evaluation.
+        train_size: number of training pairs.
+        val_size: number of validation pairs.
+        test_size: number of test pairs.
+        embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
+        cache_dir: folder of the rendered images, shared by all stages; null renders whenever an image is asked for.
+        seed: of the training order; the scenes do not depend on it.
+        num_workers: loader processes; 0 is fastest while the images fit into memory.
+
+    Raises:
+        InputError: a size below its bound, an embeddings folder of other data, a cache that can't be written.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        batch_size: int = 64,
+        train_size: int = 20_000,
+        val_size: int = 512,
+        test_size: int = 1_024,
+        embeddings: str | None = None,
+        cache_dir: str | None = "runs/cache",
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        self.sizes = checked_sizes(train_size, val_size, test_size)
+        self._records: dict[str, Records] = {}
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        return scenes.ATTRIBUTES
+
+    def records(self, split: str) -> Records:
+        if check_split(split) not in self._records:
+            make = partial(_make_records, split, self.sizes[split])
+            if self.cache_dir is None:
+                found = make()
+            else:
+                key = [*self.source_key(split), self.sizes[split]]
+                found = cached_json(self.cache_dir, f"shapes-{split}-records", key, make)
+            self._records[split] = Records(found["captions"], np.array(found["attributes"], np.int64))
+        return self._records[split]
+
+    def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
+        return partial(_render, split, size)
+
+    def source_key(self, split: str) -> list[str]:
+        return ["shapes", split, source_hash(scenes)]
+
+    def size(self, split: str) -> int:
+        return self.sizes[check_split(split)]
+
+    def pair(self, split: str, index: int) -> scenes.Pair:
+        """The index-th pair with its scene and what its caption mentions."""
+        return scenes.make_pair(check_split(split), index)
+
+
+def _make_records(split: str, count: int) -> dict[str, list]:
+    pairs = [scenes.make_pair(split, index) for index in range(count)]
+    return {
+        "captions": [pair.caption for pair in pairs],
+        "attributes": [scenes.attributes(pair.scene).tolist() for pair in pairs],
+    }
+
+
+def _render(split: str, size: int, index: int) -> np.ndarray:
+    return scenes.render(scenes.make_pair(split, index).scene, size)
