@@ -48,11 +48,12 @@ KEEP = {"colour": 0.8, "shape": 0.9, "size": 0.4, "background": 0.4, "relation":
 
 SHARE_OF_PAIRS = 0.5
 SHARE_OF_HELD_OUT = 0.25
-RADIUS = {"small": 0.30, "large": 0.44}
+RADIUS = {"small": 0.32, "large": 0.44}
 ALONE = 1.35  # A lone object is drawn larger by this factor.
+MAX_SHIFT = 0.2  # of a lone object's centre, and of a pair's across its axis
 MAX_ANGLE = 0.15  # radians
 
-_SPLITS = {"train": 0, "val": 1, "test": 2}
+_SPLITS = {"train": 0, "val": 1, "test": 2, "unrestricted": 4}
 _COLOUR_RGB = {
     "red": (214, 48, 44),
     "green": (46, 158, 66),
@@ -98,11 +99,17 @@ class Pair:
 
 
 def make_pair(split: str, index: int) -> Pair:
-    """The index-th image-text pair of a split ("train", "val" or "test"), always the same."""
+    """The index-th image-text pair of a split, always the same.
+
+    Splits: "train" and "val" (no held-out combination), "test" (a quarter of the scenes with one), and "unrestricted"
+    (every combination alike, for whoever judges pictures and takes no part in making them).
+    """
     if split not in _SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(_SPLITS)}")
     rng = np.random.default_rng((20220413, _SPLITS[split], index))
-    hold_out = "require" if split == "test" and rng.random() < SHARE_OF_HELD_OUT else "forbid"
+    hold_out = "allow" if split == "unrestricted" else "forbid"
+    if split == "test" and rng.random() < SHARE_OF_HELD_OUT:
+        hold_out = "require"
     scene = _draw_scene(rng, hold_out)
     mentioned = _draw_mentioned(rng, scene)
     return Pair(scene, caption_of(mentioned), mentioned)
@@ -205,7 +212,7 @@ def _draw_scene(rng: np.random.Generator, hold_out: str) -> Scene:
             colour, shape = _choose(rng, HELD_OUT)
             looks[int(rng.integers(count))] = (shape, colour, _choose(rng, SIZES))
             break
-        if not any((colour, shape) in HELD_OUT for shape, colour, _ in looks):
+        if hold_out == "allow" or not any((colour, shape) in HELD_OUT for shape, colour, _ in looks):
             break
     return _place(rng, looks, axis, _choose(rng, BACKGROUNDS))
 
@@ -214,8 +221,8 @@ def _place(rng: np.random.Generator, looks: list[tuple[str, str, str]], axis: st
     objects = []
     for slot, (shape, colour, size) in enumerate(looks):
         radius = RADIUS[size] * (ALONE if axis is None else 1.0)
-        along = (slot - 0.5) + rng.uniform(-1, 1) * (0.48 - radius) if axis else rng.uniform(-1, 1) * 0.3
-        across = rng.uniform(-1, 1) * 0.3
+        along = (slot - 0.5) + rng.uniform(-1, 1) * (0.48 - radius) if axis else rng.uniform(-1, 1) * MAX_SHIFT
+        across = rng.uniform(-1, 1) * MAX_SHIFT
         x, y = (across, along) if axis == "vertical" else (along, across)
         angle, shade = rng.uniform(-MAX_ANGLE, MAX_ANGLE), rng.uniform(0.85, 1.0)
         objects.append(SceneObject(shape, colour, size, x, y, radius, angle, shade))
