@@ -1,0 +1,149 @@
+"""Analytic-DPM: the reverse variance that is optimal for a given mean (Bao et al. 2201.06503).
+
+It needs one statistic of the trained network and the data: the mean squared score at each noise level. It is estimated
+once, recorded with its sample count, and kept with the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modules.diffusion.denoiser import Denoiser
+from modules.diffusion.gaussian import q_sample
+from modules.diffusion.schedules import NoiseSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreStatistics:
+    """The mean squared score, stored as a number that is 1 or less at every noise level.
+
+    Attributes:
+        timesteps: (K,) int64, increasing: the original timesteps that it was measured at.
+        mean_squared_epsilon: (K,) float64, E ||epsilon(x_t)||^2 / dimensions = (1 - alpha_bar) Gamma_t (eq. 8).
+        data_variance: mean per-dimension variance of the data, which bounds what any x_t leaves unknown.
+        count: how many data it was estimated from.
+    """
+
+    timesteps: Tensor
+    mean_squared_epsilon: Tensor
+    data_variance: float
+    count: int
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """As tensors, for a checkpoint or a safetensors file."""
+        return {
+            "timesteps": self.timesteps,
+            "mean_squared_epsilon": self.mean_squared_epsilon,
+            "data_variance": torch.tensor(self.data_variance, dtype=torch.float64),
+            "count": torch.tensor(self.count),
+        }
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> ScoreStatistics:
+        """The inverse of ``to_tensors``."""
+        return ScoreStatistics(
+            tensors["timesteps"].to("cpu", torch.int64),
+            tensors["mean_squared_epsilon"].to("cpu", torch.float64),
+            float(tensors["data_variance"]),
+            int(tensors["count"]),
+        )
+
+
+class AnalyticVariance(NamedTuple):
+    """(N,) float64 each, one per step of a schedule: the optimal variance and the bounds that it lies within."""
+
+    variance: Tensor
+    lower: Tensor
+    upper: Tensor
+
+
+@torch.no_grad()
+def estimate_statistics(
+    batches: Iterable[tuple[Denoiser, Tensor]], schedule: NoiseSchedule, generator: torch.Generator
+) -> ScoreStatistics:
+    """Monte-Carlo estimate of the mean squared score at every timestep of a schedule (Analytic-DPM eq. 8).
+
+    The excess of the drawn noise's own mean square over 1 is taken off the estimate: its expectation is 0, and near
+    pure noise, where 1 minus the statistic is tiny and gets multiplied by a large number, it is nearly all of the
+    error.
+
+    Args:
+        batches: pairs of a denoiser, with this batch's conditioning closed over, and training data (B, ...) in the
+            range that the network sees. Costs one denoiser call per batch and timestep.
+        schedule: the training schedule, or the trajectory that will be sampled.
+        generator: draws the noise, on its own device.
+
+    Raises:
+        ValueError: if there are no data.
+    """
+    count = 0
+    squares = torch.zeros(schedule.num_steps, dtype=torch.float64)
+    total, total_square = torch.zeros((), dtype=torch.float64), 0.0
+    for denoiser, x0 in batches:
+        count += x0.shape[0]
+        data = x0.to("cpu", torch.float64)
+        total = total + data.sum(dim=0)
+        total_square += float(data.square().sum())
+        squares += torch.stack([_epsilon_excess(denoiser, schedule, x0, int(t), generator) for t in schedule.timesteps])
+    if count == 0:
+        raise ValueError("no data to estimate the mean squared score from")
+    variance = total_square / count / total.numel() - float((total / count).square().mean())
+    return ScoreStatistics(schedule.timesteps, 1 + squares / count, max(variance, 0.0), count)
+
+
+def _epsilon_excess(
+    denoiser: Denoiser, schedule: NoiseSchedule, x0: Tensor, timestep: int, generator: torch.Generator
+) -> Tensor:
+    """Sum over the batch of (||epsilon(x_t)||^2 - ||noise||^2) / dimensions, a float64 scalar."""
+    t = torch.full((x0.shape[0],), timestep, dtype=torch.int64, device=x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype).to(x0.device)
+    epsilon = denoiser(q_sample(schedule, x0, t, noise), t).epsilon
+    # Summed in float64 on the CPU: not every accelerator has float64.
+    excess = (epsilon - noise) * (epsilon + noise)
+    return excess.flatten(1).mean(dim=1).to("cpu", torch.float64).sum()
+
+
+def analytic_variance(
+    schedule: NoiseSchedule,
+    statistics: ScoreStatistics,
+    eta: float = 1.0,
+    data_range: tuple[float, float] | None = None,
+) -> AnalyticVariance:
+    """The optimal variance of each step of a trajectory (Analytic-DPM theorem 1), within its bounds (theorem 2).
+
+    Args:
+        schedule: the trajectory; its last noise level must leave some signal.
+        statistics: measured at all of its timesteps, and perhaps at others.
+        eta: lambda^2 = eta^2 beta-tilde is the variance that the mean is built for: 1 for the DDPM form, 0 for DDIM's.
+        data_range: smallest and largest value of the data, if it is bounded.
+
+    Returns:
+        The variance, clipped to the bounds. The upper bound is the smallest of three: of any data, of data with this
+        variance (by the law of total variance, in place of theorem 2's worst case), and of data in this range.
+
+    Raises:
+        ValueError: if the statistics lack a timestep of the schedule, or the schedule ends at zero SNR.
+    """
+    if float(schedule.alpha_bar[-1]) == 0:
+        raise ValueError("the optimal variance is not defined at zero terminal SNR")
+    known = {int(t): k for k, t in enumerate(statistics.timesteps)}
+    missing = [int(t) for t in schedule.timesteps if int(t) not in known]
+    if missing:
+        raise ValueError(f"the score statistics lack timesteps {missing[:5]}; estimate them on this trajectory")
+    mean_square = statistics.mean_squared_epsilon[[known[int(t)] for t in schedule.timesteps]]
+    lower = eta**2 * schedule.posterior_variance
+    rest = (1 - schedule.alpha_bar_prev - lower).clamp(min=0).sqrt()
+    # How far the step's mean moves per unit of epsilon, and per unit of x0.
+    per_epsilon = (schedule.noise / schedule.alphas.sqrt() - rest).square()
+    per_x0 = (schedule.alpha_bar_prev.sqrt() - rest / schedule.snr.rsqrt()).square()
+    unknown = statistics.data_variance
+    if data_range is not None:
+        unknown = min(unknown, ((data_range[1] - data_range[0]) / 2) ** 2)
+    upper = lower + torch.minimum(per_epsilon, per_x0 * unknown)
+    variance = lower + per_epsilon * (1 - mean_square)
+    return AnalyticVariance(torch.minimum(torch.maximum(variance, lower), upper), lower, upper)

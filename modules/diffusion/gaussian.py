@@ -1,0 +1,112 @@
+"""The forward process and its algebra: q(x_t | x_0), q(x_{t-1} | x_t, x_0), and what a network may predict.
+
+Everywhere x0, x_t, noise and outputs are (B, ...) of one shape, t is (B,) int64 original timesteps, and
+x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) epsilon.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from modules.diffusion.schedules import NoiseSchedule
+
+Parameterization = Literal["x0", "epsilon", "v"]
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian: mean (B, ...); variance and log_variance broadcast over it."""
+
+    mean: Tensor
+    variance: Tensor
+    log_variance: Tensor
+
+
+def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """x_t given x0 and standard normal noise (DDPM eq. 4)."""
+    return schedule.lookup(schedule.signal, t, x0) * x0 + schedule.lookup(schedule.noise, t, x0) * noise
+
+
+def posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
+    """q(x_{t-1} | x_t, x0) (DDPM eq. 6 and 7); "t - 1" is the schedule's previous step.
+
+    At the first step the variance is 0 and the mean x0; log_variance there is the second step's, so that it is finite.
+    """
+    mean = (
+        schedule.lookup(schedule.posterior_x0_coefficient, t, x_t) * x0
+        + schedule.lookup(schedule.posterior_xt_coefficient, t, x_t) * x_t
+    )
+    variance = schedule.lookup(schedule.posterior_variance, t, x_t)
+    return Gaussian(mean, variance, schedule.lookup(schedule.posterior_log_variance, t, x_t))
+
+
+def learned_log_variance(schedule: NoiseSchedule, fraction: Tensor, t: Tensor) -> Tensor:
+    """Log variance interpolated between those of beta-tilde (fraction 0) and beta (fraction 1) (Improved DDPM eq. 15).
+
+    The fraction is not clipped: a network may go beyond both ends.
+    """
+    low = schedule.lookup(schedule.posterior_log_variance, t, fraction)
+    high = schedule.lookup(schedule.betas.log(), t, fraction)
+    return fraction * high + (1 - fraction) * low
+
+
+def x0_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """x0 = (x_t - sqrt(1 - alpha_bar) epsilon) / sqrt(alpha_bar) (DDPM eq. 15); not defined at zero SNR."""
+    return (x_t - schedule.lookup(schedule.noise, t, x_t) * epsilon) / schedule.lookup(schedule.signal, t, x_t)
+
+
+def epsilon_from_x0(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """epsilon = (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)."""
+    return (x_t - schedule.lookup(schedule.signal, t, x_t) * x0) / schedule.lookup(schedule.noise, t, x_t)
+
+
+def velocity(schedule: NoiseSchedule, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+    """v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0 (Salimans and Ho, progressive distillation, appendix D)."""
+    return schedule.lookup(schedule.signal, t, x0) * epsilon - schedule.lookup(schedule.noise, t, x0) * x0
+
+
+def x0_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v; defined at zero SNR too."""
+    return schedule.lookup(schedule.signal, t, x_t) * x_t - schedule.lookup(schedule.noise, t, x_t) * v
+
+
+def epsilon_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """epsilon = sqrt(1 - alpha_bar) x_t + sqrt(alpha_bar) v."""
+    return schedule.lookup(schedule.noise, t, x_t) * x_t + schedule.lookup(schedule.signal, t, x_t) * v
+
+
+def score_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, t: Tensor) -> Tensor:
+    """grad log q_t(x_t) = -epsilon / sqrt(1 - alpha_bar) (Song et al. 2021; ADM eq. 11)."""
+    return -epsilon / schedule.lookup(schedule.noise, t, epsilon)
+
+
+def epsilon_from_score(schedule: NoiseSchedule, score: Tensor, t: Tensor) -> Tensor:
+    """epsilon = -sqrt(1 - alpha_bar) score."""
+    return -schedule.lookup(schedule.noise, t, score) * score
+
+
+def x0_and_epsilon(
+    schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: Tensor, parameterization: Parameterization
+) -> tuple[Tensor, Tensor]:
+    """What a network that predicts x0, epsilon or v says of x0 and of epsilon, each by its most direct formula."""
+    if parameterization == "x0":
+        return output, epsilon_from_x0(schedule, output, x_t, t)
+    if parameterization == "epsilon":
+        return x0_from_epsilon(schedule, output, x_t, t), output
+    if parameterization == "v":
+        return x0_from_v(schedule, output, x_t, t), epsilon_from_v(schedule, output, x_t, t)
+    raise ValueError(f"unknown parameterization {parameterization!r}; there are x0, epsilon and v")
+
+
+def training_target(
+    schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor, parameterization: Parameterization
+) -> Tensor:
+    """What a network with this parameterization is trained to output."""
+    if parameterization == "x0":
+        return x0
+    if parameterization == "epsilon":
+        return noise
+    if parameterization == "v":
+        return velocity(schedule, x0, noise, t)
+    raise ValueError(f"unknown parameterization {parameterization!r}; there are x0, epsilon and v")
