@@ -151,6 +151,11 @@ class SplitDataModule(LightningDataModule):
         """Column of a batch's `attributes` -> its class names; None where the data know no truth."""
         return None
 
+    @property
+    def attribution(self) -> str | None:
+        """Whom to name, and the licence, where pictures of the data are shown; None where there is nothing to name."""
+        return None
+
     def data_hash(self, split: str) -> str:
         """Identifies the content of a split, whatever its resolution, order or batches."""
         raise NotImplementedError
