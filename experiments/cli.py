@@ -1,10 +1,11 @@
-"""`unclip`: one command for everything. Commands are imported only when they run, so that `unclip --help` answers at once."""
+"""`unclip`: one command for everything. A command is imported only when it runs, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,8 +33,8 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 2 means that what was given is wrong (one line on stderr says what), 130 interrupted. Tracebacks are shown for
-    errors in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
+    0 is success, 2 means that what was given is wrong (one line on stderr says what), 130 interrupted. Tracebacks are
+    shown for errors in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -119,7 +120,7 @@ def config_files(words: Sequence[str]) -> list[str]:
     """The values of --config / -c in a command's words, in order."""
     found = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
     flags = ("--config", "-c")
-    return found + [value for flag, value in zip(words, words[1:], strict=False) if flag in flags]
+    return found + [value for flag, value in itertools.pairwise(words) if flag in flags]
 
 
 def check_config_file(path: Path) -> None:
@@ -172,7 +173,8 @@ def help_text() -> str:
             "commands:",
             *lines,
             "",
-            "`unclip COMMAND --help` shows a command's options. `unclip reproduce experiments/quickstart/suite.yaml` runs everything.",
+            "`unclip COMMAND --help` shows a command's options.",
+            "`unclip reproduce experiments/quickstart/suite.yaml` runs everything.",
         ]
     )
 

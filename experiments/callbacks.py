@@ -1,0 +1,152 @@
+"""What `unclip fit` adds to every training run: says what is trained, shows how far it is, and stops when asked to."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from experiments.checkpoints import Checkpoints
+from experiments.progress import Progress
+
+
+class Announce(Callback):
+    """Says, as training starts, what is trained, on what, for how long, and where it goes."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(announcement(trainer, pl_module), flush=True)
+
+
+def announcement(trainer: Trainer, module: LightningModule) -> str:
+    """'clip: CLIPTrainer, 1.2 M parameters trained and 0.5 M frozen, batch 64, steps 0 to 2,000, on cpu, in runs/x'."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    parts = [
+        type(module).__name__,
+        f"{millions(trained)} parameters trained" + (f" and {millions(frozen)} frozen" if frozen else ""),
+        f"batch {batch_size(trainer) or '?'}" + (f" x {trainer.world_size} devices" if trainer.world_size > 1 else ""),
+        f"steps {trainer.global_step:,} to {last_step(trainer) or 'no end'}",
+        f"on {module.device}",
+        f"in {trainer.default_root_dir}",
+    ]
+    return f"{label(trainer)}: {', '.join(parts)}"
+
+
+def millions(count: int) -> str:
+    """'12.3 M', '4.5 k' or '17'."""
+    return next(
+        (f"{count / unit:.1f} {name}" for unit, name in ((10**6, "M"), (10**3, "k")) if count >= unit), str(count)
+    )
+
+
+def batch_size(trainer: Trainer) -> int | None:
+    """Pairs in a batch of one device, where the loader tells."""
+    loader = trainer.train_dataloader
+    sizes = (getattr(part, "batch_size", None) for part in (loader, getattr(loader, "batch_sampler", None)))
+    return next((size for size in sizes if size), None)
+
+
+def last_step(trainer: Trainer) -> int | None:
+    """The optimiser step that training ends at, or None when nothing says."""
+    if trainer.max_steps and trainer.max_steps > 0:
+        return trainer.max_steps
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if steps != float("inf") else None
+
+
+def label(trainer: Trainer) -> str:
+    """The stage's name: that of its folder."""
+    return Path(trainer.default_root_dir).name
+
+
+class FitProgress(Callback):
+    """Shows optimiser steps of training, and the last logged loss."""
+
+    def __init__(self) -> None:
+        self._progress: Progress[None] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._progress = Progress(label(trainer), last_step(trainer), done=trainer.global_step)
+            self._progress.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress:
+            self._progress.update(trainer.global_step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
+class Stopped(SystemExit):
+    """Training was asked to stop, has written a checkpoint, and leaves with 128 + the signal's number."""
+
+
+class StopSignals(Callback):
+    """The first SIGINT or SIGTERM ends training after the current step, with a checkpoint; the second ends it at once.
+
+    Python may be anywhere when a signal arrives, in the middle of an optimiser step too: a checkpoint of that moment
+    would not resume to the same numbers.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        # On SLURM, Lightning answers SIGTERM itself and requeues.
+        wanted = [signal.SIGINT] if SLURMEnvironment.detect() else [signal.SIGINT, signal.SIGTERM]
+        self._before = {number: signal.signal(number, self._receive) for number in wanted}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        asked = self._signal is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        # The weights have not moved since the last step, and its checkpoint is recent: nothing to write.
+        if self._signal is not None and trainer.world_size == 1:
+            raise Stopped(128 + self._signal)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
+
+    def _stop(self, trainer: Trainer) -> None:
+        checkpoints = trainer.checkpoint_callback
+        if isinstance(checkpoints, Checkpoints):
+            checkpoints.save(trainer)
+            print(
+                f"stopped after step {trainer.global_step:,}; `--ckpt_path last` goes on from here",
+                file=sys.stderr,
+                flush=True,
+            )
+        raise Stopped(128 + (self._signal or signal.SIGTERM))

@@ -1,0 +1,192 @@
+"""`unclip fit | validate | test | predict`: LightningCLI, with defaults that keep a stage's YAML short.
+
+A stage's YAML has to hold `trainer.default_root_dir` (the run folder), `trainer.max_steps`, `model` and `data`; what
+else the Trainer accepts may stand there too. `${key.of.another.setting}` is interpolated after all files and command
+line arguments have been put together. The full list, with defaults: `unclip fit --config FILE --print_config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.callbacks import Announce, FitProgress, StopSignals
+from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
+from experiments.run_folder import RunFolder
+from modules.errors import InputError
+
+TRAINER_DEFAULTS = {
+    "accelerator": "auto",
+    "devices": 1,
+    # One pass of Lightning's loop is the whole run, so validation counts steps, not passes over the data.
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 1000,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 20,
+    # Data modules bring their own sampler, which knows its rank.
+    "use_distributed_sampler": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*GPU available but not used.*",
+    ".*Trying to infer the `batch_size`.*",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict`, the first word of `argv`, with the options that follow."""
+    quiet()
+    command, *words = argv
+    CLI(command, words).run()
+    return 0
+
+
+def quiet() -> None:
+    """Leave out Lightning's tips and the warnings that say nothing about this run."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line that names the setting."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise InputError instead of printing pages of usage; inner parsers report to the outer one as ever."""
+        if not self.exit_on_error:
+            return super().error(message, ex)
+        raise InputError(f"{readable(message)}{self._nearest_option(message)}") from None
+
+    def _nearest_option(self, message: str) -> str:
+        unknown = re.search(r"(?:[Uu]nrecognized arguments: --|Option ')([\w.]+)", message)
+        options = [action.dest for action in self._actions]
+        close = difflib.get_close_matches(unknown[1], options, n=1) if unknown else []
+        return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def readable(message: str) -> str:
+    """jsonargparse's tree of complaints in one line: which setting, and what is wrong with it."""
+    noise = r"Does not validate against any|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value( type)?: "
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
+    text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
+    text = re.sub(r" Got value: Namespace\(.*", "", text)
+    return text.rstrip(".") + nearest_argument(text)
+
+
+def nearest_argument(text: str) -> str:
+    """'; did you mean ...?' for a misspelt argument of a class that the text names."""
+    found = re.findall(r"class_path '([\w.]+)'", text), re.findall(r"Option '(\w+)' is not accepted", text)
+    if not all(found):
+        return ""
+    module, _, name = found[0][-1].rpartition(".")
+    target = getattr(__import__(module, fromlist=[name]), name, None)
+    names = inspect.signature(target).parameters if target else {}
+    close = difflib.get_close_matches(found[1][-1], names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class CLI(LightningCLI):
+    """LightningCLI for one command. Only that command's parser is built, so that YAML keys are the top level."""
+
+    def __init__(self, command: str, words: list[str]) -> None:
+        self.command = command
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=Parser,
+                parser_kwargs={"prog": f"unclip {command}", "description": f"Lightning's {command}, for one stage."},
+                trainer_defaults=TRAINER_DEFAULTS,
+                save_config_callback=None,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                args=words,
+                run=False,
+            )
+        except OmegaConfBaseException as error:
+            raise InputError(f"config: {' '.join(str(error).split())}") from error
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="A checkpoint to go on from, or 'last': the run folder's own if it is there, else from the start.",
+        )
+        parser.add_argument(
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="Accept a run folder that holds a run already; without --ckpt_path its content is moved to .previous.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what can be refused before anything is built."""
+        self.folder = RunFolder(Path(self.config.trainer.default_root_dir or "."))
+        if self.command == "fit" and self.config.trainer.default_root_dir is None:
+            raise InputError("trainer.default_root_dir is not set: name the run folder, as in runs/quickstart/clip")
+        self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
+        if self.command == "fit":
+            self.folder.claim(self.dump(), self.ckpt_path, self.config.overwrite)
+
+    def dump(self) -> dict[str, Any]:
+        """The whole configuration, defaults included, as plain values."""
+        skip = [action.dest for action in self.parser._actions if isinstance(action, ActionConfigFile)]
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        return {key: value for key, value in content.items() if key not in (*skip, "ckpt_path", "overwrite")}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with atomic checkpoints, TensorBoard in the run folder and this package's callbacks."""
+        config = self.config_init.trainer
+        plugins = config.plugins or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        logger = config.logger
+        if logger in (None, True):
+            logger = TensorBoardLogger(self.folder.path, name="", version="") if self.command == "fit" else False
+        self.trainer_defaults = {
+            **self.trainer_defaults,
+            "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals()],
+        }
+        return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)
+
+    def run(self) -> None:
+        """Do what the command says."""
+        path = None if self.ckpt_path is None else str(self.ckpt_path)
+        if self.command == "fit":
+            self.folder.write_config(self.dump())
+        method = getattr(self.trainer, self.command)
+        # AtomicCheckpointIO insists on weights_only anyway; newer versions of Lightning remark when it is not given.
+        options = {"weights_only": True, "return_predictions": False}
+        options = {name: value for name, value in options.items() if name in inspect.signature(method).parameters}
+        method(self.model, datamodule=self.datamodule, ckpt_path=path, **options)

@@ -1,0 +1,110 @@
+"""The folder of one training run: what may be written into it, so that nothing is lost by mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.checkpoints import LAST
+from experiments.folders import PREVIOUS, set_aside, write_text
+from modules.errors import InputError
+
+CONFIG = "config.yaml"
+
+COSMETIC = (
+    "checkpoint",
+    "trainer.callbacks",
+    "trainer.default_root_dir",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+    "trainer.profiler",
+)
+"""Settings that change nothing in what is trained."""
+
+
+class RunFolder:
+    """One run folder: `config.yaml` and `checkpoints/last.ckpt` say what run it holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def last(self) -> Path:
+        """The run's own last checkpoint."""
+        return self.path / LAST
+
+    def checkpoint(self, wanted: str | None, must_exist: bool) -> Path | None:
+        """The checkpoint that `--ckpt_path` means; None is a start from nothing.
+
+        Raises:
+            InputError: it is not there. 'last' may be missing unless `must_exist`: then training starts.
+        """
+        if wanted is None:
+            return None
+        path = self.last if wanted == "last" else Path(wanted)
+        if path.is_file():
+            return path
+        if wanted == "last" and not must_exist:
+            return None
+        raise InputError(f"checkpoint {str(path)!r} does not exist; train first, or give another --ckpt_path")
+
+    def claim(self, config: dict[str, Any], resumed: Path | None, overwrite: bool) -> None:
+        """Make sure that a run of `config` may write here, and make the folder.
+
+        Raises:
+            InputError: the folder holds a run that would be overwritten, or one of another config.
+            OSError: it cannot be written.
+        """
+        if self.last.exists() and not overwrite:
+            self._refuse_mixture(config, resumed)
+        if self.last.exists() and overwrite and resumed is None:
+            set_aside(self.path, self.path.parent / PREVIOUS / self.path.name)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"run folder {str(self.path)!r} is a file; choose another trainer.default_root_dir")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write `config.yaml`, which `unclip fit --config` reads again."""
+        write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+    def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None) -> None:
+        there = self._config_there()
+        changed = [] if there is None else differences(there, config)
+        if changed:
+            raise InputError(
+                f"run folder {str(self.path)!r} holds a run of another config ({', '.join(changed[:3])}"
+                f"{', ...' if len(changed) > 3 else ''}); choose another trainer.default_root_dir, "
+                "or say --overwrite=true"
+            )
+        if resumed is None:
+            raise InputError(
+                f"run folder {str(self.path)!r} holds a run of this config already; go on with --ckpt_path last, "
+                "or start again with --overwrite=true (what is there moves to .previous)"
+            )
+
+    def _config_there(self) -> dict[str, Any] | None:
+        try:
+            content = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return None
+        return content if isinstance(content, dict) else None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """'key: old -> new' for each setting that differs and matters."""
+    before, after = flat(old), flat(new)
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    keys = [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in COSMETIC)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys."""
+    if not isinstance(content, dict):
+        return {prefix: content}
+    parts = (flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in content.items())
+    return {key: value for part in parts for key, value in part.items()}
