@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tqdm import tqdm
 
 from modules.errors import InputError
@@ -161,7 +161,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=3)
     except Timeout:
-        rank_zero_info(f"waiting for another process that makes {path.name}")
+        logging.getLogger(__name__).warning("waiting for another process that makes %s", path.name)
         lock.acquire()
     try:
         yield

@@ -139,27 +139,55 @@ def open_embeddings(folder: str | Path) -> EmbeddingsFolder:
     return EmbeddingsFolder(path, info)
 
 
+_OTHER = "name another folder or pass --overwrite"
+
+
 class EmbeddingsWriter:
     """Writes an embeddings folder, split by split; an interrupted split leaves nothing behind that a reader sees.
 
     Args:
         folder: made when missing; splits that it holds already are kept.
-        info: what the folder must be about; `sizes` and `data_hash` are filled in as splits complete.
+        info: what the folder must be about; its `sizes` and `data_hash` follow from what is written.
+        overwrite: begin anew in a folder that holds embeddings of another CLIP.
 
     Raises:
-        InputError: the folder holds embeddings of another CLIP or width.
+        InputError: the folder holds embeddings of another CLIP or width, or can't be written.
     """
 
-    def __init__(self, folder: str | Path, info: EmbeddingsInfo) -> None:
+    def __init__(self, folder: str | Path, info: EmbeddingsInfo, overwrite: bool = False) -> None:
         self.path = Path(folder).expanduser()
         self.info = info
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file: name another folder")
+        self.path.mkdir(parents=True, exist_ok=True)  # Now, and not after minutes of computing.
         if (self.path / MANIFEST).exists():
             there = open_embeddings(self.path).info
-            for key in ("clip_fingerprint", "dim", "context"):
-                old, new = getattr(there, key), getattr(info, key)
-                if old != new:
-                    raise InputError(f"{self.path}: holds embeddings with {key} {old}, not {new}: name another folder")
-            self.info = there
+            changed = [
+                f"{key} {getattr(there, key)}, not {getattr(info, key)}"
+                for key in ("clip_fingerprint", "dim", "context")
+                if getattr(there, key) != getattr(info, key)
+            ]
+            if changed and not overwrite:
+                raise InputError(f"{self.path}: holds embeddings with {'; '.join(changed)}; {_OTHER}")
+            if not changed:
+                self.info = replace(info, sizes=there.sizes, data_hash=there.data_hash)
+
+    def holds(self, split: str, size: int, data_hash: str, overwrite: bool = False) -> bool:
+        """Whether the split is there, complete and of these data.
+
+        Raises:
+            InputError: it is there with other data, and `overwrite` is off.
+        """
+        found = (self.info.sizes.get(check_split(split)), self.info.data_hash.get(split))
+        if found == (size, data_hash):
+            return True
+        if found[0] is not None and not overwrite:
+            theirs = f"{found[0]} rows, hash {found[1]}"
+            raise InputError(
+                f"{self.path}: holds {split} embeddings of other data ({theirs}) than these ({size} rows, "
+                f"hash {data_hash}); {_OTHER}"
+            )
+        return False
 
     def write(self, split: str, size: int, data_hash: str, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
         """Writes one split.
@@ -179,14 +207,20 @@ class EmbeddingsWriter:
         try:
             self._fill(partial, size, batches)
             if (self.path / split).exists():
+                self._record(split, None, None)  # First, so that old words never stand beside new arrays.
                 shutil.rmtree(self.path / split)
             partial.replace(self.path / split)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        self._record(split, size, data_hash)
+
+    def _record(self, split: str, size: int | None, data_hash: str | None) -> None:
+        sizes = {**self.info.sizes, split: size}
+        hashes = {**self.info.data_hash, split: data_hash}
         self.info = replace(
             self.info,
-            sizes={**self.info.sizes, split: size},
-            data_hash={**self.info.data_hash, split: data_hash},
+            sizes={name: n for name, n in sizes.items() if n is not None},
+            data_hash={name: text for name, text in hashes.items() if text is not None},
         )
         temporary = self.path / f".{MANIFEST}.tmp"
         temporary.write_text(json.dumps(asdict(self.info), indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ be saved to resume: the Trainer knows how many batches are behind it, and the re
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from modules.errors import InputError
 
 SPLITS = ("train", "val", "test")
-
-# With the split in memory and batches gathered in one call, workers only add copies: none is the right default.
-warnings.filterwarnings("ignore", ".*does not have many workers.*")
 
 
 class SeededBatchSampler(Sampler[list[int]]):
@@ -125,7 +121,7 @@ class SplitDataModule(LightningDataModule):
     Args:
         batch_size: samples a batch and process, in training and in evaluation.
         seed: of the training order.
-        num_workers: loader processes; 0 loads in the training process.
+        num_workers: loader processes; 0 loads in the training process, fastest while the split fits into memory.
     """
 
     def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from datamodules.embeddings import EmbeddingRows, open_embeddings
 from datamodules.loading import SPLITS, SplitDataModule, at_least, check_split
 from datamodules.transforms import to_float
 from modules.batches import ImageTextBatch
+from modules.errors import InputError
 
 
 class Records(NamedTuple):
@@ -114,6 +115,18 @@ class PairDataModule(SplitDataModule):
 
     def captions(self, split: str) -> list[str]:
         return list(self.records(split).captions)
+
+    def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """A real picture of pair `index`'s caption: (size, size, 3) uint8, and what is known to be true of it.
+
+        Sample 0 is the pair's own picture. Further samples exist only where the data can draw what a caption says.
+
+        Raises:
+            InputError: `sample` is not 0 and the data hold one picture a caption.
+        """
+        if sample:
+            raise InputError(f"{type(self).__name__} holds one picture a caption: ask for 1 a caption")
+        return self.renderer(split, size)(index), {}
 
     def data_hash(self, split: str) -> str:
         """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""

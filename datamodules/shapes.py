@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,16 @@ class ShapesDataModule(PairDataModule):
 
     def size(self, split: str) -> int:
         return self.sizes[check_split(split)]
+
+    def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """As in the base class; sample k > 0 is another scene that the caption describes, drawn from `seed`.
+
+        The truth is {"mentioned": what the caption says, "scene": all that the picture shows}, both as in
+        `scenes.describe`.
+        """
+        pair = self.pair(split, index)
+        scene = scenes.scene_for(pair.mentioned, seed) if sample else pair.scene
+        return scenes.render(scene, size), {"mentioned": pair.mentioned, "scene": scenes.describe(scene)}
 
     def pair(self, split: str, index: int) -> scenes.Pair:
         """The index-th pair with its scene and what its caption mentions."""
