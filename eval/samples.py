@@ -7,8 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.errors import InputError
+from eval.files import replacing_folder
 from eval.grid import caption_grid, to_pil
 from eval.manifest import REQUIRED, read_manifest
 
@@ -154,38 +153,14 @@ def write_samples(
         raise ValueError(f"{len(images)} images do not go with {len(records)} records")
     pictures = [to_pil(image) if isinstance(image, Tensor) else image.convert("RGB") for image in images]
     require_writable(folder, overwrite)
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.mkdir(parents=True)
+    with replacing_folder(folder) as partial:
         pairs = enumerate(zip(pictures, records, strict=True))
         lines = [_write_image(partial, k, image, record) for k, (image, record) in pairs]
         (partial / MANIFEST).write_text("".join(lines), encoding="utf-8")
         captions, groups = [r["caption"] for r in records], [r["caption_index"] for r in records]
         caption_grid(pictures, captions, groups).save(partial / GRID)
         read_manifest(partial / MANIFEST)
-        _swap_in(partial, folder)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return SampleFolder.open(folder)
-
-
-def _swap_in(partial: Path, folder: Path) -> None:
-    """Puts `partial` in the place of `folder`; the old content goes only after the new one stands."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = folder.with_name(f"{partial.name}-old")
-    folder.rename(old)
-    try:
-        partial.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_image(folder: Path, k: int, image: Image.Image, record: dict[str, Any]) -> str:

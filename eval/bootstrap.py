@@ -1,0 +1,74 @@
+"""Intervals by the bootstrap over captions. Samples of one caption are alike, so whole captions are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A value and the limits of its 95 % interval; all nan where nothing was measured."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Resampler:
+    """Draws captions with replacement, the same ones for every quantity and every condition on these captions.
+
+    Args:
+        groups: (N,) the caption of each sample.
+        draws: number of bootstrap replicates.
+        seed: of the draws.
+    """
+
+    def __init__(self, groups: np.ndarray, draws: int, seed: int) -> None:
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, found {draws}")
+        self.names, self.groups = np.unique(groups, return_inverse=True)
+        self.draws = draws
+        self.seed = seed
+
+    def counts(self) -> Iterator[np.ndarray]:
+        """For each replicate (captions,) int64: how often each caption was drawn."""
+        rng = np.random.default_rng(self.seed)
+        n = len(self.names)
+        for _ in range(self.draws):
+            yield np.bincount(rng.integers(n, size=n), minlength=n)
+
+    def mean(self, values: np.ndarray) -> Interval:
+        """The mean over the samples where `values` (N,) is not nan, with its percentile interval."""
+        known = ~np.isnan(values)
+        if not known.any():
+            return Interval(float("nan"), float("nan"), float("nan"))
+        n = len(self.names)
+        sums = np.bincount(self.groups[known], values[known], minlength=n)
+        sizes = np.bincount(self.groups[known], minlength=n)
+        drawn = [(counts @ sums, counts @ sizes) for counts in self.counts()]
+        means = np.array([total / size for total, size in drawn if size > 0])
+        return Interval(float(values[known].mean()), *percentiles(means))
+
+    def statistic(self, value: float, of_weights: Callable[[np.ndarray], float]) -> Interval:
+        """A statistic that is biased upwards at small n, such as a Frechet distance, with its interval.
+
+        A replicate holds fewer different captions than the sample, so its bias is larger; the percentiles are moved
+        down by the mean excess of the replicates over `value`. The interval is one for the expected value at this n.
+
+        Args:
+            value: the statistic of the sample itself.
+            of_weights: maps (N,) weights, the number of times that each sample was drawn, to the statistic.
+        """
+        drawn = np.array([of_weights(counts[self.groups]) for counts in self.counts()])
+        low, high = percentiles(drawn - (drawn.mean() - value))
+        return Interval(value, low, high)
+
+
+def percentiles(drawn: np.ndarray) -> tuple[float, float]:
+    """Limits that hold the middle 95 % of the replicates."""
+    low, high = np.percentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)

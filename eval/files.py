@@ -1,0 +1,59 @@
+"""Files and folders that are there completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from eval.errors import InputError
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `folder` when the block ends; an error leaves all as it was."""
+    folder = folder.absolute()
+    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    old = partial.with_name(f"{partial.name}-old")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {folder}: {reason}; free space or choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Writes a file through a temporary one beside it, so that nobody ever reads half of it.
+
+    Raises:
+        InputError: the place cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(partial, path)  # noqa: PTH105
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):  # gone already, or never there
+            partial.unlink()
