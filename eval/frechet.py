@@ -60,7 +60,13 @@ class FeatureStatistics:
 def symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
     """The square root of a symmetric positive semidefinite (D, D) matrix, also a singular one."""
     values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return (vectors * _roots(values)) @ vectors.T
+
+
+def _roots(values: np.ndarray) -> np.ndarray:
+    """Square roots of eigenvalues. What rounding makes of a zero counts as zero: its root would be far from small."""
+    noise = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
+    return np.sqrt(np.where(values > noise, values, 0.0))
 
 
 class FrechetDistance:
@@ -79,7 +85,7 @@ class FrechetDistance:
         covariance = statistics.covariance
         values = np.linalg.eigvalsh(self.root @ covariance @ self.root)
         apart = self.mean - statistics.mean
-        cross = np.sqrt(np.clip(values, 0, None)).sum()
+        cross = _roots(values).sum()
         return max(0.0, float(apart @ apart + self.trace + np.trace(covariance) - 2 * cross))
 
 
@@ -92,4 +98,35 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
     """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
     distance = FrechetDistance(reference)
     value = distance(FeatureStatistics.of(features))
+    if len(features) < features.shape[1]:
+        return resampler.statistic(value, _FewFeatures(features, distance))
     return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))
+
+
+class _FewFeatures:
+    """The distance of weighted features, by their Gram matrix: exact, and faster where there are fewer than dimensions.
+
+    With Y = X S1^1/2, the eigenvalues of S1^1/2 S2 S1^1/2 that are not zero are those of the N x N matrix of the
+    products of the rows of Y, centred by the weighted mean.
+    """
+
+    def __init__(self, features: np.ndarray, distance: FrechetDistance) -> None:
+        x = np.asarray(features, dtype=np.float64)
+        self.shift = x.mean(0)
+        self.x = x - self.shift  # products of centred features lose fewer digits
+        self.distance = distance
+        rooted = self.x @ distance.root
+        self.gram, self.squares = rooted @ rooted.T, (self.x**2).sum(1)
+
+    def __call__(self, weights: np.ndarray) -> float:
+        w = np.asarray(weights, dtype=np.float64)
+        n, mean = w.sum(), w @ self.x / w.sum()
+        drawn = np.flatnonzero(w)
+        gram, row = self.gram[np.ix_(drawn, drawn)], self.gram[drawn] @ w / n
+        centred = gram - row[:, None] - row[None, :] + w[drawn] @ row / n
+        half = np.sqrt(w[drawn])
+        values = np.linalg.eigvalsh(half[:, None] * centred * half / (n - 1))
+        trace = (w @ self.squares - n * mean @ mean) / (n - 1)
+        apart = self.distance.mean - self.shift - mean
+        cross = _roots(values).sum()
+        return max(0.0, float(apart @ apart + self.distance.trace + trace - 2 * cross))

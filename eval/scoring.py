@@ -7,7 +7,6 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 OBJECT_ATTRIBUTES = ("colour", "shape", "size")
 ATTRIBUTES = (*OBJECT_ATTRIBUTES, "background", "count", "relation", "all")
@@ -22,7 +21,7 @@ RELATIONS = {
 }
 
 
-def describe(classes: Tensor, attributes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def describe(classes: np.ndarray, attributes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Turns predicted classes into words.
 
     Args:

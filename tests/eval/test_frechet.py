@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from eval.bootstrap import Resampler
-from eval.frechet import FeatureStatistics, FrechetDistance, frechet_distance, frechet_interval, symmetric_sqrt
+from eval.frechet import (
+    FeatureStatistics,
+    FrechetDistance,
+    _FewFeatures,
+    frechet_distance,
+    frechet_interval,
+    symmetric_sqrt,
+)
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray) -> FeatureStatistics:
@@ -129,3 +136,13 @@ def test_samples_of_one_caption_widen_the_interval():
     naive = frechet_interval(np.repeat(x, 2, axis=0), reference, Resampler(np.arange(100), 200, seed=0))
     assert twice.high - twice.low == pytest.approx(once.high - once.low, rel=0.1)
     assert naive.high - naive.low < 0.85 * (twice.high - twice.low)
+
+
+def test_few_features_of_many_dimensions_take_the_same_value_another_way():
+    x = features(12, 30)
+    distance = FrechetDistance(FeatureStatistics.of(features(50, 30, seed=1)))
+    few = _FewFeatures(x, distance)
+    rng = np.random.default_rng(0)
+    for weights in (np.ones(12, dtype=int), rng.integers(0, 3, size=12), rng.integers(0, 9, size=12)):
+        expected = distance(FeatureStatistics.of(x, weights))
+        assert few(weights) == pytest.approx(expected, rel=1e-9)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from eval.scoring import ATTRIBUTES, describe, score, score_all
 
@@ -138,7 +137,7 @@ def test_the_order_of_naming_is_of_no_account(case: str):
 
 
 def test_describe():
-    classes = torch.tensor([[0, 1, 1, 1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 1, 0, 1, 0, 1]])
+    classes = np.array([[0, 1, 1, 1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 1, 0, 1, 0, 1]])
     assert describe(classes, COLUMNS) == [
         sees(thing("square", "red", "large"), background="black"),
         sees(thing("circle", "blue", "small"), thing("square", "red", "large"), axis="horizontal"),

@@ -1,0 +1,220 @@
+"""Measures a folder of samples against a folder of real images: all numbers of one row of the main table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from eval.bootstrap import LEVEL, Interval, Resampler
+from eval.clip_score import clip_score
+from eval.diversity import within_caption_distance
+from eval.errors import InputError
+from eval.features import NO_INCEPTION, AttributeExtractor, CLIPExtractor, Extractor, batches
+from eval.frechet import FeatureStatistics, frechet_interval
+from eval.samples import SampleFolder
+from eval.scoring import describe, score_all
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that look at the images; any may be absent, but not both of the first two.
+
+    Attributes:
+        classifier: attribute accuracy, where the data have ground truth; also Frechet distance and diversity.
+        clip: CLIP score; also Frechet distance and diversity if there is no classifier.
+        inception: FID.
+    """
+
+    classifier: AttributeExtractor | None = None
+    clip: CLIPExtractor | None = None
+    inception: Extractor | None = None
+
+    def __post_init__(self) -> None:
+        if self.classifier is None and self.clip is None:
+            raise InputError("nothing to measure with: give --classifier, --clip or both")
+
+    @property
+    def extractor(self) -> Extractor:
+        """Whose features the Frechet distance and the diversity are computed in."""
+        judge = self.classifier or self.clip
+        assert judge is not None
+        return judge
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judges see in a folder: features (N, D) by judge, and the attribute classes (N, A)."""
+
+    features: dict[str, np.ndarray]
+    classes: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real images that samples are compared with.
+
+    Attributes:
+        folder: the images.
+        digest: hash of their content.
+        statistics: mean and covariance of their features, by judge.
+    """
+
+    folder: SampleFolder
+    digest: str
+    statistics: dict[str, FeatureStatistics] = field(repr=False)
+
+
+def look(folder: SampleFolder, judges: Judges, batch_size: int = 128, tick: Callable[[int], Any] | None = None) -> Seen:
+    """Shows all images to all judges; calls `tick` with the number of images done after each batch."""
+    features: dict[str, list[np.ndarray]] = {}
+    classes: list[np.ndarray] = []
+    for images in batches(folder, batch_size):
+        if judges.classifier is not None:
+            seen = judges.classifier.look(images)
+            features.setdefault("classifier", []).append(seen.features.numpy())
+            classes.append(seen.classes.numpy())
+        for name, judge in (("clip", judges.clip), ("inception", judges.inception)):
+            if judge is not None:
+                features.setdefault(name, []).append(judge(images).numpy())
+        if tick is not None:
+            tick(len(images))
+    joined = {name: np.concatenate(parts) for name, parts in features.items()}
+    return Seen(joined, np.concatenate(classes) if classes else None)
+
+
+def read_reference(
+    folder: SampleFolder, judges: Judges, batch_size: int = 128, tick: Callable[[int], Any] | None = None
+) -> Reference:
+    """Computes the statistics of the real images.
+
+    Raises:
+        InputError: fewer than two images.
+    """
+    if len(folder) < 2:
+        raise InputError(f"the reference {folder.path} holds {len(folder)} image; export more")
+    seen = look(folder, judges, batch_size, tick)
+    statistics = {name: FeatureStatistics.of(x) for name, x in seen.features.items()}
+    return Reference(folder, content_digest(folder), statistics)
+
+
+def content_digest(folder: SampleFolder) -> str:
+    """12 hexadecimal digits that identify the images and captions of a folder, whatever their order."""
+    lines = sorted(f"{r['caption']}\0{_image_hash(folder, r)}" for r in folder.records)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _image_hash(folder: SampleFolder, record: dict[str, Any]) -> str:
+    return record.get("sha256") or hashlib.sha256((folder.path / record["file"]).read_bytes()).hexdigest()
+
+
+def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> None:
+    """Refuses comparisons that would mislead, before minutes are spent on them.
+
+    Raises:
+        InputError: folders of different sample counts, fewer than two samples, or samples that are the reference.
+    """
+    first, real = folders[0], {_image_hash(reference, r) for r in reference.records}
+    for folder in folders:
+        if len(folder) != len(first):
+            raise InputError(
+                f"{folder.path} holds {len(folder)} samples and {first.path} {len(first)}: Frechet distances of"
+                " different counts cannot be compared; sample equally many, or evaluate them apart"
+            )
+        if len(folder) < 2:
+            raise InputError(f"{folder.path} holds {len(folder)} sample; a Frechet distance needs 2 or more")
+        shared = sum(_image_hash(folder, r) in real for r in folder.records)
+        if 2 * shared > len(folder):
+            raise InputError(
+                f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
+                " so that its distance would be small by construction; export the reference from other pairs"
+            )
+
+
+def measure(
+    folder: SampleFolder, seen: Seen, judges: Judges, reference: Reference, draws: int, seed: int
+) -> dict[str, Any]:
+    """All metrics of one folder, JSON-ready.
+
+    Returns:
+        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "protocol"}: each metric is
+        {"value", "low", "high"} (95 % interval over captions), or None where it cannot be measured. "accuracy" holds
+        one for each name of `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions it; None
+        without ground truth.
+    """
+    resampler = Resampler(folder.caption_index, draws, seed)
+    main = "classifier" if judges.classifier is not None else "clip"
+    fid = None
+    if judges.inception is not None:
+        fid = frechet_interval(seen.features["inception"], reference.statistics["inception"], resampler)
+    diversity = within_caption_distance(seen.features[main], folder.caption_index)
+    return {
+        "condition": folder.condition,
+        "n": len(folder),
+        "frechet": as_json(frechet_interval(seen.features[main], reference.statistics[main], resampler)),
+        "fid": as_json(fid),
+        "clip_score": as_json(_clip_score(folder, seen, judges, resampler)),
+        "accuracy": _accuracy(folder, seen, judges, resampler),
+        "diversity": as_json(resampler.mean(diversity)),
+        "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
+    }
+
+
+def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler) -> Interval | None:
+    if judges.clip is None or judges.clip.tokenizer is None:
+        return None
+    texts = judges.clip.encode_text(folder.captions).numpy()
+    return resampler.mean(clip_score(seen.features["clip"], texts))
+
+
+def _accuracy(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, float | None] | None] | None:
+    """None without a classifier or without ground truth; an image without it counts for nothing."""
+    if judges.classifier is None or seen.classes is None:
+        return None
+    known = [k for k, record in enumerate(folder.records) if record.get("mentioned")]
+    if not known:
+        return None
+    words = describe(seen.classes[known], judges.classifier.classifier.attributes)
+    scores = score_all(words, [folder.records[k]["mentioned"] for k in known])
+    result = {}
+    for name, values in scores.items():
+        column = np.full(len(folder), np.nan)
+        column[known] = values
+        interval = as_json(resampler.mean(column))
+        result[name] = interval and {**interval, "n": int((~np.isnan(values)).sum())}
+    return result
+
+
+def _protocol(
+    folder: SampleFolder, dim: int, judges: Judges, reference: Reference, draws: int, seed: int
+) -> dict[str, Any]:
+    """All that numbers have to agree in before they may stand in one table."""
+    sizes = np.unique(np.unique(folder.caption_index, return_counts=True)[1])
+    return {
+        "n": len(folder),
+        "captions": len(np.unique(folder.caption_index)),
+        "per_caption": int(sizes[0]) if len(sizes) == 1 else [int(sizes[0]), int(sizes[-1])],
+        "extractor": judges.extractor.name,
+        "extractor_dim": dim,
+        "resizing": judges.extractor.resizing,
+        "clip": judges.clip.name if judges.clip is not None else None,
+        "inception": judges.inception.name if judges.inception is not None else NO_INCEPTION,
+        "reference": str(reference.folder.path),
+        "reference_n": len(reference.folder),
+        "reference_digest": reference.digest,
+        "bootstrap": draws,
+        "level": LEVEL,
+        "seed": seed,
+    }
+
+
+def as_json(interval: Interval | None) -> dict[str, float | None] | None:
+    """{"value", "low", "high"}, or None where nothing was measured."""
+    if interval is None or np.isnan(interval.value):
+        return None
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
