@@ -52,7 +52,8 @@ def dispatch(command: str, words: list[str]) -> int:
     """Import and run `command`."""
     if command not in COMMANDS:
         return complain(unknown_command(command))
-    check_config_files(words)
+    for name in config_files([command, *words]):
+        check_config_file(Path(name))
     module = "lightning_cli" if command in LIGHTNING else command
     run = importlib.import_module(f"experiments.{module}").main
     return int(run([command, *words] if command in LIGHTNING else words) or 0)
@@ -106,25 +107,19 @@ def os_error_line(error: OSError) -> str:
     return " ".join(str(error).split())
 
 
-def check_config_files(words: Sequence[str]) -> None:
-    """Open and parse every `--config FILE` now: in milliseconds, before torch is imported.
-
-    Raises:
-        InputError: a config is missing, unreadable, or not YAML.
-    """
-    for name in config_files(words):
-        check_config_file(Path(name))
-
-
 def config_files(words: Sequence[str]) -> list[str]:
-    """The values of --config / -c in a command's words, in order."""
+    """The values of --config (and of LightningCLI's -c) in the words of a command, its name first."""
     found = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
-    flags = ("--config", "-c")
+    flags = ("--config", "-c") if words[0] in LIGHTNING else ("--config",)
     return found + [value for flag, value in itertools.pairwise(words) if flag in flags]
 
 
 def check_config_file(path: Path) -> None:
-    """Raise InputError, in one line, unless `path` is a readable YAML file that holds a mapping."""
+    """Open and parse a config: in milliseconds, before torch is imported.
+
+    Raises:
+        InputError: it is missing, unreadable, not YAML, or no mapping.
+    """
     import yaml
 
     from modules.errors import InputError

@@ -21,6 +21,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.callbacks import Announce, FitProgress, StopSignals
@@ -55,7 +56,12 @@ def main(argv: list[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, the first word of `argv`, with the options that follow."""
     quiet()
     command, *words = argv
-    CLI(command, words).run()
+    try:
+        CLI(command, words).run()
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {error}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"config: {error}") from error
     return 0
 
 
@@ -92,8 +98,9 @@ def readable(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
     text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
-    text = re.sub(r" Got value: Namespace\(.*", "", text)
-    return text.rstrip(".") + nearest_argument(text)
+    short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
+    short = re.sub(r"Type \S+ expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
+    return short.rstrip(".") + nearest_argument(text)
 
 
 def nearest_argument(text: str) -> str:
@@ -113,23 +120,20 @@ class CLI(LightningCLI):
 
     def __init__(self, command: str, words: list[str]) -> None:
         self.command = command
-        try:
-            super().__init__(
-                LightningModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                parser_class=Parser,
-                parser_kwargs={"prog": f"unclip {command}", "description": f"Lightning's {command}, for one stage."},
-                trainer_defaults=TRAINER_DEFAULTS,
-                save_config_callback=None,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                args=words,
-                run=False,
-            )
-        except OmegaConfBaseException as error:
-            raise InputError(f"config: {' '.join(str(error).split())}") from error
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"unclip {command}", "description": f"Lightning's {command}, for one stage."},
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=words,
+            run=False,
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -141,8 +145,7 @@ class CLI(LightningCLI):
         )
         parser.add_argument(
             "--overwrite",
-            type=bool,
-            default=False,
+            action="store_true",
             help="Accept a run folder that holds a run already; without --ckpt_path its content is moved to .previous.",
         )
 

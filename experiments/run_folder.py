@@ -9,6 +9,7 @@ import yaml
 
 from experiments.checkpoints import LAST
 from experiments.folders import PREVIOUS, set_aside, write_text
+from experiments.settings import differences
 from modules.errors import InputError
 
 CONFIG = "config.yaml"
@@ -73,17 +74,17 @@ class RunFolder:
 
     def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None) -> None:
         there = self._config_there()
-        changed = [] if there is None else differences(there, config)
+        changed = [] if there is None else differences(there, config, ignore=COSMETIC)
         if changed:
             raise InputError(
                 f"run folder {str(self.path)!r} holds a run of another config ({', '.join(changed[:3])}"
                 f"{', ...' if len(changed) > 3 else ''}); choose another trainer.default_root_dir, "
-                "or say --overwrite=true"
+                "or say --overwrite"
             )
         if resumed is None:
             raise InputError(
                 f"run folder {str(self.path)!r} holds a run of this config already; go on with --ckpt_path last, "
-                "or start again with --overwrite=true (what is there moves to .previous)"
+                "or start again with --overwrite (what is there moves to .previous)"
             )
 
     def _config_there(self) -> dict[str, Any] | None:
@@ -92,19 +93,3 @@ class RunFolder:
         except (OSError, yaml.YAMLError):
             return None
         return content if isinstance(content, dict) else None
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """'key: old -> new' for each setting that differs and matters."""
-    before, after = flat(old), flat(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    keys = [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in COSMETIC)]
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys."""
-    if not isinstance(content, dict):
-        return {prefix: content}
-    parts = (flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in content.items())
-    return {key: value for part in parts for key, value in part.items()}
