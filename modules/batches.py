@@ -23,7 +23,7 @@ class EmbeddingBatch(NamedTuple):
     z_i: Tensor
     z_t: Tensor
     tokens: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 class ImageTextBatch(NamedTuple):
@@ -39,6 +39,6 @@ class ImageTextBatch(NamedTuple):
 
     images: Tensor
     captions: list[str]
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # as above
     attributes: Tensor | None = None
     embeddings: EmbeddingBatch | None = None

@@ -152,13 +152,20 @@ def discretised_log_likelihood(x: Tensor, p: Gaussian) -> Tensor:
     """
     inverse = torch.exp(-0.5 * p.log_variance)
     upper, lower = (x - p.mean + 1 / 255) * inverse, (x - p.mean - 1 / 255) * inverse
-    below, above = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
+    below, above = _log_ndtr(upper), _log_ndtr(-lower)
     # Between the ends: log(cdf(upper) - cdf(lower)), mirrored into the left tail, where neither is close to 1.
     flip = lower + upper > 0
-    high = torch.special.log_ndtr(torch.where(flip, -lower, upper))
-    low = torch.special.log_ndtr(torch.where(flip, -upper, lower))
+    high = _log_ndtr(torch.where(flip, -lower, upper))
+    low = _log_ndtr(torch.where(flip, -upper, lower))
     inner = high + torch.log(-torch.expm1((low - high).clamp(max=-1e-12)))
     return torch.where(x < -0.999, below, torch.where(x > 0.999, above, inner))
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """Log of the normal distribution function; the gradient of torch.special.log_ndtr is wrong far below 0 in float32."""
+    left, right = torch.where(z < 0, z, 0.0), torch.where(z < 0, 0.0, z)
+    tail = torch.log(0.5 * torch.special.erfcx(left * -math.sqrt(0.5))) - 0.5 * left.square()
+    return torch.where(z < 0, tail, torch.log1p(-0.5 * torch.special.erfc(right * math.sqrt(0.5))))
 
 
 def _mean(x: Tensor, squared: bool = False) -> Tensor:

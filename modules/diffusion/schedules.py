@@ -237,7 +237,11 @@ def _sections(total: int, counts: Sequence[int]) -> list[int]:
         if not 1 <= count <= size:
             raise ValueError(f"cannot take {count} steps of a section of {size}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        positions += [start + round(stride * k) for k in range(count)]
+        # Added up as ADM does: where a position falls half-way, k * stride would sometimes round the other way.
+        at = 0.0
+        for _ in range(count):
+            positions.append(start + round(at))
+            at += stride
         start += size
     return positions
 

@@ -1,0 +1,87 @@
+"""The autoregressive prior: p(z_i | y) as a sequence of quantised principal components (unCLIP, section 2.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.embedding_codec import EmbeddingCodec
+from modules.errors import InputError
+from modules.networks.ar_prior import ARPriorNetwork
+from modules.prior_batches import cosines, embeddings_of, per_sample_generators
+from modules.sampling import sample_ar_prior
+from modules.stage import Stage, TrainingConfig, adamw
+
+CODEC = "codec."  # Prefix of the codec's buffers in the exported file.
+
+
+class ARPrior(Stage):
+    """Trains an ARPriorNetwork on the codes of an EmbeddingCodec, which is fitted to the training split first.
+
+    Args:
+        network: what is trained.
+        codec: PCA and buckets; its num_codes, num_buckets and num_dot_buckets must be the network's.
+        drop_text: how often caption and z_t are dropped together.
+        guidance_scale, percentile: of sampling.
+        optimizer, training: see Stage.
+
+    Raises:
+        InputError: where network and codec do not fit together.
+    """
+
+    def __init__(
+        self,
+        network: ARPriorNetwork,
+        codec: EmbeddingCodec,
+        drop_text: float = 0.1,
+        guidance_scale: float = 1.0,
+        percentile: float = 50.0,
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        super().__init__(network, optimizer, training)
+        for name in ("num_codes", "num_buckets", "num_dot_buckets"):
+            ours, theirs = getattr(network, name), getattr(codec, name)
+            if ours != theirs:
+                raise InputError(f"model.network.{name} is {ours}, model.codec.{name} is {theirs}: make them equal")
+        self.codec, self.drop_text = codec, drop_text
+        self.guidance_scale, self.percentile = guidance_scale, percentile
+
+    def on_fit_start(self) -> None:
+        if not self.codec.fitted:
+            data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+            rows = embeddings_of(data.__getitems__(list(range(len(data)))))
+            self.codec.fit(rows.z_i.to(self.device), rows.z_t.to(self.device))
+
+    def _loss(self, network: nn.Module, batch: EmbeddingBatch | ImageTextBatch, keep: Tensor | None) -> Tensor:
+        """Cross-entropy of the codes, in nats per code."""
+        z_i, z_t, tokens, _ = embeddings_of(batch)
+        codes = self.codec.encode(z_i)
+        logits = network(tokens, z_t, self.codec.encode_dot(z_i, z_t), codes, keep)
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+    def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
+        count = len(embeddings_of(batch).z_i)
+        keep = (torch.rand(count, generator=generator) >= self.drop_text).to(self.device)
+        return self._loss(self.trained, batch, keep)
+
+    def validation_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
+        rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
+        generators = per_sample_generators(len(rows.z_t))
+        z_i = sample_ar_prior(
+            self.averaged,
+            self.codec,
+            rows.tokens,
+            rows.z_t,
+            generators,
+            guidance_scale=self.guidance_scale,
+            percentile=self.percentile,
+        )
+        self.log_dict({f"val/{name}": value for name, value in cosines(z_i, rows).items()}, batch_size=len(z_i))
+        return self._loss(self.averaged, batch, None)
+
+    def exported_state(self) -> dict[str, Tensor]:
+        return super().exported_state() | {CODEC + name: tensor for name, tensor in self.codec.state_dict().items()}

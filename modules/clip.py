@@ -1,0 +1,203 @@
+"""CLIP: training one (CLIPTrainer), and using one that is trained (FrozenCLIP) (unCLIP, section 2 and appendix C)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modules.batches import ImageTextBatch
+from modules.errors import InputError
+from modules.stage import Stage, TrainingConfig, adamw
+from modules.tokenizer import VOCABULARY_FILE, WordTokenizer
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+MEAN = STD = (0.5, 0.5, 0.5)  # Images in [-1, 1] are what our own CLIPs see.
+MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """The tokeniser of a CLIP: our words where the folder has a vocabulary.json, else open_clip's.
+
+    Returns:
+        A callable: list of B captions -> (B, context length) int64.
+    """
+    folder = Path(name_or_folder)
+    if (folder / VOCABULARY_FILE).exists():
+        return WordTokenizer.load(folder)
+    return open_clip.get_tokenizer(_schema(name_or_folder))
+
+
+def _schema(name_or_folder: str | Path) -> str:
+    return f"local-dir:{name_or_folder}" if Path(name_or_folder).is_dir() else str(name_or_folder)
+
+
+class FrozenCLIP(nn.Module):
+    """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
+
+    Args:
+        name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote.
+        pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
+
+    Raises:
+        InputError: where the weights can't be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name_or_folder: str, pretrained: str | None = None) -> None:
+        super().__init__()
+        path = Path(name_or_folder)
+        if not path.is_dir() and (pretrained is None or "/" in str(name_or_folder)):
+            raise InputError(
+                f"no CLIP at {name_or_folder}: train one (`unclip fit` with a clip.yaml), or name an open_clip "
+                "architecture together with pretrained weights (a tag or a file)"
+            )
+        try:
+            model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"the CLIP {name_or_folder} ({pretrained or 'its own weights'}) can't be loaded: {error}; without "
+                f"internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
+            ) from error
+        self.model = model.eval().requires_grad_(False)
+        self.tokenize = load_tokenizer(name_or_folder)
+        size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
+        self.image_size = size[0] if isinstance(size, (tuple, list)) else int(size)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stays in evaluation mode, whatever the stage around it does."""
+        return super().train(False)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return int(self.model.text_projection.shape[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights: what embeddings are filed under."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], square, any size -> resized (bicubic, antialiased) and normalised for the CLIP."""
+        if images.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm. Differentiable in the images."""
+        return F.normalize(self.model.encode_image(self.preprocess(images)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> z_t (B, D) of unit norm."""
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+
+class CLIPTrainer(Stage):
+    """Contrastive training of an open_clip model.
+
+    The model, its tokeniser and its configuration are written to default_root_dir as open_clip's own folder layout, so
+    that this CLIP loads the way pretrained ones do.
+
+    Args:
+        embed_dim: D.
+        vision_cfg, text_cfg: as in open_clip's model configurations.
+        optimizer: makes the optimiser.
+        training: EMA, warm-up, seed.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: dict[str, Any],
+        text_cfg: dict[str, Any],
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        model = open_clip.CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
+        super().__init__(model, optimizer, training)
+        self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+        self.image_size = int(vision_cfg["image_size"])
+        self.tokenize: WordTokenizer | None = None
+
+    def setup(self, stage: str) -> None:
+        words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
+        self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())
+        # A caption that does not fit is found now, not hours into the run.
+        self.tokenize(max(self.trainer.datamodule.captions("train"), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
+
+    def _context(self) -> int:
+        return int(self.model_cfg["text_cfg"]["context_length"])
+
+    def _loss(self, model: nn.Module, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
+        """The symmetric contrastive loss (CLIP, figure 3), and how often an image finds its caption in the batch."""
+        assert self.tokenize is not None
+        images = batch.images
+        if images.shape[-1] != self.image_size:
+            images = F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
+        out = model(images, self.tokenize(batch.captions).to(self.device))
+        loss = open_clip.ClipLoss(
+            local_loss=True, gather_with_grad=True, rank=self.global_rank, world_size=self.trainer.world_size
+        )(out["image_features"], out["text_features"], out["logit_scale"])
+        found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
+        return loss, (found == torch.arange(len(found), device=found.device)).float().mean()
+
+    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        loss, retrieval = self._loss(self.trained, batch)
+        self.log("train/retrieval", retrieval)
+        return loss
+
+    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        loss, retrieval = self._loss(self.averaged, batch)
+        self.log("val/retrieval", retrieval, batch_size=len(batch.captions), sync_dist=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with torch.no_grad():
+            self.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def export(self, root: Path) -> None:
+        """Write the open_clip folder, which is this stage's export, into root."""
+        assert self.tokenize is not None
+        preprocess = {"mean": MEAN, "std": STD, "size": self.image_size, "interpolation": "bicubic"}
+        self.tokenize.save(root)
+        (root / CONFIG_FILE).write_text(
+            json.dumps({"model_cfg": self.model_cfg, "preprocess_cfg": preprocess}, indent=1)
+        )
+        save_file({k: v.contiguous() for k, v in self.averaged.state_dict().items()}, root / ".weights.tmp")
+        (root / ".weights.tmp").replace(root / WEIGHTS_FILE)
+
+
+def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:
+    """Say on stderr which words of the captions a small vocabulary does not hold."""
+    if isinstance(tokenize, WordTokenizer):
+        unknown = sorted({word for caption in captions for word in tokenize.unknown(caption)})
+        if unknown:
+            print(
+                f"the model does not know {', '.join(map(repr, unknown[:20]))}: read as unknown words", file=sys.stderr
+            )

@@ -1,0 +1,43 @@
+"""The linear prior: z_i as a linear function of z_t, a baseline that Kandinsky found strong (2310.03502)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.networks.linear_prior import LinearPriorNetwork
+from modules.prior_batches import cosines, embeddings_of
+from modules.stage import Stage, TrainingConfig, adamw
+
+
+class LinearPrior(Stage):
+    """Trains a LinearPriorNetwork by least squares: its optimum is E[z_i | z_t] among linear maps.
+
+    Args:
+        network: what is trained.
+        optimizer, training: see Stage.
+    """
+
+    def __init__(
+        self,
+        network: LinearPriorNetwork,
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        super().__init__(network, optimizer, training)
+
+    def _loss(self, network: nn.Module, batch: EmbeddingBatch | ImageTextBatch) -> Tensor:
+        z_i, z_t, _, _ = embeddings_of(batch)
+        return F.mse_loss(network(z_t), z_i) * z_i.shape[1]
+
+    def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.trained, batch)
+
+    def validation_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
+        rows = embeddings_of(batch)
+        z_i = F.normalize(self.averaged(rows.z_t), dim=1)
+        self.log_dict({f"val/{name}": value for name, value in cosines(z_i, rows).items()}, batch_size=len(z_i))
+        return self._loss(self.averaged, batch)

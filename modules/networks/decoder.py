@@ -1,0 +1,99 @@
+"""The decoder's network: GLIDE's U-Net and text Transformer, with the CLIP embedding added (unCLIP, section 2.1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modules.networks.transformer import TextEncoder, scale_to_unit_variance
+from modules.networks.unet import UNet, UNetConfig
+
+CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
+
+
+class Condition(NamedTuple):
+    """What conditions the U-Net: computed once a caption, used at every step.
+
+    Attributes:
+        emb: (B, emb_width) vector added to the timestep's embedding.
+        context: (B, L, context width) tokens for the attention layers, or None.
+    """
+
+    emb: Tensor
+    context: Tensor | None
+
+    @staticmethod
+    def stack(parts: list[Condition]) -> Condition:
+        """The batches one behind another, for one call of the network."""
+        contexts = [part.context for part in parts if part.context is not None]
+        return Condition(torch.cat([part.emb for part in parts]), torch.cat(contexts) if contexts else None)
+
+
+class DecoderNetwork(nn.Module):
+    """p(x | z_i, y): the U-Net, the caption's Transformer, and the CLIP embedding's two projections.
+
+    Args:
+        unet: the U-Net's shape.
+        embedding_dim: D of the CLIP embedding; None makes the network GLIDE, conditioned on the caption alone.
+        vocab_size, context_length: of the tokeniser.
+        text_width, text_depth, text_heads: of the text Transformer.
+        learned_sigma: twice the output channels, the second half being the interpolation v (Improved DDPM, eq. 15).
+        channels: of the images.
+    """
+
+    def __init__(
+        self,
+        unet: UNetConfig,
+        embedding_dim: int | None,
+        vocab_size: int,
+        context_length: int,
+        text_width: int,
+        text_depth: int,
+        text_heads: int,
+        learned_sigma: bool = True,
+        channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels
+        self.unet = UNet(unet, channels, channels * (2 if learned_sigma else 1), context_width=text_width)
+        self.text = TextEncoder(vocab_size, context_length, text_width, text_depth, text_heads)
+        self.text_to_emb = nn.Linear(text_width, self.unet.emb_width)
+        if embedding_dim is not None:
+            self.clip_to_emb = nn.Sequential(
+                nn.Linear(embedding_dim, self.unet.emb_width),
+            )
+            self.clip_to_tokens = nn.Linear(embedding_dim, CLIP_TOKENS * text_width)
+
+    def condition(
+        self,
+        tokens: Tensor,
+        z_i: Tensor | None,
+        *,
+        keep_text: Tensor | None = None,
+        keep_embedding: Tensor | None = None,
+    ) -> Condition:
+        """What the U-Net is conditioned on.
+
+        Args:
+            tokens: (B, L) int64 caption tokens.
+            z_i: (B, D) CLIP image embeddings of unit norm; None for none (the zero embedding).
+            keep_text, keep_embedding: (B,) bool; where False, the caption becomes the empty one (all padding), the
+                embedding zero, as for classifier-free guidance.
+        """
+        if keep_text is not None:
+            tokens = torch.where(keep_text[:, None], tokens, 0)
+        features = self.text(tokens)
+        emb = self.text_to_emb(features[:, -1])  # GLIDE: the last token's feature joins the timestep's embedding.
+        if self.embedding_dim is None:
+            return Condition(emb, features)
+        z = emb.new_zeros(len(tokens), self.embedding_dim) if z_i is None else scale_to_unit_variance(z_i).to(emb.dtype)
+        if keep_embedding is not None:
+            z = torch.where(keep_embedding[:, None], z, 0.0)
+        extra = self.clip_to_tokens(z).unflatten(1, (CLIP_TOKENS, -1))
+        return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """(B, C, H, W) noised images, (B,) timesteps -> (B, C or 2 C, H, W)."""
+        return self.unet(x_t, t, condition.emb, condition.context)

@@ -1,0 +1,89 @@
+"""The diffusion prior's network: a causal Transformer over caption, z_t, timestep, noised z_i (unCLIP, 2.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modules.networks.blocks import TimeEmbedding
+from modules.networks.transformer import KeyValueCache, TokenEmbedding, Transformer, scale_to_unit_variance
+
+SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
+
+
+class DiffusionPriorNetwork(nn.Module):
+    """Predicts the un-noised (scaled) z_i from [caption tokens, z_t, timestep, noised z_i, learned token].
+
+    Dropping the condition drops the caption and z_t only; the noised z_i and the timestep always stay.
+
+    Args:
+        embedding_dim: D of the CLIP embeddings.
+        vocab_size, context_length: of the tokeniser.
+        width, depth, heads: of the Transformer.
+        dropout: on its residual branches.
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        vocab_size: int,
+        context_length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        self.z_t = nn.Linear(embedding_dim, width)
+        self.time = TimeEmbedding(width, width)
+        self.z_i = nn.Linear(embedding_dim, width)
+        # Learned stand-ins for a dropped caption and z_t, and for the query.
+        self.no_token = nn.Parameter(torch.randn(width) * 0.05)
+        self.no_z_t = nn.Parameter(torch.randn(width) * 0.05)
+        self.query = nn.Parameter(torch.randn(width) * 0.05)
+        self.positions = nn.Parameter(torch.randn(1 + SUFFIX, width) * 0.05)
+        self.transformer = Transformer(width, depth, heads, causal=True, dropout=dropout, checkpointing=checkpointing)
+        self.out = nn.Linear(width, embedding_dim)
+
+    def _prefix(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, L + 1, width)."""
+        words, text = self.tokens(tokens), self.z_t(scale_to_unit_variance(z_t))
+        if keep is not None:
+            words = torch.where(keep[:, None, None], words, self.no_token + self.tokens.positions)
+            text = torch.where(keep[:, None], text, self.no_z_t)
+        return torch.cat([words, (text + self.positions[0])[:, None]], dim=1)
+
+    def _suffix(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """(B, 3, width)."""
+        parts = [self.time(t), self.z_i(x_t), self.query.expand(len(x_t), -1)]
+        return torch.stack(parts, dim=1) + self.positions[1:]
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Tensor:
+        """One evaluation over the whole sequence, as training does it.
+
+        Args:
+            x_t: (B, D) noised z_i, scaled.
+            t: (B,) timesteps.
+            tokens: (B, L) caption tokens.
+            z_t: (B, D) CLIP text embeddings of unit norm.
+            keep: (B,) bool, False where the text is dropped; None keeps all.
+
+        Returns:
+            (B, D) prediction, in the scale of x_t.
+        """
+        sequence = torch.cat([self._prefix(tokens, z_t, keep), self._suffix(x_t, t)], dim=1)
+        return self.out(self.transformer(sequence, last_only=True)[:, 0])
+
+    def encode(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> KeyValueCache:
+        """Keys and values of the text, which the causal mask keeps free of timestep and z_i: once a caption."""
+        prefix = self._prefix(tokens, z_t, keep)
+        cache = self.transformer.make_cache(len(prefix), prefix.shape[1] + SUFFIX)
+        self.transformer(prefix, cache=cache)
+        return cache
+
+    def step(self, x_t: Tensor, t: Tensor, cache: KeyValueCache) -> Tensor:
+        """`forward`, given `encode`'s cache: three tokens instead of L + 4. The cache is left as it was."""
+        return self.out(self.transformer(self._suffix(x_t, t), last_only=True, cache=cache)[:, 0])

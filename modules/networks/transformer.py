@@ -1,0 +1,192 @@
+"""A pre-norm Transformer with an optional causal mask and a preallocated key/value cache.
+
+Both priors and the text encoder are built on it. Under a causal mask a prefix never sees what follows it, so its keys
+and values can be computed once and shared by all the later steps: exact, and the reason why sampling is fast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modules.networks.blocks import attention, merge_heads, split_heads
+
+
+class KeyValueCache:
+    """Keys and values of all layers for the first `length` positions, in buffers made once.
+
+    Args:
+        keys, values: (depth, B, heads, capacity, head width).
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values, self.length = keys, values, 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, heads, L, head width) behind what is there; return all keys and values of this layer so far.
+
+        `length` moves on when the caller says so (once for all layers), so writing twice overwrites.
+        """
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[3]:
+            raise IndexError(f"the key/value cache holds {self.keys.shape[3]} positions, not {end}")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width)
+        self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        causal: bool,
+        last_only: bool = False,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """(B, L, W) -> (B, L, W), or (B, 1, W) where only the last position's output is wanted.
+
+        With a cache, x holds the positions that follow those in the cache.
+        """
+        q, k, v = (split_heads(y, self.heads) for y in self.qkv(self.norm_1(x)).chunk(3, dim=-1))
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        if last_only:
+            q, x = q[:, :, -1:], x[:, -1:]
+        mask = _causal_mask(q, k) if causal and q.shape[2] != k.shape[2] and q.shape[2] > 1 else None
+        square = causal and q.shape[2] == k.shape[2]
+        x = x + self.dropout(self.out(merge_heads(attention(q, k, v, mask=mask, causal=square))))
+        return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
+
+
+def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
+    """(Lq, Lk) bool, True where query i (the last Lq positions) may look."""
+    lq, lk = q.shape[2], k.shape[2]
+    return torch.ones(lq, lk, dtype=torch.bool, device=q.device).tril(lk - lq)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks and a final norm.
+
+    Args:
+        width: model width; heads must divide it.
+        depth: number of blocks.
+        heads: attention heads.
+        causal: whether position i sees positions up to i only.
+        dropout: on both residual branches.
+        checkpointing: recompute each block's activations in the backward pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        causal: bool,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads ({heads}) must divide the width ({width})")
+        self.width, self.heads, self.causal, self.checkpointing = width, heads, causal, checkpointing
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout=dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Small normal weights; residual branches scaled down by depth (GPT-2): the stack starts near identity."""
+        for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
+            last = block.mlp_out
+            for linear in (block.qkv, block.out, block.mlp_in, last):
+                nn.init.normal_(linear.weight, std=self.width**-0.5)
+                nn.init.zeros_(linear.bias)
+            for linear in (block.out, last):
+                with torch.no_grad():
+                    linear.weight.mul_((2 * len(self.blocks)) ** -0.5)
+            with torch.no_grad():
+                last.weight.mul_(0.5)  # Its input is four times as wide.
+
+    def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
+        """An empty cache for `batch` sequences of up to `capacity` positions, on the weights' device."""
+        weight = self.norm.weight
+        shape = (len(self.blocks), batch, self.heads, capacity, self.width // self.heads)
+        return KeyValueCache(weight.new_empty(shape), weight.new_empty(shape))
+
+    def forward(self, x: Tensor, *, last_only: bool = False, cache: KeyValueCache | None = None) -> Tensor:
+        """(B, L, W) embeddings -> (B, L, W) outputs, or (B, 1, W) with `last_only`.
+
+        With a cache, x follows the cached positions, and is itself cached (`cache.length` moves on by L).
+        """
+        for layer, block in enumerate(self.blocks):
+            last = last_only and layer == len(self.blocks) - 1
+            if self.checkpointing and self.training and cache is None:
+                x = checkpoint(block, x, causal=self.causal, last_only=last, use_reentrant=False)
+            else:
+                x = block(x, causal=self.causal, last_only=last, cache=cache, layer=layer)
+        if cache is not None:
+            cache.length += x.shape[1] if not last_only else 0
+        return self.norm(x)
+
+
+class TokenEmbedding(nn.Module):
+    """Caption tokens and their positions: (B, L) int64 -> (B, L, width). Token 0, padding, has its own embedding.
+
+    The tables start small (standard deviation 0.02 to 0.05): with torch's default of 1 a small prior does not learn.
+    """
+
+    def __init__(self, vocab_size: int, context_length: int, width: int, *, std: float = 0.05) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.tokens = nn.Embedding(vocab_size, width)
+        self.positions = nn.Parameter(torch.empty(context_length, width))
+        nn.init.normal_(self.tokens.weight, std=std)
+        nn.init.normal_(self.positions, std=std)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] != self.context_length:
+            raise ValueError(f"captions have {tokens.shape[1]} tokens, the network's context is {self.context_length}")
+        return self.tokens(tokens) + self.positions
+
+
+class TextEncoder(nn.Module):
+    """GLIDE's text Transformer: every token sees every other (GLIDE, section 2.4).
+
+    Args:
+        vocab_size, context_length: of the tokeniser.
+        width, depth, heads: of the Transformer.
+    """
+
+    def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.context_length = width, context_length
+        self.embedding = TokenEmbedding(vocab_size, context_length, width)
+        self.transformer = Transformer(width, depth, heads, causal=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens, all 0 for no caption -> (B, L, width) features."""
+        return self.transformer(self.embedding(tokens))
+
+
+def scale_to_unit_variance(z: Tensor) -> Tensor:
+    """A unit vector (B, D) scaled by sqrt(D), so that its entries are of order 1 as a network's input."""
+    return z * math.sqrt(z.shape[-1])

@@ -1,0 +1,226 @@
+"""The ADM U-Net (Diffusion Models Beat GANs, section 3), as GLIDE and unCLIP use it.
+
+Scale-shift group norm, residual up- and downsampling blocks, attention at chosen resolutions over the image's own
+positions and, where there is a context, over the context's keys and values concatenated in front of them (GLIDE,
+section 2.4). Without attention resolutions it is the upsamplers' ADMNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from modules.networks.blocks import TimeEmbedding, attention, merge_heads, split_heads, zero_init
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a U-Net; the names are those of the paper's Table 3.
+
+    Attributes:
+        channels: width at the highest resolution.
+        channel_multipliers: one for each resolution, from high to low.
+        depth: residual blocks at each resolution.
+        attention_resolutions: sides, in pixels of the image, at which there is attention; () for none.
+        head_channels: channels of one attention head.
+        dropout: inside the residual blocks.
+        image_size: side, in pixels, that attention_resolutions counts from; the network itself takes any size that its
+            downsampling divides.
+        patch_size: pixels of a patch that become channels before the first layer; 1 as in the paper. A small model on a
+            small machine gains from 2.
+        checkpointing: recompute activations in the backward pass instead of keeping them.
+    """
+
+    channels: int
+    channel_multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    depth: int = 3
+    attention_resolutions: tuple[int, ...] = ()
+    head_channels: int = 64
+    dropout: float = 0.0
+    image_size: int = 64
+    patch_size: int = 1
+    checkpointing: bool = False
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm of 32 groups (ADM), or as many as leave 4 channels or more in a group."""
+    groups = 32
+    while channels % groups or channels // groups < 4:
+        groups //= 2
+    return nn.GroupNorm(groups, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions; the embedding scales and shifts the second norm; optionally resamples by 2 (ADM)."""
+
+    def __init__(self, c_in: int, c_out: int, emb_width: int, *, dropout: float = 0.0, resample: str = "none") -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm_1, self.conv_1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(emb_width, 2 * c_out)
+        self.norm_2, self.dropout = group_norm(c_out), nn.Dropout(dropout)
+        self.conv_2 = zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
+        h = self.conv_1(self._resample(F.silu(self.norm_1(x))))
+        scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        h = self.conv_2(self.dropout(F.silu(h)))
+        return self.skip(self._resample(x)) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over an image's positions, and over a context's where there is one."""
+
+    def __init__(self, channels: int, head_channels: int, context_width: int | None) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_channels)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, L, context width) or None -> (B, C, H, W)."""
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        q, k, v = (split_heads(y, self.heads) for y in tokens.chunk(3, dim=-1))
+        if self.context_kv is not None and context is not None:
+            context_k, context_v = (split_heads(y, self.heads) for y in self.context_kv(context).chunk(2, dim=-1))
+            k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
+        h = merge_heads(attention(q, k, v)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + self.out(h)
+
+
+class Stage(nn.Module):
+    """A residual block and, at an attention resolution, an attention block behind it."""
+
+    def __init__(self, residual: ResidualBlock, attend: AttentionBlock | None, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.residual, self.attend, self.checkpointing = residual, attend, checkpointing
+
+    def _run(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+        x = self.residual(x, emb)
+        return x if self.attend is None else self.attend(x, context)
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+        if self.checkpointing and self.training:
+            return checkpoint(self._run, x, emb, context, use_reentrant=False)
+        return self._run(x, emb, context)
+
+
+class UNet(nn.Module):
+    """The U-Net over images of `in_channels`, conditioned on a timestep, an embedding and a context.
+
+    Args:
+        config: its shape.
+        in_channels, out_channels: of the images that go in and come out.
+        context_width: width of the context's tokens; None for a network without a context.
+
+    `emb_width` is 4 x channels, as in ADM; whatever conditions the network as a vector is projected to that width and
+    added to the timestep's embedding.
+    """
+
+    def __init__(
+        self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.config, self.context_width = config, context_width
+        self.emb_width = 4 * config.channels
+        self.time = TimeEmbedding(config.channels, self.emb_width)
+        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        self.first = nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1)
+        skips = self._build_down(widths)
+        self.middle = nn.ModuleList(
+            [
+                self._stage(widths[-1], widths[-1], attend=bool(config.attention_resolutions)),
+                self._stage(widths[-1], widths[-1], attend=False),
+            ]
+        )
+        self._build_up(widths, skips)
+        self.last_norm = group_norm(widths[0])
+        self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
+
+    def _stage(self, c_in: int, c_out: int, *, attend: bool, resample: str = "none") -> Stage:
+        residual = ResidualBlock(c_in, c_out, self.emb_width, dropout=self.config.dropout, resample=resample)
+        block = AttentionBlock(c_out, self.config.head_channels, self.context_width) if attend else None
+        return Stage(residual, block, checkpointing=self.config.checkpointing)
+
+    def _attends(self, level: int) -> bool:
+        side = self.config.image_size // self.config.patch_size // 2**level
+        return side in self.config.attention_resolutions
+
+    def _build_down(self, widths: list[int]) -> list[int]:
+        """Make `self.down`; returns the widths of its outputs, which the way up concatenates."""
+        self.down = nn.ModuleList()
+        width, skips = widths[0], [widths[0]]
+        for level, out in enumerate(widths):
+            for _ in range(self.config.depth):
+                self.down.append(self._stage(width, out, attend=self._attends(level)))
+                width = out
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.down.append(self._stage(width, width, attend=False, resample="down"))
+                skips.append(width)
+        return skips
+
+    def _build_up(self, widths: list[int], skips: list[int]) -> None:
+        """Make `self.up`; one stage for each skip, and an upsampling one behind each level's last."""
+        self.up = nn.ModuleList()
+        width, skips = widths[-1], list(skips)
+        for level, out in reversed(list(enumerate(widths))):
+            for _ in range(self.config.depth + 1):
+                self.up.append(self._stage(width + skips.pop(), out, attend=self._attends(level)))
+                width = out
+            if level > 0:
+                self.up.append(self._stage(width, width, attend=False, resample="up"))
+
+    def forward(self, x: Tensor, t: Tensor, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """One evaluation.
+
+        Args:
+            x: (B, in_channels, H, W); H and W must be multiples of patch_size x 2^(levels - 1).
+            t: (B,) timesteps of the training schedule.
+            emb: (B, emb_width) added to the timestep's embedding.
+            context: (B, L, context_width) tokens for the attention layers.
+
+        Returns:
+            (B, out_channels, H, W).
+
+        Raises:
+            ValueError: where H or W is not such a multiple.
+        """
+        multiple = self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(f"this U-Net takes sides that are multiples of {multiple}, not {tuple(x.shape[2:])}")
+        emb = self.time(t) if emb is None else self.time(t) + emb
+        h = self.first(_unshuffle(x, self.config.patch_size))
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, emb, context)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, emb, context)
+        for stage in self.up:
+            assert isinstance(stage, Stage)
+            h = stage(h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1), emb, context)
+        h = self.last(F.silu(self.last_norm(h)))
+        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+
+
+def _unshuffle(x: Tensor, patch: int) -> Tensor:
+    if patch == 1:
+        return x
+    # pixel_unshuffle drops channels_last, which the convolutions behind it are faster in.
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    return F.pixel_unshuffle(x, patch).contiguous(memory_format=layout)

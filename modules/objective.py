@@ -1,0 +1,147 @@
+"""What a diffusion stage learns and how it is sampled: two small records that a YAML fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.diffusion import losses, samplers, timestep_sampling
+from modules.diffusion.analytic import ScoreStatistics
+from modules.diffusion.denoiser import Model, Threshold, as_denoiser
+from modules.diffusion.gaussian import Parameterization, q_sample
+from modules.diffusion.losses import Weighting
+from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, respace
+
+SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "dpm_solver_pp"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learned (the rows "diffusion steps" and "noise schedule" of the paper's Table 3, and section 2).
+
+    Attributes:
+        schedule: "cosine" (Improved DDPM) or "linear" (DDPM).
+        num_steps: T, the steps of the training schedule.
+        parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
+        learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
+        weighting, gamma: of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
+        bound_weight: of the variational bound beside L_simple, with learned sigma.
+        timesteps: how a training batch draws its timesteps.
+    """
+
+    schedule: Literal["cosine", "linear"] = "cosine"
+    num_steps: int = 1000
+    parameterization: Parameterization = "epsilon"
+    learned_sigma: bool = False
+    weighting: Weighting = "none"
+    gamma: float = 5.0
+    bound_weight: float = 0.001
+    timesteps: Literal["uniform", "antithetic"] = "uniform"
+
+    @cached_property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The training schedule."""
+        return {"cosine": cosine, "linear": linear}[self.schedule](self.num_steps)
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps, noise and noised data of one training batch.
+
+        Args:
+            x0: (B, ...) data.
+            generator: on the CPU, so that the draw does not depend on the device.
+
+        Returns:
+            t (B,) int64, noise (B, ...), x_t (B, ...), on x0's device.
+        """
+        sample = getattr(timestep_sampling, self.timesteps)(self.noise_schedule, len(x0), generator)
+        t = sample.t.to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        return t, noise, q_sample(self.noise_schedule, x0, t, noise)
+
+    def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """(B,) loss of a network's output for `draw`'s x_t."""
+        arguments = (output, self.noise_schedule, x0, noise, t, self.parameterization, self.weighting, self.gamma)
+        if self.learned_sigma:
+            return losses.hybrid_loss(*arguments, bound_weight=self.bound_weight)
+        return losses.diffusion_loss(*arguments)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a stage is sampled (the rows "sampling steps" and "sampling variance" of the paper's Table 3).
+
+    Attributes:
+        name: of the sampler in `modules.diffusion.samplers`.
+        steps: network evaluations of one trajectory.
+        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
+        guidance_scale: of classifier-free guidance; 1 is none.
+        eta: of DDIM: 0 deterministic, 1 ancestral.
+        variance: of DDPM.
+        threshold: keeps the estimate of the data in [-1, 1]; null for embeddings.
+    """
+
+    name: SamplerName = "ddim"
+    steps: int = 50
+    spacing: Spacing = "trailing"
+    guidance_scale: float = 1.0
+    eta: float = 0.0
+    variance: samplers.Variance = "fixed_small"
+    threshold: Literal["static", "dynamic"] | None = "static"
+
+
+def sample(
+    model: Model,
+    objective: Objective,
+    sampler: SamplerConfig,
+    x_T: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    statistics: ScoreStatistics | None = None,
+    on_step: samplers.OnStep | None = None,
+    threshold: Threshold | None = None,
+) -> Tensor:
+    """Draw from a trained network.
+
+    Args:
+        model: (x_t, t) -> the network's output, guided already where it is to be guided.
+        objective: what it was trained for.
+        sampler: how to sample it; its guidance_scale is the business of whoever made `model`.
+        x_T: (B, ...) standard normal noise.
+        generators: one for each of the B samples, for the noise of the steps.
+        statistics: of the score, for analytic_dpm.
+        on_step: called after every step.
+        threshold: instead of the sampler's.
+
+    Returns:
+        (B, ...) samples.
+
+    Raises:
+        ValueError: for analytic_dpm without statistics.
+    """
+    denoiser = as_denoiser(
+        model,
+        objective.noise_schedule,
+        objective.parameterization,
+        objective.learned_sigma,
+        threshold or sampler.threshold,
+    )
+    schedule = respace(objective.noise_schedule, sampler.steps, sampler.spacing)
+    run: dict[str, Callable[..., Tensor]] = {
+        "ddpm": partial(samplers.ddpm, variance=sampler.variance),
+        "ddim": partial(samplers.ddim, eta=sampler.eta),
+        "dpm_solver_pp": samplers.dpm_solver_pp,
+    }
+    if sampler.name == "analytic_dpm":
+        if statistics is None:
+            raise ValueError(
+                "analytic_dpm needs the score's statistics; they are estimated when the stage's training ends"
+            )
+        return samplers.analytic_dpm(
+            denoiser, schedule, x_T, generators=generators, on_step=on_step, statistics=statistics
+        )
+    return run[sampler.name](denoiser, schedule, x_T, generators=generators, on_step=on_step)

@@ -1,0 +1,155 @@
+"""Drawing from each trained stage: conditions in, samples out, one generator for each sample.
+
+The stages' validation and the pipeline call these, so that what TensorBoard shows is what `unclip sample` makes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.diffusion.analytic import ScoreStatistics
+from modules.diffusion.guidance import guide
+from modules.diffusion.noise import randn_per_image
+from modules.diffusion.samplers import OnStep
+from modules.embedding_codec import EmbeddingCodec
+from modules.networks.ar_prior import ARPriorNetwork
+from modules.networks.decoder import Condition, DecoderNetwork
+from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.upsampler import UpsamplerNetwork
+from modules.objective import Objective, SamplerConfig, sample
+
+Generators = list[torch.Generator]
+
+
+@torch.no_grad()
+def sample_diffusion_prior(
+    network: DiffusionPriorNetwork,
+    objective: Objective,
+    sampler: SamplerConfig,
+    scale: float,
+    tokens: Tensor,
+    z_t: Tensor,
+    generators: Generators,
+    *,
+    statistics: ScoreStatistics | None = None,
+    candidates: int = 2,
+) -> Tensor:
+    """z_i for each caption: the best of `candidates` draws by z_i . z_t (unCLIP, section 2.2: two).
+
+    Keys and values of the text are computed once; each step then evaluates three tokens.
+
+    Args:
+        network, objective, sampler: the trained stage.
+        scale: that z_i was multiplied with in training.
+        tokens: (B, L) caption tokens.
+        z_t: (B, D) of unit norm.
+        generators: B of them.
+        statistics: of the score, for analytic_dpm.
+
+    Returns:
+        (B, D) of unit norm.
+    """
+    guided = sampler.guidance_scale != 1
+    if guided:
+        keep = torch.arange(2 * len(tokens), device=tokens.device) < len(tokens)
+        cache = network.encode(torch.cat([tokens, tokens]), torch.cat([z_t, z_t]), keep)
+    else:
+        cache = network.encode(tokens, z_t)
+
+    def model(x_t: Tensor, t: Tensor) -> Tensor:
+        return network.step(x_t, t, cache)
+
+    best, best_score = z_t, torch.full_like(z_t[:, 0], -torch.inf)
+    for _ in range(candidates):
+        x_T = randn_per_image(generators, z_t.shape, z_t.device, z_t.dtype)
+        chosen = guide(model, sampler.guidance_scale) if guided else model
+        z_i = F.normalize(sample(chosen, objective, sampler, x_T, generators, statistics=statistics) / scale, dim=1)
+        score = (z_i * z_t).sum(dim=1)
+        best = torch.where((score > best_score)[:, None], z_i, best)
+        best_score = torch.maximum(score, best_score)
+    return best
+
+
+@torch.no_grad()
+def sample_ar_prior(
+    network: ARPriorNetwork,
+    codec: EmbeddingCodec,
+    tokens: Tensor,
+    z_t: Tensor,
+    generators: Generators,
+    *,
+    guidance_scale: float = 1.0,
+    percentile: float = 50.0,
+    temperature: float = 1.0,
+) -> Tensor:
+    """z_i for each caption, its dot-product token drawn from the top of the training distribution (unCLIP 2.2).
+
+    Args:
+        percentile: above which the dot product is drawn; the paper's best of 50, 70, 85, 95 is 50.
+        Others as in `ARPriorNetwork.sample`.
+
+    Returns:
+        (B, D) of unit norm.
+    """
+    dot = codec.draw_dot(generators, percentile)
+    codes = network.sample(tokens, z_t, dot, generators, guidance_scale=guidance_scale, temperature=temperature)
+    return codec.decode(codes)
+
+
+@torch.no_grad()
+def sample_decoder(
+    network: DecoderNetwork,
+    objective: Objective,
+    sampler: SamplerConfig,
+    tokens: Tensor,
+    z_i: Tensor | None,
+    size: int,
+    generators: Generators,
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Images for (caption, z_i), with the paper's joint guidance: the unconditional half has neither.
+
+    Args:
+        tokens: (B, L) caption tokens; all 0 for no caption.
+        z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
+        size: side of the images.
+
+    Returns:
+        (B, C, size, size) in [-1, 1].
+    """
+    condition = network.condition(tokens, z_i)
+    guided = sampler.guidance_scale != 1
+    if guided:
+        condition = Condition.stack([condition, network.condition(torch.zeros_like(tokens), None)])
+
+    def model(x_t: Tensor, t: Tensor) -> Tensor:
+        return network(x_t, t, condition)
+
+    x_T = randn_per_image(generators, (len(tokens), network.channels, size, size), tokens.device)
+    if network.unet.first.weight.is_contiguous(memory_format=torch.channels_last):
+        x_T = x_T.contiguous(memory_format=torch.channels_last)
+    chosen = guide(model, sampler.guidance_scale) if guided else model
+    return sample(chosen, objective, sampler, x_T, generators, on_step=on_step).clamp(-1, 1)
+
+
+@torch.no_grad()
+def sample_upsampler(
+    network: UpsamplerNetwork,
+    objective: Objective,
+    sampler: SamplerConfig,
+    low: Tensor,
+    generators: Generators,
+    *,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """(B, C, H, W) images in [-1, 1] -> (B, C, factor H, factor W), run convolutionally at full size (unCLIP 2.1)."""
+    enlarged = network.enlarge(low)
+
+    def model(x_t: Tensor, t: Tensor) -> Tensor:
+        return network(x_t, t, enlarged)
+
+    x_T = randn_per_image(generators, enlarged.shape, enlarged.device)
+    return sample(model, objective, sampler, x_T, generators, on_step=on_step).clamp(-1, 1)

@@ -1,0 +1,173 @@
+"""What all trained stages share: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.cli import OptimizerCallable
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from modules.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a stage is trained, apart from its optimiser.
+
+    Attributes:
+        ema_decay: of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and more;
+            a run of a few thousand steps needs a faster one).
+        warmup_steps: the learning rate rises linearly over these.
+        decay_share: over this last share of max_steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
+        channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
+        compile: torch.compile the network (for GPUs).
+        seed: of the training noise.
+    """
+
+    ema_decay: float = 0.9999
+    warmup_steps: int = 100
+    decay_share: float = 0.0
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+
+
+def adamw(params: Any) -> Optimizer:
+    """The default optimiser: AdamW, fused."""
+    return torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
+
+
+class Stage(lightning.LightningModule):
+    """Base of the stages: a trained network, its average, and what both need.
+
+    A subclass gives `training_loss` and, if it has anything to show, `show_samples`. The training noise of optimiser
+    step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws what an uninterrupted one does.
+
+    Args:
+        network: what is trained.
+        optimizer: makes the optimiser from the network's parameters.
+        training: the rest of how it is trained.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
+        super().__init__()
+        if training.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        self.network: Any = network
+        self.optimizer, self.training_config = optimizer, training
+        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
+        self.average.requires_grad_(False)
+        self._compiled: nn.Module | None = None
+
+    @property
+    def trained(self) -> Any:
+        """The network to train with, compiled where the config says so; the same parameters as `network`."""
+        if not self.training_config.compile:
+            return self.network
+        if self._compiled is None:
+            # Kept out of the module tree, or the checkpoint would hold everything twice.
+            object.__setattr__(self, "_compiled", torch.compile(self.network))
+        assert self._compiled is not None
+        return self._compiled
+
+    @property
+    def averaged(self) -> Any:
+        """The EMA network: what validates, samples and is exported."""
+        return self.average.module
+
+    def training_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss of one batch, its randomness from the generator alone."""
+        raise NotImplementedError
+
+    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss of the averaged network."""
+        raise NotImplementedError
+
+    def show_samples(self, batch: Any) -> Tensor | None:
+        """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
+        return None
+
+    def generator(self, *key: int) -> torch.Generator:
+        """A CPU generator seeded by (seed, *key, rank)."""
+        text = json.dumps([self.training_config.seed, *key, self.global_rank])
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch, self.generator(0, self._micro_step()))
+        if not math.isfinite(loss.item()):
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): training stops here; "
+                "go on from the last checkpoint with a lower learning rate, or look at these samples"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def _micro_step(self) -> int:
+        """Batches behind this one in the whole run."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_step > self.average.n_averaged:  # With accumulation, only when the optimiser stepped.
+            self.average.update_parameters(self.network)
+        if self.global_step % 50 == 0:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.validation_loss(batch, self.generator(1, batch_idx))
+        self.log("val/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
+        writer = getattr(self.logger, "experiment", None)
+        if batch_idx == 0 and writer is not None and self.global_rank == 0:
+            images = self.show_samples(batch)
+            if images is not None:
+                writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        schedule = LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        config, total = self.training_config, self.trainer.max_steps
+        factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        first = (1 - config.decay_share) * total
+        if config.decay_share > 0 and total > 0 and step > first:
+            progress = min(1.0, (step - first) / (total - first))
+            factor *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+        return factor
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """What `export` writes: the averaged network's tensors."""
+        return dict(self.averaged.state_dict())
+
+    def on_fit_end(self) -> None:
+        root = Path(self.trainer.default_root_dir)
+        # Only a run that reached its end: an interrupted one is exported when it has been resumed and is done.
+        if self.global_rank == 0 and (root / "config.yaml").exists() and self.global_step >= self.trainer.max_steps:
+            self.export(root)
+
+    def export(self, root: Path) -> None:
+        """Write root/export/: the averaged weights as safetensors, and the model's part of root/config.yaml."""
+        config = yaml.safe_load((root / "config.yaml").read_text())["model"]
+        folder = root / "export"
+        folder.mkdir(exist_ok=True)
+        state = {name: tensor.contiguous() for name, tensor in self.exported_state().items()}
+        save_file(state, folder / ".model.tmp")
+        (folder / ".model.tmp").replace(folder / "model.safetensors")
+        (folder / ".config.tmp").write_text(yaml.safe_dump({**config, "step": self.global_step}, sort_keys=False))
+        (folder / ".config.tmp").replace(folder / "config.yaml")
+
+
+def _index(batch: Any) -> list[int]:
+    return batch.index.tolist()

@@ -1,0 +1,95 @@
+"""The upsamplers: p(x high | x low), trained on quarter crops, run at full size (unCLIP, section 2.1)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from modules.batches import ImageTextBatch
+from modules.degradations import gaussian_blur, random_crop
+from modules.networks.upsampler import UpsamplerNetwork
+from modules.objective import Objective, SamplerConfig
+from modules.prior_batches import per_sample_generators
+from modules.sampling import sample_upsampler
+from modules.stage import Stage, TrainingConfig, adamw
+
+
+class Upsampler(Stage):
+    """Trains an UpsamplerNetwork on images of the target size.
+
+    Args:
+        network: what is trained.
+        objective: the paper's: epsilon, cosine schedule (linear in the second upsampler), 1,000 steps.
+        sampler: the paper's: DDIM, 27 steps (15).
+        crop: side of the training window as a share of the target's; the paper's 0.25.
+        corruption: of the low-resolution condition in training.
+        corruption_share: how often it is applied.
+        optimizer, training: see Stage.
+    """
+
+    def __init__(
+        self,
+        network: UpsamplerNetwork,
+        objective: Objective = Objective(),
+        sampler: SamplerConfig = SamplerConfig(name="ddim", steps=27, spacing="adm"),
+        crop: float = 0.25,
+        corruption: Literal["none", "gaussian_blur"] = "gaussian_blur",
+        corruption_share: float = 1.0,
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        super().__init__(network, optimizer, training)
+        self.objective, self.sampler, self.crop = objective, sampler, crop
+        self.corruption, self.corruption_share = corruption, corruption_share
+
+    def _shrink(self, images: Tensor) -> Tensor:
+        """The low-resolution image, antialiased."""
+        size = [side // self.network.factor for side in images.shape[2:]]
+        return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+    def _corrupt(self, low: Tensor, generator: torch.Generator) -> Tensor:
+        if self.corruption == "none":
+            return low
+        chosen = torch.rand(len(low), 1, 1, 1, generator=generator) < self.corruption_share
+        return torch.where(chosen.to(low.device), gaussian_blur(low), low)
+
+    def _loss(self, network: Any, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        side = round(batch.images.shape[-1] * self.crop)
+        x0 = random_crop(batch.images, side, self.network.factor, generator)
+        if self.training_config.channels_last:
+            x0 = x0.contiguous(memory_format=torch.channels_last)
+        enlarged = network.enlarge(self._corrupt(self._shrink(x0), generator))
+        t, noise, x_t = self.objective.draw(x0, generator)
+        return self.objective.loss(network(x_t, t, enlarged), x0, noise, t).mean()
+
+    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.trained, batch, generator)
+
+    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        images = batch.images[:16]
+        low = self._shrink(images)
+        high = self._draw(low)
+        self.log_dict(
+            {"val/psnr": psnr(high, images), "val/psnr_bicubic": psnr(self.network.enlarge(low), images)},
+            batch_size=len(images),
+        )
+        return self._loss(self.averaged, batch, generator)
+
+    def _draw(self, low: Tensor) -> Tensor:
+        return sample_upsampler(self.averaged, self.objective, self.sampler, low, per_sample_generators(len(low)))
+
+    def show_samples(self, batch: ImageTextBatch) -> Tensor:
+        """(3 x 4, 3, H, W): enlarged conditions, samples, and the true images."""
+        images = batch.images[:4]
+        low = self._shrink(images)
+        return torch.cat([self.network.enlarge(low), self._draw(low), images])
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """Mean over images in [-1, 1] of the peak signal-to-noise ratio, in dB."""
+    error = (images - truth).square().mean(dim=(1, 2, 3)) / 4
+    return (-10 * error.clamp(min=1e-10).log10()).mean()
