@@ -1,0 +1,139 @@
+"""A tiny model and data set for tests of the command line, as modules that YAML can name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOY = '''
+import time
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 4, dropout: float = 0.5):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, 8), nn.Dropout(dropout), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Toy(pl.LightningModule):
+    """Draws from the global random state in each step (dropout, noise), in training and in validation."""
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable = torch.optim.AdamW, step_seconds: float = 0.0):
+        super().__init__()
+        self.network, self.optimizer, self.step_seconds = network, optimizer, step_seconds
+
+    def training_step(self, batch, batch_idx):
+        time.sleep(self.step_seconds)
+        return (self.network(batch) - torch.randn(len(batch), 1)).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", (self.network(batch) - torch.randn(len(batch), 1)).square().mean())
+
+    def configure_optimizers(self):
+        return self.optimizer(self.parameters())
+
+
+class Ordered(torch.utils.data.Sampler):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return self.data.trainer.max_steps * self.data.trainer.accumulate_grad_batches
+
+    def __iter__(self):
+        done = self.data.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return iter([[(k * 4 + i) % self.data.size for i in range(4)] for k in range(done, len(self))])
+
+
+class Loader(DataLoader):
+    """Its position is the Trainer's."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, size: int = 64, width: int = 4):
+        super().__init__()
+        self.size, self.width = size, width
+
+    def rows(self):
+        return torch.randn(self.size, self.width, generator=torch.Generator().manual_seed(0))
+
+    def train_dataloader(self):
+        return Loader(self.rows(), batch_sampler=Ordered(self))
+
+    def val_dataloader(self):
+        return DataLoader(self.rows()[:8], batch_size=4)
+'''
+
+CONFIG = """
+seed_everything: 0
+trainer:
+  accelerator: cpu
+  max_steps: 12
+  val_check_interval: 5
+  default_root_dir: runs/toy
+model:
+  class_path: toy.Toy
+  init_args:
+    network: {class_path: toy.Net, init_args: {width: 4}}
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}
+data:
+  class_path: toy.Data
+  init_args:
+    width: ${model.init_args.network.init_args.width}
+"""
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with `toy.py` and `toy.yaml`, importable here and in subprocesses."""
+    (tmp_path / "toy.py").write_text(TOY)
+    (tmp_path / "toy.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    monkeypatch.delenv("UNCLIP_DEBUG", raising=False)
+    return tmp_path
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """`unclip WORDS` as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def unclip():
+    """Starts `unclip WORDS` as a process; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        started.append(start(*words))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
