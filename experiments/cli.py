@@ -81,8 +81,12 @@ def input_error_line(error: Exception) -> str | None:
     from eval.errors import InputError as EvalInputError
     from modules.errors import InputError
 
-    if isinstance(error, (InputError, EvalInputError)):
-        return " ".join(str(error).split())
+    # jsonargparse wraps what a constructor raises in a ValueError of its own.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (InputError, EvalInputError)):
+            return " ".join(str(cause).split())
+        cause = cause.__cause__
     if isinstance(error, OSError):
         return os_error_line(error)
     return None
@@ -98,7 +102,7 @@ def os_error_line(error: OSError) -> str:
         return (
             f"no permission for{where or ' a file'}: {error.strerror}; change its permissions or choose another folder"
         )
-    if error.errno == errno.ENOENT:
+    if isinstance(error, FileNotFoundError):
         return (
             f"no such file or folder:{where or ' ' + str(error)}; check the path, or run the stage that makes it first"
         )
