@@ -120,7 +120,7 @@ class FrozenCLIP(nn.Module):
 class CLIPTrainer(Stage):
     """Contrastive training of an open_clip model.
 
-    The model, its tokeniser and its configuration are written to default_root_dir as open_clip's own folder layout, so
+    The model, its tokeniser and its configuration are written to default_root_dir/export in open_clip's own layout, so
     that this CLIP loads the way pretrained ones do.
 
     Args:
@@ -182,8 +182,10 @@ class CLIPTrainer(Stage):
         super().on_train_batch_end(outputs, batch, batch_idx)
 
     def export(self, root: Path) -> None:
-        """Write the open_clip folder, which is this stage's export, into root."""
+        """Write root/export/: an open_clip folder, which `FrozenCLIP` and open_clip's `local-dir:` read."""
         assert self.tokenize is not None
+        root = root / "export"
+        root.mkdir(exist_ok=True)
         preprocess = {"mean": MEAN, "std": STD, "size": self.image_size, "interpolation": "bicubic"}
         self.tokenize.save(root)
         (root / CONFIG_FILE).write_text(

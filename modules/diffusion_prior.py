@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +13,13 @@ from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.diffusion.analytic import ScoreStatistics, estimate_statistics
 from modules.diffusion.denoiser import Denoiser, as_denoiser
 from modules.diffusion.schedules import respace
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.diffusion_prior import DiffusionPriorNetwork, embedding_scale
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import cosines, embeddings_of, per_sample_generators
 from modules.sampling import sample_diffusion_prior
 from modules.stage import Stage, TrainingConfig, adamw
 
 STATISTICS = "statistics."  # Prefix of the score's statistics in the exported file.
-
-
-def embedding_scale(dim: int) -> float:
-    """17.2 for the paper's 1,024 dimensions; the same per-dimension variance for any other number."""
-    return 17.2 * math.sqrt(dim / 1024)
 
 
 class DiffusionPrior(Stage):

@@ -1,0 +1,206 @@
+"""The whole system, for use: caption -> z_t -> prior -> z_i -> decoder -> upsampler -> image (unCLIP, section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.clip import FrozenCLIP
+from modules.diffusion.analytic import ScoreStatistics
+from modules.errors import InputError
+from modules.networks.diffusion_prior import embedding_scale
+from modules.objective import SamplerConfig
+from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
+from modules.stored import StoredStage, load_stage
+
+Condition = Literal[
+    "caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior", "image_embedding"
+]
+"""What the decoder is given: see `UnCLIP.embedding`."""
+
+CONDITIONS: tuple[str, ...] = get_args(Condition)
+PRIORS = ("linear_prior", "ar_prior", "diffusion_prior")
+
+
+def image_generators(seed: int, places: Sequence[tuple[int, int]], stage: str) -> list[torch.Generator]:
+    """One CPU generator for each image, a pure function of (seed, caption's position, sample's position, stage).
+
+    The stage is in the key and the condition is not: pictures of several conditions share the decoder's noise.
+    """
+
+    def key(place: tuple[int, int]) -> int:
+        text = json.dumps([seed, *place, stage])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    return [torch.Generator().manual_seed(key(place)) for place in places]
+
+
+class UnCLIP:
+    """The trained stages of a run. Each is read when it is first needed, so a run may lack what is not asked for.
+
+    Args:
+        run: the run folder; its stages are clip, linear_prior, ar_prior, diffusion_prior, decoder, glide, upsampler.
+        device: where to compute.
+        overrides: SamplerConfig fields to replace, by stage: {"decoder": {"steps": 50, "guidance_scale": 2.0}}; for
+            ar_prior: guidance_scale, percentile, temperature; for diffusion_prior also candidates.
+    """
+
+    def __init__(
+        self, run: str | Path, device: str | torch.device = "cpu", overrides: dict[str, dict[str, Any]] | None = None
+    ) -> None:
+        self.run, self.device, self.overrides = Path(run), torch.device(device), overrides or {}
+        if not self.run.is_dir():
+            raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
+        self._stages: dict[str, StoredStage] = {}
+
+    @classmethod
+    def from_run(cls, run: str | Path, device: str | torch.device = "cpu", **overrides: dict[str, Any]) -> UnCLIP:
+        """The system of a run folder, as in `UnCLIP.from_run("runs/quickstart", decoder={"steps": 50})`."""
+        return cls(run, device, overrides)
+
+    @cached_property
+    def clip(self) -> FrozenCLIP:
+        """The conditioning CLIP."""
+        folder = self.run / "clip" / "export"
+        return FrozenCLIP(str(folder)).to(self.device)
+
+    def has(self, name: str) -> bool:
+        """Whether the run holds a trained stage of that name."""
+        return (self.run / name / "export" / "config.yaml").exists()
+
+    def stage(self, name: str) -> StoredStage:
+        """A trained stage, with the overrides in its sampler."""
+        if name not in self._stages:
+            stored = load_stage(self.run / name)
+            stored.network.to(self.device)
+            for value in stored.settings.values():
+                if isinstance(value, torch.nn.Module):
+                    value.to(self.device)
+            self._stages[name] = stored
+        return self._stages[name]
+
+    def sampler(self, name: str) -> SamplerConfig:
+        """How a stage is sampled here: its own setting, with the overrides."""
+        fields = {k: v for k, v in self.overrides.get(name, {}).items() if k in SamplerConfig.__dataclass_fields__}
+        return replace(self.stage(name).settings["sampler"], **fields)
+
+    def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions -> tokens (B, L) and z_t (B, D) of unit norm.
+
+        Raises:
+            InputError: for a caption longer than the context.
+        """
+        tokens = self.clip.tokenize(list(captions)).to(self.device)
+        return tokens, self.clip.encode_text(tokens)
+
+    @torch.no_grad()
+    def embed_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
+        return self.clip.encode_image(images.to(self.device))
+
+    def sample_prior(self, name: str, tokens: Tensor, z_t: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """z_i (B, D) of unit norm, from one of the three priors."""
+        stored, chosen = self.stage(name), self.overrides.get(name, {})
+        if name == "linear_prior":
+            return F.normalize(stored.network(z_t), dim=1)
+        if name == "ar_prior":
+            codec = stored.settings["codec"]
+            codec.load_state_dict({key.removeprefix("codec."): value for key, value in stored.extra.items()})
+            settings = {key: stored.settings[key] for key in ("guidance_scale", "percentile")} | chosen
+            return sample_ar_prior(stored.network, codec, tokens, z_t, generators, **settings)
+        statistics = {k.removeprefix("statistics."): v for k, v in stored.extra.items() if k.startswith("statistics.")}
+        return sample_diffusion_prior(
+            stored.network,
+            stored.settings["objective"],
+            self.sampler(name),
+            embedding_scale(stored.network.embedding_dim),
+            tokens,
+            z_t,
+            generators,
+            statistics=ScoreStatistics.from_tensors(statistics) if statistics else None,
+            candidates=chosen.get("candidates", 2),
+        )
+
+    def embedding(
+        self,
+        condition: str,
+        tokens: Tensor,
+        z_t: Tensor,
+        generators: list[torch.Generator],
+        images: Tensor | None = None,
+    ) -> Tensor | None:
+        """What is given to the decoder as z_i (unCLIP, section 5.1).
+
+        caption_only and glide: None (the zero embedding); text_embedding: z_t as if it were z_i; a prior's draw; or
+        image_embedding: the true one, of `images`.
+
+        Raises:
+            InputError: for an unknown condition, or image_embedding without images.
+        """
+        if condition not in CONDITIONS:
+            raise InputError(f"unknown condition {condition!r}; there are {', '.join(CONDITIONS)}")
+        if condition in ("caption_only", "glide"):
+            return None
+        if condition == "text_embedding":
+            return z_t
+        if condition in PRIORS:
+            return self.sample_prior(condition, tokens, z_t, generators)
+        if images is None:
+            raise InputError(
+                "the condition image_embedding needs images: give --images, a sample folder of real images"
+            )
+        return self.embed_image(images)
+
+    def decode(
+        self, tokens: Tensor, z_i: Tensor | None, generators: list[torch.Generator], decoder: str = "decoder"
+    ) -> Tensor:
+        """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size."""
+        stored = self.stage(decoder)
+        sampler = self.sampler(decoder)
+        size = stored.network.unet.config.image_size
+        return sample_decoder(stored.network, stored.settings["objective"], sampler, tokens, z_i, size, generators)
+
+    def upsample(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] -> (B, 3, factor h, factor w), through the run's upsampler."""
+        stored = self.stage("upsampler")
+        sampler = self.sampler("upsampler")
+        return sample_upsampler(stored.network, stored.settings["objective"], sampler, low, generators)
+
+    def generate(
+        self,
+        captions: Sequence[str],
+        condition: str = "diffusion_prior",
+        seed: int = 0,
+        places: Sequence[tuple[int, int]] | None = None,
+        images: Tensor | None = None,
+        upsample: bool = True,
+    ) -> Tensor:
+        """One image for each caption.
+
+        Args:
+            captions: B of them; repeat one for several samples of it.
+            condition: see `embedding`; "glide" uses its own decoder.
+            seed: of the run.
+            places: (caption's position, sample's position) of each image, which with the seed decide its noise; by
+                default (k, 0). The same place gives the same picture at any batch size.
+            images: (B, 3, H, W) in [-1, 1], for image_embedding.
+            upsample: whether the run's upsampler enlarges the decoder's images.
+
+        Returns:
+            (B, 3, H, W) in [-1, 1].
+        """
+        where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
+        tokens, z_t = self.embed_text(captions)
+        z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
+        decoder = "glide" if condition == "glide" else "decoder"
+        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder)
+        return self.upsample(low, image_generators(seed, where, "upsampler")) if upsample else low

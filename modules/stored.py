@@ -1,0 +1,94 @@
+"""Trained stages as files: export/config.yaml and export/model.safetensors, read without Lightning."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from modules.embedding_codec import EmbeddingCodec
+from modules.errors import InputError
+from modules.objective import Objective, SamplerConfig
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """One trained stage, ready to sample from.
+
+    Attributes:
+        network: in evaluation mode, without gradients, with the averaged weights.
+        settings: the stage's other init_args, the records among them built: objective, sampler, codec.
+        extra: tensors of the file that are not the network's, by name.
+        fingerprint: hash of the file of weights.
+    """
+
+    network: Any
+    settings: dict[str, Any]
+    extra: dict[str, Tensor]
+    fingerprint: str
+
+
+def load_stage(folder: str | Path) -> StoredStage:
+    """Read a stage's export.
+
+    Args:
+        folder: the stage's run folder, or its export.
+
+    Raises:
+        InputError: no export there, or one whose weights are unreadable or of another network.
+    """
+    path = Path(folder)
+    path = path / "export" if (path / "export").is_dir() else path
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())["init_args"]
+        tensors = load_file(path / "model.safetensors")
+    except OSError as error:
+        raise InputError(
+            f"no trained stage at {folder} ({error.filename or path}): train it with `unclip fit`"
+        ) from error
+    except (yaml.YAMLError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged ({error}): train this stage again") from error
+    settings = _build(path, config)
+    network = settings.pop("network")
+    try:
+        missing, extra = network.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
+    if missing:
+        raise InputError(f"{path}: the weights lack {missing[0]} and {len(missing) - 1} more of config.yaml's network")
+    if (config.get("training") or {}).get("channels_last"):
+        network.to(memory_format=torch.channels_last)
+    return StoredStage(
+        network.eval().requires_grad_(False),
+        settings,
+        {name: tensors[name] for name in extra},
+        hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()[:12],
+    )
+
+
+def _build(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The init_args with networks and records made, by the same rules as LightningCLI makes them."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network")
+    types = {"objective": Objective, "sampler": SamplerConfig}
+    here = [name for name in types if name in config]
+    for name in here:
+        parser.add_argument(f"--{name}", type=types[name])
+    if "codec" in config:
+        parser.add_class_arguments(EmbeddingCodec, "codec")
+        here.append("codec")
+    try:
+        parsed = parser.parse_object({name: config[name] for name in ["network", *here]})
+        made = parser.instantiate_classes(parsed)
+    except Exception as error:
+        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
+    plain = {key: value for key, value in config.items() if key not in ("optimizer", "training")}
+    return {**plain, **{name: made[name] for name in ["network", *here]}}
