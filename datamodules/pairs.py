@@ -91,7 +91,7 @@ class PairDataModule(SplitDataModule):
         raise NotImplementedError
 
     def source_key(self, split: str) -> list[str]:
-        """What decides a split's content beside the index: names, versions, hashes of code; the first is its name."""
+        """What decides a split's content: the data's and the split's name, then versions and hashes of code."""
         raise NotImplementedError
 
     def images(self, split: str, size: int) -> MappedArray | RenderedOnDemand:
@@ -100,7 +100,7 @@ class PairDataModule(SplitDataModule):
         if self.cache_dir is None:
             return RenderedOnDemand(count, render)
         key = self.source_key(split)
-        return cached_images(self.cache_dir, f"{key[0]}-{split}", key, count, size, render)
+        return cached_images(self.cache_dir, f"{key[0]}-{key[1]}", key, count, size, render)
 
     def dataset(self, split: str) -> ImageTextDataset:
         if check_split(split) not in self._datasets:

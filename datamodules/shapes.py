@@ -30,6 +30,8 @@ class ShapesDataModule(PairDataModule):
         cache_dir: folder of the rendered images, shared by all stages; null renders whenever an image is asked for.
         seed: of the training order; the scenes do not depend on it.
         num_workers: loader processes; 0 is fastest while the images fit into memory.
+        unrestricted: train on every (colour, shape) combination: for models that judge pictures, such as a classifier,
+            and take no part in making them.
 
     Raises:
         InputError: a size below its bound, an embeddings folder of other data, a cache that can't be written.
@@ -46,9 +48,11 @@ class ShapesDataModule(PairDataModule):
         cache_dir: str | None = "runs/cache",
         seed: int = 0,
         num_workers: int = 0,
+        unrestricted: bool = False,
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         self.sizes = checked_sizes(train_size, val_size, test_size)
+        self._sources = {"train": "unrestricted" if unrestricted else "train", "val": "val", "test": "test"}
         self._records: dict[str, Records] = {}
 
     @property
@@ -57,20 +61,20 @@ class ShapesDataModule(PairDataModule):
 
     def records(self, split: str) -> Records:
         if check_split(split) not in self._records:
-            make = partial(_make_records, split, self.sizes[split])
+            make = partial(_make_records, self._sources[split], self.sizes[split])
             if self.cache_dir is None:
                 found = make()
             else:
                 key = [*self.source_key(split), self.sizes[split]]
-                found = cached_json(self.cache_dir, f"shapes-{split}-records", key, make)
+                found = cached_json(self.cache_dir, f"shapes-{self._sources[split]}-records", key, make)
             self._records[split] = Records(found["captions"], np.array(found["attributes"], np.int64))
         return self._records[split]
 
     def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
-        return partial(_render, split, size)
+        return partial(_render, self._sources[check_split(split)], size)
 
     def source_key(self, split: str) -> list[str]:
-        return ["shapes", split, source_hash(scenes)]
+        return ["shapes", self._sources[check_split(split)], source_hash(scenes)]
 
     def size(self, split: str) -> int:
         return self.sizes[check_split(split)]
@@ -87,7 +91,7 @@ class ShapesDataModule(PairDataModule):
 
     def pair(self, split: str, index: int) -> scenes.Pair:
         """The index-th pair with its scene and what its caption mentions."""
-        return scenes.make_pair(check_split(split), index)
+        return scenes.make_pair(self._sources[check_split(split)], index)
 
 
 def _make_records(split: str, count: int) -> dict[str, list]:

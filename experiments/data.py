@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.loading import SPLITS, SplitDataModule
@@ -111,7 +111,8 @@ def load_data(
     """
     try:
         config = OmegaConf.load(path)
-        section = OmegaConf.to_container(config.data, resolve=True) if "data" in config else None
+        node = config.get("data") if isinstance(config, DictConfig) else None
+        section = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
     except OSError as error:
         raise InputError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -119,13 +120,15 @@ def load_data(
     if not isinstance(section, dict) or "class_path" not in section:
         raise InputError(f"config {str(path)!r} has no `data:` section with a class_path")
     parser = Parser(prog="unclip")
-    parser.add_subclass_arguments(kind, "data")
+    parser.add_subclass_arguments(kind, "data", required=True)
     parsed = parser.parse_object({"data": section})
     known = parsed.data.init_args
     for key, value in override.items():
         if key in known:
             known[key] = value
-    return parser.instantiate_classes(parsed).data, {**section, "init_args": known.as_dict()}
+    # Newer versions of jsonargparse warn about the older name.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return instantiate(parsed).data, {**section, "init_args": known.as_dict()}
 
 
 def _check(data: PairDataModule, split: str, captions: int, per_caption: int, size: int) -> None:

@@ -21,7 +21,8 @@ from modules.errors import InputError
 class Encoder(Protocol):
     """What a frozen CLIP offers: token ids (0 = padding) and unit-norm embeddings."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
     def tokenize(self, captions: list[str]) -> Tensor: ...
 

@@ -1,5 +1,6 @@
 """The order of the data: exact, stateless, and the same after an interruption (with the real Trainer)."""
 
+import json
 import warnings
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_ranks_share_each_pass_and_together_make_the_larger_batch():
     ranks = [SeededBatchSampler(n=12, batch_size=2, seed=0, total=6, rank=r, world=2) for r in range(2)]
     one = SeededBatchSampler(n=12, batch_size=4, seed=0, total=6)
     assert [a + b for a, b in zip(*ranks, strict=True)] == list(one)
-    assert sorted(sum(list(ranks[0])[:3] + list(ranks[1])[:3], [])) == list(range(12))
+    assert sorted(index for rank in ranks for k in range(3) for index in rank.batch(k)) == list(range(12))
 
 
 def test_a_split_smaller_than_a_batch_still_gives_full_batches():
@@ -220,3 +221,28 @@ def test_bad_arguments_are_named():
             SplitDataModule(*arguments)
     with pytest.raises(InputError, match="empty"):
         SeededBatchSampler(0, 4, 0)
+
+
+class Reporter(Watcher):
+    """Writes what this rank saw to a file, since its process ends with the run."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self):
+        text = json.dumps({"train": self.seen, "val": self.validated})
+        (self.folder / f"rank{self.global_rank}.json").write_text(text)
+
+
+def test_two_processes_share_the_data_and_go_on_after_an_interruption(tmp_path):
+    options = {"strategy": "ddp_fork", "devices": 2, "steps": 6, "val_check_interval": 6}
+    fit(tmp_path, Reporter(tmp_path), callbacks=[every(tmp_path, 4)], **options)
+    for rank in range(2):
+        seen = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert seen["train"] == list(SeededBatchSampler(11, 3, seed=5, total=6, rank=rank, world=2))
+        assert seen["val"] == evaluation_batches(11, 3, rank, 2)
+    fit(tmp_path, Reporter(tmp_path), ckpt=tmp_path / "step=4.ckpt", **options)
+    for rank in range(2):
+        seen = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert seen["train"] == list(SeededBatchSampler(11, 3, seed=5, start=4, total=6, rank=rank, world=2))

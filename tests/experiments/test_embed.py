@@ -1,0 +1,128 @@
+"""`unclip embed`: the embeddings are the CLIP's, row by row, and a second call computes nothing."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from datamodules.embeddings import open_embeddings
+from datamodules.shapes import ShapesDataModule
+from experiments.cli import main
+from experiments.embed import embed
+from modules.errors import InputError
+
+
+class FakeCLIP:
+    """Deterministic, cheap, and it counts."""
+
+    def __init__(self, fingerprint="fake-1", dim=5):
+        self.fingerprint, self.dim, self.seen = fingerprint, dim, []
+
+    def tokenize(self, captions):
+        tokens = torch.zeros(len(captions), 12, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            words = [1 + sum(map(ord, word)) % 97 for word in caption.split()][:12]
+            tokens[row, : len(words)] = torch.tensor(words)
+        return tokens
+
+    def encode_image(self, images):
+        assert images.min() >= -1
+        self.seen.append(len(images))
+        return normalize(images.mean(dim=(2, 3)) @ torch.linspace(-1, 2, 3 * self.dim).view(3, -1).sin() + 0.1, dim=1)
+
+    def encode_text(self, tokens):
+        weights = torch.linspace(0, 3, 12 * self.dim).view(12, -1).cos()
+        return normalize(tokens.float() @ weights + 0.1, dim=1)
+
+
+def shapes(**sizes):
+    return ShapesDataModule(
+        **{"image_size": 8, "train_size": 23, "val_size": 5, "test_size": 6, **sizes}, cache_dir=None
+    )
+
+
+def test_every_row_is_what_the_clip_says_of_that_pair(tmp_path):
+    data, clip = shapes(), FakeCLIP()
+    embed(data, clip, tmp_path / "e", batch_size=7, source={"clip": "here"})
+    folder = open_embeddings(tmp_path / "e")
+    assert folder.info.sizes == {"train": 23, "val": 5, "test": 6}
+    assert (folder.info.clip_fingerprint, folder.info.dim, folder.info.context) == ("fake-1", 5, 12)
+    assert folder.info.source == {"clip": "here"}
+    for split in ("train", "val", "test"):
+        rows = folder.rows(split, data.size(split), data.data_hash(split))[range(data.size(split))]
+        pairs = data.dataset(split).__getitems__(range(data.size(split)))
+        tokens = clip.tokenize(pairs.captions)
+        assert torch.equal(rows.tokens, tokens)
+        assert torch.allclose(rows.z_t, clip.encode_text(tokens), atol=1e-6)
+        assert torch.allclose(rows.z_i, clip.encode_image(pairs.images), atol=1e-6)
+
+
+def test_the_datamodule_takes_what_embed_wrote(tmp_path):
+    embed(shapes(), FakeCLIP(), tmp_path / "e")
+    data = ShapesDataModule(8, 4, 23, 5, 6, embeddings=str(tmp_path / "e"), cache_dir=None)
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(batch.embeddings.index, batch.index)
+    # Embeddings may serve a decoder of another resolution.
+    larger = ShapesDataModule(16, 4, 23, 5, 6, embeddings=str(tmp_path / "e"), cache_dir=None)
+    assert larger.dataset("val")[0].embeddings.z_i.shape == (1, 5)
+
+
+def test_a_second_call_computes_nothing_and_new_splits_are_added(tmp_path):
+    embed(shapes(), FakeCLIP(), tmp_path, splits=["val"])
+    again = FakeCLIP()
+    embed(shapes(), again, tmp_path, splits=["val", "test"])
+    assert again.seen == [6]
+    assert open_embeddings(tmp_path).info.sizes == {"val": 5, "test": 6}
+
+
+def test_an_interruption_costs_only_the_split_that_was_running(tmp_path):
+    class Killed(FakeCLIP):
+        def encode_image(self, images):
+            if len(self.seen) == 4:
+                raise KeyboardInterrupt
+            return super().encode_image(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(shapes(), Killed(), tmp_path, splits=["val", "train"], batch_size=5)
+    assert open_embeddings(tmp_path).info.sizes == {"val": 5}
+    rest = FakeCLIP()
+    embed(shapes(), rest, tmp_path, splits=["val", "train"], batch_size=5)
+    assert rest.seen == [5, 5, 5, 5, 3]
+
+
+def test_other_data_or_another_clip_are_refused_unless_told(tmp_path):
+    embed(shapes(), FakeCLIP(), tmp_path, splits=["val", "test"])
+    with pytest.raises(InputError, match=r"clip_fingerprint fake-1, not fake-2.*--overwrite"):
+        embed(shapes(), FakeCLIP("fake-2"), tmp_path)
+    with pytest.raises(InputError, match=r"val embeddings of other data \(5 rows.*these \(4 rows"):
+        embed(shapes(val_size=4), FakeCLIP(), tmp_path, splits=["val"])
+    embed(shapes(val_size=4), FakeCLIP(), tmp_path, splits=["val"], overwrite=True)
+    assert open_embeddings(tmp_path).info.sizes == {"val": 4, "test": 6}
+    embed(shapes(), FakeCLIP("fake-2"), tmp_path, splits=["val"], overwrite=True)
+    assert open_embeddings(tmp_path).info.sizes == {"val": 5}
+
+
+def test_progress_counts_pairs(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNCLIP_PROGRESS", str(tmp_path / "progress.json"))
+    embed(shapes(), FakeCLIP(), tmp_path / "e", splits=["train"], batch_size=10)
+    state = json.loads((tmp_path / "progress.json").read_text())
+    assert (state["label"], state["done"], state["total"]) == ("embedding train", 23, 23)
+
+
+def test_bad_options_are_one_line(tmp_path, capsys):
+    config = tmp_path / "stage.yaml"
+    config.write_text("data: {class_path: datamodules.shapes.ShapesDataModule, init_args: {cache_dir: null}}")
+    words = ["embed", "--config", str(config), "--clip", str(tmp_path / "none"), "--out", str(tmp_path / "e")]
+    assert main([*words, "--batch-size", "0"]) == 2
+    assert "--batch-size must be 1 or more" in capsys.readouterr().err
+    assert main([*words, "--device", "toaster"]) == 2
+    assert "--device toaster: not available here" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    clip = FakeCLIP()
+    with pytest.raises(InputError, match="file is a file"):
+        embed(shapes(), clip, tmp_path / "file")
+    assert clip.seen == []
