@@ -117,7 +117,7 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
     Raises:
         InputError: folders of different sample counts, fewer than two samples, or samples that are the reference.
     """
-    first, real = folders[0], {_image_hash(reference, r) for r in reference.records}
+    first = folders[0]
     for folder in folders:
         if len(folder) != len(first):
             raise InputError(
@@ -126,12 +126,18 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
             )
         if len(folder) < 2:
             raise InputError(f"{folder.path} holds {len(folder)} sample; a Frechet distance needs 2 or more")
-        shared = sum(_image_hash(folder, r) in real for r in folder.records)
+        shared = content_shared(folder, reference)
         if 2 * shared > len(folder):
             raise InputError(
                 f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
                 " so that its distance would be small by construction; export the reference from other pairs"
             )
+
+
+def content_shared(folder: SampleFolder, reference: SampleFolder) -> int:
+    """How many images of a folder are images of the reference too, byte for byte."""
+    real = {_image_hash(reference, r) for r in reference.records}
+    return sum(_image_hash(folder, r) in real for r in folder.records)
 
 
 def measure(
@@ -204,7 +210,7 @@ def _protocol(
         "resizing": judges.extractor.resizing,
         "clip": judges.clip.name if judges.clip is not None else None,
         "inception": judges.inception.name if judges.inception is not None else NO_INCEPTION,
-        "reference": str(reference.folder.path),
+        "reference": reference.folder.path.resolve().name,
         "reference_n": len(reference.folder),
         "reference_digest": reference.digest,
         "bootstrap": draws,

@@ -1,0 +1,197 @@
+"""results.json, tables.md and report.html of a run folder, from whatever is there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from eval.errors import InputError
+from eval.figures import comparison, plot_curves, read_curves
+from eval.files import write_file
+from eval.samples import GRID, SampleFolder
+from eval.tables import CONDITIONS, Row, Table, check_protocols, in_order, main_table, probe_table, seconds_table
+
+METRICS = "metrics.json"
+RESULT_KEYS = ("condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "shared_with_reference")
+PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds for a report.
+
+    Attributes:
+        path: the folder.
+        rows: what was measured, in the order of the table.
+        stages: the record of each stage that is done, in the order of starting.
+        probe: the CLIP stage's linear probe, attribute -> accuracy.
+    """
+
+    path: Path
+    rows: list[Row]
+    stages: dict[str, dict[str, Any]]
+    probe: dict[str, float]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Stage -> how long it took."""
+        return {name: float(record.get("seconds", 0)) for name, record in self.stages.items()}
+
+    @property
+    def samples(self) -> Path:
+        """Where the sample folders lie."""
+        return self.path / "samples"
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads metrics, stage records and the probe.
+
+    Raises:
+        InputError: there is no such folder, or a file in it is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"run folder {path} does not exist; make one with `unclip reproduce`")
+    rows = [read_json(path / "samples" / name / METRICS) for name in CONDITIONS]
+    records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
+    done = {name: record for name, record in records.items() if record.get("status", "done") == "done"}
+    stages = dict(sorted(done.items(), key=lambda item: str(item[1].get("started", ""))))
+    probe = read_json(path / "clip" / "probe.json") or {}
+    return Run(path, in_order([row for row in rows if row]), stages, probe)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file.
+
+    Raises:
+        InputError: the file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); delete it and run what writes it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object; delete it and run what writes it again")
+    return content
+
+
+def results(run: Run) -> dict[str, Any]:
+    """The content of results.json, the report for programs."""
+    return {
+        "rows": [{key: row[key] for key in RESULT_KEYS if key in row} for row in run.rows],
+        "clip_probe": run.probe,
+        "protocol": check_protocols(run.rows) if run.rows else {},
+        "seconds": run.seconds,
+    }
+
+
+def tables(run: Run) -> list[Table]:
+    """The tables of a run, the main one first."""
+    return [main_table(run.rows), probe_table(run.probe), seconds_table(run.seconds)]
+
+
+def write_report(path: str | Path) -> tuple[Path, list[Table]]:
+    """Writes results.json, tables.md, comparison.png (if there are samples) and report.html into a run folder.
+
+    Returns:
+        The path of report.html, and the tables.
+
+    Raises:
+        InputError: the folder or something in it cannot be read, rows do not go together, or nothing can be written.
+    """
+    run = read_run(path)
+    made = tables(run)
+    figure = compare(run)
+    page = html(run, made, figure)
+    write_file(
+        run.path / "results.json", json.dumps(results(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    write_file(run.path / "tables.md", f"# {run.path.resolve().name}\n\n" + "\n".join(t.markdown() for t in made))
+    if figure is not None:
+        write_file(run.path / "comparison.png", png(figure))
+    write_file(run.path / "report.html", page)
+    return run.path / "report.html", made
+
+
+def sample_folders(run: Run) -> dict[str, SampleFolder]:
+    """The sample folders of the run by condition, in the order of the table."""
+    paths = {name: run.samples / name for name in CONDITIONS}
+    return {name: SampleFolder.open(path) for name, path in paths.items() if path.is_dir()}
+
+
+def compare(run: Run) -> Image.Image | None:
+    """The conditions side by side; None if there are no samples."""
+    folders = sample_folders(run)
+    return comparison({CONDITIONS[name]: folder for name, folder in folders.items()}) if folders else None
+
+
+def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
+    """One page that needs no other file."""
+    environment = Environment(
+        loader=PackageLoader("eval"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    folders = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
+    curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in folders}
+    grids = {name: run.samples / name / GRID for name in CONDITIONS}
+    return environment.get_template("report.html.j2").render(
+        name=run.path.resolve().name,
+        tables=made,
+        comparison=None if figure is None else data_uri(png(figure), "png"),
+        curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
+        grids={CONDITIONS[name]: data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
+        commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
+        versions=versions(),
+        commits=commits(run),
+    )
+
+
+def commits(run: Run) -> list[str]:
+    """The commits of the code that made the samples."""
+    found = {str(r["commit"]) for f in sample_folders(run).values() for r in f.records if r.get("commit")}
+    return sorted(found)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that decide the numbers, and of the machine's system."""
+    found = {"python": sys.version.split()[0], "system": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as PNG."""
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def jpeg(path: Path) -> bytes:
+    """A picture file as JPEG, a few times smaller."""
+    try:
+        with Image.open(path) as image:
+            out = io.BytesIO()
+            image.convert("RGB").save(out, format="JPEG", quality=85)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
+    return out.getvalue()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image as a URI that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,196 @@
+"""Tables: the main one of a run, the seconds of its stages, the probe of its CLIP; as Markdown and on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval.errors import InputError
+from eval.scoring import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+CONDITIONS = {
+    "caption_only": "caption only",
+    "glide": "GLIDE",
+    "text_embedding": "text embedding as image embedding",
+    "linear_prior": "linear prior",
+    "ar_prior": "AR prior",
+    "diffusion_prior": "diffusion prior",
+    "image_embedding": "true image embedding (ceiling)",
+    "real": "real images (floor)",
+}
+"""The rows of the main table in their order, with their labels."""
+
+Row = dict[str, Any]
+"""What `eval.measure.measure` returns for one condition."""
+
+
+class Cell(NamedTuple):
+    """What stands in a table's cell: a text, and the interval of a number."""
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whatever it is written as.
+
+    Attributes:
+        title: what it shows.
+        columns: the headings.
+        rows: as many cells each.
+        notes: sentences that stand below: protocol, sample counts, what is missing.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """As a GitHub-flavoured table under a heading, with its notes."""
+        lines = [f"## {self.title}", "", _line(self.columns), _line(["---"] * len(self.columns))]
+        lines += [_line([f"{c.text} {c.interval}".strip() for c in row]) for row in self.rows]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+
+    def rich(self, intervals: bool = True) -> RichTable:
+        """For rich's console; an interval stands below its number."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(title=self.title, caption="\n".join(self.notes) or None, caption_justify="left")
+        for k, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if k == 0 else "right", no_wrap=k > 0)
+        for row in self.rows:
+            texts = [Text(c.text) for c in row]
+            for text, cell in zip(texts, row, strict=True):
+                if intervals and cell.interval:
+                    text.append(f"\n{cell.interval}", style="dim")
+            table.add_row(*texts)
+        return table
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def check_protocols(rows: Sequence[Row]) -> dict[str, Any]:
+    """The protocol that all rows share.
+
+    Raises:
+        InputError: two rows were measured in different ways; the message names the rows and the difference.
+    """
+    first = rows[0]
+    for row in rows:
+        for key in {**first["protocol"], **row["protocol"]}:
+            ours, theirs = first["protocol"].get(key), row["protocol"].get(key)
+            if ours != theirs:
+                raise InputError(
+                    f"{first['condition']} was measured with {key} = {ours!r} and {row['condition']} with {theirs!r}:"
+                    " these cannot stand in one table; run `unclip evaluate` on both together"
+                )
+    return dict(first["protocol"])
+
+
+def main_table(rows: Sequence[Row]) -> Table:
+    """Conditions against metrics, each with its interval.
+
+    Args:
+        rows: of one protocol; conditions may be missing, their order is of no account.
+
+    Raises:
+        InputError: rows of different protocols, so of different sample counts as well.
+    """
+    if not rows:
+        return Table("Main table", ["condition"], [], ["nothing has been evaluated yet: `unclip evaluate`"])
+    protocol = check_protocols(rows)
+    rows = in_order(rows)
+    accuracies = [name for name in ATTRIBUTES if any((row["accuracy"] or {}).get(name) for row in rows)]
+    columns = ["condition", "n", "Frechet ↓"]
+    columns += ["FID ↓"] if any(row.get("fid") for row in rows) else []
+    columns += ["CLIP score ↑"] if any(row["clip_score"] for row in rows) else []
+    columns += [f"{name} ↑" for name in accuracies] + ["diversity"]
+    body = []
+    for row in rows:
+        cells = [
+            Cell(label(row["condition"])),
+            Cell(str(row["n"])),
+            number(row["frechet"], 2),
+        ]
+        cells += [number(row.get("fid"), 1)] if "FID ↓" in columns else []
+        cells += [number(row["clip_score"], 3)] if "CLIP score ↑" in columns else []
+        cells += [number((row["accuracy"] or {}).get(name), 2) for name in accuracies]
+        body.append([*cells, number(row["diversity"], 2)])
+    return Table("Main table", columns, body, _notes(rows, protocol, bool(accuracies)))
+
+
+def label(condition: str) -> str:
+    """How tables and figures call a condition."""
+    return CONDITIONS.get(condition, condition)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Rows in the order of `CONDITIONS`; unknown ones after them, by name."""
+    names = list(CONDITIONS)
+    return sorted(rows, key=lambda r: (names.index(r["condition"]) if r["condition"] in names else 99, r["condition"]))
+
+
+def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -> list[str]:
+    notes = [
+        f"n = {protocol['n']} a row: {protocol['captions']} held-out captions, {protocol['per_caption']} samples each."
+        f" In brackets: {protocol['level']:.0%} bootstrap interval over captions, {protocol['bootstrap']} draws.",
+        f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
+        f" {protocol['reference_n']} real images ({protocol['reference_digest']}). It depends on n and on the features:"
+        " compare within this table only. Diversity: mean distance of a caption's samples, in the same features.",
+    ]
+    if protocol["clip"]:
+        notes.append(f"CLIP score: mean cosine by {protocol['clip']}, which no stage was conditioned on.")
+    if accuracies:
+        real = next((row for row in rows if row["condition"] == "real"), None)
+        judged = _accuracy_text(real) if real else "not measured (no row of real images)"
+        notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
+    notes += [
+        f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
+        " its Frechet distance is too small."
+        for row in rows
+        if row.get("shared_with_reference")
+    ]
+    inception = protocol["inception"]
+    notes.append(inception if " is left out" in inception else f"FID: {inception}, against the same real images.")
+    return notes
+
+
+def _accuracy_text(row: Row) -> str:
+    known = {name: value for name, value in (row["accuracy"] or {}).items() if value}
+    return ", ".join(f"{name} {value['value']:.3f}" for name, value in known.items()) or "no ground truth"
+
+
+def number(interval: Mapping[str, float] | None, digits: int) -> Cell:
+    """A value with its interval; a dash where nothing was measured."""
+    if interval is None:
+        return Cell("–")
+    low, high = (f"{interval[key]:.{digits}f}" for key in ("low", "high"))
+    return Cell(f"{interval['value']:.{digits}f}", f"[{low}, {high}]")
+
+
+def seconds_table(seconds: Mapping[str, float]) -> Table:
+    """How long each stage took."""
+    body = [[Cell(name), Cell(_clock(value))] for name, value in seconds.items()]
+    note = f"in all {_clock(sum(seconds.values()))} of stages; some ran side by side"
+    return Table("Time", ["stage", "h:mm:ss"], body, [note] if seconds else ["no stage has been recorded"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def probe_table(probe: Mapping[str, float]) -> Table:
+    """What a linear probe reads from the CLIP's image embedding."""
+    body = [[Cell(name), Cell(f"{value:.3f}")] for name, value in probe.items() if isinstance(value, int | float)]
+    note = "Accuracy of a linear probe on z_i: what the embedding does not hold, no decoder can draw."
+    return Table("CLIP probe", ["attribute", "accuracy"], body, [note] if body else ["no probe has been recorded"])

@@ -1,0 +1,162 @@
+"""`unclip evaluate`: measures folders of samples against a folder of real images; writes metrics.json into each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.progress import Progress, progress
+from modules.errors import InputError
+
+if TYPE_CHECKING:
+    from eval.features import CLIPExtractor
+    from eval.measure import Judges
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip evaluate ...`; returns the exit code."""
+    options = parser().parse_args(argv)
+    from eval.files import write_file
+    from eval.measure import check_comparable, content_shared, look, measure, read_reference
+    from eval.samples import SampleFolder
+    from eval.tables import main_table
+
+    if options.bootstrap < 1:
+        raise InputError(f"--bootstrap must be 1 or more, got {options.bootstrap}")
+    targets = metrics_paths(options.samples, options.out)
+    folders = [SampleFolder.open(path) for path in options.samples]
+    real = SampleFolder.open(options.reference)
+    check_comparable(folders, real)
+    judges = make_judges(options.classifier, options.clip, options.inception, folders)
+    rows = []
+    bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
+    with bar:
+        reference = read_reference(real, judges, tick=bar.advance)
+        for folder in folders:
+            seen = look(folder, judges, tick=bar.advance)
+            row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
+            rows.append({**row, "shared_with_reference": content_shared(folder, real)})
+    table = main_table(rows)
+    for folder, row, target in zip(folders, rows, targets, strict=True):
+        write_file(target, json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        log_scalars(folder.path, row)
+    show(table)
+    return 0
+
+
+def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
+    """Where the metrics of each sample folder go."""
+    if out is None:
+        return [Path(folder) / "metrics.json" for folder in samples]
+    if len(samples) > 1:
+        raise InputError(
+            "--out names one file; evaluate one folder at a time, or leave it out: each gets a metrics.json"
+        )
+    return [Path(out)]
+
+
+def make_judges(classifier: str | None, clip: str | None, inception: str | None, folders: list[Any]) -> Judges:
+    """Loads the networks that look at the images.
+
+    Raises:
+        InputError: one of them is not there, none was given, or the CLIP is the one that the samples were made with.
+    """
+    from eval.attributes import load_classifier
+    from eval.features import AttributeExtractor, InceptionExtractor, find_inception
+    from eval.measure import Judges
+
+    device = accelerator()
+    weights = find_inception(inception)
+    if clip is not None:
+        refuse_conditioning_clip(clip, folders)
+    return Judges(
+        classifier=AttributeExtractor(load_classifier(classifier), device) if classifier else None,
+        clip=make_clip(clip, device) if clip else None,
+        inception=InceptionExtractor(weights, device) if weights else None,
+    )
+
+
+def make_clip(name: str, device: str) -> CLIPExtractor:
+    """The CLIP in a folder, or open_clip's NAME:PRETRAINED, with its tokeniser."""
+    from eval.features import load_clip
+    from modules.clip import load_tokenizer
+
+    pretrained = None
+    if not Path(name).is_dir() and ":" in name:
+        name, pretrained = name.split(":", 1)
+    extractor = load_clip(name, pretrained, device=device)
+    extractor.tokenizer = load_tokenizer(name)
+    return extractor
+
+
+def refuse_conditioning_clip(clip: str, folders: list[Any]) -> None:
+    """A CLIP that gave the embeddings would judge its own work.
+
+    Raises:
+        InputError: its weights are those of the run that a folder belongs to.
+    """
+    weights = "open_clip_model.safetensors"
+    judge = Path(clip) / weights
+    for folder in folders:
+        run = run_of(folder.path)
+        own = None if run is None else run / "clip" / weights
+        if own is not None and own.is_file() and judge.is_file() and own.read_bytes() == judge.read_bytes():
+            raise InputError(f"--clip {clip} is the CLIP that {folder.path} was made with; judge with another")
+
+
+def run_of(samples: Path) -> Path | None:
+    """The run folder RUN of RUN/samples/NAME; None for a folder elsewhere."""
+    samples = samples.absolute()
+    return samples.parent.parent if samples.parent.name == "samples" else None
+
+
+def log_scalars(samples: Path, row: dict[str, Any]) -> None:
+    """Writes a row as TensorBoard scalars to RUN/evaluation/<condition>, in the place of older ones."""
+    run = run_of(samples)
+    if run is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = run / "evaluation" / samples.name
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    metrics = {key: row[key] for key in ("frechet", "fid", "clip_score", "diversity")}
+    metrics |= {f"accuracy/{name}": value for name, value in (row["accuracy"] or {}).items()}
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in metrics.items():
+            if value:
+                writer.add_scalar(f"evaluation/{name}", value["value"])
+
+
+def accelerator() -> str:
+    """The name of the device to compute on: an accelerator where there is one."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found.type if found else "cpu"
+
+
+def show(table: Any) -> None:
+    """Prints a table; with intervals where there is room for them."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # a log: as wide as the table needs
+    console.print(table.rich(intervals=console.width >= 140))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
+    made.add_argument("--reference", required=True, help="sample folder of real images (`unclip data export`)")
+    made.add_argument("--classifier", help="attribute classifier: attribute accuracy, Frechet distance, diversity")
+    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
+    made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
+    made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
+    made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
+    return made
