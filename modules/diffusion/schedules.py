@@ -126,13 +126,28 @@ class NoiseSchedule:
             ValueError: if a t is not one of ``timesteps``. On an accelerator, where looking would wait for the device,
                 such a t gives NaN instead.
         """
-        table = torch.full((int(self.timesteps[-1]) + 1,), math.nan, dtype=torch.float64)
-        table[self.timesteps] = values
-        if t.device.type == "cpu" and not bool(torch.isin(t, self.timesteps).all()):
-            raise ValueError(f"timesteps {t.tolist()} are not all in the schedule's {self.num_steps} timesteps")
-        # Cast first: not every accelerator has float64.
-        picked = table.to(working_dtype(like)).to(like.device)[t.to(like.device)]
+        dtype, device = working_dtype(like), like.device
+        if t.device.type == "cpu":
+            picked = values[self._known_positions(t)].to(dtype).to(device)
+        else:
+            # Cast first: not every accelerator has float64. An unknown t has position -1, the NaN at the end.
+            padded = torch.cat([values, values.new_full((1,), math.nan)]).to(dtype).to(device)
+            picked = padded[self._positions.to(device)[t]]
         return picked.reshape(-1, *([1] * (like.ndim - 1)))
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        """Position of each original timestep in this schedule, -1 where it has none."""
+        positions = torch.full((int(self.timesteps[-1]) + 1,), -1)
+        positions[self.timesteps] = torch.arange(self.num_steps)
+        return positions
+
+    def _known_positions(self, t: Tensor) -> Tensor:
+        in_range = bool(((t >= 0) & (t < len(self._positions))).all())
+        positions = self._positions[t] if in_range else None
+        if positions is None or bool((positions < 0).any()):
+            raise ValueError(f"timesteps {t.tolist()} are not all in the schedule's {self.num_steps} timesteps")
+        return positions
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
