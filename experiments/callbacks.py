@@ -107,8 +107,10 @@ class StopSignals(Callback):
     def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._step = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
         if threading.current_thread() is not threading.main_thread():
             return
         # On SLURM, Lightning answers SIGTERM itself and requeues.
@@ -118,7 +120,9 @@ class StopSignals(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        asked = self._signal is not None
+        # Between the batches of one step there is nothing that a checkpoint could hold.
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        asked = stepped and self._signal is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked:
@@ -129,10 +133,13 @@ class StopSignals(Callback):
         if self._signal is not None and trainer.world_size == 1:
             raise Stopped(128 + self._signal)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:

@@ -124,7 +124,7 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Write `checkpoints/last.ckpt`; every rank must call this."""
-        trainer.save_checkpoint(self.path(trainer))
+        trainer.save_checkpoint(self.path(trainer), weights_only=False)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     @staticmethod
@@ -167,7 +167,10 @@ class RandomState(Callback):
             set_random_state(self._restored["ranks"][trainer.global_rank])
         self._restored = None
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Validation may follow, and its loader draws before any hook of its own is called. Takes some microseconds.
         self._training = random_state()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -62,12 +62,16 @@ def main(argv: list[str]) -> int:
         raise InputError(f"trainer: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"config: {error}") from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
+            raise KeyboardInterrupt from None
+        raise
     return 0
 
 
 def quiet() -> None:
     """Leave out Lightning's tips and the warnings that say nothing about this run."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.fabric"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -99,7 +103,7 @@ def readable(message: str) -> str:
     lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
     text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
     short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
-    short = re.sub(r"Type \S+ expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
+    short = re.sub(r"Type .+? expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
     return short.rstrip(".") + nearest_argument(text)
 
 
@@ -159,12 +163,12 @@ class CLI(LightningCLI):
             raise InputError("trainer.default_root_dir is not set: name the run folder, as in runs/quickstart/clip")
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
         if self.command == "fit":
-            self.folder.claim(self.dump(), self.ckpt_path, self.config.overwrite)
+            self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite)
 
     def dump(self) -> dict[str, Any]:
         """The whole configuration, defaults included, as plain values."""
         skip = [action.dest for action in self.parser._actions if isinstance(action, ActionConfigFile)]
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        content = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
         return {key: value for key, value in content.items() if key not in (*skip, "ckpt_path", "overwrite")}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -181,13 +185,16 @@ class CLI(LightningCLI):
             **self.trainer_defaults,
             "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals()],
         }
-        return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)
+        try:
+            return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {error}") from error
 
     def run(self) -> None:
         """Do what the command says."""
         path = None if self.ckpt_path is None else str(self.ckpt_path)
         if self.command == "fit":
-            self.folder.write_config(self.dump())
+            self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
         method = getattr(self.trainer, self.command)
         # AtomicCheckpointIO insists on weights_only anyway; newer versions of Lightning remark when it is not given.
         options = {"weights_only": True, "return_predictions": False}

@@ -53,23 +53,27 @@ class RunFolder:
             return None
         raise InputError(f"checkpoint {str(path)!r} does not exist; train first, or give another --ckpt_path")
 
-    def claim(self, config: dict[str, Any], resumed: Path | None, overwrite: bool) -> None:
-        """Make sure that a run of `config` may write here, and make the folder.
+    def check(self, config: dict[str, Any], resumed: Path | None, overwrite: bool) -> None:
+        """Make sure that a run of `config` may write here.
 
         Raises:
             InputError: the folder holds a run that would be overwritten, or one of another config.
-            OSError: it cannot be written.
         """
-        if self.last.exists() and not overwrite:
-            self._refuse_mixture(config, resumed)
-        if self.last.exists() and overwrite and resumed is None:
-            set_aside(self.path, self.path.parent / PREVIOUS / self.path.name)
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"run folder {str(self.path)!r} is a file; choose another trainer.default_root_dir")
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.last.exists() and not overwrite:
+            self._refuse_mixture(config, resumed)
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """Write `config.yaml`, which `unclip fit --config` reads again."""
+    def prepare(self, config: dict[str, Any], start_again: bool) -> None:
+        """Make the folder and write `config.yaml`, which `unclip fit --config` reads again.
+
+        With `start_again`, a run that is there is moved to `.previous` beside the folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if start_again and self.last.exists():
+            set_aside(self.path, self.path.parent / PREVIOUS / self.path.name)
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
     def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 TOY = '''
+import os
 import time
 import lightning.pytorch as pl
 import torch
@@ -36,6 +37,9 @@ class Toy(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         time.sleep(self.step_seconds)
+        at, _, number = os.environ.get("TOY_SIGNAL", "-1:0").partition(":")
+        if batch_idx == int(at):
+            os.kill(os.getpid(), int(number))
         return (self.network(batch) - torch.randn(len(batch), 1)).square().mean()
 
     def validation_step(self, batch, batch_idx):
@@ -46,6 +50,8 @@ class Toy(pl.LightningModule):
 
 
 class Ordered(torch.utils.data.Sampler):
+    batch_size = 4
+
     def __init__(self, data):
         self.data = data
 
