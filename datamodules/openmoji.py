@@ -117,7 +117,7 @@ _INSTALL = '`pip install -e ".[emoji]"`'
 def _caption(points: tuple[int, ...], name: str) -> str:
     """ ":Côte_d’Ivoire:" -> "flag of cote divoire": plain words, so that a small vocabulary goes far."""
     words = name.strip(":").replace("#", "hash").replace("*", "asterisk").replace("&", "and")
-    ascii_only = unicodedata.normalize("NFKD", words).replace("’", "").encode("ascii", "ignore").decode()
+    ascii_only = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
     caption = " ".join(re.findall(r"[a-z0-9]+", ascii_only.lower()))
     is_country = 0x1F1E6 <= points[0] <= 0x1F1FF or 0xE0067 in points
     return f"flag of {caption}" if is_country else caption

@@ -55,6 +55,12 @@ def test_a_damaged_file_is_made_again(tmp_path, damage):
     np.testing.assert_array_equal(cached_images(tmp_path, "toy", 0, 4, 8, picture)[[3]], picture(3)[None])
 
 
+@pytest.mark.parametrize("other", [np.zeros((4, 8, 8), np.uint8), np.zeros((4, 8, 8, 3), np.float32)])
+def test_a_file_of_another_kind_is_made_again(tmp_path, other):
+    np.save(cached_images(tmp_path, "toy", 0, 4, 8, picture).path, other)
+    np.testing.assert_array_equal(cached_images(tmp_path, "toy", 0, 4, 8, picture)[[3]], picture(3)[None])
+
+
 def test_a_failure_while_rendering_leaves_no_file(tmp_path):
     def fails(index):
         if index == 2:

@@ -31,6 +31,9 @@ def test_no_commit_outside_git_or_inside_another_repository(tmp_path, monkeypatc
     (tmp_path / "bare").mkdir()
     assert commit(tmp_path / "bare") is None
     git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "one")
+    commit.cache_clear()
+    assert commit(tmp_path) is not None
     (tmp_path / "site-packages").mkdir()
     assert commit(tmp_path / "site-packages") is None
     monkeypatch.setenv("PATH", "")
