@@ -1,0 +1,133 @@
+"""A report from whatever a run folder holds, self-contained; damage is named, and nothing is written then."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.errors import InputError
+from eval.report import read_run, write_report
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_folder, row) -> Path:
+    run = tmp_path / "runs" / "small"
+    for k, condition in enumerate(("glide", "real")):
+        folder = make_folder(f"runs/small/samples/{condition}", condition=condition, seed=k)
+        (folder.path / "metrics.json").write_text(json.dumps(row(condition)))
+    (run / "clip").mkdir()
+    (run / "clip" / "probe.json").write_text('{"colour": 0.95, "shape": 0.85, "background": 1.0}')
+    for started, name, seconds in ((2, "decoder", 300.5), (1, "clip", 90)):
+        (run / name).mkdir(exist_ok=True)
+        record = {
+            "seconds": seconds,
+            "status": "done",
+            "started": f"2026-11-0{started}",
+            "command": f"unclip fit {name} <x>",
+        }
+        (run / name / "stage.json").write_text(json.dumps(record))
+    (run / "sampling").mkdir()
+    (run / "sampling" / "stage.json").write_text('{"seconds": 5, "status": "failed"}')
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run / "decoder")) as writer:
+        writer.add_scalar("train/loss", 1.0, 0)
+    return run
+
+
+def test_results_for_programs(run: Path, row):
+    page, tables = write_report(run)
+    found = json.loads((run / "results.json").read_text())
+    assert [r["condition"] for r in found["rows"]] == ["glide", "real"]
+    first, given = found["rows"][0], row("glide")
+    assert first == {key: given[key] for key in given if key != "protocol"}
+    assert found["clip_probe"] == {"colour": 0.95, "shape": 0.85, "background": 1.0}
+    assert found["seconds"] == {"clip": 90, "decoder": 300.5} and list(found["seconds"]) == ["clip", "decoder"]
+    assert found["protocol"] == given["protocol"]
+    assert page == run / "report.html" and tables[0].title == "Main table"
+
+
+def test_tables_for_people(run: Path):
+    write_report(run)
+    text = (run / "tables.md").read_text()
+    assert text.startswith("# small\n") and text.count("\n## ") == 3
+    assert (
+        "| GLIDE | 512 | 1.50 [1.49, 1.52] |" in text and "| shape | 0.850 |" in text and "| clip | 0:01:30 |" in text
+    )
+
+
+def test_the_page_needs_no_other_file(run: Path):
+    write_report(run)
+    page = (run / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 4  # the comparison, two grids, one stage's curves
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http" not in page and "viewport" in page and "<small>[1.49, 1.52]</small>" in page
+    assert "unclip fit clip &lt;x&gt;" in page and "abc123" in page and "torch" in page
+    assert page.index("GLIDE") < page.index("real images (floor)")
+    assert (run / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_run_has_a_report(tmp_path: Path):
+    write_report(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "rows": [], "clip_probe": {}, "protocol": {}, "seconds": {},
+    }  # fmt: skip
+    assert "nothing has been evaluated yet" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "comparison.png").exists()
+
+
+def test_samples_that_were_not_measured_are_shown(run: Path):
+    for file in run.glob("samples/*/metrics.json"):
+        file.unlink()
+    write_report(run)
+    assert (run / "comparison.png").exists() and json.loads((run / "results.json").read_text())["rows"] == []
+
+
+def test_without_ground_truth(run: Path, row):
+    for condition in ("glide", "real"):
+        measured = {**row(condition), "accuracy": None}
+        (run / "samples" / condition / "metrics.json").write_text(json.dumps(measured))
+    write_report(run)
+    assert json.loads((run / "results.json").read_text())["rows"][0]["accuracy"] is None
+    assert "colour ↑" not in (run / "tables.md").read_text()
+
+
+def test_hidden_folders_are_no_stages(run: Path):
+    (run / ".previous").mkdir()
+    (run / ".previous" / "stage.json").write_text('{"seconds": 1, "status": "done"}')
+    assert list(read_run(run).stages) == ["clip", "decoder"]
+
+
+DAMAGES = {
+    "cannot read .*glide/metrics.json": lambda run: (run / "samples/glide/metrics.json").write_text("{"),
+    "holds no JSON object": lambda run: (run / "samples/glide/metrics.json").write_text("[]"),
+    "cannot read .*probe.json": lambda run: (run / "clip/probe.json").write_bytes(b"\xff"),
+    "lacks 00000.png": lambda run: (run / "samples/glide/00000.png").unlink(),
+    "grid.png cannot be decoded": lambda run: (run / "samples/glide/grid.png").write_bytes(b"x"),
+    "n = 512 and real with 100": lambda run: change_protocol(run / "samples/real/metrics.json"),
+}
+
+
+def change_protocol(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["protocol"]["n"] = 100
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+def test_damage_is_named_and_nothing_written(run: Path, words: str):
+    DAMAGES[words](run)
+    before = {p.name for p in run.iterdir()}
+    with pytest.raises(InputError, match=words) as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+    assert {p.name for p in run.iterdir()} == before
+
+
+def test_no_such_run(tmp_path: Path):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        write_report(tmp_path / "nowhere")

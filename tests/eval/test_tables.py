@@ -1,0 +1,96 @@
+"""Tables: order, dashes, intervals, notes, and the refusal to mix protocols."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+
+from eval.errors import InputError
+from eval.features import NO_INCEPTION
+from eval.tables import CONDITIONS, Cell, Table, check_protocols, main_table, probe_table, seconds_table
+
+
+def test_main_table(row):
+    table = main_table([row("real", 0.987), row("glide"), row("caption_only", clip_score=None)])
+    assert table.columns == ["condition", "n", "Frechet ↓", "CLIP score ↑", "colour ↑", "all ↑", "diversity"]
+    assert [line[0].text for line in table.rows] == ["caption only", "GLIDE", "real images (floor)"]
+    assert table.rows[1] == [
+        Cell("GLIDE"), Cell("512"), Cell("1.50", "[1.49, 1.52]"), Cell("0.300", "[0.290, 0.320]"),
+        Cell("0.50", "[0.49, 0.52]"), Cell("0.25", "[0.24, 0.27]"), Cell("2.00", "[1.99, 2.02]"),
+    ]  # fmt: skip
+    assert table.rows[0][3] == Cell("–")
+    notes = "\n".join(table.notes)
+    for words in ("n = 512", "256 held-out captions, 2 samples each", "1000 draws", "attribute classifier 12ab, 64 features",
+                  "1024 real images", "eval_clip 34cd", "on real images: colour 0.987, all 0.250", NO_INCEPTION):  # fmt: skip
+        assert words in notes
+
+
+def test_all_conditions_in_the_order_of_the_issue(row):
+    table = main_table([row(name) for name in reversed(CONDITIONS)])
+    assert [line[0].text for line in table.rows] == list(CONDITIONS.values())
+    assert list(CONDITIONS) == [
+        "caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior", "image_embedding", "real",
+    ]  # fmt: skip
+
+
+def test_columns_that_nobody_measured_are_left_out(row):
+    table = main_table([row("glide", None, clip_score=None, diversity=None)])
+    assert table.columns == ["condition", "n", "Frechet ↓", "diversity"] and table.rows[0][-1] == Cell("–")
+    assert not any("classifier; its own" in note for note in table.notes)
+    with_fid = main_table(
+        [row("glide", fid=interval(20), protocol={**row("glide")["protocol"], "inception": "Inception-v3"})]
+    )
+    assert with_fid.columns[3] == "FID ↓" and with_fid.rows[0][3].text == "20.0"
+    assert "FID: Inception-v3, against the same real images." in with_fid.notes
+
+
+def test_without_a_row_of_real_images_the_classifier_is_unproven(row):
+    assert any("not measured (no row of real images)" in note for note in main_table([row("glide")]).notes)
+
+
+def test_shared_images_are_confessed(row):
+    notes = main_table([row("real", shared_with_reference=256), row("glide", shared_with_reference=0)]).notes
+    assert [note for note in notes if "shares" in note] == [
+        "real shares 256 of its 512 images with the reference: its Frechet distance is too small."
+    ]
+
+
+@pytest.mark.parametrize("key", ["n", "extractor", "reference_digest", "seed", "clip"])
+def test_protocols_are_not_mixed(row, key: str):
+    rows = [row("glide"), row("real")]
+    rows[1]["protocol"][key] = "other"
+    with pytest.raises(InputError, match=f"glide was measured with {key} = .* and real with 'other'"):
+        main_table(rows)
+    del rows[1]["protocol"][key]
+    with pytest.raises(InputError, match="and real with None"):
+        check_protocols(rows)
+    assert check_protocols([rows[0], copy.deepcopy(rows[0])]) == row("glide")["protocol"]
+
+
+def test_markdown():
+    table = Table("Title", ["a", "b|c"], [[Cell("x"), Cell("1", "[0, 2]")]], ["a note"])
+    assert table.markdown() == "## Title\n\n| a | b\\|c |\n| --- | --- |\n| x | 1 [0, 2] |\n\n- a note\n"
+
+
+def test_terminal(row):
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=150).print(main_table([row("glide")]).rich())
+    assert "[1.49, 1.52]" in out.getvalue() and "GLIDE" in out.getvalue()
+    narrow = io.StringIO()
+    Console(file=narrow, width=80).print(main_table([row("glide")]).rich(intervals=False))
+    assert "[1.49" not in narrow.getvalue() and "1.50" in narrow.getvalue()
+
+
+def test_small_tables():
+    assert seconds_table({"clip": 95.4, "decoder": 3725}).rows == [
+        [Cell("clip"), Cell("0:01:35")], [Cell("decoder"), Cell("1:02:05")],
+    ]  # fmt: skip
+    assert seconds_table({"clip": 95.4, "decoder": 3725}).notes == ["in all 1:03:40 of stages; some ran side by side"]
+    assert seconds_table({}).notes == ["no stage has been recorded"]
+    assert probe_table({"colour": 0.9123, "n": "x"}).rows == [[Cell("colour"), Cell("0.912")]]
+    assert probe_table({}).notes == ["no probe has been recorded"]
+    assert main_table([]).notes == ["nothing has been evaluated yet: `unclip evaluate`"]
