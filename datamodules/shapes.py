@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,8 +30,8 @@ class ShapesDataModule(PairDataModule):
         cache_dir: folder of the rendered images, shared by all stages; null renders whenever an image is asked for.
         seed: of the training order; the scenes do not depend on it.
         num_workers: loader processes; 0 is fastest while the images fit into memory.
-        unrestricted: train on every (colour, shape) combination: for models that judge pictures, such as a classifier,
-            and take no part in making them.
+        train_split: "train", or "unrestricted" to train on every (colour, shape) combination, for models that judge
+            pictures (a classifier, a second CLIP) and take no part in making them.
 
     Raises:
         InputError: a size below its bound, an embeddings folder of other data, a cache that can't be written.
@@ -48,11 +48,11 @@ class ShapesDataModule(PairDataModule):
         cache_dir: str | None = "runs/cache",
         seed: int = 0,
         num_workers: int = 0,
-        unrestricted: bool = False,
+        train_split: Literal["train", "unrestricted"] = "train",
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         self.sizes = checked_sizes(train_size, val_size, test_size)
-        self._sources = {"train": "unrestricted" if unrestricted else "train", "val": "val", "test": "test"}
+        self._sources = {"train": train_split, "val": "val", "test": "test"}
         self._records: dict[str, Records] = {}
 
     @property

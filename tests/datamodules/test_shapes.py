@@ -46,7 +46,7 @@ def test_a_judge_may_train_on_what_the_others_never_see(tmp_path):
         pairs = [data.pair(split, index) for index in range(data.size(split))]
         return any((o.colour, o.shape) in scenes.HELD_OUT for pair in pairs for o in pair.scene.objects)
 
-    judge, plain = shapes(tmp_path, unrestricted=True, train_size=100), shapes(tmp_path, train_size=100)
+    judge, plain = shapes(tmp_path, train_split="unrestricted", train_size=100), shapes(tmp_path, train_size=100)
     assert holds_held_out(judge, "train")
     assert not holds_held_out(plain, "train")
     assert not holds_held_out(judge, "val")
