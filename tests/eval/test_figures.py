@@ -73,12 +73,9 @@ def test_curves(tmp_path: Path):
 
 
 def test_plots():
-    curves = {
-        "train/loss": ([0, 1, 2], [3.0, 2.0, 1.0]),
-        "val/accuracy/shape": ([2], [0.5]),
-        "lr": ([0, 1], [1.0, 1.0]),
-    }
-    both, loss = plot_curves("clip", curves), plot_curves("clip", {"train/loss": curves["train/loss"]})
+    loss_curve = ([0, 1, 2], [3.0, 2.0, 1.0])
+    curves = {"train/loss": loss_curve, "val/accuracy/shape": ([2], [0.5]), "lr": ([0, 1], [1.0, 1.0])}
+    both, loss = plot_curves("clip", curves), plot_curves("clip", {"train/loss": loss_curve})
     assert both is not None and loss is not None
     sizes = [Image.open(io.BytesIO(plot)).size for plot in (both, loss)]
     assert sizes[0][0] == sizes[1][0] and sizes[0][1] == 2 * sizes[1][1]  # two panels, one panel

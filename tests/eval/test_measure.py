@@ -58,9 +58,8 @@ def test_every_number(make_folder, judges):
     for name in ATTRIBUTES:
         known = scores[name][~np.isnan(scores[name])]
         if len(known):
-            assert row["accuracy"][name]["value"] == pytest.approx(known.mean()) and row["accuracy"][name]["n"] == len(
-                known
-            )
+            assert row["accuracy"][name]["value"] == pytest.approx(known.mean())
+            assert row["accuracy"][name]["n"] == len(known)
         else:
             assert row["accuracy"][name] is None
     assert row["accuracy"]["shape"]["n"] == 8 and row["accuracy"]["relation"] is None
@@ -116,7 +115,7 @@ def test_progress_is_reported(make_folder, judges):
 def test_what_cannot_be_compared(make_folder, judges):
     real, few, many = make_folder("real", seed=1), make_folder("few", captions=3), make_folder("many", captions=9)
     check_comparable([few], real)
-    with pytest.raises(InputError, match="many holds 18 samples and .*few 6: Frechet distances of different counts"):
+    with pytest.raises(InputError, match=r"many holds 18 samples and .*few 6: Frechet distances of different counts"):
         check_comparable([few, many], real)
     with pytest.raises(InputError, match="shares 16 of its 16 images with the reference"):
         check_comparable([make_folder("copy", seed=1)], real)
