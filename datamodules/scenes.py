@@ -46,11 +46,11 @@ HELD_OUT = (("red", "triangle"), ("blue", "cross"), ("yellow", "circle"))
 KEEP = {"colour": 0.8, "shape": 0.9, "size": 0.4, "background": 0.4, "relation": 0.7, "second": 0.85, "count": 0.5}
 """How often a caption mentions each attribute."""
 
-SHARE_OF_PAIRS = 0.5
+SHARE_OF_PAIRS = 0.4
 SHARE_OF_HELD_OUT = 0.25
 RADIUS = {"small": 0.32, "large": 0.44}
 ALONE = 1.35  # A lone object is drawn larger by this factor.
-MAX_SHIFT = 0.2  # of a lone object's centre, and of a pair's across its axis
+MAX_SHIFT = 0.12  # of a lone object's centre, and of a pair's across its axis
 MAX_ANGLE = 0.15  # radians
 
 _SPLITS = {"train": 0, "val": 1, "test": 2, "unrestricted": 4}
