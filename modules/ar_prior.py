@@ -69,6 +69,9 @@ class ARPrior(Stage):
         return self._loss(self.trained, batch, keep)
 
     def validation_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.averaged, batch, None)
+
+    def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
         rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
         generators = per_sample_generators(len(rows.z_t))
         z_i = sample_ar_prior(
@@ -80,8 +83,7 @@ class ARPrior(Stage):
             guidance_scale=self.guidance_scale,
             percentile=self.percentile,
         )
-        self.log_dict({f"val/{name}": value for name, value in cosines(z_i, rows).items()}, batch_size=len(z_i))
-        return self._loss(self.averaged, batch, None)
+        return cosines(z_i, rows)
 
     def exported_state(self) -> dict[str, Tensor]:
         return super().exported_state() | {CODEC + name: tensor for name, tensor in self.codec.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,23 +65,17 @@ class DiffusionPrior(Stage):
         return self._loss(self.trained, batch, generator)
 
     def validation_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
-        rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
-        if self.sampler.name != "analytic_dpm":  # Its statistics are there at the end of training only.
-            z_i = self._draw(rows)
-            self.log_dict({f"val/{name}": value for name, value in cosines(z_i, rows).items()}, batch_size=len(z_i))
         return self._loss(self.averaged, batch, generator)
 
-    def _draw(self, rows: EmbeddingBatch) -> Tensor:
-        return sample_diffusion_prior(
-            self.averaged,
-            self.objective,
-            self.sampler,
-            self.scale,
-            rows.tokens,
-            rows.z_t,
-            per_sample_generators(len(rows.z_t)),
-            statistics=self._statistics,
+    def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
+        rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
+        # Analytic-DPM's statistics are there at the end of training only; until then its mean with DDPM's variance.
+        sampler = replace(self.sampler, name="ddpm") if self.sampler.name == "analytic_dpm" else self.sampler
+        generators = per_sample_generators(len(rows.z_t))
+        z_i = sample_diffusion_prior(
+            self.averaged, self.objective, sampler, self.scale, rows.tokens, rows.z_t, generators
         )
+        return cosines(z_i, rows)
 
     def on_train_end(self) -> None:
         if self.sampler.name == "analytic_dpm":

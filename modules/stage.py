@@ -52,8 +52,9 @@ def adamw(params: Any) -> Optimizer:
 class Stage(lightning.LightningModule):
     """Base of the stages: a trained network, its average, and what both need.
 
-    A subclass gives `training_loss` and, if it has anything to show, `show_samples`. The training noise of optimiser
-    step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws what an uninterrupted one does.
+    A subclass gives `training_loss`, `validation_loss` and, if it has anything to show, `judge` and `show_samples`. The
+    training noise of optimiser step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws what
+    an uninterrupted one does.
 
     Args:
         network: what is trained.
@@ -95,6 +96,10 @@ class Stage(lightning.LightningModule):
         """Scalar loss of the averaged network."""
         raise NotImplementedError
 
+    def judge(self, batch: Any) -> dict[str, Tensor]:
+        """Further numbers for TensorBoard, from samples for the first validation batch."""
+        return {}
+
     def show_samples(self, batch: Any) -> Tensor | None:
         """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
         return None
@@ -128,7 +133,10 @@ class Stage(lightning.LightningModule):
         loss = self.validation_loss(batch, self.generator(1, batch_idx))
         self.log("val/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
         writer = getattr(self.logger, "experiment", None)
-        if batch_idx == 0 and writer is not None and self.global_rank == 0:
+        if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
+            return
+        self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
+        if writer is not None and self.global_rank == 0:
             images = self.show_samples(batch)
             if images is not None:
                 writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)

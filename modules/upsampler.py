@@ -70,14 +70,13 @@ class Upsampler(Stage):
         return self._loss(self.trained, batch, generator)
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.averaged, batch, generator)
+
+    def judge(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         images = batch.images[:16]
         low = self._shrink(images)
         high = self._draw(low)
-        self.log_dict(
-            {"val/psnr": psnr(high, images), "val/psnr_bicubic": psnr(self.network.enlarge(low), images)},
-            batch_size=len(images),
-        )
-        return self._loss(self.averaged, batch, generator)
+        return {"psnr": psnr(high, images), "psnr_bicubic": psnr(self.network.enlarge(low), images)}
 
     def _draw(self, low: Tensor) -> Tensor:
         return sample_upsampler(self.averaged, self.objective, self.sampler, low, per_sample_generators(len(low)))
