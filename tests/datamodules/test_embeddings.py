@@ -1,6 +1,7 @@
 """The embeddings folder: what is written is read, and what does not belong is refused by name."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -206,3 +207,21 @@ def test_pairs_carry_their_own_rows(tmp_path):
 def test_pairs_refuse_rows_of_other_data(folder):
     with pytest.raises(InputError, match="belong to other data"):
         shapes(folder).dataset("train")
+
+
+def test_loader_processes_get_paths_not_arrays_and_give_the_same_batches(tmp_path):
+    options = {"image_size": 32, "batch_size": 50, "train_size": 400, "val_size": 1, "test_size": 1}
+    plain = ShapesDataModule(**options, cache_dir=str(tmp_path))
+    EmbeddingsWriter(tmp_path / "e", info()).write("train", 400, plain.data_hash("train"), chunks(rows(400)))
+    options = {**options, "cache_dir": str(tmp_path), "embeddings": str(tmp_path / "e")}
+    datasets = [ShapesDataModule(**options).dataset("train") for _ in range(2)]
+    datasets[0].__getitems__([1])  # Maps the files.
+    assert len(pickle.dumps(datasets[0])) < 100_000  # The pixels alone are 1.2 MB.
+    here, there = datasets[1].__getitems__([7, 3]), pickle.loads(pickle.dumps(datasets[0])).__getitems__([7, 3])
+    assert torch.equal(here.images, there.images)
+    assert torch.equal(here.embeddings.z_i, there.embeddings.z_i)
+    loaders = [ShapesDataModule(**options, num_workers=workers).train_dataloader() for workers in (0, 2)]
+    for alone, served in zip(*loaders, strict=True):
+        assert alone.captions == served.captions
+        assert torch.equal(alone.images, served.images)
+        assert torch.equal(alone.embeddings.z_t, served.embeddings.z_t)

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from datamodules.embeddings import open_embeddings
 from datamodules.shapes import ShapesDataModule
 from experiments.cli import main
+from experiments.data import load_data
 from experiments.embed import embed
 from modules.errors import InputError
 
@@ -126,3 +127,28 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match="file is a file"):
         embed(shapes(), clip, tmp_path / "file")
     assert clip.seen == []
+
+
+def test_the_command_end_to_end(tmp_path, monkeypatch, capsys):
+    class Loaded(FakeCLIP):
+        def __init__(self, name, pretrained=None):
+            super().__init__(f"weights of {name}")
+
+        def to(self, device):
+            assert device == torch.device("cpu")
+            return self
+
+    monkeypatch.setattr("modules.clip.FrozenCLIP", Loaded)
+    config = tmp_path / "stage.yaml"
+    sizes = "image_size: 8, train_size: 9, val_size: 5, test_size: 2"
+    arguments = f"{{{sizes}, embeddings: {tmp_path / 'e'}, cache_dir: null}}"  # The folder that this makes.
+    config.write_text(f"data: {{class_path: datamodules.shapes.ShapesDataModule, init_args: {arguments}}}")
+    words = ["embed", "--config", str(config), "--clip", "here", "--out", str(tmp_path / "e"), "--device", "cpu"]
+    assert main([*words, "--splits", "train", "val"]) == 0
+    info = open_embeddings(tmp_path / "e").info
+    assert (info.clip_fingerprint, info.sizes) == ("weights of here", {"train": 9, "val": 5})
+    assert info.source["data"]["init_args"]["train_size"] == 9
+    assert (info.source["clip"], info.source["image_size"]) == ("here", 8)
+    assert main(words) == 0
+    assert "train: 9 rows are there" in capsys.readouterr().out
+    assert load_data(config)[0].dataset("train")[2].embeddings.index.tolist() == [2]
