@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from torch.optim.swa_utils import AveragedModel
 
 from experiments.checkpoints import Checkpoints
 from experiments.progress import Progress
@@ -27,8 +28,9 @@ class Announce(Callback):
 
 def announcement(trainer: Trainer, module: LightningModule) -> str:
     """'clip: CLIPTrainer, 1.2 M parameters trained and 0.5 M frozen, batch 64, steps 0 to 2,000, on cpu, in runs/x'."""
+    averages = {id(p) for part in module.modules() if isinstance(part, AveragedModel) for p in part.parameters()}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad and id(p) not in averages)
     parts = [
         type(module).__name__,
         f"{millions(trained)} parameters trained" + (f" and {millions(frozen)} frozen" if frozen else ""),

@@ -71,3 +71,55 @@ def test_validation_leaves_training_as_it_was(toy):
     assert fit("whole") == 0
     assert fit("often", "--trainer.val_check_interval=2") == 0
     assert_same(checkpoint("whole"), checkpoint("often"))
+
+
+STAGE = '''
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from modules.stage import Stage, TrainingConfig, adamw
+from toy import Toy
+
+CONFIG = TrainingConfig()
+
+
+class Batch:
+    def __init__(self, rows):
+        self.rows, self.index = rows, torch.arange(len(rows))
+
+
+class Small(Stage):
+    """The stages' base class, with noise from its own generator."""
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable = adamw, training: TrainingConfig = CONFIG):
+        super().__init__(network, optimizer, training)
+
+    def training_step(self, batch, batch_idx):
+        Toy.send_signal(batch_idx)
+        return super().training_step(Batch(batch), batch_idx)
+
+    def training_loss(self, batch, generator):
+        return (self.network(batch.rows) - torch.randn(len(batch.rows), 1, generator=generator)).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+'''
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stage_goes_on_with_the_same_average_and_noise(toy, monkeypatch, accumulate):
+    (toy / "small.py").write_text(STAGE)
+    config = (toy / "toy.yaml").read_text().replace("toy.Toy", "small.Small")
+    (toy / "toy.yaml").write_text(
+        config.replace("{lr: 0.01}}", "{lr: 0.01}}\n    training: {ema_decay: 0.5, warmup_steps: 3}")
+    )
+    words = [f"--trainer.accumulate_grad_batches={accumulate}", "--checkpoint.every_n_train_steps=1"]
+    assert fit("whole", *words) == 0
+    monkeypatch.setenv("TOY_SIGNAL", f"7:{int(signal.SIGINT)}")
+    with pytest.raises(SystemExit):
+        fit("stopped", *words)
+    monkeypatch.delenv("TOY_SIGNAL")
+    assert fit("stopped", "--ckpt_path", "last", *words) == 0
+    whole = checkpoint("whole")
+    assert whole["state_dict"]["average.n_averaged"].item() == 12
+    assert_same(whole, checkpoint("stopped"))
