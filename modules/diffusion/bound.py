@@ -162,7 +162,7 @@ def discretised_log_likelihood(x: Tensor, p: Gaussian) -> Tensor:
 
 
 def _log_ndtr(z: Tensor) -> Tensor:
-    """Log of the normal distribution function; the gradient of torch.special.log_ndtr is wrong far below 0 in float32."""
+    """Log of the normal distribution function; torch.special.log_ndtr has a wrong gradient far below 0 in float32."""
     left, right = torch.where(z < 0, z, 0.0), torch.where(z < 0, 0.0, z)
     tail = torch.log(0.5 * torch.special.erfcx(left * -math.sqrt(0.5))) - 0.5 * left.square()
     return torch.where(z < 0, tail, torch.log1p(-0.5 * torch.special.erfc(right * math.sqrt(0.5))))

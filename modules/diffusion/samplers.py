@@ -141,10 +141,9 @@ def ddim_invert(
     """The x_T from which ``ddim`` with eta = 0 and the same schedule returns to x_0 (DDIM 4.3; unCLIP 3).
 
     A step up from x_{k-1} needs epsilon at x_k, which is not known yet; epsilon at (x_{k-1}, t_k) stands in for it, an
-    error that vanishes with more steps. Each fixed-point iteration evaluates the denoiser again at the x_k found so far
-    (Pan et al. 2023, AIDI): with enough of them the round trip is exact to rounding at few steps. They run in v, x_k =
-    (x_{k-1} + sin(d) v(x_k)) / cos(d) with d the step's angle, which contracts at every noise level, as the same in
-    epsilon does not.
+    error that vanishes with more steps. Each fixed-point iteration looks at where ddim's step from the x_k found so far
+    arrives, and moves x_k by what is missing (Pan et al. 2023, AIDI); 10 or so make the round trip exact to rounding at
+    few steps, wherever ddim's step has an inverse.
 
     Args:
         x_0: (B, ...) data.
@@ -162,11 +161,13 @@ def ddim_invert(
         t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
         prediction = denoiser(x, t)
         guess = a / a_prev * (x - s_prev * prediction.epsilon) + s * prediction.epsilon
-        for _ in range(fixed_point_iterations):
-            prediction = denoiser(guess, t)
-            v = a * prediction.epsilon - s * prediction.x0
-            guess = (x + (s * a_prev - a * s_prev) * v) / (a * a_prev + s * s_prev)
-        x = guess
+
+        def down(x_k: Tensor, t: Tensor = t, alpha_bar: float = float(schedule.alpha_bar_prev[i])) -> Tensor:
+            at_x_k = denoiser(x_k, t)
+            return _towards(at_x_k.x0, at_x_k.epsilon, alpha_bar, 0.0)
+
+        # 1 / cos of the step's angle: exact if the velocity does not depend on x.
+        x = _solve(down, x, guess, fixed_point_iterations, 1 / (a * a_prev + s * s_prev))
         if on_step is not None:
             on_step(Step(i, schedule.num_steps, timestep, prediction.x0, x))
     return x
@@ -260,6 +261,30 @@ def dpm_solver_pp(
 def _towards(x0: Tensor, epsilon: Tensor, alpha_bar: float, variance: float) -> Tensor:
     """Mean of DDIM's step to alpha_bar when the step is to add noise of that variance (DDIM eq. 12)."""
     return math.sqrt(alpha_bar) * x0 + math.sqrt(max(1 - alpha_bar - variance, 0.0)) * epsilon
+
+
+def _solve(down: Callable[[Tensor], Tensor], target: Tensor, x: Tensor, iterations: int, rate: float) -> Tensor:
+    """Solves down(x) = target, each image by itself, with Barzilai and Borwein's step length after the first.
+
+    The plain iteration, whose step length is ``rate``, diverges where ddim's step expands, as between two modes.
+    Returns the x that followed the smallest residual, so that an image without a solution is not carried off.
+    """
+    best, smallest = x, torch.full((x.shape[0],), math.inf, device=x.device, dtype=x.dtype)
+    lengths = torch.full_like(smallest, rate)
+    previous: tuple[Tensor, Tensor] | None = None
+    for _ in range(iterations):
+        residual = target - down(x)
+        if previous is not None:
+            moved, gained = (x - previous[0]).flatten(1), (previous[1] - residual).flatten(1)
+            slope = (moved * gained).sum(dim=1) / gained.square().sum(dim=1)
+            lengths = torch.where(slope > 0, slope.clamp(0.02, 10), rate)  # also where 0 / 0 says: arrived
+        previous = (x, residual)
+        x = x + lengths.reshape(-1, *([1] * (x.ndim - 1))) * residual
+        size = residual.flatten(1).norm(dim=1)
+        better = size < smallest
+        best = torch.where(better.reshape(-1, *([1] * (x.ndim - 1))), x, best)
+        smallest = torch.where(better, size, smallest)
+    return best
 
 
 def _check_eta(eta: float) -> None:

@@ -22,8 +22,8 @@ def expected_bound(
 ) -> float:
     """E[bound] over N(mean, root root') and over the noise, exactly.
 
-    For Gaussian data and its optimal denoiser every term is a quadratic in (x0, noise), whose expectation is its mean over
-    symmetric points at distance sqrt(dimensions) along each axis (a cubature rule of degree 3).
+    For Gaussian data and its optimal denoiser every term is a quadratic in (x0, noise), whose expectation is its mean
+    over symmetric points at distance sqrt(dimensions) along each axis (a cubature rule of degree 3).
     """
     d = len(mean)
     axes = math.sqrt(2 * d) * torch.eye(2 * d, dtype=F64)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ def test_plain_losses_are_the_mean_squared_error_per_sample(shape: tuple[int, ..
         ("min_snr_plus_one", lambda snr: (snr + 1).clamp(max=5)),
     ],
 )
-def test_a_weighting_is_a_weight_of_the_x0_error_whatever_is_predicted(weighting: Weighting, x0_weight) -> None:  # type: ignore[no-untyped-def]
+def test_a_weighting_is_a_weight_of_the_x0_error_whatever_is_predicted(
+    weighting: Weighting, x0_weight: Callable[[Tensor], Tensor]
+) -> None:
     schedule, t = cosine(1000), torch.tensor([0, 1, 100, 400, 600, 900, 999])
     x0, noise, estimate = draws((7, 5))
     x_t = g.q_sample(schedule, x0, t, noise)
