@@ -10,16 +10,17 @@ from eval.errors import InputError
 from eval.scoring import ATTRIBUTES
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
 
 CONDITIONS = {
     "caption_only": "caption only",
     "glide": "GLIDE",
-    "text_embedding": "text embedding as image embedding",
+    "text_embedding": "text embedding as z_i",
     "linear_prior": "linear prior",
     "ar_prior": "AR prior",
     "diffusion_prior": "diffusion prior",
-    "image_embedding": "true image embedding (ceiling)",
+    "image_embedding": "true z_i (ceiling)",
     "real": "real images (floor)",
 }
 """The rows of the main table in their order, with their labels."""
@@ -59,12 +60,13 @@ class Table:
 
     def rich(self, intervals: bool = True) -> RichTable:
         """For rich's console; an interval stands below its number."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, caption="\n".join(self.notes) or None, caption_justify="left")
+        table = RichTable(title=self.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
         for k, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if k == 0 else "right", no_wrap=k > 0)
+            table.add_column(column.replace(" ", "\n"), justify="left" if k == 0 else "right", no_wrap=True)
         for row in self.rows:
             texts = [Text(c.text) for c in row]
             for text, cell in zip(texts, row, strict=True):
@@ -72,6 +74,15 @@ class Table:
                     text.append(f"\n{cell.interval}", style="dim")
             table.add_row(*texts)
         return table
+
+    def print(self, console: Console) -> None:
+        """Prints the table and its notes; with intervals where they fit."""
+        wide = self.rich()
+        needed = console.measure(wide, options=console.options.update(max_width=10_000)).maximum
+        fits = needed <= console.width
+        console.print(wide if fits else self.rich(intervals=False))
+        for note in self.notes:
+            console.print(f"- {note}", markup=False, highlight=False)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ from modules.errors import InputError
 if TYPE_CHECKING:
     from eval.features import CLIPExtractor
     from eval.measure import Judges
+    from eval.tables import Table
+
+LOG_WIDTH = 116
 
 
 def main(argv: list[str]) -> int:
@@ -138,14 +141,12 @@ def accelerator() -> str:
     return found.type if found else "cpu"
 
 
-def show(table: Any) -> None:
-    """Prints a table; with intervals where there is room for them."""
+def show(table: Table) -> None:
+    """Prints a table; into a log, as wide as most terminals that it will be read on."""
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)  # a log: as wide as the table needs
-    console.print(table.rich(intervals=console.width >= 140))
+    table.print(console if console.is_terminal else Console(width=LOG_WIDTH))
 
 
 def parser() -> argparse.ArgumentParser:

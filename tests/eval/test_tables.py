@@ -73,15 +73,18 @@ def test_markdown():
     assert table.markdown() == "## Title\n\n| a | b\\|c |\n| --- | --- |\n| x | 1 [0, 2] |\n\n- a note\n"
 
 
-def test_terminal(row):
+@pytest.mark.parametrize(("width", "intervals"), [(180, True), (116, False)])
+def test_terminal(row, width: int, intervals: bool):
     from rich.console import Console
 
-    out = io.StringIO()
-    Console(file=out, width=150).print(main_table([row("glide")]).rich())
-    assert "[1.49, 1.52]" in out.getvalue() and "GLIDE" in out.getvalue()
-    narrow = io.StringIO()
-    Console(file=narrow, width=80).print(main_table([row("glide")]).rich(intervals=False))
-    assert "[1.49" not in narrow.getvalue() and "1.50" in narrow.getvalue()
+    out, names = io.StringIO(), ("colour", "shape", "size", "background", "count", "relation", "all")
+    interval = row("glide")["diversity"]
+    rows = [{**row(condition), "accuracy": dict.fromkeys(names, interval)} for condition in CONDITIONS]
+    main_table(rows).print(Console(file=out, width=width))
+    text = out.getvalue()
+    assert ("[1.49, 1.52]" in text) == intervals
+    assert "1.50" in text and "n = 512" in text and "…" not in text  # nothing is cut off
+    assert all(label in text for label in CONDITIONS.values())
 
 
 def test_small_tables():

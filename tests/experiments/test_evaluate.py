@@ -1,0 +1,193 @@
+"""`unclip fit` of the classifier, `unclip evaluate` and `unclip report` on a small run, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from datamodules import scenes
+from eval.samples import SampleFolder, write_samples
+from experiments.cli import main
+from modules.clip import FrozenCLIP
+from modules.tokenizer import WordTokenizer
+
+CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+}
+CLASSIFIER = """
+seed_everything: 0
+trainer: {{accelerator: cpu, max_steps: 3, val_check_interval: 3, default_root_dir: {folder}}}
+model:
+  class_path: eval.attributes.AttributeClassifier
+  init_args:
+    image_size: 16
+    width: 4
+    features: 6
+    optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 0.003, fused: true}}}}
+    attributes: {attributes}
+data:
+  class_path: datamodules.shapes.ShapesDataModule
+  init_args: {{image_size: 16, batch_size: 8, train_size: 32, val_size: 8, test_size: 24, cache_dir: null,
+    train_split: unrestricted}}
+"""
+
+
+def write_clip(folder: Path, seed: int) -> None:
+    """A CLIP that has learned nothing, as CLIPTrainer lays it out."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    save_file(open_clip.CLIP(**CLIP).state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 16, "interpolation": "bicubic"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}))
+    WordTokenizer(scenes.VOCABULARY, 64, 20).save(folder)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a classifier, two CLIPs, real images, samples of one condition, and a reference."""
+    run = tmp_path_factory.mktemp("runs") / "small"
+    attributes = json.dumps({name: list(classes) for name, classes in scenes.ATTRIBUTES.items()})
+    run.mkdir()
+    config = run / "classifier.yaml"
+    config.write_text(CLASSIFIER.format(folder=run / "classifier", attributes=attributes))
+    assert main(["fit", "--config", str(config)]) == 0
+    write_clip(run / "clip", seed=0)
+    write_clip(run / "eval_clip", seed=1)
+    for out, split in (("samples/real", "test"), ("reference", "val")):
+        words = ["--captions", "6", "--per-caption", "2", "--split", split, "--out", str(run / out)]
+        assert main(["data", "export", "--config", str(config), *words]) == 0
+    real = SampleFolder.open(run / "samples" / "real")
+    noise = torch.randint(0, 256, (12, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    records = [{**record, "condition": "glide"} for record in real.records]
+    write_samples(run / "samples" / "glide", noise, records)
+    return run
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for one test."""
+    monkeypatch.delenv("UNCLIP_INCEPTION", raising=False)
+    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    shutil.copytree(made, tmp_path / "small")
+    return tmp_path / "small"
+
+
+def evaluate(run: Path, *words: str, conditions: tuple[str, ...] = ("glide", "real"), **judges: str) -> int:
+    options = {"reference": "reference", "classifier": "classifier", "clip": "eval_clip", **judges}
+    named = [word for key, value in options.items() if value for word in (f"--{key}", str(run / value))]
+    samples = [str(run / "samples" / condition) for condition in conditions]
+    return main(["evaluate", *samples, *named, "--bootstrap", "20", *words])
+
+
+def test_evaluate_and_report(run: Path, capsys: pytest.CaptureFixture):
+    assert evaluate(run) == 0
+    printed = capsys.readouterr().out
+    assert "GLIDE" in printed and "real images (floor)" in printed and "12" in printed
+    rows = {name: json.loads((run / "samples" / name / "metrics.json").read_text()) for name in ("glide", "real")}
+    assert rows["glide"]["protocol"] == rows["real"]["protocol"]
+    assert rows["real"]["frechet"]["value"] < rows["glide"]["frechet"]["value"]
+    assert rows["glide"]["accuracy"]["all"]["n"] <= 12 and rows["real"]["shared_with_reference"] == 0
+
+    scalars = EventAccumulator(str(run / "evaluation" / "glide"))
+    scalars.Reload()
+    assert scalars.Scalars("evaluation/frechet")[0].value == pytest.approx(rows["glide"]["frechet"]["value"], rel=1e-6)
+    assert "evaluation/accuracy/colour" in scalars.Tags()["scalars"]
+
+    assert main(["report", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "GLIDE" in printed and str(run / "report.html") in printed
+    results = json.loads((run / "results.json").read_text())
+    assert [row["condition"] for row in results["rows"]] == ["glide", "real"]
+    assert results["rows"][0]["clip_score"] == rows["glide"]["clip_score"]
+    assert (run / "tables.md").exists() and "data:image/png" in (run / "report.html").read_text()
+
+
+def test_clip_score_is_that_of_the_clip_that_the_stages_use(run: Path):
+    assert evaluate(run, conditions=("glide",)) == 0
+    found = json.loads((run / "samples" / "glide" / "metrics.json").read_text())["clip_score"]["value"]
+    clip, folder = FrozenCLIP(str(run / "eval_clip")), SampleFolder.open(run / "samples" / "glide")
+    with torch.no_grad():
+        z_i = clip.encode_image(folder.images().float() / 127.5 - 1)
+        z_t = clip.encode_text(clip.tokenize(folder.captions))
+    assert found == pytest.approx((z_i * z_t).sum(1).mean().item(), abs=1e-5)
+
+
+def test_again_gives_the_same(run: Path):
+    evaluate(run)
+    before = (run / "samples" / "glide" / "metrics.json").read_text()
+    evaluate(run)
+    assert (run / "samples" / "glide" / "metrics.json").read_text() == before
+    assert len(list((run / "evaluation" / "glide").iterdir())) == 1  # no second curve in TensorBoard
+    evaluate(run, "--seed", "1")
+    after = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
+    assert after["frechet"]["value"] == json.loads(before)["frechet"]["value"]
+    assert after["frechet"]["low"] != json.loads(before)["frechet"]["low"]
+
+
+def test_without_a_classifier(run: Path):
+    assert evaluate(run, classifier="") == 0
+    row = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
+    assert row["accuracy"] is None and row["protocol"]["extractor"].startswith("eval_clip ")
+
+
+def test_out(run: Path, tmp_path: Path):
+    assert evaluate(run, "--out", str(tmp_path / "else.json"), conditions=("glide",)) == 0
+    assert json.loads((tmp_path / "else.json").read_text())["condition"] == "glide"
+    assert not (run / "samples" / "glide" / "metrics.json").exists()
+
+
+def test_a_folder_outside_a_run_leaves_no_scalars(run: Path, tmp_path: Path):
+    shutil.move(run / "samples" / "glide", tmp_path / "mine")
+    words = ["--reference", str(run / "reference"), "--classifier", str(run / "classifier"), "--bootstrap", "5"]
+    assert main(["evaluate", str(tmp_path / "mine"), *words]) == 0
+    assert (tmp_path / "mine" / "metrics.json").exists() and not (run / "evaluation").exists()
+
+
+BAD = {
+    "nowhere does not exist": {"reference": "nowhere"},
+    "cannot load the classifier in": {"classifier": "eval_clip"},
+    "no CLIP at": {"clip": "nowhere"},
+    "give --classifier, --clip or both": {"classifier": "", "clip": ""},
+    "is the CLIP that": {"clip": "clip"},
+    "no Inception weights at": {"inception": "nowhere"},
+    "--bootstrap must be 1 or more": {"words": ("--bootstrap", "0")},
+    "--out names one file": {"words": ("--out", "x.json")},
+    "shares 12 of its 12 images with the reference": {"reference": "samples/real"},
+    "missing does not exist": {"conditions": ("glide", "missing")},
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_one_line(run: Path, capsys: pytest.CaptureFixture, line: str):
+    given = dict(BAD[line])
+    assert evaluate(run, *given.pop("words", ()), **given) == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error and "\n" not in error and "Traceback" not in error
+    assert not list(run.glob("samples/*/metrics.json")) and not (run / "evaluation").exists()
+
+
+def test_different_counts_are_refused(run: Path, capsys: pytest.CaptureFixture):
+    glide = SampleFolder.open(run / "samples" / "glide")
+    write_samples(glide.path, glide.images(0, 10), glide.records[:10], overwrite=True)
+    assert evaluate(run) == 2
+    assert "different counts" in capsys.readouterr().err
+
+
+def test_unwritable_metrics(run: Path, capsys: pytest.CaptureFixture):
+    (run / "samples" / "glide" / "metrics.json").mkdir()
+    assert evaluate(run) == 2
+    assert "metrics.json" in capsys.readouterr().err
+
+
+def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
