@@ -119,7 +119,7 @@ def scene_for(mentioned: dict[str, Any], seed: int) -> Scene:
     """Another scene that the same caption describes: what it does not mention is drawn afresh."""
     rng = np.random.default_rng((20220413, 3, seed))
     named = mentioned["objects"]
-    count = mentioned["count"] or (2 if rng.random() < SHARE_OF_PAIRS else 1)
+    count = mentioned["count"] or (2 if rng.random() < _share_of_pairs_unsaid() else 1)
     relation = mentioned["relation"] or _choose(rng, RELATIONS)
     looks = [_draw_look(rng, named[k] if k < len(named) else {}) for k in range(count)]
     if count == 2 and relation in ("below", "right of"):
@@ -191,6 +191,12 @@ def _signed_distance(item: SceneObject, dx: np.ndarray, dy: np.ndarray) -> np.nd
 def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
     qx, qy = np.abs(x) - half_width, np.abs(y) - half_height
     return np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0)
+
+
+def _share_of_pairs_unsaid() -> float:
+    """How often a caption that names one object and no count belongs to a scene of two."""
+    two, one = SHARE_OF_PAIRS * (1 - KEEP["second"]), (1 - SHARE_OF_PAIRS) * (1 - KEEP["count"])
+    return two / (two + one)
 
 
 def _choose(rng: np.random.Generator, names: tuple[Any, ...]) -> Any:
