@@ -19,6 +19,7 @@ COMMANDS = {
     "test": "run a stage's test loop",
     "predict": "run a stage's prediction loop",
     "embed": "compute CLIP embeddings of a data set once, for the priors and the decoder",
+    "probe": "test what a CLIP's image embeddings hold, attribute by attribute",
     "data": "look at a data set or export it as a folder of real images",
     "sample": "draw images for one caption or a file of captions",
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
