@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from experiments.progress import LINE_SECONDS, clock, progress_line, read_progress
 
@@ -80,8 +81,8 @@ class Display:
             done, total, rate, eta = (state.get(key) for key in ("done", "total", "rate", "eta_s"))
             label = str(state.get("label", "starting"))
             table.add_row(
-                f"[{line.number}/{self.count}] {line.name}".replace("[", "\\["),
-                "" if label == line.name else label,
+                Text(f"[{line.number}/{self.count}] {line.name}"),
+                Text("" if label == line.name else label),
                 f"{int(done):,}" if done is not None else "",
                 f"{int(total):,}" if total else "",
                 f"{float(rate):.3g}/s" if rate else "",
