@@ -66,7 +66,7 @@ def read_run(path: str | Path) -> Run:
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
     done = {name: record for name, record in records.items() if record.get("status", "done") == "done"}
     stages = dict(sorted(done.items(), key=lambda item: str(item[1].get("started", ""))))
-    probe = read_json(path / "clip" / "probe.json") or {}
+    probe = read_json(path / "probe.json") or {}
     return Run(path, in_order([row for row in rows if row]), stages, probe)
 
 

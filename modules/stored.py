@@ -83,7 +83,7 @@ def _build(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     for name in here:
         parser.add_argument(f"--{name}", type=types[name])
     if "codec" in config:
-        parser.add_class_arguments(EmbeddingCodec, "codec")
+        parser.add_subclass_arguments(EmbeddingCodec, "codec")
         here.append("codec")
     try:
         parsed = parser.parse_object({name: config[name] for name in ["network", *here]})

@@ -19,7 +19,7 @@ def run(tmp_path: Path, make_folder, row) -> Path:
         folder = make_folder(f"runs/small/samples/{condition}", condition=condition, seed=k)
         (folder.path / "metrics.json").write_text(json.dumps(row(condition)))
     (run / "clip").mkdir()
-    (run / "clip" / "probe.json").write_text('{"colour": 0.95, "shape": 0.85, "background": 1.0}')
+    (run / "probe.json").write_text('{"colour": 0.95, "shape": 0.85, "background": 1.0}')
     for started, name, seconds in ((2, "decoder", 300.5), (1, "clip", 90)):
         (run / name).mkdir(exist_ok=True)
         record = {
