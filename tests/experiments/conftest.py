@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.utils.data import DataLoader
+from modules.errors import InputError
 
 
 class Net(nn.Module):
@@ -80,6 +81,8 @@ class Loader(DataLoader):
 class Data(pl.LightningDataModule):
     def __init__(self, size: int = 64, width: int = 4):
         super().__init__()
+        if size < 1:
+            raise InputError(f"size must be 1 or more, not {size}")
         self.size, self.width = size, width
 
     def rows(self):

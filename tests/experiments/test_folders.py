@@ -36,7 +36,9 @@ def test_readers_never_see_a_part(tmp_path):
         file.flush()
         seen.append(path.read_bytes())
 
-    write_atomically(path, write)
+    with path.open("rb") as reader:
+        write_atomically(path, write)
+        assert reader.read() == b"old"  # another file has taken its name; this one was not written over
     assert seen == [b"old"]
     assert path.read_bytes() == b"n" * 100_000
 

@@ -42,6 +42,7 @@ def test_print_config_shows_everything_with_overrides_and_interpolation(toy, cap
         (["--trainer.max_stepz=3"], "--trainer.max_stepz=3; did you mean 'trainer.max_steps'?"),
         (["--trainer.max_steps=abc"], "trainer.max_steps: Expected a <class 'int'>. Got value: abc"),
         (["--data.init_args.size=many"], "data (toy.Data): size: Expected a <class 'int'>. Got value: many"),
+        (["--data.init_args.size=0"], "unclip: size must be 1 or more, not 0"),  # said by the constructor
         (["--model.class_path=toy.Toyy"], "(toy.Toyy): module 'toy' has no attribute 'Toyy'"),
         (["--model.optimizer.init_args.lrr=1"], "optimizer: Option 'lrr' is not accepted"),
         (["--config", "extra.yaml"], "Option 'badkey' is not accepted"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from experiments.callbacks import StopSignals
 from experiments.cli import main
 
 
@@ -123,3 +125,20 @@ def test_a_stage_goes_on_with_the_same_average_and_noise(toy, monkeypatch, accum
     whole = checkpoint("whole")
     assert whole["state_dict"]["average.n_averaged"].item() == 12
     assert_same(whole, checkpoint("stopped"))
+
+
+def test_after_the_last_step_signals_are_the_callers_again():
+    """What follows the last step (the export) has no step to wait for: Ctrl-C ends it at once."""
+    before, callback = signal.getsignal(signal.SIGINT), StopSignals()
+    callback.on_train_start(SimpleNamespace(global_step=0), None)
+    assert signal.getsignal(signal.SIGINT) == callback._receive
+    callback.on_train_end(None, None)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_does_not_wait(capsys):
+    callback = StopSignals()
+    callback._receive(signal.SIGINT, None)
+    assert capsys.readouterr().err == "stopping after this step; once more stops at once\n"
+    with pytest.raises(KeyboardInterrupt):
+        callback._receive(signal.SIGINT, None)
