@@ -126,13 +126,11 @@ class NoiseSchedule:
             ValueError: if a t is not one of ``timesteps``. On an accelerator, where looking would wait for the device,
                 such a t gives NaN instead.
         """
-        dtype, device = working_dtype(like), like.device
         if t.device.type == "cpu":
-            picked = values[self._known_positions(t)].to(dtype).to(device)
-        else:
-            # Cast first: not every accelerator has float64. An unknown t has position -1, the NaN at the end.
-            padded = torch.cat([values, values.new_full((1,), math.nan)]).to(dtype).to(device)
-            picked = padded[self._positions.to(device)[t]]
+            self._check(t)
+        # Cast first: not every accelerator has float64. An unknown t has position -1, the NaN at the end.
+        padded = torch.cat([values, values.new_full((1,), math.nan)]).to(working_dtype(like)).to(like.device)
+        picked = padded[self._positions.to(like.device)[t.to(like.device)]]
         return picked.reshape(-1, *([1] * (like.ndim - 1)))
 
     @cached_property
@@ -142,12 +140,10 @@ class NoiseSchedule:
         positions[self.timesteps] = torch.arange(self.num_steps)
         return positions
 
-    def _known_positions(self, t: Tensor) -> Tensor:
+    def _check(self, t: Tensor) -> None:
         in_range = bool(((t >= 0) & (t < len(self._positions))).all())
-        positions = self._positions[t] if in_range else None
-        if positions is None or bool((positions < 0).any()):
+        if not in_range or bool((self._positions[t] < 0).any()):
             raise ValueError(f"timesteps {t.tolist()} are not all in the schedule's {self.num_steps} timesteps")
-        return positions
 
 
 def working_dtype(x: Tensor) -> torch.dtype:

@@ -32,6 +32,22 @@ def antithetic(schedule: NoiseSchedule, batch_size: int, generator: torch.Genera
     return _at(schedule, torch.cat([half, schedule.num_steps - 1 - half])[:batch_size])
 
 
+def logit_normal(
+    schedule: NoiseSchedule, batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
+) -> TimestepSample:
+    """More of the training where it matters: position / N is the sigmoid of a normal draw (Esser et al. 2403.03206, 3.1).
+
+    The emphasis is meant, so the weights are 1 and do not take it back.
+
+    Args:
+        mean: above 0 favours high noise.
+        std: the spread, in logits.
+    """
+    normal = torch.randn(batch_size, generator=generator, device=generator.device)
+    position = (torch.sigmoid(mean + std * normal) * schedule.num_steps).long().clamp(max=schedule.num_steps - 1)
+    return _at(schedule, position)
+
+
 class LossSecondMoment(nn.Module):
     """Importance sampling with p_t proportional to sqrt(E[L_t^2]) over recent losses (Improved DDPM eq. 18).
 

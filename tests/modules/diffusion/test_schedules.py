@@ -149,6 +149,13 @@ def test_lookup_refuses_a_timestep_outside_of_the_schedule() -> None:
             schedule.lookup(schedule.snr, torch.tensor([0, t]), torch.zeros(2, 1))
 
 
+def test_where_the_check_would_wait_for_a_device_an_unknown_timestep_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NoiseSchedule, "_check", lambda self, t: None)
+    schedule = respace(cosine(1000), 10)
+    picked = schedule.lookup(schedule.snr, torch.tensor([0, 5, 999]), torch.zeros(3, 1)).flatten()
+    assert picked.isnan().tolist() == [False, True, False]
+
+
 def test_zero_terminal_snr() -> None:
     schedule = linear(1000)
     rescaled = rescale_zero_terminal_snr(schedule)

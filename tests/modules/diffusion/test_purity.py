@@ -1,0 +1,194 @@
+"""No public function mutates an argument, be it a tensor, a tensor inside of one, or what a network returned to it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import modules.diffusion
+from modules.diffusion import analytic, bound, denoiser, gaussian, guidance, losses, noise, samplers, schedules
+from modules.diffusion import timestep_sampling as timesteps
+from modules.diffusion.denoiser import Prediction
+from modules.diffusion.gaussian import Gaussian
+from modules.diffusion.schedules import NoiseSchedule
+
+T = torch.tensor([0, 4, 9])
+
+
+def schedule() -> NoiseSchedule:
+    return schedules.cosine(10)
+
+
+def x(seed: int = 0, channels: int = 2) -> Tensor:
+    return torch.randn(3, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def seeds() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(3)]
+
+
+def statistics() -> analytic.ScoreStatistics:
+    return analytic.ScoreStatistics(torch.arange(10), torch.full((10,), 0.5, dtype=torch.float64), 1.0, 3)
+
+
+class Recalls:
+    """Always returns the very same tensors, so that a change of them would be seen."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def __call__(self, *args: Tensor) -> Any:
+        return self.result
+
+
+def prediction() -> Prediction:
+    return Prediction(x(1), x(2), x(3).sigmoid())
+
+
+def attracted(x_t: Tensor, t: Tensor) -> Prediction:
+    return Prediction(x_t.tanh(), x_t.sin(), x_t.sigmoid())
+
+
+def model(channels: int, copies: int) -> Recalls:
+    return Recalls(torch.cat([x(i, channels) for i in range(copies)]))
+
+
+def run(sampler: Callable[..., Tensor], **options: Any) -> tuple[Callable[..., Any], list[Any]]:
+    """The denoiser's own outputs are arguments too."""
+    recalls = Recalls(prediction())
+    return lambda *args: sampler(recalls, *args[1:3], generators=args[3], **options), [
+        recalls.result,
+        schedule(),
+        x(),
+        seeds(),
+    ]
+
+
+def apply(make: Callable[..., Callable[..., Any]], returned: Recalls) -> tuple[Callable[..., Any], list[Any]]:
+    """Calls what ``make`` returns."""
+    return lambda _, x_t, t: make(returned)(x_t, t), [returned.result, x(), T.clone()]
+
+
+CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
+    "analytic.analytic_variance": (analytic.analytic_variance, [schedule(), statistics(), 0.5, (-1.0, 1.0)]),
+    "analytic.estimate_statistics": (
+        lambda returned, x0, s: analytic.estimate_statistics([(Recalls(returned), x0)], s, seeds()[0]),
+        [prediction(), x(), schedule()],
+    ),
+    "bound.bound_term": (
+        bound.bound_term,
+        [schedule(), Gaussian(x(1), x(2).exp(), x(2)), x().clamp(-1, 1), x(4), T.clone()],
+    ),
+    "bound.discretised_log_likelihood": (bound.discretised_log_likelihood, [x(), Gaussian(x(1), x(2).exp(), x(2))]),
+    "bound.gaussian_kl": (bound.gaussian_kl, [Gaussian(x(), x(1).exp(), x(1)), Gaussian(x(2), x(3).exp(), x(3))]),
+    "bound.gaussian_log_likelihood": (bound.gaussian_log_likelihood, [x(), Gaussian(x(1), x(2).exp(), x(2))]),
+    "bound.prior_term": (bound.prior_term, [schedule(), x()]),
+    "bound.reverse_distribution": (bound.reverse_distribution, [prediction(), schedule(), x(), T.clone(), "learned"]),
+    "bound.variational_bound": (
+        lambda returned, s, x0: bound.variational_bound(
+            Recalls(returned), s, x0, generators=seeds(), variance=s.betas.clone()
+        ),
+        [prediction(), schedule(), x()],
+    ),
+    "denoiser.as_denoiser": apply(
+        lambda returned: denoiser.as_denoiser(returned, schedule(), "v", learned_sigma=True, threshold="dynamic"),
+        model(4, 1),
+    ),
+    "denoiser.dynamic_threshold": (denoiser.dynamic_threshold, [3 * x()]),
+    "denoiser.split_learned_sigma": (denoiser.split_learned_sigma, [x(0, 4), 2]),
+    "denoiser.static_threshold": (denoiser.static_threshold, [3 * x()]),
+    "gaussian.epsilon_from_score": (gaussian.epsilon_from_score, [schedule(), x(), T.clone()]),
+    "gaussian.epsilon_from_v": (gaussian.epsilon_from_v, [schedule(), x(), x(1), T.clone()]),
+    "gaussian.epsilon_from_x0": (gaussian.epsilon_from_x0, [schedule(), x(), x(1), T.clone()]),
+    "gaussian.learned_log_variance": (gaussian.learned_log_variance, [schedule(), x(), T.clone()]),
+    "gaussian.posterior": (gaussian.posterior, [schedule(), x(), x(1), T.clone()]),
+    "gaussian.q_sample": (gaussian.q_sample, [schedule(), x(), T.clone(), x(1)]),
+    "gaussian.score_from_epsilon": (gaussian.score_from_epsilon, [schedule(), x(), T.clone()]),
+    "gaussian.training_target": (gaussian.training_target, [schedule(), x(), x(1), T.clone(), "v"]),
+    "gaussian.velocity": (gaussian.velocity, [schedule(), x(), x(1), T.clone()]),
+    "gaussian.x0_and_epsilon": (gaussian.x0_and_epsilon, [schedule(), x(), x(1), T.clone(), "epsilon"]),
+    "gaussian.x0_from_epsilon": (gaussian.x0_from_epsilon, [schedule(), x(), x(1), T.clone()]),
+    "gaussian.x0_from_v": (gaussian.x0_from_v, [schedule(), x(), x(1), T.clone()]),
+    "guidance.clip_guide": (
+        lambda x_t, t, target: guidance.clip_guide(
+            attracted, schedule(), lambda x0: (x0 * target).flatten(1).sum(dim=1), 2.0
+        )(x_t, t),
+        [x(), T.clone(), x(1)],
+    ),
+    "guidance.guide": apply(lambda m: guidance.guide(m, 2.0, interval=(1, 5), rescale=0.5), model(4, 2)),
+    "guidance.guide_logits": (guidance.guide_logits, [torch.randn(6, 5), 2.0]),
+    "guidance.guide_two": apply(lambda m: guidance.guide_two(m, 2.0, 3.0, interval=(1, 5), rescale=0.5), model(4, 3)),
+    "losses.diffusion_loss": (losses.diffusion_loss, [x(), schedule(), x(1), x(2), T.clone(), "v", "min_snr"]),
+    "losses.hybrid_loss": (losses.hybrid_loss, [x(0, 4), schedule(), x(1), x(2), T.clone(), "epsilon", "min_snr"]),
+    "losses.loss_weight": (losses.loss_weight, [schedule(), T.clone(), "x0", "min_snr_plus_one"]),
+    "noise.randn_per_image": (lambda shape: noise.randn_per_image(seeds(), shape, "cpu"), [[3, 2]]),
+    "samplers.analytic_dpm": run(samplers.analytic_dpm, statistics=statistics(), eta=0.5),
+    "samplers.ddim": run(samplers.ddim, eta=0.5),
+    "samplers.ddim_invert": run(samplers.ddim_invert, fixed_point_iterations=3),
+    "samplers.ddpm": run(samplers.ddpm, variance="learned"),
+    "samplers.dpm_solver_pp": run(samplers.dpm_solver_pp, sde=True),
+    "schedules.at_positions": (schedules.at_positions, [schedule(), [1, 3]]),
+    "schedules.cosine": (schedules.cosine, [10]),
+    "schedules.from_betas": (schedules.from_betas, [torch.linspace(0.1, 0.5, 5, dtype=torch.float64)]),
+    "schedules.linear": (schedules.linear, [100]),
+    "schedules.noise_interval": (schedules.noise_interval, [schedule(), 0.3, 3.0]),
+    "schedules.rescale_zero_terminal_snr": (schedules.rescale_zero_terminal_snr, [schedule()]),
+    "schedules.respace": (schedules.respace, [schedule(), [2, 1], "adm"]),
+    "schedules.working_dtype": (schedules.working_dtype, [x()]),
+    "timestep_sampling.antithetic": (lambda s: timesteps.antithetic(s, 7, seeds()[0]), [schedule()]),
+    "timestep_sampling.uniform": (lambda s: timesteps.uniform(s, 7, seeds()[0]), [schedule()]),
+    # Methods that take tensors.
+    "NoiseSchedule.lookup": (NoiseSchedule.lookup, [schedule(), schedule().snr, T.clone(), x()]),
+    "ScoreStatistics.from_tensors": (analytic.ScoreStatistics.from_tensors, [statistics().to_tensors()]),
+    "LossSecondMoment.update": (
+        lambda s, t, values: timesteps.LossSecondMoment(10).update(s, t, values),
+        [schedule(), torch.tensor([4, 4, 1]), torch.rand(3)],
+    ),
+}
+
+
+def public_functions() -> set[str]:
+    found = set()
+    for info in pkgutil.iter_modules(modules.diffusion.__path__):
+        module = importlib.import_module(f"modules.diffusion.{info.name}")
+        for name, thing in inspect.getmembers(module, inspect.isfunction):
+            if thing.__module__ == module.__name__ and not name.startswith("_"):
+                found.add(f"{info.name}.{name}")
+    return found
+
+
+def test_every_public_function_is_called_here() -> None:
+    assert public_functions() == {name for name in CALLS if name[0].islower()}
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, dict):
+        yield from (t for v in thing.values() for t in tensors_in(v))
+    elif isinstance(thing, (list, tuple)):
+        yield from (t for v in thing for t in tensors_in(v))
+    elif is_dataclass(thing):
+        yield from (t for f in fields(thing) for t in tensors_in(getattr(thing, f.name)))
+        # Whatever has been derived and kept.
+        yield from (t for v in vars(thing).values() for t in tensors_in(v))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_are_left_alone(name: str) -> None:
+    call, args = CALLS[name]
+    before = [(t, t.clone(), t._version) for t in tensors_in(args)]
+    lengths = [len(a) for a in args if isinstance(a, list)]
+    call(*args)
+    for tensor, copy, version in before:
+        assert torch.equal(tensor, copy)
+        assert tensor._version == version
+    assert lengths == [len(a) for a in args if isinstance(a, list)]
