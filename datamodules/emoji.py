@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class EmojiDataModule(PairDataModule):
         seed: of the training order; the splits do not depend on it.
         num_workers: loader processes; 0 is fastest while the images fit into memory.
         skin_tones: false leaves out the skin-tone variants.
+        train_split: "train", or "unrestricted" to train on the drawings of all three splits, for models that judge
+            pictures (a second CLIP) and take no part in making them.
+        min_count: training captions that a word occurs in, at least, to be in the vocabulary. A rarer one is an unknown
+            word, as most that held-out captions bring are.
 
     Raises:
         InputError: the optional packages are missing, a size below its bound or beyond what there is, an embeddings
@@ -55,12 +60,16 @@ class EmojiDataModule(PairDataModule):
         seed: int = 0,
         num_workers: int = 0,
         skin_tones: bool = True,
+        train_split: Literal["train", "unrestricted"] = "train",
+        min_count: int = 2,
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
         for split, size in self.sizes.items():
             at_least(1, f"{split}_size", 1 if size is None else size)
         self.skin_tones = skin_tones
+        self.unrestricted = train_split == "unrestricted"
+        self.min_count = at_least(1, "min_count", min_count)
         self._drawings: dict[str, list[openmoji.Drawing]] = {}
 
     @property
@@ -83,17 +92,18 @@ class EmojiDataModule(PairDataModule):
         codes = digest([drawing.code for drawing in self.drawings(split)])
         return ["emoji", split, codes, *openmoji.versions()]
 
-    def vocabulary(self, min_count: int = 2) -> list[str]:
-        return super().vocabulary(min_count)
+    def vocabulary(self, min_count: int | None = None) -> list[str]:
+        return super().vocabulary(self.min_count if min_count is None else min_count)
 
     def _choose(self, split: str) -> list[openmoji.Drawing]:
         there = openmoji.drawings()
         mixed = {drawing.family for drawing in there if drawing.tones > 1}
+        every = self.unrestricted and split == "train"
         chosen = [
             drawing
             for drawing in there
             if (self.skin_tones or not drawing.tones)
-            and ("train" if drawing.family in mixed else split_of(drawing.family)) == split
+            and (every or ("train" if drawing.family in mixed else split_of(drawing.family)) == split)
         ]
         chosen.sort(key=lambda drawing: _hash(drawing.code))
         size = self.sizes[split]

@@ -145,6 +145,18 @@ def test_vocabulary_leaves_out_rare_words(data):
     assert {"face", "smiling", "flag", "of", "skin"} <= set(whole.vocabulary())
     assert set(whole.vocabulary()) < set(whole.vocabulary(1))
     assert whole.vocabulary() == sorted(whole.vocabulary())
+    assert EmojiDataModule(cache_dir=None, min_count=1).vocabulary() == whole.vocabulary(1)
+    with pytest.raises(InputError, match="min_count"):
+        EmojiDataModule(cache_dir=None, min_count=0)
+
+
+@with_packages
+def test_what_judges_pictures_may_train_on_all_of_them_and_is_tested_on_the_same():
+    whole, judge = EmojiDataModule(cache_dir=None), EmojiDataModule(cache_dir=None, train_split="unrestricted")
+    every = sorted(caption for split in ("train", "val", "test") for caption in whole.captions(split))
+    assert sorted(judge.captions("train")) == every
+    assert [judge.captions(split) for split in ("val", "test")] == [whole.captions(split) for split in ("val", "test")]
+    assert judge.data_hash("train") != whole.data_hash("train")
 
 
 @with_packages
