@@ -158,9 +158,17 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what can be refused before anything is built."""
-        self.folder = RunFolder(Path(self.config.trainer.default_root_dir or "."))
-        if self.command == "fit" and self.config.trainer.default_root_dir is None:
+        trainer = self.config.trainer
+        self.folder = RunFolder(Path(trainer.default_root_dir or "."))
+        if self.command == "fit" and trainer.default_root_dir is None:
             raise InputError("trainer.default_root_dir is not set: name the run folder, as in runs/quickstart/clip")
+        if (
+            self.command == "fit"
+            and trainer.max_steps == -1
+            and trainer.max_epochs is None
+            and trainer.max_time is None
+        ):
+            raise InputError("trainer.max_steps is not set: say how many optimiser steps to train")
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
         if self.command == "fit":
             self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite)

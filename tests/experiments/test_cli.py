@@ -26,6 +26,11 @@ def test_help_imports_nothing_heavy_and_names_every_command():
     assert listed == list(cli.COMMANDS)
 
 
+def test_the_runner_and_progress_need_no_torch():
+    code = "import sys, experiments.reproduce; sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_no_command_shows_the_help_and_fails(capsys):
     assert cli.main([]) == 2
     assert "usage: unclip COMMAND" in capsys.readouterr().out

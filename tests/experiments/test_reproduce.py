@@ -14,6 +14,8 @@ import pytest
 from experiments.cli import main
 from experiments.processes import available_cores
 from experiments.progress import read_progress
+from experiments.staging import Staging
+from experiments.suite import load_suite
 
 WORK = """
 import json, os, pathlib, sys, time
@@ -196,6 +198,18 @@ def test_a_missing_output_is_made_again_and_dependants_run_only_if_it_differs(fo
     assert reproduce() == 0
     assert ran() == ["b", "d"]
     assert plan(capsys)["d"] == "up to date"
+
+
+def test_logs_and_records_are_no_output(folder):
+    Path("suite.yaml").write_text(SUITE.replace("outputs: [a/out]", "outputs: [a]"))
+    assert reproduce("--only", "a") == 0
+    made = json.loads(Path("runs/x/a/stage.json").read_text())["fingerprint"]
+    for name in ("log.txt", "progress.json", "events.out.tfevents.1"):
+        Path("runs/x/a", name).write_text("later")
+    staging = Staging(load_suite(Path("suite.yaml")))
+    assert staging.fingerprint("a") == made
+    Path("runs/x/a/out").write_text("other")
+    assert staging.fingerprint("a") != made
 
 
 def test_outputs_elsewhere_in_the_run_folder_are_moved_aside_too(folder):
