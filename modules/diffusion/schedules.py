@@ -22,9 +22,6 @@ Spacing = Literal["adm", "ddim", "trailing", "leading", "log_snr"]
 class NoiseSchedule:
     """q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) at N increasing timesteps (DDPM eq. 4).
 
-    In YAML a schedule is named by the function that makes it (``class_path: modules.diffusion.schedules.cosine``),
-    which jsonargparse accepts after ``set_parsing_settings(subclasses_enabled=[NoiseSchedule])``.
-
     Attributes:
         alpha_bar: (N,) float64, strictly decreasing, in [0, 1); 0 only at the end (zero terminal SNR).
         timesteps: (N,) int64, strictly increasing: the timesteps of the original training schedule.

@@ -35,7 +35,7 @@ def antithetic(schedule: NoiseSchedule, batch_size: int, generator: torch.Genera
 def logit_normal(
     schedule: NoiseSchedule, batch_size: int, generator: torch.Generator, mean: float = 0.0, std: float = 1.0
 ) -> TimestepSample:
-    """More of the training where it matters: position / N is the sigmoid of a normal draw (Esser et al. 2403.03206, 3.1).
+    """More of the training in the middle: position / N is the sigmoid of a normal draw (2403.03206, 3.1).
 
     The emphasis is meant, so the weights are 1 and do not take it back.
 

@@ -27,6 +27,9 @@ from modules.diffusion.denoiser import Model, Threshold, as_denoiser, dynamic_th
 from modules.diffusion.gaussian import Parameterization
 from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr, respace
 
+# diffusers and NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 F64 = torch.float64
 NAMES = {"x0": "sample", "epsilon": "epsilon", "v": "v_prediction"}
 SCHEDULES = {"squaredcos_cap_v2": cosine(1000), "linear": linear(1000)}
@@ -200,7 +203,7 @@ def test_ddim_inversion(name: str, spacing: Spacing) -> None:
 @pytest.mark.parametrize("steps", [7, 25])
 @pytest.mark.parametrize("stage", ["prior", "decoder"])
 def test_unclip(stage: str, steps: int, generators: MakeGenerators) -> None:
-    """Karlo's settings: the prior predicts x0, clipped at 5, with small variance; the decoder epsilon and its variance."""
+    """Karlo: x0, clipped at 5, and the small variance in the prior; epsilon and a learned variance in the decoder."""
     schedule, draws = cosine(1000), generators(2)
     prior = stage == "prior"
     scheduler = UnCLIPScheduler(

@@ -144,6 +144,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "schedules.respace": (schedules.respace, [schedule(), [2, 1], "adm"]),
     "schedules.working_dtype": (schedules.working_dtype, [x()]),
     "timestep_sampling.antithetic": (lambda s: timesteps.antithetic(s, 7, seeds()[0]), [schedule()]),
+    "timestep_sampling.logit_normal": (lambda s: timesteps.logit_normal(s, 7, seeds()[0]), [schedule()]),
     "timestep_sampling.uniform": (lambda s: timesteps.uniform(s, 7, seeds()[0]), [schedule()]),
     # Methods that take tensors.
     "NoiseSchedule.lookup": (NoiseSchedule.lookup, [schedule(), schedule().snr, T.clone(), x()]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modules.diffusion.schedules import cosine, respace
-from modules.diffusion.timestep_sampling import LossSecondMoment, antithetic, uniform
+from modules.diffusion.timestep_sampling import LossSecondMoment, antithetic, logit_normal, uniform
 
 SCHEDULE = respace(cosine(1000), 20)
 
@@ -24,7 +24,7 @@ def test_every_timestep_is_equally_likely(sample) -> None:  # type: ignore[no-un
     torch.testing.assert_close(weight, torch.ones(20_000))
 
 
-@pytest.mark.parametrize("sample", [uniform, antithetic, LossSecondMoment(20)])
+@pytest.mark.parametrize("sample", [uniform, antithetic, logit_normal, LossSecondMoment(20)])
 def test_the_generator_decides(sample) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     first = sample(SCHEDULE, 50, seeded(1)).t
@@ -39,6 +39,20 @@ def test_antithetic_pairs_mirror_each_other(batch: int) -> None:
     position = torch.searchsorted(SCHEDULE.timesteps, t)
     half = (batch + 1) // 2
     assert torch.equal(position[half:], 19 - position[: batch - half])
+
+
+def test_logit_normal_has_its_quantiles_at_the_sigmoid_of_a_normal_s() -> None:
+    """Of 40,000 draws, the shares below three timesteps are the normal distribution's, within 0.01."""
+    schedule = cosine(1000)
+    t, weight = logit_normal(schedule, 40_000, seeded(), mean=0.5, std=0.8)
+    assert torch.equal(weight, torch.ones(40_000))
+    normal = torch.distributions.Normal(0.5, 0.8)
+    for below in (300, 500, 800):
+        expected = normal.cdf(torch.logit(torch.tensor(below / 1000))).item()
+        assert (t < below).float().mean().item() == pytest.approx(expected, abs=0.01)
+    # However wide the draw, it stays in the schedule.
+    extreme = logit_normal(SCHEDULE, 1000, seeded(), std=100.0).t
+    assert set(extreme.tolist()) >= {0, 999} and set(extreme.tolist()) <= set(SCHEDULE.timesteps.tolist())
 
 
 def filled(losses: torch.Tensor, history: int = 4, uniform_probability: float = 0.0) -> LossSecondMoment:
@@ -99,3 +113,12 @@ def test_a_checkpoint_holds_the_history() -> None:
     sampler, other = filled(torch.tensor([1.0, 2.0])), LossSecondMoment(2, 4, 0.0)
     other.load_state_dict(sampler.state_dict())
     assert torch.equal(other.probabilities(), sampler.probabilities())
+
+
+def test_logit_normal_has_the_quantiles_of_a_squashed_normal() -> None:
+    t, weight = logit_normal(SCHEDULE, 200_000, torch.Generator().manual_seed(0), mean=0.5, std=1.2)
+    position = (t + 0.5) / SCHEDULE.num_steps
+    expected = torch.sigmoid(0.5 + 1.2 * torch.tensor([-1.0, 0.0, 1.0]))  # at the normal's 16th, 50th and 84th percentile
+    found = torch.quantile(position[:100_000], torch.tensor([0.158655, 0.5, 0.841345]))
+    torch.testing.assert_close(found, expected, atol=0.006, rtol=0)
+    assert weight.eq(1).all() and int(t.min()) >= 0 and int(t.max()) < SCHEDULE.num_steps
