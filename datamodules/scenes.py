@@ -47,7 +47,7 @@ KEEP = {"colour": 0.8, "shape": 0.9, "size": 0.4, "background": 0.4, "relation":
 """How often a caption mentions each attribute."""
 
 SHARE_OF_PAIRS = 0.4
-SHARE_OF_HELD_OUT = 0.25
+SHARE_OF_HELD_OUT = 0.125
 RADIUS = {"small": 0.32, "large": 0.44}
 ALONE = 1.35  # A lone object is drawn larger by this factor.
 MAX_SHIFT = 0.12  # of a lone object's centre, and of a pair's across its axis
@@ -101,7 +101,7 @@ class Pair:
 def make_pair(split: str, index: int) -> Pair:
     """The index-th image-text pair of a split, always the same.
 
-    Splits: "train" and "val" (no held-out combination), "test" (a quarter of the scenes with one), and "unrestricted"
+    Splits: "train" and "val" (no held-out combination), "test" (an eighth of the scenes with one), and "unrestricted"
     (every combination alike, for whoever judges pictures and takes no part in making them).
     """
     if split not in _SPLITS:

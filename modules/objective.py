@@ -32,6 +32,7 @@ class Objective:
         weighting, gamma: of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
         bound_weight: of the variational bound beside L_simple, with learned sigma.
         timesteps: how a training batch draws its timesteps.
+        timestep_mean, timestep_std: of the logit-normal draw.
     """
 
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -41,7 +42,9 @@ class Objective:
     weighting: Weighting = "none"
     gamma: float = 5.0
     bound_weight: float = 0.001
-    timesteps: Literal["uniform", "antithetic"] = "uniform"
+    timesteps: Literal["uniform", "antithetic", "logit_normal"] = "uniform"
+    timestep_mean: float = 0.0
+    timestep_std: float = 1.0
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
@@ -58,8 +61,12 @@ class Objective:
         Returns:
             t (B,) int64, noise (B, ...), x_t (B, ...), on x0's device.
         """
-        sample = getattr(timestep_sampling, self.timesteps)(self.noise_schedule, len(x0), generator)
-        t = sample.t.to(x0.device)
+        draws: dict[str, Callable[..., timestep_sampling.TimestepSample]] = {
+            "uniform": timestep_sampling.uniform,
+            "antithetic": timestep_sampling.antithetic,
+            "logit_normal": partial(timestep_sampling.logit_normal, mean=self.timestep_mean, std=self.timestep_std),
+        }
+        t = draws[self.timesteps](self.noise_schedule, len(x0), generator).t.to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         return t, noise, q_sample(self.noise_schedule, x0, t, noise)
 

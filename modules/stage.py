@@ -53,8 +53,8 @@ class Stage(lightning.LightningModule):
     """Base of the stages: a trained network, its average, and what both need.
 
     A subclass gives `training_loss`, `validation_loss` and, if it has anything to show, `judge` and `show_samples`. The
-    training noise of optimiser step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws what
-    an uninterrupted one does.
+    training noise of optimiser step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws
+    what an uninterrupted one does.
 
     Args:
         network: what is trained.
