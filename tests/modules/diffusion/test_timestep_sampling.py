@@ -113,12 +113,3 @@ def test_a_checkpoint_holds_the_history() -> None:
     sampler, other = filled(torch.tensor([1.0, 2.0])), LossSecondMoment(2, 4, 0.0)
     other.load_state_dict(sampler.state_dict())
     assert torch.equal(other.probabilities(), sampler.probabilities())
-
-
-def test_logit_normal_has_the_quantiles_of_a_squashed_normal() -> None:
-    t, weight = logit_normal(SCHEDULE, 200_000, torch.Generator().manual_seed(0), mean=0.5, std=1.2)
-    position = (t + 0.5) / SCHEDULE.num_steps
-    expected = torch.sigmoid(0.5 + 1.2 * torch.tensor([-1.0, 0.0, 1.0]))  # at the normal's 16th, 50th and 84th percentile
-    found = torch.quantile(position[:100_000], torch.tensor([0.158655, 0.5, 0.841345]))
-    torch.testing.assert_close(found, expected, atol=0.006, rtol=0)
-    assert weight.eq(1).all() and int(t.min()) >= 0 and int(t.max()) < SCHEDULE.num_steps
