@@ -34,9 +34,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 """Columns of `attributes`, with their class names. Slot 1 is the upper or left object."""
 
-VOCABULARY = tuple(
-    sorted({"a", "one", "and", "shape", "on", "background", *" ".join(RELATIONS).split()})
-    + [*SIZES, *COLOURS, *SHAPES, *BACKGROUNDS]
+VOCABULARY = (
+    *sorted({"a", "one", "and", "shape", "on", "background", *" ".join(RELATIONS).split()}),
+    *(*SIZES, *COLOURS, *SHAPES, *BACKGROUNDS),
 )
 """Every word that a caption may hold."""
 

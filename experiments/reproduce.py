@@ -33,13 +33,15 @@ def main(argv: list[str]) -> int:
     run = None if options.run is None else Path(options.run)
     suite = load_suite(Path(options.suite), run)
     names = suite.selected(options.only)
+    suite.selected(options.again)  # refuses names of no stage
+    staging = Staging(suite, tuple(options.again))
     if options.dry_run:
-        print(dry_run(Staging(suite), names))
+        print(dry_run(staging, names))
         return 0
     cores = available_cores()
     jobs = options.jobs or cores
     with exclusive(suite.run):
-        runner = Runner(Staging(suite), names, jobs, max(1, cores // jobs))
+        runner = Runner(staging, names, jobs, max(1, cores // jobs))
         began = time.monotonic()
         with Display(len(names)) as display:
             code = runner.run(display)
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STAGE",
         help="only this stage and what it needs; may be repeated",
+    )
+    parser.add_argument(
+        "--again", action="append", default=[], metavar="STAGE", help="run this stage anew; may be repeated"
     )
     return parser
 

@@ -79,6 +79,8 @@ class Staging:
     """The state of a suite's run folder."""
 
     suite: Suite
+    again: tuple[str, ...] = ()
+    """Stages to run anew, whatever is there."""
     recipes: dict[str, Recipe] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ class Staging:
 
     def decide(self, name: str) -> Decision:
         """What to do with a stage, given that all that it needs is done."""
+        if name in self.again:
+            return Decision("run", "asked for with --again")
         record, started = self.record(name), read_json(self.folder(name) / STARTED)
         found = record or started
         if found is None:

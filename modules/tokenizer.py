@@ -62,10 +62,18 @@ class WordTokenizer:
         """Write vocabulary.json into a CLIP folder."""
         content = {"words": self.words, "size": self.size, "context_length": self.context_length}
         temporary = folder / f".{VOCABULARY_FILE}.tmp"
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / VOCABULARY_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> WordTokenizer:
-        """Read what `save` wrote."""
-        return cls(**json.loads((folder / VOCABULARY_FILE).read_text()))
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: a file that is not what `save` writes.
+        """
+        path = folder / VOCABULARY_FILE
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:  # no JSON, no UTF-8; or not the keys of a vocabulary
+            raise InputError(f"{path} is damaged ({error}): train or export that CLIP again") from error

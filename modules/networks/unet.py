@@ -49,7 +49,7 @@ class UNetConfig:
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm of 32 groups (ADM), or as many as leave 4 channels or more in a group."""
     groups = 32
-    while channels % groups or channels // groups < 4:
+    while groups > 1 and (channels % groups or channels // groups < 4):
         groups //= 2
     return nn.GroupNorm(groups, channels)
 

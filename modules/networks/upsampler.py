@@ -44,4 +44,7 @@ class UpsamplerNetwork(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, enlarged: Tensor) -> Tensor:
         """(B, C, H, W) noised images, (B,) timesteps, (B, C, H, W) enlarged conditions -> (B, C or 2 C, H, W)."""
         out = self.unet(torch.cat([x_t, enlarged], dim=1), t)
-        return out + enlarged if self.residual else out
+        if not self.residual:
+            return out
+        prediction, variance = out[:, : self.channels], out[:, self.channels :]  # The latter is empty unless learned.
+        return torch.cat([prediction + enlarged, variance], dim=1)

@@ -212,6 +212,17 @@ def test_logs_and_records_are_no_output(folder):
     assert staging.fingerprint("a") != made
 
 
+def test_a_stage_can_be_asked_for_again(folder, capsys):
+    assert reproduce() == 0
+    journal()
+    assert reproduce("--again", "b", "--dry-run") == 0
+    assert "b  would run: asked for with --again" in capsys.readouterr().out
+    assert reproduce("--again", "b") == 0
+    assert ran() == ["b"]
+    assert reproduce("--again", "q") == 2
+    assert "no stage 'q'" in capsys.readouterr().err
+
+
 def test_outputs_elsewhere_in_the_run_folder_are_moved_aside_too(folder):
     text = "run: runs/x\nstages:\n  - {name: a, run: 'python write.py {run}/samples/a', outputs: [samples/a]}\n"
     Path("suite.yaml").write_text(text)

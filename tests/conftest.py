@@ -1,0 +1,204 @@
+"""Tiny stages with random weights, and a run folder of them: shared by the tests of several folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DIM, CONTEXT, VOCABULARY_SIZE = 16, 20, 30
+SIZES = {"train_size": 64, "val_size": 12, "test_size": 12}
+
+CLIP = {
+    "embed_dim": DIM,
+    "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "image_size": 16, "patch_size": 4},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": VOCABULARY_SIZE, "width": 16, "heads": 2, "layers": 1},
+}
+TEXT = {"vocab_size": VOCABULARY_SIZE, "context_length": CONTEXT}
+TRANSFORMER = {"width": 16, "depth": 2, "heads": 2}
+CODES = {"num_codes": 6, "num_buckets": 8, "num_dot_buckets": 4}
+UNET = {"channels": 8, "channel_multipliers": [1, 2], "depth": 1, "head_channels": 8, "image_size": 16, "patch_size": 2}
+DECODER = {**TEXT, "text_width": 8, "text_depth": 1, "text_heads": 2, "learned_sigma": False}
+X0 = {"parameterization": "x0", "weighting": "min_snr_plus_one"}
+SOLVER = {"name": "dpm_solver_pp", "steps": 3}
+
+STAGES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "linear_prior": (
+        "modules.linear_prior.LinearPrior",
+        "modules.networks.linear_prior.LinearPriorNetwork",
+        {"embedding_dim": DIM},
+        {},
+    ),
+    "ar_prior": (
+        "modules.ar_prior.ARPrior",
+        "modules.networks.ar_prior.ARPriorNetwork",
+        {"embedding_dim": DIM, **CODES, **TEXT, **TRANSFORMER},
+        {"codec": {"embedding_dim": DIM, **CODES}, "guidance_scale": 1.5, "percentile": 50.0},
+    ),
+    "diffusion_prior": (
+        "modules.diffusion_prior.DiffusionPrior",
+        "modules.networks.diffusion_prior.DiffusionPriorNetwork",
+        {"embedding_dim": DIM, **TEXT, **TRANSFORMER},
+        {
+            "objective": {"parameterization": "x0"},
+            "sampler": {"name": "analytic_dpm", "steps": 4, "spacing": "adm", "guidance_scale": 1.5, "threshold": None},
+        },
+    ),
+    "decoder": (
+        "modules.decoder.Decoder",
+        "modules.networks.decoder.DecoderNetwork",
+        {"unet": {**UNET, "attention_resolutions": [4]}, "embedding_dim": DIM, **DECODER},
+        {"objective": X0, "sampler": {**SOLVER, "guidance_scale": 2.0}},
+    ),
+    "glide": (
+        "modules.decoder.Decoder",
+        "modules.networks.decoder.DecoderNetwork",
+        {"unet": {**UNET, "attention_resolutions": [4]}, "embedding_dim": None, **DECODER},
+        {"objective": X0, "sampler": SOLVER, "drop_text": 0.2},
+    ),
+    "upsampler": (
+        "modules.upsampler.Upsampler",
+        "modules.networks.upsampler.UpsamplerNetwork",
+        {"unet": {**UNET, "image_size": 32}, "factor": 2, "residual": True},
+        {"objective": X0, "sampler": {"name": "dpm_solver_pp", "steps": 2}},
+    ),
+}
+"""Stage -> its class, its network's class, the network's arguments, the stage's other arguments, as YAML has them."""
+
+
+def named(path: str) -> Any:
+    """The class of a class_path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def make_network(stage: str, **changes: Any) -> Any:
+    """A stage's network with fresh weights."""
+    import torch
+
+    from modules.networks.unet import UNetConfig
+
+    _, path, arguments, _ = STAGES[stage]
+    arguments = {**arguments, **changes}
+    if "unet" in arguments:
+        unet = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments["unet"].items()}
+        arguments["unet"] = UNetConfig(**unet)
+    torch.manual_seed(0)
+    return named(path)(**arguments)
+
+
+def randomise(network: Any, seed: int = 0) -> Any:
+    """All weights drawn anew, those that start as zero too, so that everything has an effect on the output."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+            noise = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
+            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+    return network.eval()
+
+
+def write_clip(folder: Path, seed: int = 0, words: list[str] | None = None) -> Path:
+    """A CLIP folder with random weights."""
+    import torch
+
+    from datamodules.scenes import VOCABULARY
+    from modules.clip import CLIPTrainer
+    from modules.tokenizer import WordTokenizer
+
+    torch.manual_seed(seed)
+    trainer = CLIPTrainer(**CLIP)
+    trainer.tokenize = WordTokenizer(sorted(VOCABULARY) if words is None else words, VOCABULARY_SIZE, CONTEXT)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.export(folder)
+    return folder / "export"
+
+
+def write_stage(folder: Path, stage: str, network: Any, extra: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """A stage's export, as training leaves it."""
+    import yaml
+    from safetensors.torch import save_file
+
+    path, network_path, network_arguments, arguments = STAGES[stage]
+    export = folder / "export"
+    export.mkdir(parents=True, exist_ok=True)
+    config = {
+        "class_path": path,
+        "init_args": {
+            "network": {"class_path": network_path, "init_args": network_arguments},
+            **arguments,
+            "training": {"ema_decay": 0.99},
+            **changes,
+        },
+    }
+    (export / "config.yaml").write_text(yaml.safe_dump(config))
+    save_file({**network.state_dict(), **(extra or {})}, export / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """What this file holds: `tiny.STAGES`, `tiny.make_network`, ..."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("_")})
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP folder with random weights; not to be written to."""
+    return write_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def embeddings(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That CLIP's embeddings of the shapes of `shapes`; not to be written to."""
+    from datamodules.shapes import ShapesDataModule
+    from experiments.embed import embed
+    from modules.clip import FrozenCLIP
+
+    folder = tmp_path_factory.mktemp("embeddings")
+    embed(ShapesDataModule(16, **SIZES, cache_dir=None), FrozenCLIP(str(clip_folder)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(embeddings: Path) -> Callable[..., Any]:
+    """Makes a ShapesDataModule of 16 px with embeddings."""
+    from datamodules.shapes import ShapesDataModule
+
+    def make(**changes: Any) -> ShapesDataModule:
+        settings = {"image_size": 16, "batch_size": 8, **SIZES, "embeddings": str(embeddings), "cache_dir": None}
+        return ShapesDataModule(**{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with every stage, of random weights; not to be written to."""
+    import torch
+
+    from datamodules.embeddings import open_embeddings
+    from modules.diffusion.analytic import ScoreStatistics
+    from modules.diffusion.schedules import cosine, respace
+    from modules.embedding_codec import EmbeddingCodec
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    write_clip(run / "clip")
+    extra: dict[str, dict[str, Any]] = {}
+    codec = EmbeddingCodec(DIM, **CODES)
+    rows = open_embeddings(embeddings).rows("train")[range(SIZES["train_size"])]
+    codec.fit(rows.z_i, rows.z_t)
+    extra["ar_prior"] = {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
+    steps = respace(cosine(1000), 4, "adm").timesteps
+    statistics = ScoreStatistics(steps, torch.full((len(steps),), 0.9, dtype=torch.float64), 0.3, 64)
+    extra["diffusion_prior"] = {f"statistics.{name}": tensor for name, tensor in statistics.to_tensors().items()}
+    for seed, stage in enumerate(STAGES):
+        write_stage(run / stage, stage, randomise(make_network(stage), seed), extra.get(stage))
+    return run
