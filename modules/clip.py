@@ -176,10 +176,9 @@ class CLIPTrainer(Stage):
         self.log("val/retrieval", retrieval, batch_size=len(batch.captions), sync_dist=True)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after_step(self) -> None:
         with torch.no_grad():
             self.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        super().on_train_batch_end(outputs, batch, batch_idx)
 
     def export(self, root: Path) -> None:
         """Write root/export/: an open_clip folder, which `FrozenCLIP` and open_clip's `local-dir:` read."""

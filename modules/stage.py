@@ -123,9 +123,16 @@ class Stage(lightning.LightningModule):
         """Batches behind this one in the whole run."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # Not in on_train_batch_end: callbacks go first there, and a checkpoint would lack this step's average.
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+        self.average.update_parameters(self.network)
+
+    def after_step(self) -> None:
+        """What is done to the weights after each step of the optimiser."""
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step > self.average.n_averaged:  # With accumulation, only when the optimiser stepped.
-            self.average.update_parameters(self.network)
         if self.global_step % 50 == 0:
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 

@@ -104,7 +104,7 @@ def test_hidden_folders_are_no_stages(run: Path):
 DAMAGES = {
     "cannot read .*glide/metrics.json": lambda run: (run / "samples/glide/metrics.json").write_text("{"),
     "holds no JSON object": lambda run: (run / "samples/glide/metrics.json").write_text("[]"),
-    "cannot read .*probe.json": lambda run: (run / "clip/probe.json").write_bytes(b"\xff"),
+    "cannot read .*probe.json": lambda run: (run / "probe.json").write_bytes(b"\xff"),
     "lacks 00000.png": lambda run: (run / "samples/glide/00000.png").unlink(),
     "grid.png cannot be decoded": lambda run: (run / "samples/glide/grid.png").write_bytes(b"x"),
     "n = 512 and real with 100": lambda run: change_protocol(run / "samples/real/metrics.json"),
