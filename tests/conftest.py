@@ -202,3 +202,37 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for seed, stage in enumerate(STAGES):
         write_stage(run / stage, stage, randomise(make_network(stage), seed), extra.get(stage))
     return run
+
+
+def fit(module: Any, data: Any, steps: int, root: Path, **trainer: Any) -> Any:
+    """Train with a Trainer that is set up as `unclip fit` does it; returns the Trainer."""
+    import lightning
+    import torch
+
+    from experiments.lightning_cli import quiet
+
+    quiet()
+    torch.manual_seed(0)
+    settings = {
+        "max_steps": steps,
+        "accelerator": "cpu",
+        "default_root_dir": str(root),
+        "check_val_every_n_epoch": None,
+        "val_check_interval": steps,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "gradient_clip_val": 1.0,
+        **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    }
+    made = lightning.Trainer(**{**settings, **trainer})
+    made.fit(module, datamodule=data)
+    return made
+
+
+def repeat(data: Any, batch: Any, steps: int) -> Any:
+    """The same DataModule, but every training batch is `batch`."""
+    from torch.utils.data import DataLoader
+
+    data.train_dataloader = lambda: DataLoader([batch] * steps, batch_size=None)
+    return data
