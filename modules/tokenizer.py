@@ -40,6 +40,16 @@ class WordTokenizer:
         """The words of a caption that the vocabulary does not hold."""
         return [word for word in caption.lower().split() if word not in self._token]
 
+    def token(self, word: str) -> int:
+        """A word's token.
+
+        Raises:
+            InputError: for a word that the vocabulary does not hold.
+        """
+        if word not in self._token:
+            raise InputError(f"the vocabulary has no word {word!r}; it has {', '.join(sorted(self._token))}")
+        return self._token[word]
+
     def __call__(self, captions: str | Sequence[str]) -> Tensor:
         """Captions -> (B, context_length) int64.
 
