@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from eval.bootstrap import Interval, Resampler
+
+CHUNK = 4096  # features that are made float64 at a time
+COSTLY = 1e9  # numbers that a replicate multiplies; above it a few replicates give the width of a normal interval
+FEW_DRAWS = 20
+NORMAL = 1.959964  # half the width of a 95 % normal interval, in standard deviations
+
+
+class SingularCovariance(UserWarning):
+    """A Frechet distance was computed from too few features."""
+
+
+def singular_warning(n: float, dim: int) -> str | None:
+    """What to say of n features of `dim` dimensions: None, or that they are too few for a covariance of full rank."""
+    if n > dim:
+        return None
+    return (
+        f"n = {n:g} is not above the {dim} dimensions of the features: the covariance is singular, and the Frechet"
+        " distance is biased upwards by much more than usual; take more samples or smaller features"
+    )
 
 
 @dataclass(frozen=True)
@@ -30,7 +50,15 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: np.ndarray, weights: np.ndarray | None = None) -> FeatureStatistics:
-        """Of features (N, D); a weight (N,) counts a feature that many times."""
+        """Of features (N, D), also memory-mapped ones; a weight (N,) counts a feature that many times."""
+        total = cls.empty(features.shape[1])
+        for start in range(0, len(features), CHUNK):
+            part = slice(start, start + CHUNK)
+            total = total.merge(cls._of_part(features[part], None if weights is None else weights[part]))
+        return total
+
+    @classmethod
+    def _of_part(cls, features: np.ndarray, weights: np.ndarray | None) -> FeatureStatistics:
         x = np.asarray(features, dtype=np.float64)
         w = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
         n = float(w.sum())
@@ -90,7 +118,14 @@ class FrechetDistance:
 
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
-    """The Frechet distance of two sets of features; symmetric, 0 for equal mean and covariance."""
+    """The Frechet distance of two sets of features; symmetric, 0 for equal mean and covariance.
+
+    Warns:
+        SingularCovariance: a set holds no more features than dimensions.
+    """
+    told = singular_warning(min(first.n, second.n), len(first.mean))
+    if told:
+        warnings.warn(told, SingularCovariance, stacklevel=2)
     return FrechetDistance(first)(second)
 
 
@@ -98,6 +133,11 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
     """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
     distance = FrechetDistance(reference)
     value = distance(FeatureStatistics.of(features))
+    if len(features) * features.shape[1] ** 2 > COSTLY and resampler.draws > FEW_DRAWS:
+        few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
+        drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
+        half = NORMAL * float(np.std(drawn, ddof=1))
+        return Interval(value, value - half, value + half)
     if len(features) < features.shape[1]:
         return resampler.statistic(value, _FewFeatures(features, distance))
     return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from eval import frechet
 from eval.bootstrap import Resampler
 from eval.frechet import (
     FeatureStatistics,
     FrechetDistance,
+    SingularCovariance,
     _FewFeatures,
     frechet_distance,
     frechet_interval,
@@ -78,7 +80,8 @@ def test_equal_distributions_and_symmetry():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
     few = FeatureStatistics.of(features(n=5))  # fewer features than dimensions: singular
-    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    with pytest.warns(SingularCovariance, match="n = 5 is not above the 8 dimensions"):
+        assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
 
 
 def cleanfid_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -100,6 +103,31 @@ def torchmetrics_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 def test_parity(oracle, n: int):
     a, b = FeatureStatistics.of(features(n)), FeatureStatistics.of(features(n, seed=1))
     assert frechet_distance(a, b) == pytest.approx(oracle(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(6, 8), (8, 8), (20, 40)])
+def test_singular_covariances_against_an_exact_form(n: int, d: int):
+    # Where S1 S2 has rank r, Tr (S1 S2)^1/2 is the sum of the singular values of X1 X2^T: no root of a singular matrix.
+    x, y = features(n, d).astype(np.float64), features(n, d, seed=1).astype(np.float64)
+    a, b = x - x.mean(0), y - y.mean(0)
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum() / (n - 1)
+    apart = x.mean(0) - y.mean(0)
+    expected = apart @ apart + ((a**2).sum() + (b**2).sum()) / (n - 1) - 2 * cross
+    with pytest.warns(SingularCovariance, match="biased upwards"):
+        found = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
+    assert found == pytest.approx(expected, rel=1e-6)
+    if n > 6:  # clean-fid and torchmetrics take roots of a nonsymmetric singular matrix; where they manage, they agree
+        assert found == pytest.approx(torchmetrics_distance(FeatureStatistics.of(x), FeatureStatistics.of(y)), rel=1e-5)
+
+
+def test_costly_intervals_take_few_draws(monkeypatch: pytest.MonkeyPatch):
+    x, reference = features(200, 3), FeatureStatistics.of(features(400, 3, seed=1))
+    usual = frechet_interval(x, reference, Resampler(np.arange(200), 300, seed=0))
+    monkeypatch.setattr(frechet, "COSTLY", 0)
+    monkeypatch.setattr(frechet, "CHUNK", 17)
+    few = frechet_interval(x, reference, Resampler(np.arange(200), 300, seed=0))
+    assert few.value == pytest.approx(usual.value, rel=1e-9)
+    assert few.high - few.low == pytest.approx(usual.high - usual.low, rel=0.6)
 
 
 def test_square_root():

@@ -1,0 +1,61 @@
+"""The preference probe: which picture people prefer, by logistic regression on embedding differences (appendix A)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from eval.aesthetics import LinearProbe, unit
+from eval.errors import InputError
+
+
+def fit_preference(better: np.ndarray, worse: np.ndarray, clip: str) -> LinearProbe:
+    """Learns w such that w . (z_better - z_worse) is the log odds of the preference.
+
+    Every pair counts in both orders and there is no intercept: an order of showing cannot be preferred.
+
+    Args:
+        better, worse: (N, D) CLIP image features of the picture that was preferred and of the other.
+        clip: name of the CLIP.
+
+    Raises:
+        InputError: fewer than ten pairs.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_score
+
+    if len(better) < 10 or better.shape != worse.shape:
+        raise InputError(f"a preference probe needs 10 pairs or more, found {len(better)}")
+    apart = unit(better) - unit(worse)
+    x, y = np.concatenate([apart, -apart]), np.repeat([1, 0], len(apart))
+    pairs = np.tile(np.arange(len(apart)), 2)  # both orders of a pair stay in one part
+    model = LogisticRegression(fit_intercept=False, C=10.0, max_iter=1000)
+    accuracy = cross_val_score(model, x, y, groups=pairs, cv=GroupKFold(5)).mean()
+    model.fit(x, y)
+    fit = {"n": len(apart), "held_out_accuracy": float(accuracy)}
+    return LinearProbe("preference", clip, np.asarray(model.coef_[0]), 0.0, fit)
+
+
+def probability_preferred(probe: LinearProbe, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N,) probability that a person prefers the first of two pictures, from their features (N, D)."""
+    return 1 / (1 + np.exp(probe(second) - probe(first)))
+
+
+def read_comparisons(path: str | Path) -> list[tuple[str, str]]:
+    """(preferred image, other image) of each line of a csv with the columns better and worse.
+
+    Raises:
+        InputError: unreadable, or without these columns.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the comparisons {path} ({error})") from error
+    for number, row in enumerate(rows, 2):
+        if not row.get("better") or not row.get("worse"):
+            raise InputError(f"{path}:{number} lacks a value in the columns better and worse")
+    return [(row["better"].strip(), row["worse"].strip()) for row in rows]
