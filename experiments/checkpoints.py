@@ -119,8 +119,8 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._saved_step or not self.path(trainer).exists():
-            self.save(trainer)
+        # Also when this step has been saved before: a stage may have added to its state since.
+        self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
         """Write `checkpoints/last.ckpt`; every rank must call this."""

@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.bound_report import BoundReport
 from experiments.callbacks import Announce, FitProgress, StopSignals
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
 from experiments.run_folder import RunFolder
@@ -141,6 +142,8 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        if self.command == "validate":
+            parser.add_lightning_class_args(BoundReport, "bound")
         parser.add_argument(
             "--ckpt_path",
             type=str | None,

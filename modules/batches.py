@@ -25,6 +25,10 @@ class EmbeddingBatch(NamedTuple):
     tokens: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
+    def rows(self, chosen: Tensor) -> EmbeddingBatch:
+        """The pairs where `chosen` (B,) bool is true."""
+        return EmbeddingBatch(*(tensor[chosen] for tensor in self))
+
 
 class ImageTextBatch(NamedTuple):
     """B image-text pairs.
@@ -42,3 +46,10 @@ class ImageTextBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # as above
     attributes: Tensor | None = None
     embeddings: EmbeddingBatch | None = None
+
+    def rows(self, chosen: Tensor) -> ImageTextBatch:
+        """The pairs where `chosen` (B,) bool is true."""
+        captions = [caption for caption, keep in zip(self.captions, chosen.tolist(), strict=True) if keep]
+        attributes = None if self.attributes is None else self.attributes[chosen]
+        embeddings = None if self.embeddings is None else self.embeddings.rows(chosen)
+        return ImageTextBatch(self.images[chosen], captions, self.index[chosen], attributes, embeddings)

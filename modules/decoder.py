@@ -9,14 +9,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch
+from modules.diffusion.denoiser import Model
+from modules.diffusion_stage import DiffusionStage
 from modules.networks.decoder import DecoderNetwork
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import embeddings_of, per_sample_generators
 from modules.sampling import sample_decoder
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.stage import TrainingConfig, adamw
 
 
-class Decoder(Stage):
+class Decoder(DiffusionStage):
     """Trains a DecoderNetwork on images with cached embeddings and caption tokens.
 
     Args:
@@ -25,6 +27,7 @@ class Decoder(Stage):
         sampler: how validation and `unclip sample` draw from it.
         drop_text, drop_embedding: how often the caption and z_i are dropped, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
+        statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
     """
 
@@ -36,14 +39,14 @@ class Decoder(Stage):
         drop_text: float = 0.5,
         drop_embedding: float = 0.1,
         embedding: Literal["z_i", "z_t"] = "z_i",
+        statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
-        super().__init__(network, optimizer, training)
+        super().__init__(network, objective, sampler, optimizer, training, statistics_samples)
         if network.learned_sigma != objective.learned_sigma:
             raise ValueError("network.learned_sigma and objective.learned_sigma must agree")
-        self.objective, self.sampler, self.embedding = objective, sampler, embedding
-        self.drop_text, self.drop_embedding = drop_text, drop_embedding
+        self.drop_text, self.drop_embedding, self.embedding = drop_text, drop_embedding, embedding
 
     def _conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
         rows = embeddings_of(batch)
@@ -68,12 +71,23 @@ class Decoder(Stage):
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.averaged, batch, generator)
 
+    def conditioned(self, batch: ImageTextBatch) -> tuple[Model, Tensor]:
+        condition = self.averaged.condition(*self._conditions(batch))
+        return lambda x_t, t: self.averaged(x_t, t, condition), batch.images
+
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x 16, 3, H, W): samples, then the true images whose captions and embeddings they were given."""
         tokens, z_i = self._conditions(batch)
         tokens, z_i = tokens[:16], None if z_i is None else z_i[:16]
         size = batch.images.shape[-1]
         drawn = sample_decoder(
-            self.averaged, self.objective, self.sampler, tokens, z_i, size, per_sample_generators(len(tokens))
+            self.averaged,
+            self.objective,
+            self.sampler_now,
+            tokens,
+            z_i,
+            size,
+            per_sample_generators(len(tokens)),
+            statistics=self.statistics,
         )
         return torch.cat([drawn, batch.images[:16]])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,32 +9,28 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
-from modules.diffusion.analytic import ScoreStatistics, estimate_statistics
-from modules.diffusion.denoiser import Denoiser, as_denoiser
-from modules.diffusion.schedules import respace
+from modules.diffusion.denoiser import Model
+from modules.diffusion_stage import DiffusionStage
 from modules.networks.diffusion_prior import DiffusionPriorNetwork, embedding_scale
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import cosines, embeddings_of, per_sample_generators
 from modules.sampling import sample_diffusion_prior
-from modules.stage import Stage, TrainingConfig, adamw
-
-STATISTICS = "statistics."  # Prefix of the score's statistics in the exported file.
+from modules.stage import TrainingConfig, adamw
 
 
-class DiffusionPrior(Stage):
+class DiffusionPrior(DiffusionStage):
     """Trains a DiffusionPriorNetwork.
-
-    When training ends, the mean squared score that Analytic-DPM needs is estimated from training data, at the
-    timesteps of the sampler's trajectory, and exported with the weights.
 
     Args:
         network: what is trained.
         objective: the paper's: x0 prediction, cosine schedule, 1,000 steps.
         sampler: how validation and `unclip sample` draw from it.
         drop_text: how often caption and z_t are dropped together.
-        statistics_samples: training embeddings for the score's statistics.
+        statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
     """
+
+    likelihood = "gaussian"
 
     def __init__(
         self,
@@ -48,11 +42,9 @@ class DiffusionPrior(Stage):
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
-        super().__init__(network, optimizer, training)
-        self.objective, self.sampler, self.drop_text = objective, sampler, drop_text
-        self.statistics_samples = statistics_samples
+        super().__init__(network, objective, sampler, optimizer, training, statistics_samples)
+        self.drop_text = drop_text
         self.scale = embedding_scale(network.embedding_dim)
-        self._statistics: ScoreStatistics | None = None
 
     def _loss(self, network: Any, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         z_i, z_t, tokens, _ = embeddings_of(batch)
@@ -69,37 +61,23 @@ class DiffusionPrior(Stage):
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
         rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
-        # Analytic-DPM's statistics are there at the end of training only; until then its mean with DDPM's variance.
-        sampler = replace(self.sampler, name="ddpm") if self.sampler.name == "analytic_dpm" else self.sampler
-        generators = per_sample_generators(len(rows.z_t))
         z_i = sample_diffusion_prior(
-            self.averaged, self.objective, sampler, self.scale, rows.tokens, rows.z_t, generators
+            self.averaged,
+            self.objective,
+            self.sampler_now,
+            self.scale,
+            rows.tokens,
+            rows.z_t,
+            per_sample_generators(len(rows.z_t)),
+            statistics=self.statistics,
         )
         return cosines(z_i, rows)
 
-    def on_train_end(self) -> None:
-        if self.sampler.name == "analytic_dpm":
-            schedule = respace(self.objective.noise_schedule, self.sampler.steps, self.sampler.spacing)
-            self._statistics = estimate_statistics(self._statistics_batches(), schedule, self.generator(2))
+    def conditioned(self, batch: EmbeddingBatch | ImageTextBatch) -> tuple[Model, Tensor]:
+        z_i, z_t, tokens, _ = embeddings_of(batch)
+        cache = self.averaged.encode(tokens, z_t)
 
-    def _statistics_batches(self) -> Iterator[tuple[Denoiser, Tensor]]:
-        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
-        count = min(self.statistics_samples, len(data))
-        for start in range(0, count, 256):
-            rows = embeddings_of(data.__getitems__(list(range(start, min(start + 256, count)))))
-            rows = EmbeddingBatch(*(tensor.to(self.device) for tensor in rows))
-            cache = self.averaged.encode(rows.tokens, rows.z_t)
+        def model(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.averaged.step(x_t, t, cache)
 
-            def model(x_t: Tensor, t: Tensor, cache: Any = cache) -> Tensor:
-                return self.averaged.step(x_t, t, cache)
-
-            yield (
-                as_denoiser(model, self.objective.noise_schedule, self.objective.parameterization),
-                rows.z_i * self.scale,
-            )
-
-    def exported_state(self) -> dict[str, Tensor]:
-        state = super().exported_state()
-        if self._statistics is not None:
-            state |= {STATISTICS + name: tensor for name, tensor in self._statistics.to_tensors().items()}
-        return state
+        return model, z_i * self.scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -15,9 +15,13 @@ from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import Model, Threshold, as_denoiser
 from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
-from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, respace
+from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr, respace
+from modules.errors import InputError
 
-SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "dpm_solver_pp"]
+SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "analytic_ddim", "dpm_solver_pp", "dpm_solver_pp_sde"]
+
+STATISTICS = "statistics."
+"""Prefix of the score's statistics in a stage's exported file."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Objective:
     Attributes:
         schedule: "cosine" (Improved DDPM) or "linear" (DDPM).
         num_steps: T, the steps of the training schedule.
+        zero_terminal_snr: rescale the schedule to end without signal (Lin et al. 2305.08891); not with epsilon.
         parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
         learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
         weighting, gamma: of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
@@ -37,6 +42,7 @@ class Objective:
 
     schedule: Literal["cosine", "linear"] = "cosine"
     num_steps: int = 1000
+    zero_terminal_snr: bool = False
     parameterization: Parameterization = "epsilon"
     learned_sigma: bool = False
     weighting: Weighting = "none"
@@ -49,7 +55,8 @@ class Objective:
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
         """The training schedule."""
-        return {"cosine": cosine, "linear": linear}[self.schedule](self.num_steps)
+        schedule = {"cosine": cosine, "linear": linear}[self.schedule](self.num_steps)
+        return rescale_zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps, noise and noised data of one training batch.
@@ -83,10 +90,13 @@ class SamplerConfig:
     """How a stage is sampled (the rows "sampling steps" and "sampling variance" of the paper's Table 3).
 
     Attributes:
-        name: of the sampler in `modules.diffusion.samplers`.
+        name: of the sampler in `modules.diffusion.samplers`; analytic_ddim is analytic_dpm with eta 0,
+            dpm_solver_pp_sde the stochastic solver.
         steps: network evaluations of one trajectory.
         spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
         guidance_scale: of classifier-free guidance; 1 is none.
+        guidance_interval: smallest and largest sigma = sqrt((1 - alpha_bar) / alpha_bar) with guidance; null for all.
+        guidance_rescale: how far to bring the guided deviation back, 0 to 1, see `modules.diffusion.guidance.guide`.
         eta: of DDIM: 0 deterministic, 1 ancestral.
         variance: of DDPM.
         threshold: keeps the estimate of the data in [-1, 1]; null for embeddings.
@@ -96,9 +106,21 @@ class SamplerConfig:
     steps: int = 50
     spacing: Spacing = "trailing"
     guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
     eta: float = 0.0
     variance: samplers.Variance = "fixed_small"
     threshold: Literal["static", "dynamic"] | None = "static"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether this is one of Analytic-DPM's, which need the score's statistics."""
+        return self.name in ("analytic_dpm", "analytic_ddim")
+
+    def without_statistics(self) -> SamplerConfig:
+        """This sampler, or the nearest one that needs no statistics: the same mean, DDPM's or DDIM's variance."""
+        names: dict[SamplerName, SamplerName] = {"analytic_dpm": "ddpm", "analytic_ddim": "ddim"}
+        return replace(self, name=names[self.name]) if self.name in names else self
 
 
 def sample(
@@ -120,7 +142,7 @@ def sample(
         sampler: how to sample it; its guidance_scale is the business of whoever made `model`.
         x_T: (B, ...) standard normal noise.
         generators: one for each of the B samples, for the noise of the steps.
-        statistics: of the score, for analytic_dpm.
+        statistics: of the score, for analytic_dpm and analytic_ddim.
         on_step: called after every step.
         threshold: instead of the sampler's.
 
@@ -128,7 +150,7 @@ def sample(
         (B, ...) samples.
 
     Raises:
-        ValueError: for analytic_dpm without statistics.
+        InputError: for analytic_dpm and analytic_ddim without statistics, or with those of other timesteps.
     """
     denoiser = as_denoiser(
         model,
@@ -142,13 +164,24 @@ def sample(
         "ddpm": partial(samplers.ddpm, variance=sampler.variance),
         "ddim": partial(samplers.ddim, eta=sampler.eta),
         "dpm_solver_pp": samplers.dpm_solver_pp,
+        "dpm_solver_pp_sde": partial(samplers.dpm_solver_pp, sde=True),
     }
-    if sampler.name == "analytic_dpm":
-        if statistics is None:
-            raise ValueError(
-                "analytic_dpm needs the score's statistics; they are estimated when the stage's training ends"
-            )
+    if sampler.needs_statistics:
+        known = _measured(schedule, statistics, sampler.name)
+        eta = 0.0 if sampler.name == "analytic_ddim" else 1.0
         return samplers.analytic_dpm(
-            denoiser, schedule, x_T, generators=generators, on_step=on_step, statistics=statistics
+            denoiser, schedule, x_T, generators=generators, on_step=on_step, statistics=known, eta=eta
         )
     return run[sampler.name](denoiser, schedule, x_T, generators=generators, on_step=on_step)
+
+
+def _measured(schedule: NoiseSchedule, statistics: ScoreStatistics | None, name: str) -> ScoreStatistics:
+    if statistics is None:
+        raise InputError(f"{name} needs the score's statistics; they are estimated when the stage's training ends")
+    if not set(schedule.timesteps.tolist()) <= set(statistics.timesteps.tolist()):
+        raise InputError(
+            f"{name} has statistics of the score for the {len(statistics.timesteps)} timesteps that the stage was "
+            f"trained to be sampled at, not for all of these {schedule.num_steps}: keep steps and spacing, take "
+            "another sampler, or train the stage with these"
+        )
+    return statistics

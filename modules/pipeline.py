@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.clip import FrozenCLIP
-from modules.diffusion.analytic import ScoreStatistics
 from modules.errors import InputError
 from modules.networks.diffusion_prior import embedding_scale
 from modules.objective import SamplerConfig
@@ -117,7 +116,6 @@ class UnCLIP:
             codec.load_state_dict({key.removeprefix("codec."): value for key, value in stored.extra.items()})
             settings = {key: stored.settings[key] for key in ("guidance_scale", "percentile")} | chosen
             return sample_ar_prior(stored.network, codec, tokens, z_t, generators, **settings)
-        statistics = {k.removeprefix("statistics."): v for k, v in stored.extra.items() if k.startswith("statistics.")}
         return sample_diffusion_prior(
             stored.network,
             stored.settings["objective"],
@@ -126,7 +124,7 @@ class UnCLIP:
             tokens,
             z_t,
             generators,
-            statistics=ScoreStatistics.from_tensors(statistics) if statistics else None,
+            statistics=stored.statistics,
             candidates=chosen.get("candidates", 2),
         )
 
@@ -167,13 +165,15 @@ class UnCLIP:
         stored = self.stage(decoder)
         sampler = self.sampler(decoder)
         size = stored.network.unet.config.image_size
-        return sample_decoder(stored.network, stored.settings["objective"], sampler, tokens, z_i, size, generators)
+        objective, statistics = stored.settings["objective"], stored.statistics
+        return sample_decoder(stored.network, objective, sampler, tokens, z_i, size, generators, statistics=statistics)
 
     def upsample(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
         """(B, 3, h, w) in [-1, 1] -> (B, 3, factor h, factor w), through the run's upsampler."""
         stored = self.stage("upsampler")
         sampler = self.sampler("upsampler")
-        return sample_upsampler(stored.network, stored.settings["objective"], sampler, low, generators)
+        objective, statistics = stored.settings["objective"], stored.statistics
+        return sample_upsampler(stored.network, objective, sampler, low, generators, statistics=statistics)
 
     def generate(
         self,

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.diffusion.analytic import ScoreStatistics
+from modules.diffusion.denoiser import Model
 from modules.diffusion.guidance import guide
 from modules.diffusion.noise import randn_per_image
 from modules.diffusion.samplers import OnStep
+from modules.diffusion.schedules import noise_interval
 from modules.embedding_codec import EmbeddingCodec
 from modules.networks.ar_prior import ARPriorNetwork
 from modules.networks.decoder import Condition, DecoderNetwork
@@ -46,7 +48,7 @@ def sample_diffusion_prior(
         tokens: (B, L) caption tokens.
         z_t: (B, D) of unit norm.
         generators: B of them.
-        statistics: of the score, for analytic_dpm.
+        statistics: of the score, for analytic_dpm and analytic_ddim.
 
     Returns:
         (B, D) of unit norm.
@@ -64,7 +66,7 @@ def sample_diffusion_prior(
     best, best_score = z_t, torch.full_like(z_t[:, 0], -torch.inf)
     for _ in range(candidates):
         x_T = randn_per_image(generators, z_t.shape, z_t.device, z_t.dtype)
-        chosen = guide(model, sampler.guidance_scale) if guided else model
+        chosen = _guided(model, objective, sampler) if guided else model
         z_i = F.normalize(sample(chosen, objective, sampler, x_T, generators, statistics=statistics) / scale, dim=1)
         score = (z_i * z_t).sum(dim=1)
         best = torch.where((score > best_score)[:, None], z_i, best)
@@ -108,6 +110,7 @@ def sample_decoder(
     size: int,
     generators: Generators,
     *,
+    statistics: ScoreStatistics | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Images for (caption, z_i), with the paper's joint guidance: the unconditional half has neither.
@@ -116,6 +119,7 @@ def sample_decoder(
         tokens: (B, L) caption tokens; all 0 for no caption.
         z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
         size: side of the images.
+        statistics: of the score, for analytic_dpm and analytic_ddim.
 
     Returns:
         (B, C, size, size) in [-1, 1].
@@ -131,8 +135,9 @@ def sample_decoder(
     x_T = randn_per_image(generators, (len(tokens), network.channels, size, size), tokens.device)
     if network.unet.first.weight.is_contiguous(memory_format=torch.channels_last):
         x_T = x_T.contiguous(memory_format=torch.channels_last)
-    chosen = guide(model, sampler.guidance_scale) if guided else model
-    return sample(chosen, objective, sampler, x_T, generators, on_step=on_step).clamp(-1, 1)
+    chosen = _guided(model, objective, sampler) if guided else model
+    drawn = sample(chosen, objective, sampler, x_T, generators, statistics=statistics, on_step=on_step)
+    return drawn.clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -143,6 +148,7 @@ def sample_upsampler(
     low: Tensor,
     generators: Generators,
     *,
+    statistics: ScoreStatistics | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """(B, C, H, W) images in [-1, 1] -> (B, C, factor H, factor W), run convolutionally at full size (unCLIP 2.1)."""
@@ -152,4 +158,12 @@ def sample_upsampler(
         return network(x_t, t, enlarged)
 
     x_T = randn_per_image(generators, enlarged.shape, enlarged.device)
-    return sample(model, objective, sampler, x_T, generators, on_step=on_step).clamp(-1, 1)
+    drawn = sample(model, objective, sampler, x_T, generators, statistics=statistics, on_step=on_step)
+    return drawn.clamp(-1, 1)
+
+
+def _guided(model: Model, objective: Objective, sampler: SamplerConfig) -> Model:
+    """Classifier-free guidance as the sampler says; the model is for [conditional, unconditional]."""
+    levels = sampler.guidance_interval
+    interval = None if levels is None else noise_interval(objective.noise_schedule, *levels)
+    return guide(model, sampler.guidance_scale, interval=interval, rescale=sampler.guidance_rescale)

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from modules.diffusion.analytic import ScoreStatistics
 from modules.embedding_codec import EmbeddingCodec
 from modules.errors import InputError
-from modules.objective import Objective, SamplerConfig
+from modules.objective import STATISTICS, Objective, SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class StoredStage:
     settings: dict[str, Any]
     extra: dict[str, Tensor]
     fingerprint: str
+
+    @property
+    def statistics(self) -> ScoreStatistics | None:
+        """The score's statistics, if the stage has been trained to be sampled with Analytic-DPM."""
+        found = {k.removeprefix(STATISTICS): v for k, v in self.extra.items() if k.startswith(STATISTICS)}
+        return ScoreStatistics.from_tensors(found) if found else None
 
 
 def load_stage(folder: str | Path) -> StoredStage:

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from modules.batches import ImageTextBatch
 from modules.degradations import gaussian_blur, random_crop
+from modules.diffusion.denoiser import Model
+from modules.diffusion_stage import DiffusionStage
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import per_sample_generators
 from modules.sampling import sample_upsampler
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.stage import TrainingConfig, adamw
 
 
-class Upsampler(Stage):
+class Upsampler(DiffusionStage):
     """Trains an UpsamplerNetwork on images of the target size.
 
     Args:
@@ -28,6 +30,7 @@ class Upsampler(Stage):
         crop: side of the training window as a share of the target's; the paper's 0.25.
         corruption: of the low-resolution condition in training.
         corruption_share: how often it is applied.
+        statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
     """
 
@@ -39,12 +42,12 @@ class Upsampler(Stage):
         crop: float = 0.25,
         corruption: Literal["none", "gaussian_blur"] = "gaussian_blur",
         corruption_share: float = 1.0,
+        statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
-        super().__init__(network, optimizer, training)
-        self.objective, self.sampler, self.crop = objective, sampler, crop
-        self.corruption, self.corruption_share = corruption, corruption_share
+        super().__init__(network, objective, sampler, optimizer, training, statistics_samples)
+        self.crop, self.corruption, self.corruption_share = crop, corruption, corruption_share
 
     def _shrink(self, images: Tensor) -> Tensor:
         """The low-resolution image, antialiased."""
@@ -78,8 +81,16 @@ class Upsampler(Stage):
         high = self._draw(low)
         return {"psnr": psnr(high, images), "psnr_bicubic": psnr(self.network.enlarge(low), images)}
 
+    def conditioned(self, batch: ImageTextBatch) -> tuple[Model, Tensor]:
+        # At full size and without corruption, as in sampling.
+        enlarged = self.network.enlarge(self._shrink(batch.images))
+        return lambda x_t, t: self.averaged(x_t, t, enlarged), batch.images
+
     def _draw(self, low: Tensor) -> Tensor:
-        return sample_upsampler(self.averaged, self.objective, self.sampler, low, per_sample_generators(len(low)))
+        generators = per_sample_generators(len(low))
+        return sample_upsampler(
+            self.averaged, self.objective, self.sampler_now, low, generators, statistics=self.statistics
+        )
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(3 x 4, 3, H, W): enlarged conditions, samples, and the true images."""
