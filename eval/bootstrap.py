@@ -72,3 +72,10 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
     """Limits that hold the middle 95 % of the replicates."""
     low, high = np.percentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
+
+
+def as_json(interval: Interval | None) -> dict[str, float] | None:
+    """{"value", "low", "high"}, or None where nothing was measured."""
+    if interval is None or np.isnan(interval.value):
+        return None
+    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -184,6 +184,11 @@ class InceptionExtractor:
         self.resize = build_resizer("clean")
         self.device = device
 
+    def logits(self, features: np.ndarray) -> np.ndarray | None:
+        """(N, 1008) class logits without bias, for the Inception Score; None if the file holds no last layer."""
+        weight = getattr(getattr(self.model.base, "output", None), "weight", None)
+        return None if weight is None else np.asarray(features) @ weight.detach().cpu().numpy().T
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         resized = np.stack([self.resize(image) for image in images.permute(0, 2, 3, 1).numpy()])

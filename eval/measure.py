@@ -5,52 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import LEVEL, Interval, Resampler
+from eval.bootstrap import LEVEL, Interval, Resampler, as_json
 from eval.clip_score import clip_score
 from eval.diversity import within_caption_distance
 from eval.errors import InputError
-from eval.features import NO_INCEPTION, AttributeExtractor, CLIPExtractor, Extractor, batches
-from eval.frechet import FeatureStatistics, frechet_interval
+from eval.features import NO_INCEPTION
+from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.further import candidates, further
+from eval.judges import Judges, Seen, look
+from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS
 from eval.samples import SampleFolder
 from eval.scoring import describe, score_all
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The networks that look at the images; any may be absent, but not both of the first two.
-
-    Attributes:
-        classifier: attribute accuracy, where the data have ground truth; also Frechet distance and diversity.
-        clip: CLIP score; also Frechet distance and diversity if there is no classifier.
-        inception: FID.
-    """
-
-    classifier: AttributeExtractor | None = None
-    clip: CLIPExtractor | None = None
-    inception: Extractor | None = None
-
-    def __post_init__(self) -> None:
-        if self.classifier is None and self.clip is None:
-            raise InputError("nothing to measure with: give --classifier, --clip or both")
-
-    @property
-    def extractor(self) -> Extractor:
-        """Whose features the Frechet distance and the diversity are computed in."""
-        judge = self.classifier or self.clip
-        assert judge is not None
-        return judge
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the judges see in a folder: features (N, D) by judge, and the attribute classes (N, A)."""
-
-    features: dict[str, np.ndarray]
-    classes: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -61,33 +31,21 @@ class Reference:
         folder: the images.
         digest: hash of their content.
         statistics: mean and covariance of their features, by judge.
+        features: the features themselves, (M, D) by judge.
     """
 
     folder: SampleFolder
     digest: str
     statistics: dict[str, FeatureStatistics] = field(repr=False)
-
-
-def look(folder: SampleFolder, judges: Judges, batch_size: int = 128, tick: Callable[[int], Any] | None = None) -> Seen:
-    """Shows all images to all judges; calls `tick` with the number of images done after each batch."""
-    features: dict[str, list[np.ndarray]] = {}
-    classes: list[np.ndarray] = []
-    for images in batches(folder, batch_size):
-        if judges.classifier is not None:
-            seen = judges.classifier.look(images)
-            features.setdefault("classifier", []).append(seen.features.numpy())
-            classes.append(seen.classes.numpy())
-        for name, judge in (("clip", judges.clip), ("inception", judges.inception)):
-            if judge is not None:
-                features.setdefault(name, []).append(judge(images).numpy())
-        if tick is not None:
-            tick(len(images))
-    joined = {name: np.concatenate(parts) for name, parts in features.items()}
-    return Seen(joined, np.concatenate(classes) if classes else None)
+    features: dict[str, np.ndarray] = field(repr=False)
 
 
 def read_reference(
-    folder: SampleFolder, judges: Judges, batch_size: int = 128, tick: Callable[[int], Any] | None = None
+    folder: SampleFolder,
+    judges: Judges,
+    batch_size: int = 128,
+    tick: Callable[[int], Any] | None = None,
+    cache: Path | None = None,
 ) -> Reference:
     """Computes the statistics of the real images.
 
@@ -96,9 +54,9 @@ def read_reference(
     """
     if len(folder) < 2:
         raise InputError(f"the reference {folder.path} holds {len(folder)} image; export more")
-    seen = look(folder, judges, batch_size, tick)
+    seen = look(folder, judges, batch_size, tick, cache)
     statistics = {name: FeatureStatistics.of(x) for name, x in seen.features.items()}
-    return Reference(folder, content_digest(folder), statistics)
+    return Reference(folder, content_digest(folder), statistics, seen.features)
 
 
 def content_digest(folder: SampleFolder) -> str:
@@ -146,13 +104,18 @@ def measure(
     """All metrics of one folder, JSON-ready.
 
     Returns:
-        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "protocol"}: each metric is
-        {"value", "low", "high"} (95 % interval over captions), or None where it cannot be measured. "accuracy" holds
-        one for each name of `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions it; None
-        without ground truth.
+        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "protocol", "warnings"}, and what
+        `eval.further.further` adds: each metric is {"value", "low", "high"} (95 % interval over captions), or None
+        where it cannot be measured. "accuracy" holds one for each name of `eval.scoring.ATTRIBUTES`, with the number
+        "n" of samples whose caption mentions it; None without ground truth.
     """
     resampler = Resampler(folder.caption_index, draws, seed)
-    main = "classifier" if judges.classifier is not None else "clip"
+    main = judges.main
+    warned = {
+        name: singular_warning(len(folder), seen.features[name].shape[1])
+        for name in (main, "inception")
+        if name in seen.features
+    }
     fid = None
     if judges.inception is not None:
         fid = frechet_interval(seen.features["inception"], reference.statistics["inception"], resampler)
@@ -165,6 +128,8 @@ def measure(
         "clip_score": as_json(_clip_score(folder, seen, judges, resampler)),
         "accuracy": _accuracy(folder, seen, judges, resampler),
         "diversity": as_json(resampler.mean(diversity)),
+        **further(folder, seen, judges, reference.features, resampler),
+        "warnings": [f"{name}: {text}" for name, text in warned.items() if text],
         "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
     }
 
@@ -178,7 +143,7 @@ def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Res
 
 def _accuracy(
     folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
-) -> dict[str, dict[str, float | None] | None] | None:
+) -> dict[str, dict[str, float] | None] | None:
     """None without a classifier or without ground truth; an image without it counts for nothing."""
     if judges.classifier is None or seen.classes is None:
         return None
@@ -213,14 +178,12 @@ def _protocol(
         "reference": reference.folder.path.resolve().name,
         "reference_n": len(reference.folder),
         "reference_digest": reference.digest,
+        "size": list(folder.size),
+        "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
+        "candidates": candidates(folder),
+        "aesthetic": judges.aesthetic and judges.aesthetic.clip,
+        "preference": judges.preference and judges.preference.clip,
         "bootstrap": draws,
         "level": LEVEL,
         "seed": seed,
     }
-
-
-def as_json(interval: Interval | None) -> dict[str, float | None] | None:
-    """{"value", "low", "high"}, or None where nothing was measured."""
-    if interval is None or np.isnan(interval.value):
-        return None
-    return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
     """Runs `unclip evaluate ...`; returns the exit code."""
     options = parser().parse_args(argv)
     from eval.files import write_file
-    from eval.measure import check_comparable, content_shared, look, measure, read_reference
+    from eval.judges import look
+    from eval.measure import check_comparable, content_shared, measure, read_reference
     from eval.samples import SampleFolder
     from eval.tables import main_table
 
@@ -32,13 +33,14 @@ def main(argv: list[str]) -> int:
     folders = [SampleFolder.open(path) for path in options.samples]
     real = SampleFolder.open(options.reference)
     check_comparable(folders, real)
-    judges = make_judges(options.classifier, options.clip, options.inception, folders)
+    judges = make_judges(options, folders)
+    cache = feature_cache(options.cache, real.path)
     rows = []
     bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
     with bar:
-        reference = read_reference(real, judges, tick=bar.advance)
+        reference = read_reference(real, judges, tick=bar.advance, cache=cache)
         for folder in folders:
-            seen = look(folder, judges, tick=bar.advance)
+            seen = look(folder, judges, tick=bar.advance, cache=cache)
             row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
             rows.append({**row, "shared_with_reference": content_shared(folder, real)})
     table = main_table(rows)
@@ -60,25 +62,43 @@ def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
     return [Path(out)]
 
 
-def make_judges(classifier: str | None, clip: str | None, inception: str | None, folders: list[Any]) -> Judges:
+def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     """Loads the networks that look at the images.
 
     Raises:
         InputError: one of them is not there, none was given, or the CLIP is the one that the samples were made with.
     """
+    from eval.aesthetics import LinearProbe
     from eval.attributes import load_classifier
     from eval.features import AttributeExtractor, InceptionExtractor, find_inception
-    from eval.measure import Judges
+    from eval.judges import Judges
+    from eval.timm_features import make_network
 
     device = accelerator()
-    weights = find_inception(inception)
-    if clip is not None:
-        refuse_conditioning_clip(clip, folders)
+    weights = find_inception(options.inception)
+    if options.clip is not None:
+        refuse_conditioning_clip(options.clip, folders)
+    clip = make_clip(options.clip, device) if options.clip else None
+    probes = {
+        kind: LinearProbe.load(getattr(options, kind), kind, clip.name if clip else None)
+        for kind in ("aesthetic", "preference")
+        if getattr(options, kind)
+    }
     return Judges(
-        classifier=AttributeExtractor(load_classifier(classifier), device) if classifier else None,
-        clip=make_clip(clip, device) if clip else None,
+        classifier=AttributeExtractor(load_classifier(options.classifier), device) if options.classifier else None,
+        clip=clip,
         inception=InceptionExtractor(weights, device) if weights else None,
+        network=make_network(options.network, device) if options.network else None,
+        **probes,
     )
+
+
+def feature_cache(named: str | None, reference: Path) -> Path | None:
+    """Where features are kept: the folder that was named, or RUN/features; None for a folder outside a run."""
+    if named is not None:
+        return Path(named) if named else None
+    run = run_of(reference)
+    return None if run is None else run / "features"
 
 
 def make_clip(name: str, device: str) -> CLIPExtractor:
@@ -125,7 +145,9 @@ def log_scalars(samples: Path, row: dict[str, Any]) -> None:
     folder = run / "evaluation" / samples.name
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
-    metrics = {key: row[key] for key in ("frechet", "fid", "clip_score", "diversity")}
+    from eval.further import NAMES
+
+    metrics = {key: row[key] for key in ("frechet", "fid", "clip_score", "diversity", *NAMES)}
     metrics |= {f"accuracy/{name}": value for name, value in (row["accuracy"] or {}).items()}
     with SummaryWriter(str(folder)) as writer:
         for name, value in metrics.items():
@@ -153,11 +175,20 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(prog="unclip evaluate", description="Measure samples against real images.")
     made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
-    made.add_argument("--reference", required=True, help="sample folder of real images (`unclip data export`)")
-    made.add_argument("--classifier", help="attribute classifier: attribute accuracy, Frechet distance, diversity")
-    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
-    made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
+    add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
     return made
+
+
+def add_judges(made: argparse.ArgumentParser) -> None:
+    """The options that say what is measured, and against what."""
+    made.add_argument("--reference", required=True, help="sample folder of real images (`unclip data export`)")
+    made.add_argument("--classifier", help="attribute classifier: attribute accuracy, Frechet distance, diversity")
+    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
+    made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
+    made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
+    made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
+    made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
+    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' for none)")

@@ -11,7 +11,8 @@ from eval.diversity import within_caption_distance
 from eval.errors import InputError
 from eval.features import NO_INCEPTION, AttributeExtractor
 from eval.frechet import FeatureStatistics, frechet_distance, frechet_interval
-from eval.measure import Judges, check_comparable, content_digest, content_shared, look, measure, read_reference
+from eval.judges import Judges, look
+from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
 from eval.scoring import ATTRIBUTES, describe, score_all
 
 
