@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.transformer import TokenEmbedding, Transformer, scale_to_unit_variance
+from modules.networks.transformer import (
+    KeyValueCache,
+    TextEncoder,
+    TokenEmbedding,
+    Transformer,
+    scale_to_unit_variance,
+    unique_rows,
+)
 
 
 class ARPriorNetwork(nn.Module):
@@ -20,6 +27,9 @@ class ARPriorNetwork(nn.Module):
         vocab_size, context_length: of the tokeniser.
         width, depth, heads: of the Transformer.
         dropout: on its residual branches.
+        checkpointing: recompute the Transformers' activations in the backward pass.
+        text_width, text_depth, text_heads: of a Transformer of its own that encodes the caption first, as Table 3 has
+            it; without (null) the caption's embedded tokens are the prefix, encoded by the causal Transformer itself.
     """
 
     def __init__(
@@ -35,10 +45,19 @@ class ARPriorNetwork(nn.Module):
         heads: int,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        text_width: int | None = None,
+        text_depth: int = 0,
+        text_heads: int = 1,
     ) -> None:
         super().__init__()
         self.num_codes, self.num_buckets, self.num_dot_buckets = num_codes, num_buckets, num_dot_buckets
-        self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        self.tokens: TokenEmbedding | TextEncoder
+        if text_width is None:
+            self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        else:
+            sizes = (vocab_size, context_length, text_width, text_depth, text_heads)
+            self.tokens = TextEncoder(*sizes, dropout=dropout, checkpointing=checkpointing)
+            self.tokens_out = nn.Linear(text_width, width)
         self.z_t = nn.Linear(embedding_dim, width)
         self.dot = nn.Embedding(num_dot_buckets, width)
         self.codes = nn.Embedding(num_buckets, width)
@@ -50,14 +69,22 @@ class ARPriorNetwork(nn.Module):
         for table in (self.dot, self.codes):
             nn.init.normal_(table.weight, std=0.05)
 
-    def _prefix(self, tokens: Tensor, z_t: Tensor, dot: Tensor, keep: Tensor | None) -> Tensor:
-        """(B, L + 2, width)."""
+    def _text(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, L + 1, width): the caption and z_t, or their learned stand-ins."""
         words, text = self.tokens(tokens), self.z_t(scale_to_unit_variance(z_t))
+        dropped = self.no_token
+        if isinstance(self.tokens, TextEncoder):
+            words = self.tokens_out(words)
+        else:
+            dropped = dropped + self.tokens.positions
         if keep is not None:
-            words = torch.where(keep[:, None, None], words, self.no_token + self.tokens.positions)
+            words = torch.where(keep[:, None, None], words, dropped)
             text = torch.where(keep[:, None], text, self.no_z_t)
-        pair = torch.stack([text, self.dot(dot)], dim=1) + self.code_positions[:2]
-        return torch.cat([words, pair], dim=1)
+        return torch.cat([words, (text + self.code_positions[0])[:, None]], dim=1)
+
+    def _dot(self, dot: Tensor) -> Tensor:
+        """(B, 1, width): the dot-product token, which stays when the text is dropped."""
+        return (self.dot(dot) + self.code_positions[1])[:, None]
 
     def forward(self, tokens: Tensor, z_t: Tensor, dot: Tensor, codes: Tensor, keep: Tensor | None = None) -> Tensor:
         """Logits of all codes at once, as training does it.
@@ -73,7 +100,7 @@ class ARPriorNetwork(nn.Module):
             (B, num_codes, num_buckets).
         """
         before = self.codes(codes[:, :-1]) + self.code_positions[2 : self.num_codes + 1]
-        sequence = torch.cat([self._prefix(tokens, z_t, dot, keep), before], dim=1)
+        sequence = torch.cat([self._text(tokens, z_t, keep), self._dot(dot), before], dim=1)
         return self.out(self.transformer(sequence)[:, -self.num_codes :])
 
     @torch.no_grad()
@@ -89,6 +116,8 @@ class ARPriorNetwork(nn.Module):
     ) -> Tensor:
         """Draw codes one after another, with a preallocated key/value cache.
 
+        The caption's and z_t's keys and values are computed once for all samples of a caption; guidance is one batch.
+
         Args:
             tokens, z_t, dot: as in `forward`.
             generators: one for each sequence, on the CPU.
@@ -98,12 +127,9 @@ class ARPriorNetwork(nn.Module):
         Returns:
             (B, num_codes) int64.
         """
-        batch, guided = len(tokens), guidance_scale != 1
-        if guided:  # One batch: the conditional half, then the unconditional one.
-            tokens, z_t, dot = (torch.cat([x, x]) for x in (tokens, z_t, dot))
-            keep = torch.arange(2 * batch, device=tokens.device) < batch
-        x = self._prefix(tokens, z_t, dot, keep if guided else None)
-        cache = self.transformer.make_cache(len(x), x.shape[1] + self.num_codes - 1)
+        guided = guidance_scale != 1
+        cache = self._encode(tokens, z_t, guided)
+        x = self._dot(torch.cat([dot, dot]) if guided else dot)
         drawn: list[Tensor] = []
         for k in range(self.num_codes):
             logits = self.out(self.transformer(x, cache=cache)[:, -1]).float()
@@ -115,6 +141,19 @@ class ARPriorNetwork(nn.Module):
             if k < self.num_codes - 1:
                 x = (self.codes(code) + self.code_positions[2 + k])[:, None]
         return torch.stack(drawn, dim=1)
+
+    def _encode(self, tokens: Tensor, z_t: Tensor, guided: bool) -> KeyValueCache:
+        """The text's keys and values, for B sequences; with guidance for 2 B, the latter half without text."""
+        rows, places = unique_rows(tokens, z_t)
+        keep = None
+        if guided:  # Without text all are the same: one row more.
+            places = torch.cat([places, torch.full_like(places, len(rows))])
+            rows = torch.cat([rows, rows[:1]])
+            keep = torch.arange(len(rows), device=tokens.device) < len(rows) - 1
+        prefix = self._text(tokens[rows], z_t[rows], keep)
+        cache = self.transformer.make_cache(len(rows), prefix.shape[1])
+        self.transformer(prefix, cache=cache)
+        return cache.select(places, prefix.shape[1] + self.num_codes)
 
 
 def _draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:

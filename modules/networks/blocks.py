@@ -47,10 +47,21 @@ class TimeEmbedding(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Scaled dot-product attention over (B, heads, L, head width) tensors.
 
-    q, k and v are made contiguous first: with a strided head dimension, the CPU falls back to a slow kernel in silence.
+    The head dimension is made contiguous where it is not: with a strided one, the CPU falls back to a slow kernel in
+    silence. The other strides cost nothing, so a key/value cache is read where it lies.
     """
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def silu_(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else holds: in place where no gradient is wanted, to spare the CPU page faults."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def add_(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, written into x, a convolution's output that nobody else holds and no gradient needs."""
+    return x.add_(y) if x.dtype == y.dtype else x + y
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules.networks.transformer import TextEncoder, scale_to_unit_variance
+from modules.networks.transformer import TextEncoder, scale_to_unit_variance, unique_rows
 from modules.networks.unet import UNet, UNetConfig
 
 CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
@@ -58,12 +58,12 @@ class DecoderNetwork(nn.Module):
         super().__init__()
         self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels
         self.unet = UNet(unet, channels, channels * (2 if learned_sigma else 1), context_width=text_width)
-        self.text = TextEncoder(vocab_size, context_length, text_width, text_depth, text_heads)
+        sizes = (vocab_size, context_length, text_width, text_depth, text_heads)
+        self.text = TextEncoder(*sizes, checkpointing=unet.checkpointing)
         self.text_to_emb = nn.Linear(text_width, self.unet.emb_width)
         if embedding_dim is not None:
-            self.clip_to_emb = nn.Sequential(
-                nn.Linear(embedding_dim, self.unet.emb_width),
-            )
+            # A Sequential of one, for the names in the files of weights.
+            self.clip_to_emb = nn.Sequential(nn.Linear(embedding_dim, self.unet.emb_width))
             self.clip_to_tokens = nn.Linear(embedding_dim, CLIP_TOKENS * text_width)
 
     def condition(
@@ -84,7 +84,7 @@ class DecoderNetwork(nn.Module):
         """
         if keep_text is not None:
             tokens = torch.where(keep_text[:, None], tokens, 0)
-        features = self.text(tokens)
+        features = self._features(tokens)
         emb = self.text_to_emb(features[:, -1])  # GLIDE: the last token's feature joins the timestep's embedding.
         if self.embedding_dim is None:
             return Condition(emb, features)
@@ -93,6 +93,13 @@ class DecoderNetwork(nn.Module):
             z = torch.where(keep_embedding[:, None], z, 0.0)
         extra = self.clip_to_tokens(z).unflatten(1, (CLIP_TOKENS, -1))
         return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1))
+
+    def _features(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, L, text width); in sampling, each caption of the batch goes through the encoder once."""
+        if torch.is_grad_enabled():
+            return self.text(tokens)
+        rows, places = unique_rows(tokens)
+        return self.text(tokens[rows])[places]
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """(B, C, H, W) noised images, (B,) timesteps -> (B, C or 2 C, H, W)."""

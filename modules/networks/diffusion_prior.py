@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
-from modules.networks.transformer import KeyValueCache, TokenEmbedding, Transformer, scale_to_unit_variance
+from modules.networks.transformer import (
+    KeyValueCache,
+    TokenEmbedding,
+    Transformer,
+    scale_to_unit_variance,
+    unique_rows,
+)
 
 SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
 
@@ -85,11 +91,20 @@ class DiffusionPriorNetwork(nn.Module):
         return self.out(self.transformer(sequence, last_only=True)[:, 0])
 
     def encode(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> KeyValueCache:
-        """Keys and values of the text, which the causal mask keeps free of timestep and z_i: once a caption."""
-        prefix = self._prefix(tokens, z_t, keep)
-        cache = self.transformer.make_cache(len(prefix), prefix.shape[1] + SUFFIX)
+        """Keys and values of the text, which the causal mask keeps free of timestep and z_i: once a caption.
+
+        Samples of one caption share the computation, and so do all rows whose text is dropped.
+        """
+        if keep is not None:  # What is dropped is not read.
+            tokens = torch.where(keep[:, None], tokens, 0)
+            z_t = torch.where(keep[:, None], z_t, 0.0)
+            rows, places = unique_rows(tokens, z_t, keep[:, None])
+        else:
+            rows, places = unique_rows(tokens, z_t)
+        prefix = self._prefix(tokens[rows], z_t[rows], None if keep is None else keep[rows])
+        cache = self.transformer.make_cache(len(rows), prefix.shape[1])
         self.transformer(prefix, cache=cache)
-        return cache
+        return cache.select(places, prefix.shape[1] + SUFFIX)
 
     def step(self, x_t: Tensor, t: Tensor, cache: KeyValueCache) -> Tensor:
         """`forward`, given `encode`'s cache: three tokens instead of L + 4. The cache is left as it was."""

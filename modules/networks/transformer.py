@@ -38,6 +38,17 @@ class KeyValueCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def select(self, rows: Tensor, capacity: int) -> KeyValueCache:
+        """A new cache for `capacity` positions whose sequence i has the past of this one's rows[i]: (B',) int64."""
+        depth, _, heads, _, width = self.keys.shape
+        chosen = KeyValueCache(
+            *(x.new_empty(depth, len(rows), heads, capacity, width) for x in (self.keys, self.values))
+        )
+        chosen.length = self.length
+        for new, old in ((chosen.keys, self.keys), (chosen.values, self.values)):
+            new[..., : self.length, :] = old[..., : self.length, :].index_select(1, rows)
+        return chosen
+
 
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide."""
@@ -173,14 +184,23 @@ class TextEncoder(nn.Module):
 
     Args:
         vocab_size, context_length: of the tokeniser.
-        width, depth, heads: of the Transformer.
+        width, depth, heads, dropout, checkpointing: see Transformer.
     """
 
-    def __init__(self, vocab_size: int, context_length: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.width, self.context_length = width, context_length
         self.embedding = TokenEmbedding(vocab_size, context_length, width)
-        self.transformer = Transformer(width, depth, heads, causal=False)
+        self.transformer = Transformer(width, depth, heads, causal=False, dropout=dropout, checkpointing=checkpointing)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L) tokens, all 0 for no caption -> (B, L, width) features."""
@@ -190,3 +210,20 @@ class TextEncoder(nn.Module):
 def scale_to_unit_variance(z: Tensor) -> Tensor:
     """A unit vector (B, D) scaled by sqrt(D), so that its entries are of order 1 as a network's input."""
     return z * math.sqrt(z.shape[-1])
+
+
+def unique_rows(tokens: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """Which captions of a batch are different, so that what depends on the caption alone is computed once for each.
+
+    Args:
+        tokens: (B, L) int64.
+        others: (B, ...) float32 tensors that must agree as well, bit for bit.
+
+    Returns:
+        (U,) int64 rows to compute, and (B,) int64 the place of each row's result among them.
+    """
+    bits = [x.detach().float().flatten(1).contiguous().view(torch.int32).long() for x in others]
+    different, places = torch.unique(torch.cat([tokens, *bits], dim=1), dim=0, return_inverse=True)
+    positions = torch.arange(len(tokens), device=tokens.device)
+    first = positions.new_full((len(different),), len(tokens)).scatter_reduce(0, places, positions, "amin")
+    return first, places

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modules.networks.blocks import TimeEmbedding, attention, merge_heads, split_heads, zero_init
+from modules.networks.blocks import TimeEmbedding, add_, attention, merge_heads, silu_, split_heads, zero_init
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class UNetConfig:
         channels: width at the highest resolution.
         channel_multipliers: one for each resolution, from high to low.
         depth: residual blocks at each resolution.
-        attention_resolutions: sides, in pixels of the image, at which there is attention; () for none.
+        attention_resolutions: sides of the feature maps (after `patch_size`) at which there is attention; () for none.
         head_channels: channels of one attention head.
         dropout: inside the residual blocks.
         image_size: side, in pixels, that attention_resolutions counts from; the network itself takes any size that its
@@ -73,11 +73,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
-        h = self.conv_1(self._resample(F.silu(self.norm_1(x))))
+        h = self.conv_1(self._resample(silu_(self.norm_1(x))))
         scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
-        h = self.conv_2(self.dropout(F.silu(h)))
-        return self.skip(self._resample(x)) + h
+        h = self.conv_2(self.dropout(silu_(h)))
+        return add_(h, self.skip(self._resample(x)))
 
 
 class AttentionBlock(nn.Module):
@@ -99,7 +99,7 @@ class AttentionBlock(nn.Module):
             context_k, context_v = (split_heads(y, self.heads) for y in self.context_kv(context).chunk(2, dim=-1))
             k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
         h = merge_heads(attention(q, k, v)).transpose(1, 2).unflatten(2, x.shape[2:])
-        return x + self.out(h)
+        return add_(self.out(h), x)
 
 
 class Stage(nn.Module):
@@ -214,7 +214,7 @@ class UNet(nn.Module):
         for stage in self.up:
             assert isinstance(stage, Stage)
             h = stage(h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1), emb, context)
-        h = self.last(F.silu(self.last_norm(h)))
+        h = self.last(silu_(self.last_norm(h)))
         return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
 
 

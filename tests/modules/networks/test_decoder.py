@@ -137,3 +137,30 @@ def test_nothing_is_mutated(decoder, pair):
     assert all(map(torch.equal, pair, before))
     assert all(map(torch.equal, condition, copies))
     assert keep.tolist() == [True, False, True]
+
+
+def test_sampling_encodes_each_caption_once(decoder, pair, monkeypatch):
+    tokens, z_i = pair
+    tokens = tokens[[0, 1, 0]]
+    expected = decoder.condition(tokens, z_i)
+    rows, whole = [], decoder.text.forward
+    monkeypatch.setattr(decoder.text, "forward", lambda tokens: rows.append(len(tokens)) or whole(tokens))
+    with torch.no_grad():
+        condition = decoder.condition(tokens, z_i)
+    assert rows == [2]
+    assert_close(condition.context, expected.context, atol=1e-5, rtol=0)
+    assert_close(condition.emb, expected.emb, atol=1e-5, rtol=0)
+
+
+def test_activation_checkpointing_changes_no_gradient(tiny, pair):
+    """U-Net and text encoder both."""
+    gradients = []
+    for checkpointing in (False, True):
+        unet = {**tiny.STAGES["decoder"][2]["unet"], "checkpointing": checkpointing}
+        network = tiny.randomise(tiny.make_network("decoder", unet=unet)).train()
+        assert network.text.transformer.checkpointing == checkpointing
+        x = torch.randn(B, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        network(x, torch.tensor([0, 10, 999]), network.condition(*pair)).square().sum().backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert_close(plain, recomputed)

@@ -17,9 +17,11 @@ def diffusion(tiny):
     return tiny.randomise(tiny.make_network("diffusion_prior"))
 
 
-@pytest.fixture
-def autoregressive(tiny):
-    return tiny.randomise(tiny.make_network("ar_prior"))
+@pytest.fixture(params=["tokens", "text encoder"])
+def autoregressive(tiny, request):
+    """The caption's embedded tokens as the prefix, or a Transformer's features of them (Table 3)."""
+    sizes = {} if request.param == "tokens" else {"text_width": 8, "text_depth": 1, "text_heads": 2}
+    return tiny.randomise(tiny.make_network("ar_prior", **sizes))
 
 
 @pytest.fixture
@@ -190,3 +192,37 @@ def test_the_embedding_tables_of_a_fresh_prior_are_small(tiny):
         tables = [m.weight for m in network.modules() if isinstance(m, torch.nn.Embedding)]
         assert tables
         assert all(table.std() < 0.1 for table in tables)
+
+
+def test_samples_of_one_caption_share_its_keys_and_values(diffusion, autoregressive, batch, monkeypatch):
+    """Six sequences of two captions, guided: three prefixes. What comes out is what the whole forward gives."""
+    order = torch.tensor([1, 0, 0, 1, 0, 1])
+    tokens, z_t, dot = batch["tokens"][order], batch["z_t"][order], batch["dot"][order]
+    keep = torch.arange(12) < 6
+    double = lambda x: torch.cat([x, x])  # noqa: E731
+    counts = []
+    for network in (diffusion, autoregressive):
+        whole = network.transformer.forward
+
+        def look(x, *args, whole=whole, **options):
+            counts.append(tuple(x.shape[:2]))
+            return whole(x, *args, **options)
+
+        monkeypatch.setattr(network.transformer, "forward", look)
+    cache = diffusion.encode(double(tokens), double(z_t), keep)
+    assert counts == [(3, L + 1)]
+    x_t, t = torch.randn(12, D), torch.arange(12)
+    assert_close(diffusion.step(x_t, t, cache), diffusion(x_t, t, double(tokens), double(z_t), keep), atol=1e-5, rtol=0)
+    counts.clear()
+    drawn = autoregressive.sample(tokens, z_t, dot, generators(range(6)), guidance_scale=2.0)
+    assert counts == [(3, L + 1), *[(12, 1)] * drawn.shape[1]]
+    alone = autoregressive.sample(tokens[4:5], z_t[4:5], dot[4:5], generators([4]), guidance_scale=2.0)
+    assert torch.equal(drawn[4:5], alone)
+
+
+def test_the_text_encoder_of_the_autoregressive_prior_sees_the_whole_caption(tiny, batch):
+    network = tiny.randomise(tiny.make_network("ar_prior", text_width=8, text_depth=1, text_heads=2))
+    changed = batch["tokens"].clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 30
+    features, other = (network._text(tokens, batch["z_t"], None)[:, 0] for tokens in (batch["tokens"], changed))
+    assert ((features - other).abs().amax(dim=1) > 1e-4).all()  # the first token's, after a change of the last

@@ -10,7 +10,13 @@ from torch.testing import assert_close
 
 from modules.networks import blocks
 from modules.networks.blocks import TimeEmbedding, attention, merge_heads, split_heads, timestep_embedding, zero_init
-from modules.networks.transformer import TextEncoder, TokenEmbedding, Transformer, scale_to_unit_variance
+from modules.networks.transformer import (
+    TextEncoder,
+    TokenEmbedding,
+    Transformer,
+    scale_to_unit_variance,
+    unique_rows,
+)
 
 WIDTH, LENGTH = 16, 7
 
@@ -117,22 +123,58 @@ def test_nothing_is_mutated(transformer, x):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("how", ["whole", "last", "cached"])
-def test_the_fast_attention_gets_contiguous_tensors(transformer, x, monkeypatch, how):
+def kernels(run):
+    """Which attention kernels a call ran, by name, with how often."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {e.key: e.count for e in profile.key_averages() if e.key.startswith("aten::_scaled_dot_product")}
+
+
+FAST = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
+
+@pytest.mark.parametrize("how", ["whole", "last", "cached", "step"])
+def test_the_fast_attention_is_taken(transformer, x, how):
     """With a strided head dimension the CPU takes a slow kernel without a word."""
-    seen = []
-    whole = blocks.F.scaled_dot_product_attention
-
-    def look(q, k, v, **options):
-        seen.extend((q, k, v))
-        return whole(q, k, v, **options)
-
-    monkeypatch.setattr(blocks.F, "scaled_dot_product_attention", look)
     network = transformer()
-    cache = network.make_cache(2, 2 * LENGTH) if how == "cached" else None
-    network(x, last_only=how == "last", cache=cache)
-    assert len(seen) == 9
-    assert all(tensor.is_contiguous() for tensor in seen)
+    cache = network.make_cache(2, 2 * LENGTH) if how in ("cached", "step") else None
+    with torch.no_grad():
+        if how == "step":
+            network(x, cache=cache)
+        assert kernels(lambda: network(x[:, :3] if how == "step" else x, last_only=how == "last", cache=cache)) == {
+            FAST: 3
+        }
+
+
+def test_attention_mends_a_strided_head_dimension():
+    q, k, v = torch.randn(3, 2, 2, 4, 5).transpose(-1, -2).unbind()
+    assert q.stride(-1) != 1
+    assert kernels(lambda: attention(q, k, v)) == {FAST: 1}
+    assert FAST not in kernels(
+        lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    )  # or this proves nothing
+
+
+def test_unique_rows_are_told_apart_bit_by_bit():
+    tokens = torch.tensor([[3, 1], [2, 2], [3, 1], [3, 1], [2, 2]])
+    z = torch.tensor([[1.0], [5.0], [1.0], [1.0000001], [5.0]])
+    rows, places = unique_rows(tokens, z)
+    assert sorted(rows.tolist()) == [0, 1, 3]
+    assert torch.equal(tokens[rows][places], tokens)
+    assert torch.equal(z[rows][places], z)
+    assert sorted(unique_rows(tokens)[0].tolist()) == [0, 1]
+
+
+def test_a_selected_cache_goes_on_as_its_sequences_would(transformer, x):
+    network = transformer()
+    cache = network.make_cache(2, LENGTH)
+    network(x[:, : LENGTH - 2], cache=cache)
+    rows = torch.tensor([1, 0, 1])
+    chosen = cache.select(rows, LENGTH)
+    tail = x[rows][:, LENGTH - 2 :] + torch.arange(3.0)[:, None, None]
+    expected = network(torch.cat([x[rows][:, : LENGTH - 2], tail], dim=1))[:, LENGTH - 2 :]
+    assert_close(network(tail, cache=chosen), expected, atol=1e-5, rtol=0)
+    assert cache.length == LENGTH - 2
 
 
 @pytest.mark.parametrize("kind", ["full", "causal", "mask"])

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from modules.networks import blocks
 from modules.networks.unet import AttentionBlock, ResidualBlock, UNet, UNetConfig, group_norm
 
 CONFIG = UNetConfig(
@@ -185,18 +184,24 @@ def test_attention_over_positions_and_context(with_context):
     assert_close(block(x, context), x + expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_fast_attention_gets_contiguous_tensors(tiny, inputs, monkeypatch):
-    seen = []
-    whole = blocks.F.scaled_dot_product_attention
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_fast_attention_is_taken(tiny, inputs, layout):
+    network = tiny.randomise(unet(context_width=6)).to(memory_format=layout)
+    x = inputs["x"].contiguous(memory_format=layout)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        network(**{**inputs, "x": x})
+    ran = {e.key: e.count for e in profile.key_averages() if e.key.startswith("aten::_scaled_dot_product")}
+    assert ran == {"aten::_scaled_dot_product_flash_attention_for_cpu": 4}
 
-    def look(q, k, v, **options):
-        seen.extend((q, k, v))
-        return whole(q, k, v, **options)
 
-    monkeypatch.setattr(blocks.F, "scaled_dot_product_attention", look)
-    tiny.randomise(unet(context_width=6))(**inputs)
-    assert len(seen) == 12
-    assert all(tensor.is_contiguous() for tensor in seen)
+def test_without_gradients_the_output_is_the_same(tiny, inputs):
+    """There the activations are computed in place."""
+    network = tiny.randomise(unet(context_width=6))
+    before = {name: tensor.clone() for name, tensor in inputs.items()}
+    with torch.no_grad():
+        fast = network(**inputs)
+    assert_close(fast, network(**inputs), atol=1e-5, rtol=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in inputs.items())
 
 
 @pytest.mark.parametrize(
