@@ -84,7 +84,7 @@ class BoundReport(Callback):
             return
         assert isinstance(pl_module, DiffusionStage)
         rows = batch.rows(chosen)
-        generators = [self._generator(index) for index in rows.index.tolist()]
+        generators = [noise_of(self.seed, index) for index in rows.index.tolist()]
         variance: ModelVariance = self._name  # type: ignore[assignment]
         if self._name == "analytic":
             assert pl_module.statistics is not None
@@ -153,13 +153,15 @@ class BoundReport(Callback):
             raise InputError(f"bound.steps must be 1 to {full.num_steps} for this stage, not {self.steps}")
         return respace(full, self.steps)
 
-    def _generator(self, index: int) -> torch.Generator:
-        text = json.dumps(["bound", self.seed, index])
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
-
     @staticmethod
     def _over_ranks(trainer: Trainer, module: LightningModule, value: Tensor) -> Tensor:
         if trainer.world_size == 1:
             return value
         gathered: Any = module.all_gather(value.to(module.device, torch.float32))
         return gathered.sum(dim=0).to("cpu", torch.float64)
+
+
+def noise_of(seed: int, index: int) -> torch.Generator:
+    """The generator of a sample's noise, from its position in the split."""
+    text = json.dumps(["bound", seed, index])
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)

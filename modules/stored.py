@@ -94,7 +94,7 @@ def _build(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         here.append("codec")
     try:
         parsed = parser.parse_object({name: config[name] for name in ["network", *here]})
-        made = parser.instantiate_classes(parsed)
+        made = parser.instantiate(parsed)
     except Exception as error:
         raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
     plain = {key: value for key, value in config.items() if key not in ("optimizer", "training")}

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from modules.diffusion import samplers
 from modules.diffusion.analytic import ScoreStatistics
-from modules.diffusion.schedules import cosine, linear, respace
+from modules.diffusion.denoiser import as_denoiser
+from modules.diffusion.schedules import cosine, linear, rescale_zero_terminal_snr, respace
 from modules.objective import Objective, SamplerConfig, sample
 
 SHAPE = (64, 3, 4, 4)
@@ -115,7 +117,9 @@ def generators(count):
         ("ddim", {}),
         ("ddim", {"eta": 1.0}),
         ("dpm_solver_pp", {}),
+        ("dpm_solver_pp_sde", {}),
         ("analytic_dpm", {}),
+        ("analytic_ddim", {}),
     ],
 )
 def test_every_sampler_arrives_at_the_data_in_as_many_steps_as_it_says(name, options, parameterization):
@@ -128,6 +132,60 @@ def test_every_sampler_arrives_at_the_data_in_as_many_steps_as_it_says(name, opt
     out = sample(perfect(objective, x0, calls), objective, config, x_T, generators(3), statistics=statistics)
     assert_close(out, x0, atol=1e-4, rtol=0)
     assert calls == steps.tolist()[::-1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_the_schedule_may_end_without_signal(name):
+    objective = Objective(schedule=name, num_steps=50, parameterization="v", zero_terminal_snr=True)
+    alpha_bar = objective.noise_schedule.alpha_bar
+    assert_close(alpha_bar, rescale_zero_terminal_snr({"cosine": cosine, "linear": linear}[name](50)).alpha_bar)
+    assert alpha_bar[-1] == 0
+    assert Objective(schedule=name, num_steps=50).noise_schedule.alpha_bar[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "options"),
+    [
+        ("analytic_dpm", "analytic_dpm", {"eta": 1.0}),
+        ("analytic_ddim", "analytic_dpm", {"eta": 0.0}),
+        ("dpm_solver_pp", "dpm_solver_pp", {"sde": False}),
+        ("dpm_solver_pp_sde", "dpm_solver_pp", {"sde": True}),
+    ],
+)
+def test_a_name_is_a_sampler_with_its_options(name, sampler, options):
+    """SamplerConfig.eta is DDIM's alone."""
+    objective = Objective(parameterization="x0")
+    x_T, x0 = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4) / 2
+    schedule = respace(objective.noise_schedule, 4, "trailing")
+    statistics = ScoreStatistics(schedule.timesteps, torch.full((4,), 0.9, dtype=torch.float64), 0.3, 10)
+    config = SamplerConfig(name=name, steps=4, eta=0.5)
+    assert config.needs_statistics == name.startswith("analytic")
+
+    def second(run):
+        seen = []
+        run(lambda step: seen.append(step.x))
+        return seen[1]
+
+    found = second(
+        lambda on_step: sample(
+            perfect(objective, x0), objective, config, x_T, generators(2), statistics=statistics, on_step=on_step
+        )
+    )
+    denoiser = as_denoiser(perfect(objective, x0), objective.noise_schedule, "x0", threshold="static")
+    own = {"statistics": statistics} if config.needs_statistics else {}
+    expected = second(
+        lambda on_step: getattr(samplers, sampler)(
+            denoiser, schedule, x_T, generators=generators(2), on_step=on_step, **options, **own
+        )
+    )
+    assert torch.equal(found, expected)
+
+
+def test_before_there_are_statistics_the_mean_stays():
+    config = SamplerConfig(name="analytic_dpm", steps=7, guidance_scale=2.0)
+    assert config.without_statistics() == SamplerConfig(name="ddpm", steps=7, guidance_scale=2.0)
+    assert SamplerConfig(name="analytic_ddim").without_statistics().name == "ddim"
+    assert SamplerConfig(name="dpm_solver_pp").without_statistics().name == "dpm_solver_pp"
 
 
 def test_eta_and_variance_reach_the_sampler():

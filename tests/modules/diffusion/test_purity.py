@@ -7,11 +7,13 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import modules.diffusion
 from modules.diffusion import analytic, bound, denoiser, gaussian, guidance, losses, noise, samplers, schedules
@@ -21,10 +23,22 @@ from modules.diffusion.gaussian import Gaussian
 from modules.diffusion.schedules import NoiseSchedule
 
 T = torch.tensor([0, 4, 9])
+DERIVED = [name for name, thing in vars(NoiseSchedule).items() if isinstance(thing, cached_property)]
+
+
+def derive(made: NoiseSchedule) -> NoiseSchedule:
+    """The schedule, with all that it derives and keeps computed, so that a change of it would be seen."""
+    for name in DERIVED:
+        getattr(made, name)
+    return made
+
+
+SCHEDULE = derive(schedules.cosine(10))
 
 
 def schedule() -> NoiseSchedule:
-    return schedules.cosine(10)
+    """One for all calls: it is looked at after each, also where it is not an argument itself."""
+    return SCHEDULE
 
 
 def x(seed: int = 0, channels: int = 2) -> Tensor:
@@ -37,6 +51,12 @@ def seeds() -> list[torch.Generator]:
 
 def statistics() -> analytic.ScoreStatistics:
     return analytic.ScoreStatistics(torch.arange(10), torch.full((10,), 0.5, dtype=torch.float64), 1.0, 3)
+
+
+def filled() -> timesteps.LossSecondMoment:
+    sampler = timesteps.LossSecondMoment(10, history=1)
+    sampler.update(SCHEDULE, SCHEDULE.timesteps, torch.arange(10.0))
+    return sampler
 
 
 class Recalls:
@@ -146,9 +166,16 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "timestep_sampling.antithetic": (lambda s: timesteps.antithetic(s, 7, seeds()[0]), [schedule()]),
     "timestep_sampling.logit_normal": (lambda s: timesteps.logit_normal(s, 7, seeds()[0]), [schedule()]),
     "timestep_sampling.uniform": (lambda s: timesteps.uniform(s, 7, seeds()[0]), [schedule()]),
-    # Methods that take tensors.
+    # Public methods of classes.
+    "NoiseSchedule.derived": (
+        lambda alpha_bar, t: derive(NoiseSchedule(alpha_bar, t)),
+        [SCHEDULE.alpha_bar.clone(), SCHEDULE.timesteps.clone()],
+    ),
     "NoiseSchedule.lookup": (NoiseSchedule.lookup, [schedule(), schedule().snr, T.clone(), x()]),
     "ScoreStatistics.from_tensors": (analytic.ScoreStatistics.from_tensors, [statistics().to_tensors()]),
+    "ScoreStatistics.to_tensors": (analytic.ScoreStatistics.to_tensors, [statistics()]),
+    "LossSecondMoment.forward": (lambda s: timesteps.LossSecondMoment(10)(s, 7, seeds()[0]), [schedule()]),
+    "LossSecondMoment.probabilities": (timesteps.LossSecondMoment.probabilities, [filled()]),
     "LossSecondMoment.update": (
         lambda s, t, values: timesteps.LossSecondMoment(10).update(s, t, values),
         [schedule(), torch.tensor([4, 4, 1]), torch.rand(3)],
@@ -156,18 +183,26 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
 }
 
 
+METHODS = (FunctionType, classmethod, staticmethod)
+
+
 def public_functions() -> set[str]:
-    found = set()
+    """Functions by module, methods by class; "derived" stands for a schedule's properties."""
+    found = {"NoiseSchedule.derived"}
     for info in pkgutil.iter_modules(modules.diffusion.__path__):
         module = importlib.import_module(f"modules.diffusion.{info.name}")
         for name, thing in inspect.getmembers(module, inspect.isfunction):
             if thing.__module__ == module.__name__ and not name.startswith("_"):
                 found.add(f"{info.name}.{name}")
+        for name, thing in inspect.getmembers(module, inspect.isclass):
+            if thing.__module__ == module.__name__:
+                methods = {n for n, m in vars(thing).items() if isinstance(m, METHODS) and not n.startswith("_")}
+                found |= {f"{name}.{method}" for method in methods}
     return found
 
 
 def test_every_public_function_is_called_here() -> None:
-    assert public_functions() == {name for name in CALLS if name[0].islower()}
+    assert public_functions() == set(CALLS)
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
@@ -181,12 +216,16 @@ def tensors_in(thing: Any) -> Iterator[Tensor]:
         yield from (t for f in fields(thing) for t in tensors_in(getattr(thing, f.name)))
         # Whatever has been derived and kept.
         yield from (t for v in vars(thing).values() for t in tensors_in(v))
+    elif isinstance(thing, nn.Module):
+        yield from thing.state_dict().values()
+    elif isinstance(thing, Recalls):
+        yield from tensors_in(thing.result)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_arguments_are_left_alone(name: str) -> None:
     call, args = CALLS[name]
-    before = [(t, t.clone(), t._version) for t in tensors_in(args)]
+    before = [(t, t.clone(), t._version) for t in tensors_in([*args, SCHEDULE])]
     lengths = [len(a) for a in args if isinstance(a, list)]
     call(*args)
     for tensor, copy, version in before:

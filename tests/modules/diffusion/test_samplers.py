@@ -78,6 +78,65 @@ def test_correlated_gaussian_in_100_steps(
     assert float((covariance - COVARIANCE).norm() / COVARIANCE.norm()) < tolerance
 
 
+SCALAR = torch.tensor([0.4], dtype=F64), torch.tensor([[0.25]], dtype=F64)
+CORRELATED = MEAN, COVARIANCE
+
+
+def exact_moments(
+    sampler: Callable[..., Tensor], denoiser: Denoiser, d: int, steps: int, noisy: bool, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a sampler's output over all starts and all noise, without chance.
+
+    With a linear denoiser the output is affine in the start and in every step's noise. Such a map has the mean and
+    covariance that it has over symmetric points at distance sqrt(dimensions) along each axis (cubature of degree 3).
+    """
+    draws = steps if noisy else 1
+    axes = math.sqrt(draws * d) * torch.eye(draws * d, dtype=F64).reshape(-1, draws, d)
+    points = iter(torch.cat([axes, -axes]).unbind(dim=1))
+    monkeypatch.setattr(s, "_noise_like", lambda x, generators: next(points))
+    out = sampler(denoiser, respace(SCHEDULE, steps), next(points))
+    assert next(points, None) is None, "not all of the noise was asked for"
+    mean = out.mean(dim=0)
+    return mean, (out - mean).T @ (out - mean) / len(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "scalar", "correlated"),
+    [
+        ("ddpm small", (7.1e-2, 8.1e-3), (6.0e-2, 6.8e-3)),
+        ("ddpm large", (1.9e-2, 1.7e-3), (1.3e-2, 1.1e-3)),
+        ("analytic", (1.7e-4, 1.7e-4), (8.7e-3, 9.3e-4)),
+        ("analytic ddim", (1.7e-4, 1.7e-4), (5.6e-3, 6.1e-4)),
+        ("ddim", (3.1e-2, 3.3e-3), (2.8e-2, 2.9e-3)),
+        ("ddim eta", (4.8e-2, 5.4e-3), (4.2e-2, 4.6e-3)),
+        ("dpm++", (7.9e-3, 9.1e-5), (5.5e-3, 6.9e-5)),
+        ("dpm++ sde", (3.2e-2, 1.7e-4), (2.3e-2, 1.2e-4)),
+    ],
+)
+def test_moments_of_gaussian_data_converge(
+    name: str,
+    scalar: tuple[float, float],
+    correlated: tuple[float, float],
+    gaussian_denoiser: MakeDenoiser,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Mean within 2e-5; covariance within these relative errors at 100 and at 1,000 steps (Frobenius norm).
+
+    Ten times the steps, a tenth of the error, and for the second-order solver nearer to a hundredth. Analytic-DPM is
+    exact for scalar data but for its last step, which adds no noise.
+    """
+    for (mean, covariance), tolerances in [(SCALAR, scalar), (CORRELATED, correlated)]:
+        denoiser = gaussian_denoiser(SCHEDULE, mean, covariance)
+        sampler = SAMPLERS[name]
+        if name.startswith("analytic"):
+            sampler = partial(sampler, statistics=exact_statistics(torch.linalg.eigvalsh(covariance)))
+        for steps, tolerance in zip((100, 1000), tolerances, strict=True):
+            found = exact_moments(sampler, denoiser, len(mean), steps, name not in NOISELESS, monkeypatch)
+            torch.testing.assert_close(found[0], mean, rtol=0, atol=2e-5)
+            error = float((found[1] - covariance).norm() / covariance.norm())
+            assert 0.9 * tolerance < error < tolerance
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [5, 20])
 def test_analytic_dpm_is_exact_for_scalar_data_at_any_number_of_steps(
