@@ -18,8 +18,9 @@ from PIL import Image
 from eval.errors import InputError
 from eval.figures import comparison, plot_curves, read_curves
 from eval.files import write_file
+from eval.protocol import check_protocols
 from eval.samples import GRID, SampleFolder
-from eval.tables import CONDITIONS, Row, Table, check_protocols, in_order, main_table, probe_table, seconds_table
+from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_table, seconds_table
 
 METRICS = "metrics.json"
 RESULT_KEYS = ("condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "shared_with_reference")

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from eval.manifest import REQUIRED, read_manifest
 
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
+GRID_CAPTIONS = 32  # the first ones, by number, are shown in it
 SIDECARS = {".json", ".jsonl", ".txt", ".md", ".yaml", ".html"}  # metrics, licences: may stand beside the images
 PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 PNG_TAIL = b"IEND\xaeB`\x82"
@@ -132,7 +133,7 @@ def require_writable(folder: str | Path, overwrite: bool = False) -> None:
 
 def write_samples(
     folder: str | Path,
-    images: Tensor | Sequence[Image.Image],
+    images: Tensor | Iterable[Image.Image],
     records: Sequence[dict[str, Any]],
     overwrite: bool = False,
 ) -> SampleFolder:
@@ -140,7 +141,7 @@ def write_samples(
 
     Args:
         folder: where; parents are made. An old sample folder is replaced if `overwrite` is on.
-        images: uint8 (N, 3, H, W), or N pictures of one size.
+        images: uint8 (N, 3, H, W), or N pictures of one size; of an iterator only a few are in memory at a time.
         records: N manifest lines with at least caption, caption_index, sample_index and condition; "file" and "sha256"
             are added. The records themselves are left as they are.
 
@@ -149,16 +150,22 @@ def write_samples(
         ValueError: the numbers of images and records differ, or a record lacks a key.
     """
     folder = Path(folder).absolute()
-    if len(images) != len(records) or not records:
-        raise ValueError(f"{len(images)} images do not go with {len(records)} records")
-    pictures = [to_pil(image) if isinstance(image, Tensor) else image.convert("RGB") for image in images]
+    count = len(images) if isinstance(images, Sized) else len(records)
+    if count != len(records) or not records:
+        raise ValueError(f"{count} images do not go with {len(records)} records")
     require_writable(folder, overwrite)
+    shown = set(sorted({record["caption_index"] for record in records})[:GRID_CAPTIONS])
     with replacing_folder(folder) as partial:
-        pairs = enumerate(zip(pictures, records, strict=True))
-        lines = [_write_image(partial, k, image, record) for k, (image, record) in pairs]
+        lines: list[str] = []
+        grid: tuple[list[Image.Image], list[str], list[int]] = ([], [], [])
+        for k, (image, record) in enumerate(zip(images, records, strict=True)):
+            picture = to_pil(image) if isinstance(image, Tensor) else image.convert("RGB")
+            lines.append(_write_image(partial, k, picture, record))
+            if record["caption_index"] in shown:
+                for column, value in zip(grid, (picture, record["caption"], record["caption_index"]), strict=True):
+                    column.append(value)
         (partial / MANIFEST).write_text("".join(lines), encoding="utf-8")
-        captions, groups = [r["caption"] for r in records], [r["caption_index"] for r in records]
-        caption_grid(pictures, captions, groups).save(partial / GRID)
+        caption_grid(*grid, max_captions=GRID_CAPTIONS).save(partial / GRID)
         read_manifest(partial / MANIFEST)
     return SampleFolder.open(folder)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval.errors import InputError
+from eval.protocol import check_protocols
 from eval.scoring import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -89,24 +89,6 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def check_protocols(rows: Sequence[Row]) -> dict[str, Any]:
-    """The protocol that all rows share.
-
-    Raises:
-        InputError: two rows were measured in different ways; the message names the rows and the difference.
-    """
-    first = rows[0]
-    for row in rows:
-        for key in {**first["protocol"], **row["protocol"]}:
-            ours, theirs = first["protocol"].get(key), row["protocol"].get(key)
-            if ours != theirs:
-                raise InputError(
-                    f"{first['condition']} was measured with {key} = {ours!r} and {row['condition']} with {theirs!r}:"
-                    " these cannot stand in one table; run `unclip evaluate` on both together"
-                )
-    return dict(first["protocol"])
-
-
 def main_table(rows: Sequence[Row]) -> Table:
     """Conditions against metrics, each with its interval.
 
@@ -170,6 +152,7 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         for row in rows
         if row.get("shared_with_reference")
     ]
+    notes += sorted({warning for row in rows for warning in row.get("warnings") or []})
     inception = protocol["inception"]
     notes.append(inception if " is left out" in inception else f"FID: {inception}, against the same real images.")
     return notes

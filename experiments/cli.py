@@ -23,6 +23,7 @@ COMMANDS = {
     "data": "look at a data set or export it as a folder of real images",
     "sample": "draw images for one caption or a file of captions",
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
+    "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
     "report": "write the tables and the report of a run from what is there",
 }

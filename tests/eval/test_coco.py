@@ -1,0 +1,143 @@
+"""A COCO-format folder made here, through the whole zero-shot protocol: captions, real images, measuring, the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval.coco import export, load_image
+from eval.errors import InputError
+from eval.protocol import CaptionProtocol
+from eval.samples import SampleFolder, write_samples
+
+SIZE = 16
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Twelve images of several shapes (one grey, one with transparency), two captions each, in a strange order."""
+    root, rng = tmp_path / "coco", np.random.default_rng(0)
+    (root / "val2014").mkdir(parents=True)
+    images, annotations = [], []
+    for k in range(12):
+        name = f"COCO_val2014_{k:012d}.{'png' if k == 1 else 'jpg'}"
+        pixels = rng.integers(0, 256, (20 + 3 * (k % 4), 20 + 5 * (k % 3), 4 if k == 1 else 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels)
+        (picture.convert("L") if k == 0 else picture).save(root / "val2014" / name)
+        images.append({"id": 100 + k, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
+        annotations += [
+            {"id": 50 - 2 * k - j, "image_id": 100 + k, "caption": f"A thing {k},\n view {j} "} for j in (0, 1)
+        ]
+    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
+    (root / "captions_val2014.json").write_text(json.dumps(content))
+    return root
+
+
+def run(coco: Path, out: str = "out", **settings) -> tuple[SampleFolder, list[dict]]:
+    protocol = CaptionProtocol(**{"name": "dry", "captions": 10, "size": SIZE, **settings})
+    folder = export(coco / "captions_val2014.json", coco / "val2014", coco / out, protocol)
+    return folder, [json.loads(line) for line in (coco / out / "captions.jsonl").read_text().splitlines()]
+
+
+def test_captions_and_reference(coco: Path):
+    folder, lines = run(coco)
+    assert len(folder) == 12 and folder.size == (SIZE, SIZE) and folder.condition == "real"
+    assert len(lines) == 10 and [line["caption_index"] for line in lines] == list(range(10))
+    assert len({line["annotation"] for line in lines}) == 10  # drawn without replacement
+    assert all(line["caption"] == " ".join(line["caption"].split()) for line in lines)
+    assert {line["image_id"] for line in lines} <= set(range(100, 112))
+    for line in lines:
+        assert line["caption"].startswith(f"A thing {line['image_id'] - 100}, view")
+    _, again = run(coco, "again")
+    _, other = run(coco, "other", seed=1)
+    assert again == lines != other
+    written = json.loads((coco / "out" / "protocol.json").read_text())
+    assert written["name"] == "dry" and written["reference_n"] == 12 and written["left_out"] == 0
+
+
+def test_short_side_then_centre(tmp_path: Path):
+    pixels = np.zeros((40, 100, 3), dtype=np.uint8)
+    pixels[:, 40:60] = 200  # the middle fifth; 40 px high becomes 20: the crop shows columns 40 to 60 of 100 -> 30..70
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    found = np.asarray(load_image(tmp_path / "wide.png", 20))
+    expected = np.asarray(Image.fromarray(pixels).resize((50, 20), Image.Resampling.BICUBIC))[:, 15:35]
+    np.testing.assert_array_equal(found, expected)
+    assert found[10, 10, 0] > 190 and found[10, 0, 0] < 10
+    tall = np.asarray(load_image(tmp_path / "wide.png", 20).rotate(90))
+    Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "tall.png")
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "tall.png", 20)), tall)
+
+
+def test_filtered_and_drawn(coco: Path):
+    (coco / "out.txt").write_text("103\nCOCO_val2014_000000000004.jpg\n")
+    folder, lines = run(coco, exclude=str(coco / "out.txt"), captions=20)
+    assert len(folder) == 10 and not {103, 104} & {line["image_id"] for line in lines}
+    folder, lines = run(coco, "drawn", captions=3, reference="drawn")
+    assert {r["caption_index"] for r in folder.records} == {line["image_id"] for line in lines}
+
+
+def test_the_whole_protocol(coco: Path, capsys: pytest.CaptureFixture):
+    """The command line from a COCO folder to a table; the pictures are noise instead of a model's."""
+    import timm
+    from safetensors.torch import save_file
+
+    from experiments.cli import main
+
+    config = coco / "dry.yaml"
+    config.write_text(f"{{name: dry, captions: 10, size: {SIZE}}}")
+    words = ["--annotations", str(coco / "captions_val2014.json"), "--images", str(coco / "val2014")]
+    assert main(["coco", *words, "--out", str(coco / "out"), "--protocol", str(config)]) == 0
+    lines = [json.loads(line) for line in (coco / "out" / "captions.jsonl").read_text().splitlines()]
+    noise = torch.randint(0, 256, (10, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    records = [{**line, "sample_index": 0, "condition": "diffusion_prior"} for line in lines]
+    write_samples(coco / "out" / "samples" / "diffusion_prior", noise, records)
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), coco / "weights.safetensors")
+    network = f"test_vit={coco / 'weights.safetensors'}"
+    words = ["--reference", str(coco / "out" / "reference"), "--network", network, "--bootstrap", "20"]
+    assert main(["evaluate", str(coco / "out" / "samples" / "diffusion_prior"), *words]) == 0
+    row = json.loads((coco / "out" / "samples" / "diffusion_prior" / "metrics.json").read_text())
+    assert row["n"] == 10 and row["protocol"]["reference_n"] == 12 and row["protocol"]["size"] == [SIZE, SIZE]
+    assert row["frechet"]["value"] > 0 and row["accuracy"] is None and row["warnings"]
+    assert "biased upwards" in capsys.readouterr().out
+
+
+BAD = {
+    "cannot read the annotations": lambda coco: (coco / "captions_val2014.json").unlink(),
+    "is not a COCO captions file": lambda coco: (coco / "captions_val2014.json").write_text('{"images": []}'),
+    "val2014 lacks COCO_val2014_000000000002.jpg": lambda coco: next((coco / "val2014").glob("*2.jpg")).unlink(),
+    "000000000002.jpg cannot be decoded": lambda coco: next((coco / "val2014").glob("*2.jpg")).write_bytes(b"x"),
+    "holds 24 captions to draw from, the protocol asks for 25": {"captions": 25},
+    "names 7, which is no image": {"exclude": "7"},
+    "cannot read the images to leave out": {"exclude": None},
+    "is of image 1, which it does not list": lambda coco: add_caption(coco),
+}
+
+
+def add_caption(coco: Path) -> None:
+    content = json.loads((coco / "captions_val2014.json").read_text())
+    content["annotations"].append({"id": 999, "image_id": 1, "caption": "x"})
+    (coco / "captions_val2014.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_input_is_one_line_and_nothing_is_written(coco: Path, words: str):
+    change, settings = BAD[words], {}
+    if callable(change):
+        change(coco)
+    else:
+        settings = dict(change)
+        if "exclude" in settings:
+            listed = coco / "exclude.txt"
+            if settings["exclude"]:
+                listed.write_text(settings["exclude"])
+            settings["exclude"] = str(listed)
+    with pytest.raises(InputError, match=words) as caught:
+        run(coco, **settings)
+    assert "\n" not in str(caught.value)
+    assert not (coco / "out" / "captions.jsonl").exists() and not (coco / "out" / "reference").exists()
