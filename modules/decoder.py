@@ -57,13 +57,13 @@ class Decoder(DiffusionStage):
         if self.training_config.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         tokens, z_i = self._conditions(batch)
-        t, noise, x_t = self.objective.draw(x0, generator)
+        t, noise, x_t = self.draw(network, x0, generator)
         keep_text, keep_embedding = (
             (torch.rand(len(x0), generator=generator) >= share).to(x0.device)
             for share in (self.drop_text, self.drop_embedding)
         )
         condition = network.condition(tokens, z_i, keep_text=keep_text, keep_embedding=keep_embedding)
-        return self.objective.loss(network(x_t, t, condition), x0, noise, t).mean()
+        return self.mean_loss(network, network(x_t, t, condition), x0, noise, t)
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.trained, batch, generator)

@@ -49,9 +49,9 @@ class DiffusionPrior(DiffusionStage):
     def _loss(self, network: Any, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         z_i, z_t, tokens, _ = embeddings_of(batch)
         x0 = z_i * self.scale
-        t, noise, x_t = self.objective.draw(x0, generator)
+        t, noise, x_t = self.draw(network, x0, generator)
         keep = (torch.rand(len(x0), generator=generator) >= self.drop_text).to(x0.device)
-        return self.objective.loss(network(x_t, t, tokens, z_t, keep), x0, noise, t).mean()
+        return self.mean_loss(network, network(x_t, t, tokens, z_t, keep), x0, noise, t)
 
     def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.trained, batch, generator)

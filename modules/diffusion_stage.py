@@ -15,6 +15,7 @@ from modules.diffusion.bound import ModelVariance, VariationalBound, variational
 from modules.diffusion.denoiser import Denoiser, Model, as_denoiser
 from modules.diffusion.noise import Generators
 from modules.diffusion.schedules import NoiseSchedule, respace
+from modules.diffusion.timestep_sampling import LossSecondMoment
 from modules.objective import STATISTICS, Objective, SamplerConfig
 from modules.stage import Stage, TrainingConfig
 
@@ -50,6 +51,24 @@ class DiffusionStage(Stage):
         super().__init__(network, optimizer, training)
         self.objective, self.sampler, self.statistics_samples = objective, sampler, statistics_samples
         self.statistics: ScoreStatistics | None = None
+        by_loss = objective.timesteps == "loss_second_moment"
+        self.importance = LossSecondMoment(objective.num_steps) if by_loss else None
+
+    def draw(self, network: Any, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps, noise and noised data, see `Objective.draw`; the average is judged without importance."""
+        return self.objective.draw(x0, generator, None if network is self.averaged else self.importance)
+
+    def mean_loss(self, network: Any, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Scalar loss of `draw`'s batch; where timesteps are drawn by importance, weighted as if they were uniform."""
+        losses = self.objective.loss(output, x0, noise, t)
+        if self.importance is None or network is self.averaged:
+            return losses.mean()
+        weight = 1 / (self.objective.num_steps * self.importance.probabilities()[t])
+        seen = t, losses.detach()
+        if self.trainer.world_size > 1:
+            seen = tuple(torch.cat(list(self.all_gather(x))) for x in seen)  # type: ignore[arg-type, assignment]
+        self.importance.update(self.objective.noise_schedule, *seen)
+        return (weight * losses).mean()
 
     def conditioned(self, batch: Any) -> tuple[Model, Tensor]:
         """The averaged network with a batch's conditioning closed over, nothing dropped, and its data (B, ...)."""

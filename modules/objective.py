@@ -31,26 +31,27 @@ class Objective:
     Attributes:
         schedule: "cosine" (Improved DDPM) or "linear" (DDPM).
         num_steps: T, the steps of the training schedule.
-        zero_terminal_snr: rescale the schedule to end without signal (Lin et al. 2305.08891); not with epsilon.
         parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
         learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
         weighting, gamma: of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
         bound_weight: of the variational bound beside L_simple, with learned sigma.
-        timesteps: how a training batch draws its timesteps.
+        timesteps: how a training batch draws its timesteps; "loss_second_moment" is importance sampling by recent
+            losses (Improved DDPM 3.3), which the stage remembers.
         timestep_mean, timestep_std: of the logit-normal draw.
+        zero_terminal_snr: rescale the schedule to end without signal (Lin et al. 2305.08891); not with epsilon.
     """
 
     schedule: Literal["cosine", "linear"] = "cosine"
     num_steps: int = 1000
-    zero_terminal_snr: bool = False
     parameterization: Parameterization = "epsilon"
     learned_sigma: bool = False
     weighting: Weighting = "none"
     gamma: float = 5.0
     bound_weight: float = 0.001
-    timesteps: Literal["uniform", "antithetic", "logit_normal"] = "uniform"
+    timesteps: Literal["uniform", "antithetic", "logit_normal", "loss_second_moment"] = "uniform"
     timestep_mean: float = 0.0
     timestep_std: float = 1.0
+    zero_terminal_snr: bool = False
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
@@ -58,12 +59,18 @@ class Objective:
         schedule = {"cosine": cosine, "linear": linear}[self.schedule](self.num_steps)
         return rescale_zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
-    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self,
+        x0: Tensor,
+        generator: torch.Generator,
+        importance: timestep_sampling.LossSecondMoment | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps, noise and noised data of one training batch.
 
         Args:
             x0: (B, ...) data.
             generator: on the CPU, so that the draw does not depend on the device.
+            importance: the losses so far; without, "loss_second_moment" is uniform, as it is when a stage is judged.
 
         Returns:
             t (B,) int64, noise (B, ...), x_t (B, ...), on x0's device.
@@ -71,6 +78,7 @@ class Objective:
         draws: dict[str, Callable[..., timestep_sampling.TimestepSample]] = {
             "uniform": timestep_sampling.uniform,
             "antithetic": timestep_sampling.antithetic,
+            "loss_second_moment": importance or timestep_sampling.uniform,
             "logit_normal": partial(timestep_sampling.logit_normal, mean=self.timestep_mean, std=self.timestep_std),
         }
         t = draws[self.timesteps](self.noise_schedule, len(x0), generator).t.to(x0.device)

@@ -66,8 +66,8 @@ class Upsampler(DiffusionStage):
         if self.training_config.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
         enlarged = network.enlarge(self._corrupt(self._shrink(x0), generator))
-        t, noise, x_t = self.objective.draw(x0, generator)
-        return self.objective.loss(network(x_t, t, enlarged), x0, noise, t).mean()
+        t, noise, x_t = self.draw(network, x0, generator)
+        return self.mean_loss(network, network(x_t, t, enlarged), x0, noise, t)
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.trained, batch, generator)

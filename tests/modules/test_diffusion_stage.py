@@ -230,3 +230,42 @@ def test_guidance_within_an_interval_and_rescaled(tiny, stored_run):
         found = drawn(replace(config, guidance_interval=interval, guidance_rescale=rescale))
         assert_close(found, torch.nn.functional.normalize(by_hand, dim=1))
         assert not torch.allclose(found, drawn(config), atol=1e-3)
+
+
+def by_importance(tiny, name):
+    stage = make(tiny, name, SamplerConfig(steps=2))
+    objective = replace(stage.objective, num_steps=4, timesteps="loss_second_moment", weighting="none")
+    args = {"objective": objective, "sampler": stage.sampler, "training": stage.training_config}
+    return type(stage)(stage.network, optimizer=stage.optimizer, **args)
+
+
+@pytest.mark.parametrize("name", ["diffusion_prior", "decoder", "upsampler"])
+def test_timesteps_drawn_by_their_losses(tiny, shapes, tmp_path, name):
+    """After a history of 10 losses a timestep: the draw follows them, the loss does not, and a checkpoint has them."""
+    stage, batch = by_importance(tiny, name), shapes().dataset("train").__getitems__(range(32))
+    content = train(tiny, stage, shapes, tmp_path, steps=8)
+    assert {"importance.losses", "importance.seen"} <= set(content["state_dict"])
+    assert stage.importance.seen.sum() == 8 * 8
+    schedule, skewed = stage.objective.noise_schedule, torch.tensor([1.0, 1.0, 1.0, 5.0])
+    for _ in range(10):
+        stage.importance.update(schedule, schedule.timesteps, skewed)
+    p = stage.importance.probabilities()
+    assert_close(p, 0.999 * skewed / 8 + 0.001 / 4)
+    data = torch.cat([stage.denoiser(batch)[1]] * 8)
+    t, _, x_t = stage.draw(stage.network, data, stage.generator(7))
+    assert (t == 3).double().mean().item() == pytest.approx(5 / 8, abs=0.1)
+    judged = stage.draw(stage.averaged, x_t, stage.generator(7))[0]
+    assert (judged == 3).double().mean().item() == pytest.approx(1 / 4, abs=0.1)
+    # The weights take the emphasis back, and what is remembered is without them.
+    t, x0 = t[:32], torch.zeros_like(x_t[:32])
+    off = x0 + (t == 3).to(x0).reshape(-1, *[1] * (x0.ndim - 1)) + 1
+    assert_close(
+        stage.mean_loss(stage.network, off, x0, x0, t), ((1 + 3.0 * (t == 3)) / (4 * p[t])).mean(), rtol=1e-4, atol=0
+    )
+    assert stage.mean_loss(stage.averaged, off, x0, x0, t) == pytest.approx((1 + 3.0 * (t == 3)).mean().item())
+    assert set(stage.importance.losses[3, :].tolist()) <= {5.0, 4.0}
+    assert 4.0 in stage.importance.losses[3, :].tolist()
+
+
+def test_without_importance_a_checkpoint_holds_nothing_of_it(tiny):
+    assert not any("importance" in key for key in make(tiny, "decoder").state_dict())
