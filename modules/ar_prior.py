@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.embedding_codec import EmbeddingCodec
+from modules.embedding_statistics import EmbeddingStatistics
 from modules.errors import InputError
 from modules.networks.ar_prior import ARPriorNetwork
 from modules.prior_batches import cosines, embeddings_of, per_sample_generators
 from modules.sampling import sample_ar_prior
 from modules.stage import Stage, TrainingConfig, adamw
 
+FIT_CHUNK = 8192  # embeddings that the codec's fit reads at a time
 CODEC = "codec."  # Prefix of the codec's buffers in the exported file.
 
 
@@ -52,9 +54,21 @@ class ARPrior(Stage):
 
     def on_fit_start(self) -> None:
         if not self.codec.fitted:
-            data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
-            rows = embeddings_of(data.__getitems__(list(range(len(data)))))
-            self.codec.fit(rows.z_i.to(self.device), rows.z_t.to(self.device))
+            self.codec.fit_statistics(self._statistics())
+
+    def _statistics(self) -> EmbeddingStatistics:
+        """Of the training split, read in parts; every rank reads all of it and comes to the same codec."""
+        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+        total: EmbeddingStatistics | None = None
+        for start in range(0, len(data), FIT_CHUNK):
+            positions = list(range(start, min(start + FIT_CHUNK, len(data))))
+            rows = embeddings_of(data.__getitems__(positions))
+            z_i, z_t = (x.to(self.device) for x in (rows.z_i, rows.z_t))
+            part = EmbeddingStatistics.of(z_i, z_t, torch.tensor(positions, device=self.device))
+            total = part if total is None else total.merge(part)
+        if total is None:
+            raise InputError("the training split holds no embeddings to fit the codec to")
+        return total
 
     def _loss(self, network: nn.Module, batch: EmbeddingBatch | ImageTextBatch, keep: Tensor | None) -> Tensor:
         """Cross-entropy of the codes, in nats per code."""

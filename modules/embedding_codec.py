@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modules.embedding_statistics import EmbeddingStatistics
+
 Buckets = Literal["quantile", "uniform"]
 
 
@@ -62,7 +64,6 @@ class EmbeddingCodec(nn.Module):
         """Whether `fit` has run, here or before the checkpoint that was loaded."""
         return bool(self.dot_counts.sum() > 0)
 
-    @torch.no_grad()
     def fit(self, z_i: Tensor, z_t: Tensor) -> None:
         """Take components, buckets and the dot product's distribution from training embeddings.
 
@@ -72,14 +73,24 @@ class EmbeddingCodec(nn.Module):
         Raises:
             ValueError: for too few rows.
         """
-        if len(z_i) <= z_i.shape[1]:
-            raise ValueError(f"the codec needs more embeddings than their {z_i.shape[1]} dimensions, got {len(z_i)}")
-        x = z_i.double()
-        values, vectors = torch.linalg.eigh(torch.cov(x.T))
-        order = values.argsort(descending=True)
-        self.mean.copy_(x.mean(dim=0))
-        self.eigenvalues.copy_(values[order].clamp(min=0))
-        self.components.copy_(_oriented(vectors.T[order][: self.num_codes]))
+        index = torch.arange(len(z_i), device=z_i.device)
+        self.fit_statistics(EmbeddingStatistics.of(z_i, z_t, index, sample_size=len(z_i)))
+
+    @torch.no_grad()
+    def fit_statistics(self, statistics: EmbeddingStatistics) -> None:
+        """As `fit`, from a pass over the data: components from all of them, buckets from the sample that it kept.
+
+        Raises:
+            ValueError: for too few embeddings.
+        """
+        dim = len(statistics.mean)
+        if statistics.count <= dim:
+            raise ValueError(f"the codec needs more embeddings than their {dim} dimensions, got {statistics.count}")
+        values, vectors = statistics.principal()
+        self.mean.copy_(statistics.mean)
+        self.eigenvalues.copy_(values)
+        self.components.copy_(_oriented(vectors[: self.num_codes]))
+        z_i, z_t = statistics.z_i, statistics.z_t
         scores = self._project(z_i)
         for k in range(self.num_codes):
             edges = _edges(scores[:, k], self.num_buckets, self.buckets)

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch
-from modules.degradations import gaussian_blur, random_crop
+from modules.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.diffusion.denoiser import Model
 from modules.diffusion_stage import DiffusionStage
 from modules.networks.upsampler import UpsamplerNetwork
@@ -28,7 +28,7 @@ class Upsampler(DiffusionStage):
         objective: the paper's: epsilon, cosine schedule (linear in the second upsampler), 1,000 steps.
         sampler: the paper's: DDIM, 27 steps (15).
         crop: side of the training window as a share of the target's; the paper's 0.25.
-        corruption: of the low-resolution condition in training.
+        corruption: of the low-resolution condition in training: "gaussian_blur" (64 -> 256) or "bsr" (256 -> 1024).
         corruption_share: how often it is applied.
         statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
@@ -40,7 +40,7 @@ class Upsampler(DiffusionStage):
         objective: Objective = Objective(),
         sampler: SamplerConfig = SamplerConfig(name="ddim", steps=27, spacing="adm"),
         crop: float = 0.25,
-        corruption: Literal["none", "gaussian_blur"] = "gaussian_blur",
+        corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur",
         corruption_share: float = 1.0,
         statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
@@ -54,18 +54,22 @@ class Upsampler(DiffusionStage):
         size = [side // self.network.factor for side in images.shape[2:]]
         return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
 
-    def _corrupt(self, low: Tensor, generator: torch.Generator) -> Tensor:
+    def _condition(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """The low-resolution image as training sees it: corrupted, as often as the config says."""
+        low = self._shrink(images)
         if self.corruption == "none":
             return low
         chosen = torch.rand(len(low), 1, 1, 1, generator=generator) < self.corruption_share
-        return torch.where(chosen.to(low.device), gaussian_blur(low), low)
+        blur = self.corruption == "gaussian_blur"
+        corrupted = gaussian_blur(low) if blur else bsr_degrade(images, self.network.factor, generator)
+        return torch.where(chosen.to(low.device), corrupted, low)
 
     def _loss(self, network: Any, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         side = round(batch.images.shape[-1] * self.crop)
         x0 = random_crop(batch.images, side, self.network.factor, generator)
         if self.training_config.channels_last:
             x0 = x0.contiguous(memory_format=torch.channels_last)
-        enlarged = network.enlarge(self._corrupt(self._shrink(x0), generator))
+        enlarged = network.enlarge(self._condition(x0, generator))
         t, noise, x_t = self.draw(network, x0, generator)
         return self.mean_loss(network, network(x_t, t, enlarged), x0, noise, t)
 

@@ -72,7 +72,7 @@ class ARPriorNetwork(nn.Module):
     def _text(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None) -> Tensor:
         """(B, L + 1, width): the caption and z_t, or their learned stand-ins."""
         words, text = self.tokens(tokens), self.z_t(scale_to_unit_variance(z_t))
-        dropped = self.no_token
+        dropped: Tensor = self.no_token
         if isinstance(self.tokens, TextEncoder):
             words = self.tokens_out(words)
         else:

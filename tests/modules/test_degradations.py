@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from modules.degradations import gaussian_blur, random_crop
+from modules import degradations
+from modules.degradations import bsr_degrade, gaussian_blur, gaussian_kernels, random_crop
 
 
 @pytest.mark.parametrize(("size", "sigma"), [(3, 0.6), (5, 1.1)])
@@ -64,3 +65,67 @@ def test_the_whole_image_is_a_window():
 def test_a_crop_larger_than_the_image():
     with pytest.raises(ValueError, match="a crop of 16 pixels does not fit into 8 x 24"):
         random_crop(torch.zeros(1, 3, 8, 24), 16, 4, torch.Generator())
+
+
+def test_the_kernels_have_the_variances_along_their_axes():
+    variances, angle = torch.tensor([[1.2, 0.3], [0.5, 0.5]]), torch.tensor([0.7, 2.0])
+    kernels = gaussian_kernels(variances, angle, side=21)
+    place = torch.arange(21) - 10.0
+    y, x = torch.meshgrid(place, place, indexing="ij")
+    for kernel, (first, second), a in zip(kernels, variances, angle, strict=True):
+        assert_close(kernel.sum(), torch.tensor(1.0))
+        along, across = x * a.cos() + y * a.sin(), y * a.cos() - x * a.sin()
+        assert_close((kernel * along**2).sum(), first, atol=0.02, rtol=0)
+        assert_close((kernel * across**2).sum(), second, atol=0.02, rtol=0)
+        assert (kernel * along * across).sum().abs() < 0.01
+
+
+def smooth(count=8, side=32):
+    g = torch.Generator().manual_seed(0)
+    return F.interpolate(torch.rand(count, 3, 4, 4, generator=g) * 1.6 - 0.8, (side, side), mode="bicubic").clamp(-1, 1)
+
+
+def test_the_bsr_degradation_is_a_worse_small_image_of_the_same_thing():
+    images = smooth()
+    before = images.clone()
+    low = bsr_degrade(images, 4, torch.Generator().manual_seed(1))
+    clean = F.interpolate(images, (8, 8), mode="bicubic", antialias=True)
+    error = (low - clean).square().mean(dim=(1, 2, 3)).sqrt()
+    assert low.shape == (8, 3, 8, 8)
+    assert low.abs().max() <= 1
+    assert (error > 0.005).all()  # noise, at the least
+    assert (error < 0.35).all()
+    spread = clean.std(dim=(1, 2, 3))
+    assert (error < 0.8 * spread).all()
+    assert torch.equal(images, before)
+
+
+def test_the_bsr_degradation_is_the_generators():
+    images = smooth()
+    same = [bsr_degrade(images, 4, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(same[0], same[1])
+    assert not torch.allclose(same[0], same[2], atol=1e-2)
+
+
+def test_every_image_has_its_own_degradation():
+    low = bsr_degrade(smooth(1).expand(8, -1, -1, -1), 4, torch.Generator().manual_seed(0))
+    assert len({tuple(image.flatten().tolist()) for image in low}) == 8
+
+
+def test_the_steps_are_shuffled_and_the_final_size_comes_last_of_the_two(monkeypatch):
+    """In every order: two blurs, two sizes, noise, JPEG; and JPEG at the end."""
+    steps = []
+    for name in ("_random_blur", "_random_downscale", "_resize", "_random_noise", "_random_jpeg"):
+        whole = getattr(degradations, name)
+        monkeypatch.setattr(degradations, name, lambda *a, _n=name, _f=whole, **k: steps.append(_n) or _f(*a, **k))
+    orders = set()
+    for seed in range(12):
+        steps.clear()
+        bsr_degrade(smooth(1, 16), 4, torch.Generator().manual_seed(seed), groups=1)
+        assert sorted(steps) == sorted(
+            ["_random_blur"] * 2 + ["_random_downscale"] + ["_resize"] * 2 + ["_random_noise"] + ["_random_jpeg"] * 2
+        )
+        assert steps[-1] == "_random_jpeg"
+        assert steps.index("_random_downscale") < steps.index("_resize")  # its own resize comes first
+        orders.add(tuple(steps))
+    assert len(orders) > 8
