@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
+from modules.sharpness import Perturbation, frozen_statistics
 from modules.stage import Stage, TrainingConfig, adamw
 from modules.tokenizer import VOCABULARY_FILE, WordTokenizer
 
@@ -90,7 +91,7 @@ class FrozenCLIP(nn.Module):
     @property
     def embedding_dim(self) -> int:
         """D."""
-        return int(self.model.text_projection.shape[-1])
+        return int(_text_tower(self.model).text_projection.shape[-1])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,6 +118,26 @@ class FrozenCLIP(nn.Module):
         """(B, L) tokens -> z_t (B, D) of unit norm."""
         return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
 
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> (B, L, text width): the text Transformer's features of every token.
+
+        They are the output of its final layer norm, before pooling and projection, and not normalised otherwise: the
+        entries of a feature have the norm's own scale, of order 1. z_t is the normalised projection of one of them.
+        """
+        tower = _text_tower(self.model)
+        dtype = tower.transformer.get_cast_dtype()
+        length = tokens.shape[1]
+        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        mask = tower.attn_mask
+        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        return tower.ln_final(x).float()
+
+
+def _text_tower(model: Any) -> Any:
+    """What holds the text Transformer: open_clip's CLIP itself, or its `text` where that is a tower of its own."""
+    return getattr(model, "text", model)
+
 
 class CLIPTrainer(Stage):
     """Contrastive training of an open_clip model.
@@ -132,6 +153,7 @@ class CLIPTrainer(Stage):
         swap_words: pairs of words. A caption in which they are exchanged is a further negative for its image, which
             makes the text tower heed the order of words (NegCLIP, Yuksekgonul et al. 2023, section 4); only with
             words of a vocabulary trained here. Differs from the paper, which has none.
+        swap_weight: of that part of the loss.
     """
 
     def __init__(
@@ -142,13 +164,14 @@ class CLIPTrainer(Stage):
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
         swap_words: Sequence[tuple[str, str]] = (),
+        swap_weight: float = 1.0,
     ) -> None:
         model = open_clip.CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         super().__init__(model, optimizer, training)
         self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
         self.image_size = int(vision_cfg["image_size"])
         self.tokenize: WordTokenizer | None = None
-        self.swap_words = [(first, second) for first, second in swap_words]
+        self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
 
     def setup(self, stage: str) -> None:
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
@@ -160,8 +183,10 @@ class CLIPTrainer(Stage):
     def _context(self) -> int:
         return int(self.model_cfg["text_cfg"]["context_length"])
 
-    def _loss(self, model: nn.Module, batch: ImageTextBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric contrastive loss (CLIP, figure 3), and what to log.
+    def _loss(
+        self, model: nn.Module, batch: ImageTextBatch, *, gathered: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric contrastive loss (CLIP, figure 3), and what to log; `gathered`: over all replicas' pairs.
 
         Logged: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
         """
@@ -171,14 +196,14 @@ class CLIPTrainer(Stage):
             images = F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
         tokens = self.tokenize(batch.captions).to(self.device)
         out = model(images, tokens)
-        loss = open_clip.ClipLoss(
-            local_loss=True, gather_with_grad=True, rank=self.global_rank, world_size=self.trainer.world_size
-        )(out["image_features"], out["text_features"], out["logit_scale"])
+        rank, world = (self.global_rank, self.trainer.world_size) if gathered else (0, 1)
+        contrast = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
+        loss = contrast(out["image_features"], out["text_features"], out["logit_scale"])
         found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
         log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float().mean()}
         margins = self._margins(model, tokens, out)
         if len(margins):
-            loss = loss + F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
+            loss = loss + self.swap_weight * F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
             log["order"] = (margins > 0).float().mean()
         return loss, log
 
@@ -203,9 +228,16 @@ class CLIPTrainer(Stage):
         return partner[tokens]
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        if self._perturbation is not None:
+            with frozen_statistics(self.network):
+                self._perturbation.climb(lambda: self._loss(self.trained, batch, gathered=False)[0])
         loss, log = self._loss(self.trained, batch)
         self.log_dict({f"train/{name}": value for name, value in log.items()})
         return loss
+
+    def on_after_backward(self) -> None:
+        if self._perturbation is not None:  # The gradient was that of the perturbed weights; the step is from here.
+            self._perturbation.restore()
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         loss, log = self._loss(self.averaged, batch)
