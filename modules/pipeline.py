@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,9 +14,11 @@ from torch import Tensor
 
 from modules.clip import FrozenCLIP
 from modules.errors import InputError
+from modules.manipulations.methods import ImageMethods
 from modules.networks.diffusion_prior import embedding_scale
 from modules.objective import SamplerConfig
 from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
+from modules.seeds import image_generators
 from modules.stored import StoredStage, load_stage
 
 Condition = Literal[
@@ -30,20 +30,7 @@ CONDITIONS: tuple[str, ...] = get_args(Condition)
 PRIORS = ("linear_prior", "ar_prior", "diffusion_prior")
 
 
-def image_generators(seed: int, places: Sequence[tuple[int, int]], stage: str) -> list[torch.Generator]:
-    """One CPU generator for each image, a pure function of (seed, caption's position, sample's position, stage).
-
-    The stage is in the key and the condition is not: pictures of several conditions share the decoder's noise.
-    """
-
-    def key(place: tuple[int, int]) -> int:
-        text = json.dumps([seed, *place, stage])
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-    return [torch.Generator().manual_seed(key(place)) for place in places]
-
-
-class UnCLIP:
+class UnCLIP(ImageMethods):
     """The trained stages of a run. Each is read when it is first needed, so a run may lack what is not asked for.
 
     Args:

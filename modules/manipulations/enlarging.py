@@ -1,0 +1,63 @@
+"""From the decoder's size up, through as many upsamplers as a run has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.errors import InputError
+from modules.manipulations.system import System
+from modules.manipulations.walks import decoder_size
+from modules.sampling import sample_upsampler
+from modules.seeds import ImageSeeds
+
+UPSAMPLERS = ("upsampler", "upsampler_2", "upsampler_1024")
+"""Names of upsampling stages, in the order in which a run applies those that it has."""
+
+
+def upsampler_names(system: System) -> list[str]:
+    """The run's upsamplers, the first one first."""
+    return [name for name in UPSAMPLERS if system.has(name)]
+
+
+def reachable_sizes(system: System, size: int | None = None) -> list[int]:
+    """Sides that the run's stages reach: the decoder's, then one for each upsampler; up to `size` if it is given.
+
+    Raises:
+        InputError: `size` is not among them.
+    """
+    sizes = [decoder_size(system)]
+    for name in upsampler_names(system):
+        sizes.append(sizes[-1] * int(system.stage(name).network.factor))
+    if size is None:
+        return sizes
+    if size not in sizes:
+        raise InputError(f"{system.run} makes pictures of {', '.join(map(str, sizes))} pixels a side, not of {size}")
+    return sizes[: sizes.index(size) + 1]
+
+
+def enlarge(system: System, low: Tensor, size: int | None, seeds: ImageSeeds, batch_size: int = 32) -> Tensor:
+    """(B, 3, s, s) at the decoder's size -> (B, 3, size, size), both in [-1, 1].
+
+    Args:
+        size: see `reachable_sizes`; None is the largest.
+        seeds: one an image.
+        batch_size: images at once; changes no image.
+    """
+    names = upsampler_names(system)[: len(reachable_sizes(system, size)) - 1]
+    for name in names:
+        stored = system.stage(name)
+        low = torch.cat(
+            [
+                sample_upsampler(
+                    stored.network,
+                    stored.settings["objective"],
+                    system.sampler(name),
+                    low[k : k + batch_size],
+                    seeds[k : k + batch_size].generators(name),
+                    statistics=stored.statistics,
+                )
+                for k in range(0, len(low), batch_size)
+            ]
+        )
+    return low

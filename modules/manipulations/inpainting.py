@@ -1,0 +1,116 @@
+"""Inpainting through decoder and upsamplers (as GLIDE and the paper's production model offer it)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.diffusion.denoiser import Denoiser, as_denoiser
+from modules.diffusion.inpainting import inpaint as repaint
+from modules.diffusion.noise import randn_per_image
+from modules.diffusion.schedules import NoiseSchedule, respace
+from modules.errors import InputError
+from modules.images import resized
+from modules.manipulations.enlarging import reachable_sizes, upsampler_names
+from modules.manipulations.latents import Latents
+from modules.manipulations.system import System
+from modules.manipulations.walks import Walk, decoder_denoiser, decoder_size, walk_schedule
+from modules.seeds import ImageSeeds
+
+
+@dataclass(frozen=True)
+class Hole:
+    """What is known of B images.
+
+    Attributes:
+        images: (B, 3, S, S) in [-1, 1].
+        keep: (B, 1, S, S), 1 where a pixel is known and 0 where it is to be drawn.
+    """
+
+    images: Tensor
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.shape != (len(self.images), 1, *self.images.shape[2:]):
+            raise InputError(
+                f"the mask is {tuple(self.keep.shape)}, the pictures are {tuple(self.images.shape)}: it needs one "
+                "channel and their size"
+            )
+
+    def at(self, size: int) -> Hole:
+        """Reduced or enlarged to `size`; a pixel is known only if all that it covers is."""
+        open_ = torch.nn.functional.interpolate(1 - self.keep, (size, size), mode="area")
+        return Hole(resized(self.images, size), (open_ == 0).float())
+
+
+def inpaint(
+    system: System,
+    hole: Hole,
+    z_i: Tensor,
+    tokens: Tensor,
+    seeds: ImageSeeds,
+    walk: Walk = Walk(guidance_scale=1.5),
+    *,
+    size: int | None = None,
+    resamples: int = 4,
+) -> Tensor:
+    """Draws the open part of images for (z_i, caption), at the decoder's size and then at each upsampler's.
+
+    Args:
+        z_i: (B, D) of what the whole image is to be.
+        tokens: (B, L), all 0 for no caption.
+        seeds: one an image.
+        walk: steps and guidance; the upsamplers keep their own.
+        size: a side that the run reaches; the decoder's own by default.
+        resamples: see `modules.diffusion.inpainting.inpaint`.
+
+    Returns:
+        (B, 3, size, size) in [-1, 1]; known pixels are the image's own, resized.
+
+    Raises:
+        InputError: a size that the run does not reach.
+    """
+    hole = Hole(hole.images.to(system.device), hole.keep.to(system.device))
+    sizes = reachable_sizes(system, size)
+    drawn = []
+    for start in range(0, len(z_i), walk.batch_size):
+        rows = slice(start, start + walk.batch_size)
+        part = Hole(hole.images[rows], hole.keep[rows])
+        latents = Latents(z_i[rows], z_i[rows], tokens[rows])
+        denoiser = decoder_denoiser(system, latents, walk.guidance_scale, "static")
+        low = _fill(
+            denoiser, walk_schedule(system, walk), part.at(decoder_size(system)), seeds[rows], "decoder", resamples
+        )
+        for name, side in zip(upsampler_names(system), sizes[1:], strict=False):
+            low = _fill_upsampled(system, name, low, part.at(side), seeds[rows])
+        drawn.append(low)
+    return torch.cat(drawn)
+
+
+def _fill_upsampled(system: System, name: str, low: Tensor, hole: Hole, seeds: ImageSeeds) -> Tensor:
+    stored, sampler = system.stage(name), system.sampler(name)
+    network, objective = stored.network, stored.settings["objective"]
+    enlarged = network.enlarge(low)
+    denoiser = as_denoiser(
+        lambda x_t, t: network(x_t, t, enlarged),
+        objective.noise_schedule,
+        objective.parameterization,
+        objective.learned_sigma,
+        "static",
+    )
+    schedule = respace(objective.noise_schedule, sampler.steps, sampler.spacing)
+    # What is drawn agrees with the low image already: there is nothing to resample for.
+    return _fill(denoiser, schedule, hole, seeds, name, 1)
+
+
+def _fill(
+    denoiser: Denoiser, schedule: NoiseSchedule, hole: Hole, seeds: ImageSeeds, stage: str, resamples: int
+) -> Tensor:
+    generators = seeds.generators(stage)
+    x_T = randn_per_image(generators, hole.images.shape, hole.images.device)
+    filled = repaint(
+        denoiser, schedule, x_T, known=hole.images, mask=hole.keep, generators=generators, resamples=resamples
+    )
+    return filled.clamp(-1, 1)

@@ -1,0 +1,225 @@
+"""The manipulations as methods that take pictures of any kind: what `UnCLIP` offers to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from modules.errors import InputError
+from modules.images import ImageLike, Pictures, load_image, load_images, resized
+from modules.manipulations.blends import from_captions, path, text_diff, text_direction
+from modules.manipulations.enlarging import enlarge, reachable_sizes
+from modules.manipulations.inpainting import Hole, inpaint
+from modules.manipulations.latents import Latents, load_latents
+from modules.manipulations.system import System
+from modules.manipulations.walks import Walk, fresh_noise, invert, redraw, tokens_of
+from modules.seeds import ImageSeeds
+
+T = TypeVar("T")
+
+Seed: TypeAlias = int | Sequence[int]
+"""One seed for all pictures, or one for each: picture k of a list depends on its own seed only."""
+
+Inputs: TypeAlias = ImageLike | Sequence[ImageLike] | Latents
+"""A picture, several, or what `UnCLIP.invert` returned for them."""
+
+
+class ImageMethods:
+    """Mixed into `UnCLIP`. All return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
+
+    `size` is the side of what is returned, one that the run's decoder and upsamplers reach; the largest by default.
+    Bad input raises `modules.errors.InputError` with one line that says what is wrong.
+    """
+
+    def text_to_image(
+        self: System,
+        captions: str | Sequence[str],
+        *,
+        seed: Seed = 0,
+        condition: str = "diffusion_prior",
+        size: int | None = None,
+    ) -> Pictures:
+        """Pictures of captions: one a caption, or one a seed if there are several seeds for one caption.
+
+        Args:
+            condition: what the decoder is given, see `UnCLIP.embedding`; the same caption, condition and seed give
+                the picture that `unclip sample` draws.
+        """
+        texts, seeds = _paired([captions] if isinstance(captions, str) else list(captions), seed)
+        if condition == "image_embedding":
+            raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
+        tokens, z_t = self.embed_text(texts)
+        z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"))
+        decoder = "glide" if condition == "glide" else "decoder"
+        low = self.decode(tokens, z_i, seeds.generators("decoder"), decoder)
+        return Pictures(enlarge(self, low, size, seeds))
+
+    def invert(self: System, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
+        """The two-part latents (z_i, x_T) of pictures; every method below takes them in place of pictures."""
+        if isinstance(images, Latents):
+            return images
+        return invert(self, load_images(images), None if caption is None else [caption], walk)
+
+    def load_latents(self: System, file: str | Path) -> Latents:
+        """What `save_latents` or `unclip invert` wrote; refuses latents of another run."""
+        return load_latents(file, self)
+
+    def reconstruct(self: System, images: Inputs, *, walk: Walk = Walk(), size: int | None = None) -> Pictures:
+        """The pictures again, from their latents."""
+        latents = _latents(self, images, walk)
+        return Pictures(enlarge(self, redraw(self, latents, walk), size, ImageSeeds.of(0, len(latents))))
+
+    def image_variations(
+        self: System,
+        images: Inputs,
+        *,
+        eta: float | None = None,
+        seed: Seed = 0,
+        walk: Walk = Walk(),
+        size: int | None = None,
+    ) -> Pictures:
+        """Other pictures with the same z_i: one a picture, or one a seed if there are several seeds for one picture.
+
+        Args:
+            eta: 0 is the picture itself, 1 the furthest from it along its own trajectory; None starts from fresh
+                noise, so that only z_i is kept.
+        """
+        if eta is None and not isinstance(images, Latents):
+            batch = load_images(images).to(self.device)
+            nothing = torch.zeros(len(batch), 0, device=self.device)
+            latents = Latents(self.embed_image(batch), nothing, tokens_of(self, None, len(batch)))
+        else:
+            latents = _latents(self, images, walk)
+        rows, seeds = _paired(list(range(len(latents))), seed)
+        latents = latents[rows]
+        if eta is None:
+            latents = Latents(latents.z_i, fresh_noise(self, seeds), latents.tokens)
+        low = redraw(self, latents, walk, eta=eta or 0.0, seeds=seeds)
+        return Pictures(enlarge(self, low, size, seeds))
+
+    def interpolate(
+        self: System,
+        images: Inputs,
+        count: int = 7,
+        *,
+        noise_seed: int | None = None,
+        walk: Walk = Walk(),
+        size: int | None = None,
+    ) -> Pictures:
+        """`count` pictures on the way through two or more, ends included.
+
+        Args:
+            noise_seed: None blends the pictures' own noise, so that the ends are their reconstructions; a seed gives
+                all the same fresh noise.
+        """
+        shared = None if noise_seed is None else fresh_noise(self, ImageSeeds.of([noise_seed], 1))
+        points = path(_latents(self, images, walk), count, shared)
+        return Pictures(enlarge(self, redraw(self, points, walk), size, _same(0, len(points))))
+
+    def interpolate_captions(
+        self: System,
+        captions: Sequence[str],
+        count: int = 7,
+        *,
+        seed: int = 0,
+        prior: str = "diffusion_prior",
+        walk: Walk = Walk(),
+        size: int | None = None,
+    ) -> Pictures:
+        """`count` pictures on the way through two or more captions, by the prior's z_i; all have the same noise."""
+        stops = from_captions(self, captions, _same(seed, len(captions)), prior)
+        points = path(stops, count, stops.x_T[:1])
+        return Pictures(enlarge(self, redraw(self, points, walk), size, _same(seed, len(points))))
+
+    def text_diff(
+        self: System,
+        images: Inputs,
+        target: str,
+        base: str | None = None,
+        *,
+        theta: float | Sequence[float] = 0.5,
+        walk: Walk = Walk(),
+        size: int | None = None,
+    ) -> Pictures:
+        """Pictures changed towards what `target` says and `base` does not, the noise being kept.
+
+        Args:
+            target, base: "a blue circle", "a red circle": the base says what the picture is. Without one, z_i moves
+                towards the target's own z_t.
+            theta: how far, from 0 to 0.5 or so of the angle; a list gives a picture each, for each image in turn.
+        """
+        latents = _latents(self, images, walk)
+        thetas = [theta] if isinstance(theta, (int, float)) else list(theta)
+        z_d = text_direction(self, [target], None if base is None else [base])
+        moved = [text_diff(latents[[k]], z_d, value) for k in range(len(latents)) for value in thetas]
+        drawn = torch.cat([redraw(self, part, walk) for part in moved])
+        return Pictures(enlarge(self, drawn, size, _same(0, len(drawn))))
+
+    def inpaint(
+        self: System,
+        image: ImageLike,
+        mask: ImageLike,
+        caption: str | None = None,
+        *,
+        seed: Seed = 0,
+        prior: str = "diffusion_prior",
+        walk: Walk = Walk(guidance_scale=1.5),
+        resamples: int = 4,
+        size: int | None = None,
+    ) -> Pictures:
+        """The picture with what the mask shows white drawn anew, one a seed; the rest keeps its pixels.
+
+        Args:
+            caption: of the whole picture as it is to be; without one, the picture's own z_i says what it is.
+            resamples: how often each step is taken; more fit the new part better to the old.
+        """
+        picture = load_image(image)[None]
+        hole = Hole(picture, 1 - open_part(mask, picture.shape[-1]))
+        seeds = ImageSeeds.of(seed, 1 if isinstance(seed, int) else len(seed))
+        if caption is None:
+            z_i, tokens = self.embed_image(picture), tokens_of(self, None, 1)
+            z_i, tokens = z_i.expand(len(seeds), -1), tokens.expand(len(seeds), -1)
+        else:
+            tokens, z_t = self.embed_text([caption] * len(seeds))
+            drawn = self.embedding(prior, tokens, z_t, seeds.generators("prior"))
+            z_i = torch.zeros_like(z_t) if drawn is None else drawn
+        hole = Hole(hole.images.expand(len(seeds), -1, -1, -1), hole.keep.expand(len(seeds), -1, -1, -1))
+        side = reachable_sizes(self, size)[-1]
+        return Pictures(inpaint(self, hole, z_i, tokens, seeds, walk, size=side, resamples=resamples))
+
+
+def open_part(mask: ImageLike, side: int) -> Tensor:
+    """(1, 1, side, side), 1 where a mask is white (a tensor may also be boolean).
+
+    Raises:
+        InputError: a mask that is white nowhere, so that there is nothing to draw.
+    """
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        mask = mask.to(torch.uint8) * 255
+    white = (load_image(mask).mean(dim=0) > 0).float()[None, None]
+    found = (resized(white.expand(1, 3, -1, -1) * 2 - 1, side)[:, :1] > 0).float()
+    if not bool(found.any()):
+        raise InputError("the mask is white nowhere: paint white what is to be drawn anew")
+    return found
+
+
+def _latents(system: System, images: Inputs, walk: Walk) -> Latents:
+    return images if isinstance(images, Latents) else invert(system, load_images(images), None, walk)
+
+
+def _same(seed: int, count: int) -> ImageSeeds:
+    """One seed and place for all: pictures of a row share their noise."""
+    return ImageSeeds.of([seed] * count, count)
+
+
+def _paired(inputs: list[T], seed: Seed) -> tuple[list[T], ImageSeeds]:
+    """Inputs and seeds of one length: a single input is repeated for each of several seeds."""
+    if not inputs:
+        raise InputError("nothing was given to draw")
+    if not isinstance(seed, int) and len(inputs) == 1:
+        inputs = inputs * len(seed)
+    return inputs, ImageSeeds.of(seed, len(inputs))

@@ -1,0 +1,65 @@
+"""Where an image's noise comes from: its seed and its place, never the batch that it is drawn in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from modules.errors import InputError
+
+
+def image_generators(seed: int, places: Sequence[tuple[int, int]], stage: str) -> list[torch.Generator]:
+    """One CPU generator for each image, a pure function of (seed, caption's position, sample's position, stage).
+
+    The stage is in the key and the condition is not: pictures of several conditions share the decoder's noise.
+    """
+
+    def key(place: tuple[int, int]) -> int:
+        text = json.dumps([seed, *place, stage])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    return [torch.Generator().manual_seed(key(place)) for place in places]
+
+
+@dataclass(frozen=True)
+class ImageSeeds:
+    """The seed and the place of each of B images.
+
+    Attributes:
+        pairs: (seed, place), as `image_generators` takes them.
+    """
+
+    pairs: tuple[tuple[int, tuple[int, int]], ...]
+
+    @classmethod
+    def of(cls, seed: int | Sequence[int], count: int) -> ImageSeeds:
+        """One seed: image k is that of place k under it. A list: image k is the first one under seed k.
+
+        So picture k of `unclip sample --seed s` is picture k here, and the seeds of single pictures can be listed.
+
+        Raises:
+            InputError: a list of another length than `count`.
+        """
+        if isinstance(seed, int):
+            return cls(tuple((seed, (k, 0)) for k in range(count)))
+        if len(seed) != count:
+            raise InputError(f"{len(seed)} seeds do not go with {count} pictures: give one seed, or one a picture")
+        return cls(tuple((int(value), (0, 0)) for value in seed))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, rows: slice) -> ImageSeeds:
+        return ImageSeeds(self.pairs[rows])
+
+    def repeat(self, count: int) -> ImageSeeds:
+        """Each image `count` times in a row."""
+        return ImageSeeds(tuple(pair for pair in self.pairs for _ in range(count)))
+
+    def generators(self, stage: str) -> list[torch.Generator]:
+        """B fresh generators; asked again, the same noise comes out again."""
+        return [image_generators(seed, [place], stage)[0] for seed, place in self.pairs]

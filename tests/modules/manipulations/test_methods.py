@@ -1,0 +1,121 @@
+"""`UnCLIP` as people use it: any picture in, PIL and tensors out, seeds that name pictures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from modules.errors import InputError
+from modules.images import Pictures, to_pil
+from modules.manipulations import Walk, write_over, zero_shot
+from modules.manipulations.methods import open_part
+
+QUICK = Walk(steps=4)
+
+
+def test_text_to_image_is_what_sampling_draws(system):
+    made = system.text_to_image(["a red circle", "a blue square"], seed=3)
+    expected = system.generate(["a red circle", "a blue square"], seed=3)
+    assert isinstance(made, Pictures)
+    assert [image.size for image in made] == [(32, 32)] * 2
+    assert torch.equal(made.tensor, expected)
+
+
+def test_a_list_of_seeds_names_single_pictures(system):
+    many = system.text_to_image("a red circle", seed=[4, 5, 6], size=16)
+    assert len(many) == 3
+    assert_close(system.text_to_image("a red circle", seed=5, size=16).tensor, many.tensor[1:2], atol=1e-5, rtol=0)
+    assert not torch.equal(many.tensor[0], many.tensor[1])
+    with pytest.raises(InputError, match="3 seeds do not go with 2 pictures"):
+        system.text_to_image(["a", "one"], seed=[1, 2, 3])
+
+
+def test_glide_has_its_own_decoder(system):
+    made = system.text_to_image("a red circle", condition="glide", size=16)
+    expected = system.generate(["a red circle"], "glide", 0, upsample=False)
+    assert torch.equal(made.tensor, expected)
+
+
+def test_pictures_paths_and_tensors_are_one_thing(system, test_pictures, tmp_path):
+    picture = to_pil(test_pictures[0])
+    picture.save(tmp_path / "picture.png")
+    sources = [tmp_path / "picture.png", str(tmp_path / "picture.png"), picture, test_pictures[0]]
+    made = [system.reconstruct(source, walk=QUICK, size=16).tensor for source in sources]
+    for other in made[1:]:
+        assert_close(other, made[0], atol=2e-2, rtol=0)
+    assert_close(system.reconstruct(sources, walk=QUICK, size=16).tensor[2:3], made[2], atol=1e-4, rtol=0)
+
+
+def test_variations_move_with_eta_and_seed(system, test_pictures):
+    latents = system.invert(test_pictures[0], walk=QUICK)
+    same = system.image_variations(latents, eta=0.0, walk=QUICK, size=16).tensor
+    assert_close(same, system.reconstruct(latents, walk=QUICK, size=16).tensor)
+    some = system.image_variations(latents, eta=0.8, seed=[1, 2], walk=QUICK, size=16).tensor
+    assert (some[0] - some[1]).abs().max() > 1e-2
+    fresh = system.image_variations(test_pictures[0], seed=[1, 2], walk=QUICK, size=16).tensor
+    assert (fresh[0] - some[0]).abs().max() > 1e-2
+    assert_close(system.image_variations(latents, seed=[1, 2], walk=QUICK, size=16).tensor, fresh, atol=1e-5, rtol=0)
+
+
+def test_interpolations_have_the_count_asked_for_and_their_ends(system, test_pictures):
+    latents = system.invert(test_pictures[:2], walk=QUICK)
+    made = system.interpolate(latents, 4, walk=QUICK, size=16).tensor
+    assert_close(made[[0, 3]], system.reconstruct(latents, walk=QUICK, size=16).tensor, atol=1e-5, rtol=0)
+    shared = system.interpolate(latents, 4, noise_seed=1, walk=QUICK, size=16).tensor
+    assert (shared[0] - made[0]).abs().max() > 1e-2
+    captions = system.interpolate_captions(["a red circle", "a blue square"], 3, walk=QUICK, size=16)
+    assert len(captions) == 3
+
+
+def test_text_diff_gives_a_picture_for_each_theta(system, test_pictures):
+    latents = system.invert(test_pictures[:2], walk=QUICK)
+    made = system.text_diff(latents, "a blue circle", "a red circle", theta=[0.0, 0.4], walk=QUICK, size=16).tensor
+    assert_close(made[[0, 2]], system.reconstruct(latents, walk=QUICK, size=16).tensor, atol=1e-4, rtol=0)
+    assert (made[1] - made[0]).abs().max() > 1e-2
+
+
+def test_inpainting_keeps_what_is_known_and_draws_the_rest(system, test_pictures):
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[:, 8:] = True
+    made = system.inpaint(test_pictures[0], mask, "a red circle", seed=[1, 2], walk=QUICK, size=16).tensor
+    assert_close(made[:, :, :, :8], test_pictures[:1, :, :, :8].expand(2, -1, -1, -1))
+    assert (made[0, :, :, 8:] - made[1, :, :, 8:]).abs().max() > 1e-2
+    large = system.inpaint(test_pictures[0], mask, None, walk=QUICK)
+    assert large[0].size == (32, 32)
+    kept = torch.nn.functional.interpolate(test_pictures[:1], (32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
+    assert_close(large.tensor[..., :16], kept[..., :16])
+
+
+def test_masks_of_any_kind_are_white_where_to_draw():
+    image = Image.new("L", (8, 8), 0)
+    image.paste(255, (0, 0, 4, 8))
+    found = open_part(image, 16)
+    assert found.shape == (1, 1, 16, 16)
+    assert found[..., :8].all()
+    assert not found[..., 8:].any()
+    with pytest.raises(InputError, match="white nowhere"):
+        open_part(Image.new("L", (8, 8), 0), 16)
+
+
+def test_a_size_that_no_stage_reaches_is_refused(system):
+    with pytest.raises(InputError, match="makes pictures of 16, 32 pixels a side, not of 64"):
+        system.text_to_image("a red circle", size=64)
+
+
+def test_zero_shot_is_the_softmax_of_clips_logits(system, test_pictures):
+    captions = ["a red circle", "a blue square", "a cyan cross"]
+    found = zero_shot(system, test_pictures, captions)
+    z_i, z_t = system.embed_image(test_pictures), system.embed_text(captions)[1]
+    logits = system.clip.model.logit_scale.exp() * (z_i @ z_t.T)
+    assert_close(found, logits.softmax(dim=1))
+
+
+def test_text_is_written_over_the_middle_and_stays_inside():
+    picture = Image.new("RGB", (64, 64), "red")
+    written = write_over(picture, "a long label indeed")
+    assert picture.getpixel((32, 32)) == (255, 0, 0)
+    changed = [x for x in range(64) if any(written.getpixel((x, y)) != (255, 0, 0) for y in range(64))]
+    assert len(changed) > 30
+    assert written.getpixel((32, 2)) == (255, 0, 0)

@@ -1,0 +1,113 @@
+"""Inversion, reconstruction and variations on a tiny trained decoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modules.errors import InputError
+from modules.manipulations import Latents, Walk, fresh_noise, invert, load_latents, redraw, save_latents, tokens_of
+from modules.seeds import ImageSeeds, image_generators
+
+
+def psnr(images, truth):
+    return -10 * ((images - truth).square().mean(dim=(1, 2, 3)) / 4).log10()
+
+
+def rmse(images, truth):
+    return float((images - truth).square().mean().sqrt())
+
+
+def test_reconstruction_beats_fresh_noise_by_6_dB(system, inverted, test_pictures):
+    seeds = ImageSeeds.of(0, len(inverted))
+    fresh = redraw(system, replace(inverted, x_T=fresh_noise(system, seeds)))
+    gain = psnr(redraw(system, inverted), test_pictures) - psnr(fresh, test_pictures)
+    assert gain.mean() >= 6, gain
+
+
+def test_more_steps_and_fixed_point_iterations_reconstruct_better(system, test_pictures):
+    def error(**changes):
+        walk = Walk(**changes)
+        return rmse(redraw(system, invert(system, test_pictures, None, walk), walk), test_pictures)
+
+    assert error(steps=50) < error(steps=10) < error(steps=3)
+    assert error(steps=10, fixed_point_iterations=3) < error(steps=10)
+
+
+def test_distance_grows_with_eta(system, inverted, test_pictures):
+    seeds = ImageSeeds.of(0, len(inverted))
+    errors = [rmse(redraw(system, inverted, eta=eta, seeds=seeds), test_pictures) for eta in (0.0, 0.25, 0.5, 0.75, 1)]
+    assert errors == sorted(errors)
+    assert errors[-1] > 1.5 * errors[0]
+
+
+def test_no_image_depends_on_its_batch(system, test_pictures):
+    walk, seeds = Walk(steps=5), ImageSeeds.of([7, 8, 9], 3)
+    together = invert(system, test_pictures[:3], None, walk)
+    alone = invert(system, test_pictures[:3], None, replace(walk, batch_size=1))
+    assert_close(together.x_T, alone.x_T, atol=1e-4, rtol=1e-4)
+    drawn = redraw(system, together, walk, eta=0.7, seeds=seeds)
+    again = redraw(system, together, replace(walk, batch_size=2), eta=0.7, seeds=seeds)
+    assert_close(drawn, again, atol=1e-4, rtol=1e-4)
+    last = redraw(system, together[2:], walk, eta=0.7, seeds=ImageSeeds.of([9], 1))
+    assert_close(drawn[2:], last, atol=1e-4, rtol=1e-4)
+
+
+def test_z_i_and_guidance_and_captions_matter(system, inverted):
+    walk = Walk(steps=5)
+    plain = redraw(system, inverted, walk)
+    assert rmse(redraw(system, inverted.with_embedding(inverted.z_i.flip(0)), walk), plain) > 0.02
+    assert rmse(redraw(system, inverted, replace(walk, guidance_scale=3.0)), plain) > 0.02
+    captioned = replace(inverted, tokens=tokens_of(system, ["a large blue cross"], len(inverted)))
+    assert rmse(redraw(system, captioned, walk), plain) > 1e-4
+
+
+def test_fresh_noise_is_that_of_sampling(system):
+    drawn = fresh_noise(system, ImageSeeds.of(3, 2))
+    expected = [torch.randn(3, 16, 16, generator=g) for g in image_generators(3, [(0, 0), (1, 0)], "decoder")]
+    assert torch.equal(drawn, torch.stack(expected))
+    assert torch.equal(fresh_noise(system, ImageSeeds.of([3], 1)), drawn[:1])
+
+
+def test_latents_survive_a_file(system, inverted, tmp_path):
+    file = tmp_path / "deep" / "latents.safetensors"
+    save_latents(file, inverted, system)
+    found = load_latents(file, system)
+    for name in ("z_i", "x_T", "tokens"):
+        assert torch.equal(getattr(found, name), getattr(inverted, name))
+    assert [p.name for p in file.parent.iterdir()] == ["latents.safetensors"]
+
+
+def test_latents_of_another_decoder_are_refused(system, inverted, tmp_path, stored_run):
+    from modules.pipeline import UnCLIP
+
+    file = tmp_path / "latents.safetensors"
+    save_latents(file, inverted, system)
+    with pytest.raises(InputError, match=r"inverted under another decoder .* invert the image again"):
+        load_latents(file, UnCLIP.from_run(stored_run))
+
+
+def test_files_that_hold_no_latents_are_refused(system, trained_run, tmp_path):
+    (tmp_path / "text").write_text("no tensors")
+    for file, message in (
+        (tmp_path / "absent", "no latents at"),
+        (tmp_path / "text", "cannot be read as latents"),
+        (trained_run / "decoder" / "export" / "model.safetensors", "holds no inverted latents"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_latents(file, system)
+
+
+def test_wrong_numbers_are_refused(system, inverted):
+    with pytest.raises(InputError, match="2 captions do not go with 6 pictures"):
+        tokens_of(system, ["a", "b"], 6)
+    with pytest.raises(InputError, match="steps and the batch size"):
+        Walk(steps=0)
+    with pytest.raises(InputError, match="trained with 1000 steps"):
+        redraw(system, inverted, Walk(steps=1001))
+    narrow = Latents(inverted.z_i[:, :8], inverted.x_T, inverted.tokens)
+    with pytest.raises(InputError, match="takes z_i of 16 dimensions"):
+        redraw(system, narrow)
