@@ -107,7 +107,7 @@ def reverse_distribution(
 def bound_term(
     schedule: NoiseSchedule, model: Gaussian, x0: Tensor, x_t: Tensor, t: Tensor, decoder: Decoder = "discretised"
 ) -> Tensor:
-    """The bound's term at t: -log p(x0 | x_1) at the first step, KL(q(x_{t-1} | x_t, x0) || p) at the others.
+    """The bound's term at t: -log p(x0 | x_1) at the first step, KL(q(x_{t-1} | x_t, x0) || p) at the others (DDPM eq. 5).
 
     Args:
         model: p(x_{t-1} | x_t), from ``reverse_distribution``; only mean and log_variance are read.
@@ -128,13 +128,13 @@ def bound_term(
 
 
 def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """KL(q(x_T | x0) || N(0, I)), (B,) bits per dimension: what the last noise level still says of x0."""
+    """KL(q(x_T | x0) || N(0, I)), (B,) bits per dimension: what the last level still says of x0 (DDPM eq. 5, L_T)."""
     alpha_bar = float(schedule.alpha_bar[-1])
     return _mean(0.5 * (alpha_bar * x0.square() - alpha_bar - math.log1p(-alpha_bar))) / math.log(2)
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
-    """KL(q || p) in nats per element, from means and log variances."""
+    """KL(q || p) in nats per element, from means and log variances (the closed form behind DDPM eq. 8)."""
     difference = q.log_variance - p.log_variance
     return 0.5 * (torch.expm1(difference) - difference + (q.mean - p.mean).square() * torch.exp(-p.log_variance))
 

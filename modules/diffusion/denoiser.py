@@ -38,7 +38,7 @@ Threshold = Literal["static", "dynamic"] | Callable[[Tensor], Tensor]
 
 
 def static_threshold(x0: Tensor, limit: float = 1.0) -> Tensor:
-    """Clip to [-limit, limit]."""
+    """Clip to [-limit, limit] (DDPM, code; Imagen 2.3)."""
     return x0.clamp(-limit, limit)
 
 
@@ -63,7 +63,7 @@ _THRESHOLDS: dict[str, Callable[[Tensor], Tensor]] = {"static": static_threshold
 
 
 def split_learned_sigma(output: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """(B, 2C, ...) -> the prediction (B, C, ...) and the raw variance output (B, C, ...).
+    """(B, 2C, ...) -> the prediction and the raw variance output (B, C, ...) each (Improved DDPM, code).
 
     Raises:
         ValueError: if the output does not have 2C channels.

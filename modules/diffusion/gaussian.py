@@ -57,7 +57,7 @@ def x0_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, x_t: Tensor, t: Te
 
 
 def epsilon_from_x0(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """epsilon = (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)."""
+    """epsilon = (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar) (DDPM eq. 4, solved for the noise)."""
     return (x_t - schedule.lookup(schedule.signal, t, x_t) * x0) / schedule.lookup(schedule.noise, t, x_t)
 
 
@@ -67,12 +67,12 @@ def velocity(schedule: NoiseSchedule, x0: Tensor, epsilon: Tensor, t: Tensor) ->
 
 
 def x0_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v; defined at zero SNR too."""
+    """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v; defined at zero SNR too (Salimans and Ho, appendix D)."""
     return schedule.lookup(schedule.signal, t, x_t) * x_t - schedule.lookup(schedule.noise, t, x_t) * v
 
 
 def epsilon_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """epsilon = sqrt(1 - alpha_bar) x_t + sqrt(alpha_bar) v."""
+    """epsilon = sqrt(1 - alpha_bar) x_t + sqrt(alpha_bar) v (Salimans and Ho, appendix D)."""
     return schedule.lookup(schedule.noise, t, x_t) * x_t + schedule.lookup(schedule.signal, t, x_t) * v
 
 
@@ -82,7 +82,7 @@ def score_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, t: Tensor) -> T
 
 
 def epsilon_from_score(schedule: NoiseSchedule, score: Tensor, t: Tensor) -> Tensor:
-    """epsilon = -sqrt(1 - alpha_bar) score."""
+    """epsilon = -sqrt(1 - alpha_bar) score (ADM eq. 11)."""
     return -schedule.lookup(schedule.noise, t, score) * score
 
 

@@ -149,7 +149,7 @@ def working_dtype(x: Tensor) -> torch.dtype:
 
 
 def from_betas(betas: Tensor) -> NoiseSchedule:
-    """The schedule of T forward variances, (T,) in (0, 1], at timesteps 0 to T - 1."""
+    """The schedule of T forward variances, (T,) in (0, 1], at timesteps 0 to T - 1 (DDPM eq. 2 and 4)."""
     alpha_bar = torch.cumprod(1 - betas.to(torch.float64), dim=0)
     return NoiseSchedule(alpha_bar, torch.arange(len(alpha_bar)))
 
@@ -224,7 +224,7 @@ def respace(schedule: NoiseSchedule, steps: int | Sequence[int], spacing: Spacin
 
 
 def noise_interval(schedule: NoiseSchedule, sigma_low: float, sigma_high: float) -> tuple[int, int]:
-    """First and last timestep whose sigma = sqrt((1 - alpha_bar) / alpha_bar) lies in the interval.
+    """First and last timestep whose sigma = sqrt((1 - alpha_bar) / alpha_bar) lies in the interval (2404.07724).
 
     Raises:
         ValueError: if no timestep does.
