@@ -107,7 +107,7 @@ def reverse_distribution(
 def bound_term(
     schedule: NoiseSchedule, model: Gaussian, x0: Tensor, x_t: Tensor, t: Tensor, decoder: Decoder = "discretised"
 ) -> Tensor:
-    """The bound's term at t: -log p(x0 | x_1) at the first step, KL(q(x_{t-1} | x_t, x0) || p) at the others (DDPM eq. 5).
+    """A term of the bound (DDPM eq. 5): -log p(x0 | x_1) at the first step, KL(q(x_{t-1} | x_t, x0) || p) at others.
 
     Args:
         model: p(x_{t-1} | x_t), from ``reverse_distribution``; only mean and log_variance are read.
