@@ -204,11 +204,12 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run
 
 
-def fit(module: Any, data: Any, steps: int, root: Path, **trainer: Any) -> Any:
+def fit(module: Any, data: Any, steps: int, root: Path, resumed: Path | None = None, **trainer: Any) -> Any:
     """Train with a Trainer that is set up as `unclip fit` does it; returns the Trainer."""
     import lightning
     import torch
 
+    from experiments.checkpoints import AtomicCheckpointIO
     from experiments.lightning_cli import quiet
 
     quiet()
@@ -223,10 +224,11 @@ def fit(module: Any, data: Any, steps: int, root: Path, **trainer: Any) -> Any:
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
         "gradient_clip_val": 1.0,
+        "plugins": [AtomicCheckpointIO()],
         **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
     }
     made = lightning.Trainer(**{**settings, **trainer})
-    made.fit(module, datamodule=data)
+    made.fit(module, datamodule=data, ckpt_path=resumed)
     return made
 
 

@@ -1,0 +1,155 @@
+"""The decoder and GLIDE: what is learned by heart comes back from z_i or caption, dropped as the config says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from modules.decoder import Decoder
+from modules.networks.decoder import Condition
+from modules.objective import Objective, SamplerConfig
+from modules.sampling import sample_decoder
+from modules.stage import TrainingConfig
+
+TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.5)
+OBJECTIVE = Objective(parameterization="x0", weighting="min_snr_plus_one")
+SOLVER = SamplerConfig(name="dpm_solver_pp", steps=8)
+
+
+@pytest.fixture
+def make(tiny):
+    def make(stage="decoder", **changes) -> Decoder:
+        optimizer = lambda params: torch.optim.AdamW(params, lr=5e-3)  # noqa: E731
+        settings = {"objective": OBJECTIVE, "sampler": SOLVER, "optimizer": optimizer, "training": TRAINING, **changes}
+        return Decoder(tiny.make_network(stage), **settings)
+
+    return make
+
+
+@pytest.fixture
+def batch(shapes, tiny):
+    """8 pictures; captions differ, and embeddings have nothing to do with the pictures, so that it is by heart."""
+    dataset = shapes().dataset("train")
+    first = {caption: k for k, caption in reversed(list(enumerate(dataset.records.captions)))}
+    batch = dataset.__getitems__(sorted(first.values())[:8])
+    g = torch.Generator().manual_seed(1)
+    z_i, z_t = (F.normalize(torch.randn(8, tiny.DIM, generator=g), dim=1) for _ in range(2))
+    return batch._replace(embeddings=batch.embeddings._replace(z_i=z_i, z_t=z_t))
+
+
+class Spy(nn.Module):
+    """In place of the network: predicts zero, and remembers what it was asked."""
+
+    learned_sigma, embedding_dim = False, 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conditions, self.asked = [], []
+
+    def condition(self, tokens, z_i, *, keep_text=None, keep_embedding=None):
+        self.conditions.append((tokens, z_i, keep_text, keep_embedding))
+        return Condition(torch.zeros(len(tokens), 1), None)
+
+    def forward(self, x_t, t, condition):
+        self.asked.append((x_t, t))
+        return torch.zeros_like(x_t)
+
+
+@pytest.mark.parametrize(("name", "drop_text", "steps", "own"), [("decoder", 0.5, 150, 8), ("glide", 0.1, 220, 5)])
+def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, drop_text, steps, own):
+    """Of 8 pictures at least `own` are nearest to the one whose condition they were given."""
+    stage = make(name, drop_text=drop_text)
+    untrained = sum(stage.validation_loss(batch, stage.generator(1, k)).item() for k in range(20)) / 20
+    tiny.fit(stage, tiny.repeat(shapes(), batch, steps), steps, tmp_path)
+    trained = sum(stage.validation_loss(batch, stage.generator(1, k)).item() for k in range(20)) / 20
+    assert trained < 0.15 * untrained
+    rows = batch.embeddings
+    z_i = None if name == "glide" else rows.z_i
+    generators = [torch.Generator().manual_seed(k) for k in range(8)]
+    drawn = sample_decoder(stage.averaged, OBJECTIVE, SOLVER, rows.tokens, z_i, 16, generators)
+    error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))
+    assert (error.argmin(dim=1) == torch.arange(8)).sum() >= own
+    assert error.diag().mean() < 0.2 * error.mean()
+
+
+def test_the_loss_is_the_weighted_error_at_the_drawn_timesteps(make, batch):
+    stage = make()
+    stage.network = Spy()
+    found = stage.training_loss(batch, stage.generator(0, 3))
+    t, _, x_t = OBJECTIVE.draw(batch.images, stage.generator(0, 3))
+    alpha_bar = OBJECTIVE.noise_schedule.alpha_bar[t]
+    weight = (alpha_bar / (1 - alpha_bar) + 1).clamp(max=5)
+    assert_close(found.double(), (weight * batch.images.double().square().mean(dim=(1, 2, 3))).mean())
+    ((seen, at),) = stage.network.asked
+    assert torch.equal(seen, x_t) and torch.equal(at, t)
+
+
+@pytest.mark.parametrize("embedding", ["z_i", "z_t"])
+def test_the_chosen_embedding_and_the_caption_are_the_condition(make, batch, embedding):
+    stage = make(embedding=embedding)
+    stage.network, stage.average.module = Spy(), Spy()
+    stage.training_loss(batch, stage.generator(0))
+    stage.validation_loss(batch, stage.generator(0))
+    for network in (stage.network, stage.averaged):
+        ((tokens, z, _, _),) = network.conditions
+        assert torch.equal(tokens, batch.embeddings.tokens)
+        assert torch.equal(z, getattr(batch.embeddings, embedding))
+
+
+def test_glide_is_given_no_embedding(make, batch):
+    stage = make("glide")
+    spy = Spy()
+    spy.embedding_dim = None
+    stage.network = spy
+    stage.training_loss(batch, stage.generator(0))
+    assert spy.conditions[0][1] is None
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.1), (0.2, 0.6)])
+def test_caption_and_embedding_are_dropped_as_often_as_the_config_says_and_independently(make, batch, rates):
+    stage = make(drop_text=rates[0], drop_embedding=rates[1])
+    stage.network, calls = Spy(), 800
+    small = batch._replace(images=batch.images[:, :, :1, :1])
+    for step in range(calls):
+        stage.training_loss(small, stage.generator(0, step))
+    dropped = [~torch.cat([asked[which] for asked in stage.network.conditions]) for which in (2, 3)]
+    joint = rates[0] * rates[1]
+    for events, rate in ((dropped[0], rates[0]), (dropped[1], rates[1]), (dropped[0] & dropped[1], joint)):
+        assert events.double().mean() == pytest.approx(rate, abs=3.5 * math.sqrt(rate * (1 - rate) / (8 * calls)))
+
+
+def test_the_papers_drop_rates_and_objective_are_the_defaults(tiny):
+    stage = Decoder(tiny.make_network("decoder", learned_sigma=True))
+    assert (stage.drop_text, stage.drop_embedding, stage.embedding) == (0.5, 0.1, "z_i")
+    assert (stage.objective.parameterization, stage.objective.learned_sigma) == ("epsilon", True)
+    assert (stage.sampler.name, stage.sampler.steps, stage.sampler.variance) == ("ddpm", 250, "learned")
+
+
+def test_learned_sigma_has_to_be_the_networks_and_the_objectives(tiny):
+    with pytest.raises(ValueError, match=r"network.learned_sigma and objective.learned_sigma must agree"):
+        Decoder(tiny.make_network("decoder", learned_sigma=True), OBJECTIVE)
+
+
+def test_learned_sigma_trains(tiny, batch):
+    """The hybrid loss reaches the variance's half of the output."""
+    stage = Decoder(tiny.make_network("decoder", learned_sigma=True))
+    tiny.randomise(stage.network).train()
+    stage.training_loss(batch, stage.generator(0)).backward()
+    halves = stage.network.unet.last.weight.grad.flatten(1).norm(dim=1).chunk(2)
+    assert all((half > 0).all() for half in halves)
+
+
+def test_what_is_shown_is_drawn_from_the_average_beside_the_truth(make, batch, tiny):
+    stage = make(sampler=SamplerConfig(name="dpm_solver_pp", steps=2, guidance_scale=2.0))
+    tiny.randomise(stage.averaged, seed=2)
+    shown = stage.show_samples(batch)
+    assert torch.equal(shown[8:], batch.images)
+    generators = [torch.Generator().manual_seed(k) for k in range(8)]
+    rows = batch.embeddings
+    drawn = sample_decoder(stage.averaged, OBJECTIVE, stage.sampler, rows.tokens, rows.z_i, 16, generators)
+    assert torch.equal(shown[:8], drawn)

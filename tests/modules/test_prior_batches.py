@@ -1,0 +1,41 @@
+"""Where the priors' embeddings come from, and the cosines that judge them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.errors import InputError
+from modules.prior_batches import cosines, embeddings_of, per_sample_generators
+
+ROWS = EmbeddingBatch(
+    z_i=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+    z_t=torch.tensor([[0.6, 0.8], [0.8, 0.6]]),
+    tokens=torch.zeros(2, 3, dtype=torch.int64),
+    index=torch.arange(2),
+)
+
+
+def test_both_kinds_of_batches_give_their_embeddings():
+    pairs = ImageTextBatch(torch.zeros(2, 3, 8, 8), ["a", "b"], ROWS.index)
+    assert embeddings_of(ROWS) is ROWS
+    assert embeddings_of(pairs._replace(embeddings=ROWS)) is ROWS
+    with pytest.raises(InputError, match=r"`unclip embed` and set data.init_args.embeddings"):
+        embeddings_of(pairs)
+
+
+def test_cosines_are_means_over_the_batch():
+    drawn = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    found = {name: value.item() for name, value in cosines(drawn, ROWS).items()}
+    assert found == pytest.approx({"cosine_to_z_i": 0.5, "cosine_to_z_t": 0.7, "cosine_of_z_t": 0.6})
+
+
+def test_each_position_has_its_own_noise_whatever_the_batch():
+    long, short = (
+        [torch.randn(2, generator=g) for g in per_sample_generators(count, seed)] for count, seed in ((4, 0), (2, 0))
+    )
+    assert_close(torch.stack(long[:2]), torch.stack(short), rtol=0, atol=0)
+    other = [torch.randn(2, generator=g) for g in per_sample_generators(4, 1)]
+    assert len(torch.stack(long + other).unique()) == 16

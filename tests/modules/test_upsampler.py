@@ -1,0 +1,132 @@
+"""The upsampler: beats bicubic on what it has learned; crops and corruption are what the config says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from modules.degradations import gaussian_blur, random_crop
+from modules.objective import Objective, SamplerConfig
+from modules.stage import TrainingConfig
+from modules.upsampler import Upsampler, psnr
+
+TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.7)
+OBJECTIVE = Objective(parameterization="x0", weighting="min_snr_plus_one")
+SOLVER = SamplerConfig(name="dpm_solver_pp", steps=3)
+
+
+@pytest.fixture
+def make(tiny):
+    def make(**changes) -> Upsampler:
+        optimizer = lambda params: torch.optim.AdamW(params, lr=1e-3)  # noqa: E731
+        settings = {"objective": OBJECTIVE, "sampler": SOLVER, "optimizer": optimizer, "training": TRAINING, **changes}
+        unet = {**tiny.UNET, "image_size": 32, "channels": 16}
+        return Upsampler(tiny.make_network("upsampler", unet=unet), **settings)
+
+    return make
+
+
+@pytest.fixture
+def data(shapes):
+    return shapes(image_size=32, embeddings=None)
+
+
+@pytest.fixture
+def batch(data):
+    return data.dataset("train").__getitems__(range(8))
+
+
+class Spy(nn.Module):
+    """In place of the network: predicts zero, and remembers what it was asked."""
+
+    factor = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = []
+
+    def enlarge(self, low):
+        return low
+
+    def forward(self, x_t, t, low):
+        self.asked.append((x_t, t, low))
+        return torch.zeros_like(x_t)
+
+
+def shrunk(images):
+    return F.interpolate(images, scale_factor=0.5, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def test_it_learns_a_batch_and_beats_bicubic(make, data, batch, tiny, tmp_path):
+    stage = make(crop=1.0, corruption="none")
+    before = {name: value.item() for name, value in stage.judge(batch).items()}
+    assert before["psnr"] == pytest.approx(before["psnr_bicubic"], abs=0.1)  # An untrained residual is nothing.
+    tiny.fit(stage, tiny.repeat(data, batch, 100), 100, tmp_path)
+    after = {name: value.item() for name, value in stage.judge(batch).items()}
+    assert after["psnr_bicubic"] == before["psnr_bicubic"]
+    assert after["psnr"] > after["psnr_bicubic"] + 3
+
+
+def test_the_condition_is_the_shrunk_window_of_the_same_picture(make, batch):
+    stage = make(corruption="none", crop=0.5)
+    stage.network = Spy()
+    loss = stage.training_loss(batch, stage.generator(0, 1))
+    ((x_t, t, low),) = stage.network.asked
+    g = stage.generator(0, 1)
+    windows = random_crop(batch.images, 16, 2, g)
+    at, _, noised = OBJECTIVE.draw(windows, g)
+    assert torch.equal(t, at) and torch.equal(x_t, noised)
+    assert_close(low, shrunk(windows))
+    alpha_bar = OBJECTIVE.noise_schedule.alpha_bar[t]
+    weight = (alpha_bar / (1 - alpha_bar) + 1).clamp(max=5)
+    assert_close(loss.double(), (weight * windows.double().square().mean(dim=(1, 2, 3))).mean())
+
+
+@pytest.mark.parametrize(("crop", "side"), [(0.25, 8), (1.0, 32)])
+def test_the_window_is_the_configs_share(make, batch, crop, side):
+    stage = make(crop=crop)
+    stage.network = Spy()
+    stage.training_loss(batch, stage.generator(0))
+    assert stage.network.asked[0][0].shape == (8, 3, side, side)
+    assert stage.network.asked[0][2].shape == (8, 3, side // 2, side // 2)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_condition_is_blurred_as_often_as_the_config_says(make, batch, share):
+    stage = make(crop=1.0, corruption_share=share)
+    stage.network, calls = Spy(), 60
+    for step in range(calls):
+        stage.training_loss(batch, stage.generator(0, step))
+    low = shrunk(batch.images)
+    seen = torch.stack([asked[2] for asked in stage.network.asked])
+    plain = (seen - low).abs().amax(dim=(2, 3, 4)) < 1e-6
+    blurred = (seen - gaussian_blur(low)).abs().amax(dim=(2, 3, 4)) < 1e-6
+    assert (plain ^ blurred).all()
+    assert blurred.double().mean() == pytest.approx(share, abs=3.5 * math.sqrt(share * (1 - share) / (8 * calls)))
+
+
+def test_psnr_of_a_known_error():
+    truth = torch.zeros(2, 3, 4, 4)
+    images = torch.stack([truth[0] + 0.2, truth[1] - 0.02])  # of a range of 2: 20 dB and 40 dB
+    assert_close(psnr(images, truth), torch.tensor(30.0))
+
+
+def test_what_is_shown_is_condition_sample_and_truth(make, batch, tiny):
+    stage = make()
+    tiny.randomise(stage.averaged, seed=1)
+    enlarged, drawn, truth = stage.show_samples(batch).chunk(3)
+    assert torch.equal(truth, batch.images[:4])
+    assert_close(enlarged, stage.network.enlarge(shrunk(batch.images[:4])))
+    assert_close(stage.judge(batch._replace(images=truth))["psnr"], psnr(drawn, truth))
+
+
+def test_the_papers_window_and_sampler_are_the_defaults(tiny):
+    stage = Upsampler(tiny.make_network("upsampler"))
+    assert (stage.crop, stage.corruption, stage.corruption_share) == (0.25, "gaussian_blur", 1.0)
+    assert (stage.sampler.name, stage.sampler.steps) == ("ddim", 27)
+    assert stage.objective.parameterization == "epsilon"
