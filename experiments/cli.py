@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
     "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
+    "table3": "print the paper's Table 3 from the YAMLs, with counted parameters and FLOPs",
     "report": "write the tables and the report of a run from what is there",
 }
 

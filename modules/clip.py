@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -156,6 +156,7 @@ class CLIPTrainer(Stage):
         swap_weight: of that part of the loss.
         sam_rho: of sharpness-aware minimisation, each replica perturbing on its own batch; the paper's is 0.1, 0 is
             none. A step costs twice as much.
+        tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
     """
 
     def __init__(
@@ -168,18 +169,28 @@ class CLIPTrainer(Stage):
         swap_words: Sequence[tuple[str, str]] = (),
         swap_weight: float = 1.0,
         sam_rho: float = 0.0,
+        tokenizer: Literal["words", "bpe"] = "words",
     ) -> None:
         model = open_clip.CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         super().__init__(model, optimizer, training)
         self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
         self.image_size = int(vision_cfg["image_size"])
-        self.tokenize: WordTokenizer | None = None
+        self.tokenize: WordTokenizer | open_clip.SimpleTokenizer | None = None
+        if tokenizer == "bpe":
+            bpe, size = open_clip.SimpleTokenizer(context_length=self._context()), text_cfg["vocab_size"]
+            if bpe.vocab_size != size:
+                raise InputError(f"model.text_cfg.vocab_size is {size}; tokenizer: bpe has {bpe.vocab_size}")
+            self.tokenize = bpe
+            if swap_words:
+                raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
         self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
         self._perturbation: Perturbation | None = None
         if sam_rho:
             self._perturbation = Perturbation(list(model.parameters()), sam_rho)
 
     def setup(self, stage: str) -> None:
+        if isinstance(self.tokenize, open_clip.SimpleTokenizer):
+            return
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
         self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())
         # A caption that does not fit is found now, not hours into the run.
@@ -224,9 +235,9 @@ class CLIPTrainer(Stage):
 
     def swapped(self, tokens: Tensor) -> Tensor:
         """(B, L) tokens with the words of `swap_words` exchanged."""
-        assert self.tokenize is not None
         if not self.swap_words:
             return tokens
+        assert isinstance(self.tokenize, WordTokenizer)
         partner = torch.arange(self.tokenize.size, device=tokens.device)
         for pair in self.swap_words:
             first, second = (self.tokenize.token(word) for word in pair)
@@ -261,7 +272,8 @@ class CLIPTrainer(Stage):
         root = root / "export"
         root.mkdir(exist_ok=True)
         preprocess = {"mean": MEAN, "std": STD, "size": self.image_size, "interpolation": "bicubic"}
-        self.tokenize.save(root)
+        if isinstance(self.tokenize, WordTokenizer):  # open_clip brings its own along.
+            self.tokenize.save(root)
         (root / CONFIG_FILE).write_text(
             json.dumps({"model_cfg": self.model_cfg, "preprocess_cfg": preprocess}, indent=1)
         )

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from datamodules.scenes import VOCABULARY
 from modules.batches import ImageTextBatch
 from modules.clip import CLIPTrainer, FrozenCLIP
+from modules.errors import InputError
 from modules.tokenizer import WordTokenizer
 
 
@@ -73,3 +74,26 @@ def test_without_sam_nothing_is_perturbed(tiny):
     before = [p.detach().clone() for p in stage.network.parameters()]
     stage.training_loss(batch(), torch.Generator()).backward()
     assert all(torch.equal(p, old) for p, old in zip(stage.network.parameters(), before, strict=True))
+
+
+BPE = {"context_length": 24, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
+
+
+def test_a_clip_of_the_papers_tokens_trains_and_loads(tiny, tmp_path):
+    torch.manual_seed(0)
+    stage = CLIPTrainer(**{**tiny.CLIP, "text_cfg": BPE}, tokenizer="bpe")
+    stage.setup("fit")  # asks no data module for words
+    stage.export(tmp_path)
+    clip = FrozenCLIP(str(tmp_path / "export"))
+    tokens = clip.tokenize(["a photograph of an astronaut"])
+    assert tokens.shape == (1, 24)
+    assert torch.equal(tokens, stage.tokenize(["a photograph of an astronaut"]))
+    expected = F.normalize(stage.averaged.encode_text(tokens), dim=1)
+    assert_close(clip.encode_text(tokens), expected, atol=1e-6, rtol=0)
+
+
+def test_the_papers_tokens_need_the_papers_vocabulary(tiny):
+    with pytest.raises(InputError, match="vocab_size is 30; tokenizer: bpe has 49408"):
+        CLIPTrainer(**tiny.CLIP, tokenizer="bpe")
+    with pytest.raises(InputError, match="swap_words needs tokenizer: words"):
+        CLIPTrainer(**{**tiny.CLIP, "text_cfg": BPE}, tokenizer="bpe", swap_words=[("left", "right")])

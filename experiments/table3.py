@@ -1,0 +1,310 @@
+"""`unclip table3`: the paper's Table 3 from the YAMLs, with counted parameters and FLOPs beside the paper's sizes.
+
+The networks are built on the meta device: shapes without numbers, so 3.5 B parameters take no memory. FLOPs are those
+of matrix products, convolutions and attention, a multiplication and an addition counting as two.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.folders import write_text
+from modules.errors import InputError
+
+STAGES = ("ar_prior", "diffusion_prior", "decoder", "upsampler_256", "upsampler_1024")
+TITLES = ("AR prior", "Diffusion prior", "64", "64 -> 256", "256 -> 1024")
+
+_N, _U = "model.init_args.network.init_args.", "model.init_args.network.init_args.unet."
+_O, _S = "model.init_args.objective.", "model.init_args.sampler."
+_A, _T = "model.init_args.optimizer.init_args.", "trainer."
+
+ROWS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "diffusion steps": (_O + "num_steps", (None, 1000, 1000, 1000, 1000)),
+    "noise schedule": (_O + "schedule", (None, "cosine", "cosine", "cosine", "linear")),
+    "sampling steps": (_S + "steps", (None, 64, 250, 27, 15)),
+    "sampling variance": ("", (None, "analytic", "learned", "DDIM", "DDIM")),
+    "crop fraction": ("model.init_args.crop", (None, None, None, 0.25, 0.25)),
+    "channels": (_U + "channels", (None, None, 512, 320, 192)),
+    "depth": (_U + "depth", (None, None, 3, 3, 2)),
+    "channel multipliers": (
+        _U + "channel_multipliers",
+        (None, None, [1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 2, 2, 4, 4]),
+    ),
+    "head channels": (_U + "head_channels", (None, None, 64, None, None)),
+    "attention resolutions": (_U + "attention_resolutions", (None, None, [32, 16, 8], None, None)),
+    "text context": (_N + "context_length", (256, 256, 256, None, None)),
+    "text width": ("", (2048, 2048, 2048, None, None)),
+    "text depth": ("", (24, 24, 24, None, None)),
+    "text heads": ("", (32, 32, 32, None, None)),
+    "latent decoder context": ("", (384, None, None, None, None)),
+    "latent decoder width": ("", (1664, None, None, None, None)),
+    "latent decoder depth": ("", (24, None, None, None, None)),
+    "latent decoder heads": ("", (26, None, None, None, None)),
+    "dropout": (_U + "dropout", (None, None, 0.1, 0.1, None)),
+    "weight decay": (_A + "weight_decay", (4.0e-2, 6.0e-2, None, None, None)),
+    "batch size": ("", (4096, 4096, 2048, 1024, 512)),
+    "iterations": (_T + "max_steps", (1_000_000, 600_000, 800_000, 1_000_000, 1_000_000)),
+    "learning rate": (_A + "lr", (1.6e-4, 1.1e-4, 1.2e-4, 1.2e-4, 1.0e-4)),
+    "Adam beta2": ("", (0.91, 0.96, 0.999, 0.999, 0.999)),
+    "Adam epsilon": (_A + "eps", (1e-10, 1e-6, 1e-8, 1e-8, 1e-8)),
+    "EMA decay": ("model.init_args.training.ema_decay", (0.999, 0.9999, 0.9999, 0.9999, 0.9999)),
+}
+"""Row of Table 3 -> where the YAMLs have it ("": see `setting`), and the paper's values, in STAGES' order."""
+
+SIZES = {"ar_prior": 1e9, "diffusion_prior": 1e9, "decoder": 3.5e9, "upsampler_256": 7e8, "upsampler_1024": 3e8}
+"""The row "model size"."""
+
+WHY = {
+    "ar_prior": (
+        "Table 3's text encoder and latent decoder have 1.2 B and 0.8 B by their widths and depths alone, so 1 B is "
+        "one of them only. The paper's latent context of 384 has no room for the 256 caption tokens that section "
+        "2.2 puts in front; ours is caption, z_t, dot product and codes"
+    ),
+    "diffusion_prior": "the Transformer is 1.2 B by its width and depth; the paper rounds, or leaves embeddings out",
+    "decoder": (
+        "the paper's 3.5 B is GLIDE's, whose caption vocabulary and rounding are its own; z_i's projections are new"
+    ),
+    "upsampler_256": "an ADMNet's size follows from channels, depth and multipliers; the paper rounds",
+    "upsampler_1024": "as above",
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a stage's network amounts to.
+
+    Attributes:
+        parts: parameters by part of the network.
+        forward: FLOPs of one evaluation for one sample, as training does it, conditioning included.
+        image: FLOPs of all evaluations that one image takes in sampling: guidance, candidates and fast paths included.
+    """
+
+    parts: dict[str, int]
+    forward: float
+    image: float
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+
+def main(argv: list[str]) -> int:
+    """Run `unclip table3`."""
+    parser = argparse.ArgumentParser(prog="unclip table3", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("experiments/paper"), help="the YAMLs of the five stages")
+    parser.add_argument("--out", type=Path, help="also write the table as a text file")
+    options = parser.parse_args(argv)
+    configs = {stage: read(options.folder / f"{stage}.yaml") for stage in STAGES}
+    text = table(configs, {stage: count(stage, configs[stage]) for stage in STAGES})
+    print(text)
+    if options.out:
+        write_text(options.out, text + "\n")
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A stage's YAML."""
+    if not path.is_file():
+        raise InputError(f"no {path}: --folder names a folder with {', '.join(f'{stage}.yaml' for stage in STAGES)}")
+    return yaml.safe_load(path.read_text())
+
+
+def lookup(config: dict[str, Any], path: str) -> Any:
+    """The value at 'a.b.c', or None."""
+    value: Any = config
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def setting(stage: str, row: str, config: dict[str, Any]) -> Any:
+    """A row of Table 3, from a stage's YAML; None where the stage has no such thing."""
+    if ROWS[row][0]:
+        value = lookup(config, ROWS[row][0])
+        hidden = row in ("dropout", "weight decay") and not value
+        return None if value in ([], None) or hidden else value
+    if row == "sampling variance":
+        sampler = lookup(config, _S[:-1]) or {}
+        names = {"analytic_dpm": "analytic", "ddim": "DDIM", "ddpm": sampler.get("variance")}
+        return names.get(sampler.get("name", ""))
+    if row == "batch size":
+        keys = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
+        product = int(lookup(config, "data.init_args.batch_size"))
+        for key in keys:
+            product *= int(lookup(config, key) or 1)
+        return product
+    if row == "Adam beta2":
+        return lookup(config, _A + "betas")[1]
+    return _transformer_setting(stage, row, config)
+
+
+def _transformer_setting(stage: str, row: str, config: dict[str, Any]) -> Any:
+    owner, _, what = row.rpartition(" ")
+    if owner == "text":
+        return lookup(config, _N + (what if stage == "diffusion_prior" else f"text_{what}"))
+    if stage != "ar_prior":
+        return None
+    if what == "context":
+        return lookup(config, _N + "context_length") + 2 + lookup(config, _N + "num_codes")
+    return lookup(config, _N + what)
+
+
+def build(config: dict[str, Any]) -> Any:
+    """A stage's network on the meta device."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network")
+    try:
+        parsed = parser.parse_object({"network": lookup(config, _N.removesuffix(".init_args."))})
+        with torch.device("meta"):
+            return parser.instantiate(parsed).network
+    except Exception as error:
+        raise InputError(f"model.init_args.network: {' '.join(str(error).split())}") from error
+
+
+def count(stage: str, config: dict[str, Any]) -> Count:
+    """Parameters and FLOPs of a stage."""
+    network = build(config).eval()
+    parts: dict[str, int] = {}
+    for name, parameter in network.named_parameters():
+        part = name.split(".")[0]
+        part = part if part in ("unet", "text", "transformer", "tokens") else "other"
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    flops = {"ar_prior": _ar_prior, "diffusion_prior": _diffusion_prior, "decoder": _decoder}.get(stage, _upsampler)
+    with torch.device("meta"):
+        return Count(parts, *flops(network, config))
+
+
+def flops_of(run: Callable[[], Any]) -> float:
+    """FLOPs of a call."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _tokens(config: dict[str, Any]) -> Tensor:
+    return torch.zeros(1, lookup(config, _N + "context_length"), dtype=torch.int64)
+
+
+def _guided(scale: float | None) -> int:
+    return 1 if scale in (None, 1) else 2
+
+
+def _ar_prior(network: Any, config: dict[str, Any]) -> tuple[float, float]:
+    """The codes one after another through the key/value cache; their cost grows evenly with their place."""
+    tokens, z_t, k = _tokens(config), torch.empty(1, lookup(config, _N + "embedding_dim")), network.num_codes
+    dot, codes = torch.zeros(1, dtype=torch.int64), torch.zeros(1, k, dtype=torch.int64)
+    forward = flops_of(lambda: network(tokens, z_t, dot, codes))
+    prefix, width = tokens.shape[1] + 1, network.transformer.width
+    cache = network.transformer.make_cache(1, prefix + k)
+    start = flops_of(lambda: network.transformer(torch.empty(1, prefix, width), cache=cache))
+    start += flops_of(lambda: network.tokens(tokens))
+
+    def step() -> Tensor:
+        return network.out(network.transformer(torch.empty(1, 1, width), cache=cache)[:, -1])
+
+    first = flops_of(step)
+    cache.length = prefix + k - 1
+    steps = k * (first + flops_of(step)) / 2
+    return forward, _guided(lookup(config, "model.init_args.guidance_scale")) * (start + steps)
+
+
+def _diffusion_prior(network: Any, config: dict[str, Any]) -> tuple[float, float]:
+    """Text once, then three tokens a step; two candidates (section 2.2)."""
+    tokens, x = _tokens(config), torch.empty(1, network.embedding_dim)
+    t = torch.zeros(1, dtype=torch.int64)
+    forward = flops_of(lambda: network(x, t, tokens, x))
+    prefix, width = tokens.shape[1] + 1, network.transformer.width
+    cache = network.transformer.make_cache(1, prefix + 3)
+    start = flops_of(lambda: network.transformer(torch.empty(1, prefix, width), cache=cache))
+    step = flops_of(lambda: network.step(x, t, cache))
+    copies = _guided(lookup(config, _S + "guidance_scale"))
+    return forward, copies * (start + 2 * lookup(config, _S + "steps") * step)
+
+
+def _decoder(network: Any, config: dict[str, Any]) -> tuple[float, float]:
+    """Caption and embedding once, then the U-Net at every step."""
+    tokens, z_i = _tokens(config), torch.empty(1, network.embedding_dim)
+    start = flops_of(lambda: network.condition(tokens, z_i))
+    condition, side = network.condition(tokens, z_i), lookup(config, _U + "image_size")
+    x, t = torch.empty(1, network.channels, side, side), torch.zeros(1, dtype=torch.int64)
+    step = flops_of(lambda: network(x, t, condition))
+    copies = _guided(lookup(config, _S + "guidance_scale"))
+    return start + step, copies * (start + lookup(config, _S + "steps") * step)
+
+
+def _upsampler(network: Any, config: dict[str, Any]) -> tuple[float, float]:
+    """Convolutionally at full size; a training step sees a crop of it."""
+    side, crop = lookup(config, _U + "image_size"), lookup(config, "model.init_args.crop")
+    t = torch.zeros(1, dtype=torch.int64)
+    small, full = (torch.empty(1, network.channels, s, s) for s in (round(side * crop), side))
+    forward = flops_of(lambda: network(small, t, small))
+    return forward, lookup(config, _S + "steps") * flops_of(lambda: network(full, t, full))
+
+
+def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:
+    """Table 3 and what was counted, as text; a value that is not the paper's is followed by the paper's."""
+    lines = [["", *TITLES]]
+    for row, (_, papers) in ROWS.items():
+        cells = []
+        for stage, paper in zip(STAGES, papers, strict=True):
+            ours = setting(stage, row, configs[stage])
+            same = ours == paper
+            cells.append(
+                _cell(None if same and paper is None else ours) + ("" if same else f" (paper: {_cell(paper)})")
+            )
+        lines.append([row, *cells])
+    every = [counts[stage] for stage in STAGES]
+    lines += [
+        ["model size", *(f"{_size(SIZES[stage])} (the paper's)" for stage in STAGES)],
+        ["parameters counted", *(f"{_size(c.parameters)}" for c in every)],
+        ["  of the paper's", *(f"{c.parameters / SIZES[stage]:.2f}x" for stage, c in zip(STAGES, every, strict=True))],
+        ["FLOPs, one forward pass", *(_size(c.forward) for c in every)],
+        ["FLOPs, one image", *(_size(c.image) for c in every)],
+    ]
+    shares = [c.image / sum(c.image for c in every[1:]) for c in every]
+    lines.append(["  share, with this prior", "-", *(f"{100 * share:.0f} %" for share in shares[1:])])
+    notes = [f"{title}: {_parts(counts[stage])}; {WHY[stage]}." for title, stage in zip(TITLES, STAGES, strict=True)]
+    explained = (
+        "One forward pass is one sample of a training batch (an upsampler's crop). One image counts guidance, the two "
+        "draws of the diffusion prior, the key/value caches, and the upsamplers at full size."
+    )
+    return "\n".join([aligned(lines), "", explained, *notes])
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Columns side by side, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _parts(counted: Count) -> str:
+    return ", ".join(f"{name} {_size(number)}" for name, number in counted.parts.items())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _size(number: float) -> str:
+    """Three digits and a unit: 1.31 B, 305 M, 1.46 P."""
+    for unit, name in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:,.0f}"
