@@ -41,3 +41,11 @@ def test_a_stage_can_be_built(path, name, tmp_path):
     data = command.config.data.init_args
     folder = data.get("embeddings") or data.get("folder")
     assert folder == (str(suite.run / "embeddings") if "embeddings" in suite.stages[name].needs else None)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
+def test_samples_can_be_made_again(path):
+    """A stage whose declared output is one file of a folder meets the rest of that folder when it runs anew."""
+    for stage in load_suite(path).stages.values():
+        if stage.run.startswith(("unclip sample", "unclip data export")):
+            assert "--overwrite" in stage.run.split()
