@@ -18,6 +18,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.figures import comparison, plot_curves, read_curves
 from eval.files import write_file
+from eval.pages import PAGE
 from eval.protocol import check_protocols
 from eval.samples import GRID, SampleFolder
 from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_table, seconds_table
@@ -155,6 +156,7 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
         versions=versions(),
         commits=commits(run),
+        manipulations=PAGE if (run.path / PAGE).is_file() else None,
     )
 
 

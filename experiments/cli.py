@@ -22,12 +22,36 @@ COMMANDS = {
     "probe": "test what a CLIP's image embeddings hold, attribute by attribute",
     "data": "look at a data set or export it as a folder of real images",
     "sample": "draw images for one caption or a file of captions",
+    "invert": "find the latents (z_i, x_T) of pictures",
+    "reconstruct": "invert pictures and draw them again",
+    "variations": "draw variations of pictures",
+    "interpolate": "blend pictures, or captions",
+    "text-diff": "change pictures by the difference of two captions; measure such edits",
+    "inpaint": "draw a part of pictures anew",
+    "pca": "draw pictures from ever more principal components of their embedding",
+    "typographic": "write text over pictures: CLIP's probabilities beside variations",
+    "conditioning-grid": "draw captions with ever more condition: caption only, z_t, a prior's z_i",
+    "guidance-grid": "draw captions at growing guidance, beside GLIDE",
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
     "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
     "table3": "print the paper's Table 3 from the YAMLs, with counted parameters and FLOPs",
     "report": "write the tables and the report of a run from what is there",
 }
+
+MANIPULATIONS = (
+    "invert",
+    "reconstruct",
+    "variations",
+    "interpolate",
+    "text-diff",
+    "inpaint",
+    "pca",
+    "typographic",
+    "conditioning-grid",
+    "guidance-grid",
+)
+"""Commands that are modules of `experiments.manipulations`."""
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -58,6 +82,8 @@ def dispatch(command: str, words: list[str]) -> int:
     for name in config_files([command, *words]):
         check_config_file(Path(name))
     module = "lightning_cli" if command in LIGHTNING else command
+    if command in MANIPULATIONS:
+        module = f"manipulations.{command.replace('-', '_')}"
     run = importlib.import_module(f"experiments.{module}").main
     return int(run([command, *words] if command in LIGHTNING else words) or 0)
 
@@ -165,7 +191,7 @@ def unknown_command(command: str) -> str:
 
 def help_text() -> str:
     """What `unclip --help` prints."""
-    lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:17} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: unclip COMMAND ...",

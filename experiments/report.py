@@ -12,8 +12,10 @@ def main(argv: list[str]) -> int:
     made = argparse.ArgumentParser(prog="unclip report", description="Write the tables and the report of a run.")
     made.add_argument("run", help="run folder, as in runs/quickstart")
     options = made.parse_args(argv)
+    from eval.pages import write_manipulations_page
     from eval.report import write_report
 
+    write_manipulations_page(options.run)
     page, tables = write_report(options.run)
     show(tables[0])
     print(f"report: {page}")

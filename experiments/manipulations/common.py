@@ -1,0 +1,190 @@
+"""What these commands share: their options, where their pictures come from, and how a figure is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eval.bootstrap import Interval, Resampler
+from eval.figure_folder import FigureRecord, require_writable_figure, write_figure
+from eval.samples import SampleFolder
+from eval.tables import Cell, Table
+from experiments.provenance import commit
+from modules.errors import InputError
+from modules.images import load_images, to_pil
+from modules.manipulations import Walk, enlarge, reachable_sizes
+from modules.pipeline import UnCLIP
+from modules.seeds import ImageSeeds
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Pictures to work on.
+
+    Attributes:
+        images: (B, 3, S, S) in [-1, 1].
+        names: what rows are called.
+        records: their manifest lines, where they come from a sample folder; else {}.
+    """
+
+    images: Tensor
+    names: list[str]
+    records: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def parser(name: str, description: str, images: bool = True, steps: int = 50) -> argparse.ArgumentParser:
+    """The options that all commands have."""
+    made = argparse.ArgumentParser(prog=f"unclip {name}", description=description)
+    if images:
+        made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
+        made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
+        made.add_argument("-n", type=int, default=6, help="how many test pictures (default %(default)s)")
+    made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
+    made.add_argument("--out", required=True, help="figure folder to write")
+    made.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
+    made.add_argument("--steps", type=int, default=steps, help="DDIM steps, down as up (default %(default)s)")
+    made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
+    made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
+    made.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
+    return made
+
+
+def start(options: argparse.Namespace) -> UnCLIP:
+    """The system, after what can be checked has been checked."""
+    require_writable_figure(options.out, options.overwrite)
+    system = UnCLIP(options.run, options.device)
+    options.size = reachable_sizes(system, options.size)[-1]
+    return system
+
+
+def walk_of(options: argparse.Namespace) -> Walk:
+    """The trajectory that the options ask for."""
+    return Walk(options.steps, options.guidance, batch_size=options.batch_size)
+
+
+def sources(options: argparse.Namespace, count: int | None = None) -> Sources:
+    """The pictures that were named, or the first test pictures of the run.
+
+    Raises:
+        InputError: a picture cannot be read, or there are neither pictures nor a sample folder.
+    """
+    if options.images:
+        return Sources(load_images(options.images), [Path(p).stem for p in options.images], [{}] * len(options.images))
+    folder = test_folder(options)
+    chosen = [k for k, record in enumerate(folder.records) if record["sample_index"] == 0][: count or options.n]
+    return pick(folder, chosen)
+
+
+def test_folder(options: argparse.Namespace) -> SampleFolder:
+    """The sample folder of real test pictures."""
+    path = Path(options.source or Path(options.run) / "samples" / "real")
+    if not path.is_dir():
+        raise InputError(
+            f"no test pictures at {path}: name picture files, or a folder of `unclip data export` with --from"
+        )
+    return SampleFolder.open(path)
+
+
+def pick(folder: SampleFolder, chosen: Sequence[int]) -> Sources:
+    """Some pictures of a sample folder."""
+    if not chosen:
+        raise InputError(f"{folder.path} holds no picture to take; export more")
+    uint8 = torch.cat([folder.images(k, k + 1) for k in chosen])
+    records = [folder.records[k] for k in chosen]
+    return Sources(uint8.float() / 127.5 - 1, [record["caption"] for record in records], records)
+
+
+def captions_of(options: argparse.Namespace) -> list[str]:
+    """The captions that were given, or the first ones of the run's test pictures."""
+    if options.captions:
+        return list(options.captions)
+    path = Path(options.run) / "samples" / "real" / "manifest.jsonl"
+    if not path.is_file():
+        raise InputError(f"give captions; without any they are read from {path}, which is not there")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = dict.fromkeys(record["caption"] for record in records)
+    return list(found)[: options.n]
+
+
+def enlarged(system: UnCLIP, options: argparse.Namespace, low: Tensor, seed: int | None = None) -> list[Image.Image]:
+    """Pictures at the size asked for; all with the same upsampling noise, so that a row changes by what it shows."""
+    seeds = ImageSeeds.of([options.seed if seed is None else seed] * len(low), len(low))
+    return pictures(enlarge(system, low, options.size, seeds, options.batch_size))
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] as PIL pictures."""
+    return [to_pil(image) for image in images]
+
+
+def finish(
+    options: argparse.Namespace,
+    command: str,
+    record: FigureRecord,
+    shown: Mapping[str, Image.Image | bytes],
+    extra: Mapping[str, Image.Image | bytes] | None = None,
+) -> int:
+    """Writes the figure with how it was made, and prints its tables."""
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "overwrite")}
+    how = {"command": shlex.join(["unclip", command, *options.words]), "settings": settings, "commit": commit()}
+    folder = write_figure(options.out, replace(record, how=how), shown, extra, options.overwrite)
+    for table in record.tables:
+        show(table)
+    for note in record.notes:
+        print(f"- {note}")
+    print(f"{folder / next(iter(shown))}")
+    return 0
+
+
+def show(table: Table) -> None:
+    """Prints a table."""
+    from rich.console import Console
+
+    table.print(Console(highlight=False))
+
+
+def numbered(images: Sequence[Image.Image], folder: str = "images") -> dict[str, Image.Image]:
+    """File names for single pictures."""
+    return {f"{folder}/{k:05d}.png": image for k, image in enumerate(images)}
+
+
+def psnr(images: Tensor, truth: Tensor) -> Tensor:
+    """(B,) peak signal-to-noise ratio in dB of images in [-1, 1]."""
+    error = (images.cpu() - truth.cpu()).square().mean(dim=(1, 2, 3)) / 4
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def distance(images: Tensor, others: Tensor) -> Tensor:
+    """(B,) root mean square difference, as a share of the range from black to white."""
+    return (images.cpu() - others.cpu()).square().mean(dim=(1, 2, 3)).sqrt() / 2
+
+
+def interval(values: Tensor | Sequence[float], seed: int = 0) -> Interval:
+    """The mean over images with its 95 % bootstrap interval."""
+    import numpy as np
+
+    array = np.asarray(values, dtype=np.float64)
+    return Resampler(np.arange(len(array)), DRAWS, seed).mean(array)
+
+
+def cell(found: Interval, digits: int = 2) -> Cell:
+    """A number with its interval."""
+    if found.value != found.value:
+        return Cell("-")
+    return Cell(f"{found.value:.{digits}f}", f"[{found.low:.{digits}f}, {found.high:.{digits}f}]")

@@ -1,0 +1,63 @@
+"""`unclip conditioning-grid`: caption only, z_t as if it were z_i, a prior's z_i, on the same noise (figure 8)."""
+
+from __future__ import annotations
+
+import argparse
+
+from eval.figure_folder import FigureRecord
+from eval.panels import panel
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
+from modules.errors import InputError
+from modules.pipeline import CONDITIONS, UnCLIP
+from modules.seeds import ImageSeeds
+
+LABELS = {"caption_only": "caption only", "text_embedding": "caption, z_t as z_i", "glide": "GLIDE"}
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip conditioning-grid ...`; returns the exit code."""
+    made = parser("conditioning-grid", "The same captions and noise with ever more condition.", images=False)
+    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
+    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument(
+        "--conditions",
+        nargs="+",
+        default=["caption_only", "text_embedding", "diffusion_prior"],
+        help="rows (default %(default)s)",
+    )
+    made.add_argument("--columns", type=int, default=6, help="seeds, one a column (default 6)")
+    made.set_defaults(guidance=None, steps=None)
+    options = made.parse_args(argv)
+    options.words = argv
+    for condition in options.conditions:
+        if condition not in CONDITIONS or condition == "image_embedding":
+            raise InputError(f"no condition {condition!r} here; there are {', '.join(CONDITIONS[:-1])}")
+    system = start(options)
+    use_sampler(system, options)
+    rows, names, drawn = [], [], []
+    seeds = ImageSeeds.of([options.seed + k for k in range(options.columns)], options.columns)
+    for caption in captions_of(options):
+        tokens, z_t = system.embed_text([caption] * options.columns)
+        for condition in options.conditions:
+            z_i = system.embedding(condition, tokens, z_t, seeds.generators("prior"))
+            decoder = "glide" if condition == "glide" else "decoder"
+            cells = enlarged(system, options, system.decode(tokens, z_i, seeds.generators("decoder"), decoder))
+            rows.append(cells)
+            drawn += cells
+            names.append(f"{caption}: {LABELS.get(condition, condition.replace('_', ' '))}")
+    notes = [
+        "One decoder under three conditions; a column has the same noise. With the caption only, z_i is zero; z_t as "
+        "if it were z_i works as far as CLIP's two towers agree; a prior's z_i is what the decoder was trained on.",
+        f"Decoder: {system.sampler('decoder').steps} steps, guidance {system.sampler('decoder').guidance_scale:g}.",
+    ]
+    page = panel(rows, [f"seed {options.seed + k}" for k in range(options.columns)], names)
+    record = FigureRecord("What the decoder is conditioned on", notes)
+    return finish(options, "conditioning-grid", record, {"figure.png": page}, numbered(drawn))
+
+
+def use_sampler(system: UnCLIP, options: argparse.Namespace) -> None:
+    """The decoders sample as their stages say, but for what the options say."""
+    chosen = {"steps": options.steps, "guidance_scale": options.guidance}
+    fields = {key: value for key, value in chosen.items() if value is not None}
+    for name in ("decoder", "glide"):
+        system.overrides[name] = {**system.overrides.get(name, {}), **fields}

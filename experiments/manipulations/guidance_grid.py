@@ -1,0 +1,51 @@
+"""`unclip guidance-grid`: guidance scales side by side, z_i and noise fixed, unCLIP beside GLIDE (figure 9)."""
+
+from __future__ import annotations
+
+from eval.figure_folder import FigureRecord
+from eval.panels import panel
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
+from experiments.manipulations.conditioning_grid import use_sampler
+from modules.errors import InputError
+from modules.pipeline import PRIORS
+from modules.seeds import ImageSeeds
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip guidance-grid ...`; returns the exit code."""
+    made = parser("guidance-grid", "The same z_i and noise at growing guidance, beside GLIDE.", images=False)
+    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
+    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="guidance scales")
+    made.add_argument("--prior", default="diffusion_prior", help=f"one of {', '.join(PRIORS)} (default %(default)s)")
+    made.set_defaults(guidance=None, steps=None)
+    options = made.parse_args(argv)
+    options.words = argv
+    if options.prior not in PRIORS:
+        raise InputError(f"no prior {options.prior!r}; there are {', '.join(PRIORS)}")
+    system = start(options)
+    captions = captions_of(options)
+    seeds = ImageSeeds.of([options.seed] * len(captions), len(captions))
+    tokens, z_t = system.embed_text(captions)
+    z_i = system.embedding(options.prior, tokens, z_t, seeds.generators("prior"))
+    cells = {}
+    models = ["decoder", *(["glide"] if system.has("glide") else [])]
+    for scale in options.scales:
+        options.guidance = scale
+        use_sampler(system, options)
+        for model in models:
+            given = None if model == "glide" else z_i
+            low = system.decode(tokens, given, seeds.generators("decoder"), model)
+            cells[model, scale] = enlarged(system, options, low)
+    rows, names = [], []
+    for k, caption in enumerate(captions):
+        for model in models:
+            rows.append([cells[model, scale][k] for scale in options.scales])
+            names.append(f"{caption}: {'GLIDE' if model == 'glide' else 'unCLIP'}")
+    notes = [
+        f"The {options.prior.replace('_', ' ')}'s z_i and the noise are fixed along a row; only the decoder's guidance "
+        "grows. In unCLIP what is drawn is decided by z_i and stays; GLIDE has nothing but the caption and the noise.",
+    ]
+    page = panel(rows, [f"guidance {scale:g}" for scale in options.scales], names)
+    record = FigureRecord("Guidance", notes)
+    return finish(options, "guidance-grid", record, {"figure.png": page}, numbered([i for row in rows for i in row]))

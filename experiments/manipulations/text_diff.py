@@ -1,0 +1,60 @@
+"""`unclip text-diff`: pictures changed towards what a caption says and another does not (unCLIP, section 3.3)."""
+
+from __future__ import annotations
+
+from eval.figure_folder import FigureRecord
+from eval.panels import panel
+from experiments.manipulations.common import (
+    enlarged,
+    finish,
+    numbered,
+    parser,
+    pictures,
+    sources,
+    start,
+    walk_of,
+)
+from experiments.manipulations.edits import table_figure
+from modules.clip import warn_unknown_words
+from modules.errors import InputError
+from modules.manipulations import invert, redraw, text_diff, text_direction
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip text-diff ...`; returns the exit code."""
+    made = parser("text-diff", "Change pictures by the difference of two captions.")
+    made.add_argument("--target", help='what the picture is to be, as "a blue circle"')
+    made.add_argument("--base", help='what it is, as "a red circle", or "a photo"; without it, z_i moves to the target')
+    made.add_argument("--theta", type=float, nargs="+", default=[0.0, 0.125, 0.25, 0.375, 0.5], help="of the angle")
+    made.add_argument(
+        "--table", type=int, metavar="N", help="measure edits of N held-out scenes each (shapes data), no --target"
+    )
+    options = made.parse_args(argv)
+    options.words = argv
+    if (options.target is None) == (options.table is None):
+        raise InputError("give a --target caption, or --table N to measure edits whose truth is known")
+    if not all(0 <= theta <= 1 for theta in options.theta):
+        raise InputError("--theta goes from 0 to 1; the paper's edits go up to 0.25 - 0.5")
+    system = start(options)
+    if options.table is not None:
+        return table_figure(system, options)
+    captions = [options.target] if options.base is None else [options.target, options.base]
+    warn_unknown_words(system.clip.tokenize, captions)
+    z_d = text_direction(system, [options.target], None if options.base is None else [options.base])
+    found, walk = sources(options), walk_of(options)
+    latents = invert(system, found.images, None, walk)
+    low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta), walk) for theta in options.theta]
+    columns = [pictures(found.images), *(enlarged(system, options, images) for images in low)]
+    cosines = [(system.embed_image(images) @ z_d.T).mean().item() for images in low]
+    heads = ["picture", *(f"theta {theta:g}" for theta in options.theta)]
+    away = f"from {options.base!r} " if options.base is not None else ""
+    notes = [
+        f"z_i turns by theta of the angle {away}to {options.target!r}; x_T stays ({options.steps} steps, guidance "
+        f"{options.guidance:g}). Mean cosine of the result's z_i to that direction: "
+        + ", ".join(f"{value:.2f}" for value in cosines)
+        + "."
+    ]
+    page = panel([list(row) for row in zip(*columns, strict=True)], heads, found.names)
+    record = FigureRecord("Text diff", notes, numbers={"theta": options.theta, "cosine": cosines})
+    singles = numbered([image for column in columns[1:] for image in column])
+    return finish(options, "text-diff", record, {"figure.png": page}, singles)

@@ -1,0 +1,67 @@
+"""`unclip variations`: other pictures with the same z_i, the further from the first the larger eta (unCLIP, 3.1)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from eval.figure_folder import FigureRecord
+from eval.panels import panel
+from eval.tables import Cell, Table
+from experiments.manipulations.common import (
+    cell,
+    distance,
+    enlarged,
+    finish,
+    interval,
+    numbered,
+    parser,
+    pictures,
+    sources,
+    start,
+    walk_of,
+)
+from modules.errors import InputError
+from modules.images import resized
+from modules.manipulations import Latents, decoder_size, fresh_noise, invert, redraw
+from modules.seeds import ImageSeeds
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip variations ...`; returns the exit code."""
+    made = parser("variations", "Draw variations of pictures, with growing eta and from fresh noise.")
+    made.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], help="of DDIM, 0 to 1")
+    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
+    options = made.parse_args(argv)
+    options.words = argv
+    if not all(0 <= eta <= 1 for eta in options.eta):
+        raise InputError(f"--eta goes from 0 to 1, got {' '.join(f'{eta:g}' for eta in options.eta)}")
+    system = start(options)
+    found, walk = sources(options), walk_of(options)
+    truth, seeds = resized(found.images, decoder_size(system)), ImageSeeds.of(options.seed, len(found))
+    latents = invert(system, found.images, None, walk)
+    drawn = {f"eta {eta:g}": redraw(system, latents, walk, eta=eta, seeds=seeds) for eta in sorted(options.eta)}
+    fresh = Latents(latents.z_i, fresh_noise(system, seeds), latents.tokens)
+    drawn["fresh noise"] = redraw(system, fresh, walk)
+    rows, numbers = [], {}
+    for name, images in drawn.items():
+        pixels = interval(distance(images, truth))
+        cosine = interval((system.embed_image(images) * latents.z_i).sum(dim=1).cpu())
+        rows.append([Cell(name), cell(pixels, 3), cell(cosine, 3)])
+        numbers[name] = {"distance": list(pixels), "cosine": list(cosine)}
+    means = [numbers[f"eta {eta:g}"]["distance"][0] for eta in sorted(options.eta)]
+    grows = all(a < b for a, b in pairwise(means))
+    note = f"n = {len(found)}; in brackets: 95% bootstrap interval over pictures."
+    table = Table("Distance to the picture", ["noise", "RMS difference ↓", "cosine of z_i ↑"], rows, [note])
+    notes = [
+        f"All of a row have the z_i of the first picture, {options.steps} steps, guidance {options.guidance:g}. "
+        "eta = 0 is the reconstruction; above it, noise joins each step; fresh noise forgets x_T altogether.",
+        f"The mean distance to the picture {'grows' if grows else 'does NOT grow'} with eta at every step.",
+        "What stays along a row is what CLIP's embedding holds of the picture; what changes it leaves open.",
+    ]
+    shown = min(options.shown, len(found))
+    columns = [pictures(found.images[:shown])]
+    columns += [enlarged(system, options, images[:shown]) for images in drawn.values()]
+    page = panel([list(row) for row in zip(*columns, strict=True)], ["picture", *drawn], found.names[:shown])
+    record = FigureRecord("Variations", notes, [table], numbers={**numbers, "monotonic": grows})
+    singles = numbered([image for column in columns[1:] for image in column])
+    return finish(options, "variations", record, {"figure.png": page}, singles)

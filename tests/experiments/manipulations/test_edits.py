@@ -1,0 +1,88 @@
+"""Scenes whose truth is known, and how an edit of them is judged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datamodules.scenes import ATTRIBUTES
+from eval.attributes import Attributes
+from experiments.manipulations.edits import EDITS, Outcome, judge, make_task, works
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.name)
+def test_a_task_changes_one_attribute_in_words(edit):
+    task = make_task(edit, 8, seed=0)
+    for scene, new, base, target in zip(task.truth, task.new, task.base, task.target, strict=True):
+        look = {**scene["objects"][0], "background": scene["background"]}
+        assert scene["count"] == 1
+        assert all(look[name] == value for name, value in edit.given.items())
+        assert new != look[edit.attribute]
+        before, after = set(base.split()), set(target.split())
+        assert before - after == {look[edit.attribute]}
+        assert after - before == {new}
+        assert {look["colour"], look["shape"]} <= before
+    assert len(set(task.target)) > 1 or edit.new is not None
+    other = make_task(edit, 8, seed=1)
+    assert not torch.equal(task.images, other.images)
+    assert torch.equal(task.images, make_task(edit, 8, seed=0).images)
+
+
+class Sees:
+    """A classifier that always answers the same."""
+
+    attributes = ATTRIBUTES
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def look(self, images):
+        columns = list(ATTRIBUTES)
+        classes = [[ATTRIBUTES[c].index(row[c]) if row.get(c) else 0 for c in columns] for row in self.rows]
+        return Attributes(torch.tensor(classes), torch.zeros(len(images), 1))
+
+
+def test_hits_and_what_is_kept_are_counted():
+    edit = EDITS[0]
+    task = make_task(edit, 3, seed=0)
+    rows = []
+    for scene, colour, shape in zip(task.truth, ("blue", "blue", "red"), ("circle", "square", "circle"), strict=True):
+        look = scene["objects"][0]
+        rows.append(
+            {
+                "count": "one",
+                "background": scene["background"],
+                "shape_1": shape,
+                "colour_1": colour,
+                "size_1": look["size"],
+            }
+        )
+    rows[2]["count"] = "two"
+    moved = task.images.clone()
+    moved[1] = torch.roll(moved[1], 40, dims=2)
+    outcome = judge(Sees(rows), task, "colour", moved, task.images)
+    assert outcome.hit.tolist() == [1, 1, 0]
+    assert outcome.kept["shape"].tolist() == [1, 0, 1]
+    assert outcome.kept["size"].tolist() == [1, 1, 1]
+    assert outcome.kept["background"].tolist() == [1, 1, 1]
+    assert outcome.kept["count"].tolist() == [1, 1, 0]
+    assert outcome.kept["place"].tolist() == [1, 0, 1]
+    assert "colour" not in outcome.kept
+
+
+def outcome(hit: float, shape: float) -> Outcome:
+    return Outcome(torch.full((4,), hit), {"shape": torch.full((4,), shape)})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (outcome(0.0, 1.0), outcome(0.6, 0.9), True),
+        (outcome(0.0, 1.0), outcome(0.4, 1.0), False),
+        (outcome(0.2, 1.0), outcome(1.0, 1.0), False),
+        (outcome(0.0, 1.0), outcome(1.0, 0.8), False),
+        (outcome(0.0, 0.8), outcome(0.5, 0.7), True),
+    ],
+)
+def test_an_edit_works_within_its_limits(before, after, expected):
+    assert works(before, after) == expected
