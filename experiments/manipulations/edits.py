@@ -168,7 +168,7 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
             "kept": {name: [float(o.kept[name].mean()) for o in outcomes] for name in outcomes[0].kept},
         }
         columns = [pictures(task.images[:2]), *(enlarged(system, options, images[:2]) for images in drawn)]
-        names = [f"{base} → {target}" for base, target in zip(task.base[:2], task.target[:2], strict=True)]
+        names = [f"{base}, to {target}" for base, target in zip(task.base[:2], task.target[:2], strict=True)]
         pages.append(([list(row) for row in zip(*columns, strict=True)], names))
         if edit.name == "colour → another":
             for name, base in (("a shape", ["a shape"] * options.table), ("none", None)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from datamodules.scenes import caption_of
 from eval.figure_folder import FigureRecord
 from eval.panels import panel
 from experiments.manipulations.common import finish, numbered, parser, pictures, sources, start, walk_of
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> int:
     found = sources(options)
     side = found.images.shape[-1]
     keep = 1 - mask_of(options.mask, side)
-    texts = [str(options.caption or record.get("caption", "")) for record in found.records]
+    texts = [str(options.caption or whole_caption(record)) for record in found.records]
     count = options.fills
     seeds = ImageSeeds.of([options.seed + k for k in range(count)] * len(found), len(found) * count)
     if all(texts):
@@ -70,6 +73,12 @@ def main(argv: list[str]) -> int:
     page = panel(rows, ["picture", "hole", *(f"seed {options.seed + k}" for k in range(count))], names)
     record = FigureRecord("Inpainting", notes, numbers={"largest_error_of_known_pixels": error})
     return finish(options, "inpaint", record, {"figure.png": page}, numbered(cells))
+
+
+def whole_caption(record: dict[str, Any]) -> str:
+    """A test picture's caption; with all that is true of it where that is known, so that the new part can fit."""
+    scene = record.get("scene")
+    return caption_of(scene) if scene else record.get("caption", "")
 
 
 def mask_of(name: str, side: int) -> Tensor:

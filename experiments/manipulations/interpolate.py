@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         seeds = ImageSeeds.of([options.seed] * len(options.captions), len(options.captions))
         stops = from_captions(system, options.captions, seeds, options.prior)
         rows.append(enlarged(system, options, redraw(system, path(stops, options.count, stops.x_T[:1]), walk)))
-        names.append(f"{options.captions[0]} → {options.captions[-1]}")
+        names.append(" to ".join(options.captions))
     heads = [f"{k / (options.count - 1):.2f}" for k in range(options.count)]
     notes = [
         f"z_i goes along the great circle between two pictures' ({options.steps} steps, guidance "
