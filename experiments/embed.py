@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     data, section = load_data(options.config, PairDataModule, embeddings=None)
     from modules.clip import FrozenCLIP
 
-    device = _device(options.device)
+    device = find_device(options.device)
     clip = FrozenCLIP(options.clip, options.pretrained).to(device)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained, "image_size": data.image_size}
     embed(data, clip, options.out, options.splits, options.batch_size, device, source, options.overwrite)
@@ -99,7 +99,12 @@ def _encode(
             bar.advance(len(indices))
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; for None the accelerator, or the CPU where there is none.
+
+    Raises:
+        InputError: there is no such device here.
+    """
     if name is not None:
         try:
             return torch.empty(0, device=name).device

@@ -124,7 +124,7 @@ def refuse_conditioning_clip(clip: str, folders: list[Any]) -> None:
     judge = Path(clip) / weights
     for folder in folders:
         run = run_of(folder.path)
-        own = None if run is None else run / "clip" / weights
+        own = None if run is None else run / "clip" / "export" / weights
         if own is not None and own.is_file() and judge.is_file() and own.read_bytes() == judge.read_bytes():
             raise InputError(f"--clip {clip} is the CLIP that {folder.path} was made with; judge with another")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eval.samples import MANIFEST, SampleFolder, require_writable, write_samples
+from experiments.embed import find_device
 from experiments.progress import Progress, progress
 from experiments.provenance import commit, config_hash
 from modules.clip import warn_unknown_words
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
     requests, source = _requests(options)
     require_writable(options.out, options.overwrite)
-    system = UnCLIP(options.run, options.device, _overrides(options))
+    system = UnCLIP(options.run, find_device(options.device), _overrides(options))
     _check_stages(system, options)
     tokens_of_all = system.clip.tokenize  # A caption that does not fit is refused before any work.
     tokens_of_all([request.caption for request in requests])
@@ -86,15 +87,19 @@ def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
 def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
     if options.condition not in CONDITIONS:
         raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(CONDITIONS)}")
-    needed = ["glide" if options.condition == "glide" else "decoder"]
-    needed += [options.condition] if options.condition in PRIORS else []
-    needed += ["upsampler"] if options.upsample else []
-    for name in needed:
+    for name in _needed(options):
         if not system.has(name):
             raise InputError(
                 f"the run {system.run} holds no trained {name}, which --condition {options.condition} needs: train it, "
                 "or choose another condition or run" + (", or pass --no-upsample" if name == "upsampler" else "")
             )
+
+
+def _needed(options: argparse.Namespace) -> list[str]:
+    """The stages that take part."""
+    needed = ["glide" if options.condition == "glide" else "decoder"]
+    needed += [options.condition] if options.condition in PRIORS else []
+    return needed + (["upsampler"] if options.upsample else [])
 
 
 def _images(options: argparse.Namespace, source: SampleFolder | None, requests: list[Request]) -> Tensor | None:
@@ -175,11 +180,12 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         "sampler": {name: sampler.name for name, sampler in stages.items()},
         "steps": {name: sampler.steps for name, sampler in stages.items()},
     }
-    weights = {name: system.stage(name).fingerprint for name in (decoder, *stages) if system.has(name)}
+    weights = {name: system.stage(name).fingerprint for name in _needed(options)}
+    made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
     return {
         "condition": options.condition,
         **how,
-        "config_hash": config_hash({**how, "weights": weights, "clip": system.clip.fingerprint}),
+        "config_hash": config_hash(made_with),
         "commit": commit(),
     }
 

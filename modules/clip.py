@@ -15,14 +15,14 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.sharpness import Perturbation, frozen_statistics
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.stage import Stage, TrainingConfig, adamw, write_weights
 from modules.tokenizer import VOCABULARY_FILE, WordTokenizer
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -71,8 +71,9 @@ class FrozenCLIP(nn.Module):
                 "architecture together with pretrained weights (a tag or a file)"
             )
         try:
-            model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained)
-        except (OSError, RuntimeError, ValueError) as error:
+            # Without require_pretrained, a folder that lacks its weights gives a CLIP of random ones.
+            model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained, require_pretrained=True)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"the CLIP {name_or_folder} ({pretrained or 'its own weights'}) can't be loaded: {error}; without "
                 f"internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
@@ -277,8 +278,7 @@ class CLIPTrainer(Stage):
         (root / CONFIG_FILE).write_text(
             json.dumps({"model_cfg": self.model_cfg, "preprocess_cfg": preprocess}, indent=1)
         )
-        save_file({k: v.contiguous() for k, v in self.averaged.state_dict().items()}, root / ".weights.tmp")
-        (root / ".weights.tmp").replace(root / WEIGHTS_FILE)
+        write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)
 
 
 def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:

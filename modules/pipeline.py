@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.clip import FrozenCLIP
+from modules.diffusion.schedules import respace
 from modules.errors import InputError
 from modules.manipulations.methods import ImageMethods
 from modules.networks.diffusion_prior import embedding_scale
@@ -67,6 +68,12 @@ class UnCLIP(ImageMethods):
         """A trained stage, with the overrides in its sampler."""
         if name not in self._stages:
             stored = load_stage(self.run / name)
+            width = getattr(stored.network, "embedding_dim", None)
+            if width not in (None, self.clip.embedding_dim):
+                raise InputError(
+                    f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
+                    f"{self.clip.embedding_dim}: train it again on this CLIP's (`unclip embed`)"
+                )
             stored.network.to(self.device)
             for value in stored.settings.values():
                 if isinstance(value, torch.nn.Module):
@@ -75,9 +82,19 @@ class UnCLIP(ImageMethods):
         return self._stages[name]
 
     def sampler(self, name: str) -> SamplerConfig:
-        """How a stage is sampled here: its own setting, with the overrides."""
+        """How a stage is sampled here: its own setting, with the overrides.
+
+        Raises:
+            InputError: there is no such trajectory.
+        """
         fields = {k: v for k, v in self.overrides.get(name, {}).items() if k in SamplerConfig.__dataclass_fields__}
-        return replace(self.stage(name).settings["sampler"], **fields)
+        settings = self.stage(name).settings
+        sampler = replace(settings["sampler"], **fields)
+        try:
+            respace(settings["objective"].noise_schedule, sampler.steps, sampler.spacing)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
+        return sampler
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> tokens (B, L) and z_t (B, D) of unit norm.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import lightning
 import torch
 import yaml
 from lightning.pytorch.cli import OptimizerCallable
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -177,11 +182,30 @@ class Stage(lightning.LightningModule):
         config = yaml.safe_load((root / "config.yaml").read_text())["model"]
         folder = root / "export"
         folder.mkdir(exist_ok=True)
-        state = {name: tensor.contiguous() for name, tensor in self.exported_state().items()}
-        save_file(state, folder / ".model.tmp")
-        (folder / ".model.tmp").replace(folder / "model.safetensors")
+        write_weights(self.exported_state(), folder / "model.safetensors")
         (folder / ".config.tmp").write_text(yaml.safe_dump({**config, "step": self.global_step}, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors; after any failure `path` is as it was.
+
+    Raises:
+        OSError: they could not be written (ENOSPC for a full disk).
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        temporary.replace(path)
+    except SafetensorError as error:
+        # safetensors hides the system's error in one of its own.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or never there
+            temporary.unlink()
 
 
 def _index(batch: Any) -> list[int]:

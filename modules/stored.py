@@ -61,8 +61,8 @@ def load_stage(folder: str | Path) -> StoredStage:
         raise InputError(
             f"no trained stage at {folder} ({error.filename or path}): train it with `unclip fit`"
         ) from error
-    except (yaml.YAMLError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({error}): train this stage again") from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): train this stage again") from error
     settings = _build(path, config)
     network = settings.pop("network")
     try:

@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = run / "classifier.yaml"
     config.write_text(CLASSIFIER.format(folder=run / "classifier", attributes=attributes))
     assert main(["fit", "--config", str(config)]) == 0
-    write_clip(run / "clip", seed=0)
+    write_clip(run / "clip" / "export", seed=0)
     write_clip(run / "eval_clip", seed=1)
     for out, split in (("samples/real", "test"), ("reference", "val")):
         words = ["--captions", "6", "--per-caption", "2", "--split", split, "--out", str(run / out)]
@@ -157,7 +157,7 @@ BAD = {
     "cannot load the classifier in": {"classifier": "eval_clip"},
     "no CLIP at": {"clip": "nowhere"},
     "give --classifier, --clip or both": {"classifier": "", "clip": ""},
-    "is the CLIP that": {"clip": "clip"},
+    "is the CLIP that": {"clip": "clip/export"},
     "no Inception weights at": {"inception": "nowhere"},
     "--bootstrap must be 1 or more": {"words": ("--bootstrap", "0")},
     "--out names one file": {"words": ("--out", "x.json")},

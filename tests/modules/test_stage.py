@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import resource
 from typing import NamedTuple
 
 import lightning
@@ -15,7 +18,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from modules.errors import InputError
-from modules.stage import Stage, TrainingConfig
+from modules.stage import Stage, TrainingConfig, write_weights
 
 LR = 0.1
 
@@ -215,3 +218,25 @@ def test_channels_last_is_the_networks_memory_format():
 
     assert made(True) == [True, True]
     assert made(False) == [False, False]
+
+
+@contextlib.contextmanager
+def full_after(count):
+    """Files cannot grow beyond `count` bytes, as when a disk is full; Python gets an OSError for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_weights_that_can_not_be_written_leave_what_was_there(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_weights({"w": torch.ones(3)}, path)
+    before = path.read_bytes()
+    with full_after(1000), pytest.raises(OSError, match=r"model.safetensors") as error:
+        write_weights({"w": torch.zeros(100_000)}, path)
+    assert error.value.errno == errno.EFBIG
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]

@@ -1,0 +1,197 @@
+"""`unclip sample`: the same seed draws the same picture however it is asked for, and the manifest says how."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eval.samples import SampleFolder
+from experiments.cli import main
+from modules.pipeline import CONDITIONS, UnCLIP
+
+CAPTIONS = ["a small red circle", "a large blue square", "a green triangle above a red square"]
+QUICK = ["--decoder-steps", "1", "--upsampler-steps", "1"]
+
+
+@pytest.fixture
+def sample(stored_run, tmp_path, capsys):
+    """Runs the command in-process into tmp_path/NAME; returns the folder."""
+
+    def sample(name, *words, run=stored_run):
+        assert main(["sample", "--run", str(run), "--out", str(tmp_path / name), *QUICK, *map(str, words)]) == 0
+        capsys.readouterr()
+        return SampleFolder.open(tmp_path / name)
+
+    return sample
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("\n".join([CAPTIONS[0], "", f"  {CAPTIONS[1]} ", CAPTIONS[2], ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """True pictures of 4 test captions, two each."""
+    folder = tmp_path_factory.mktemp("real")
+    config = folder / "data.yaml"
+    init = "{image_size: 32, train_size: 8, val_size: 8, test_size: 8, cache_dir: null}"
+    config.write_text(f"data: {{class_path: datamodules.shapes.ShapesDataModule, init_args: {init}}}")
+    words = ["--config", str(config), "--captions", "4", "--per-caption", "2", "--out", str(folder / "real")]
+    assert main(["data", "export", *words]) == 0
+    return folder / "real"
+
+
+def same(a, b) -> bool:
+    """To the rounding of one in 255 somewhere: convolutions round otherwise in batches of another size."""
+    difference = (a.images().int() - b.images().int()).abs()
+    return bool(difference.max() <= 1 and (difference > 0).float().mean() < 1e-3)
+
+
+def test_one_caption(sample, stored_run):
+    folder = sample("a", CAPTIONS[0], "-n", "3", "--seed", "5", "--condition", "text_embedding", "--batch-size", "2")
+    assert folder.size == (32, 32)
+    assert (folder.captions, folder.caption_index.tolist()) == ([CAPTIONS[0]] * 3, [0, 0, 0])
+    assert [record["sample_index"] for record in folder.records] == [0, 1, 2]
+    quick = UnCLIP(stored_run, overrides={"decoder": {"steps": 1}, "upsampler": {"steps": 1}})
+    drawn = quick.generate([CAPTIONS[0]] * 3, "text_embedding", 5, [(0, k) for k in range(3)])
+    expected = ((drawn + 1) / 2 * 255).round().to(torch.uint8)
+    assert (folder.images().int() - expected.int()).abs().max() <= 1
+    assert len({record["sha256"] for record in folder.records}) == 3
+    with Image.open(folder.path / "grid.png") as grid:
+        assert np.asarray(grid).std() > 0
+
+
+def test_the_same_seed_draws_the_same_pictures_at_any_batch_size(sample, captions):
+    words = ["--captions", captions, "-n", "2", "--condition", "diffusion_prior"]
+    base = sample("a", *words)
+    assert base.captions == [caption for caption in CAPTIONS for _ in range(2)]
+    assert base.caption_index.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(base.images(), sample("again", *words).images())
+    assert same(base, sample("b", *words, "--batch-size", "1"))
+    assert same(base, sample("c", *words, "--batch-size", "4"))
+    assert not same(base, sample("d", *words, "--seed", "1"))
+
+
+def test_a_captions_pictures_do_not_depend_on_what_else_is_asked(sample, tmp_path):
+    """Neither on the order of a manifest's captions nor on how many of them there are or samples of each."""
+    lines = [
+        {"file": "x", "caption": CAPTIONS[k], "caption_index": k, "sample_index": 0, "condition": "real"}
+        for k in range(3)
+    ]
+    files = {}
+    for name, order in {"all": [0, 1, 2], "turned": [2, 0], "one": [2]}.items():
+        files[name] = tmp_path / f"{name}.jsonl"
+        files[name].write_text("".join(json.dumps(lines[k]) + "\n" for k in order))
+    base, turned, one = (sample(f"from_{name}", "--captions", files[name]).images().int() for name in files)
+    assert (turned - base[[2, 0]]).abs().max() <= 1
+    assert (one - base[[2]]).abs().max() <= 1
+    two = sample("two", "--captions", files["one"], "-n", "2").images().int()
+    assert (two[:1] - one).abs().max() <= 1
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_every_condition_says_how_it_was_made(sample, real, condition):
+    folder = sample(condition, "--captions", real / "manifest.jsonl", "-n", "2", "--condition", condition)
+    truth = SampleFolder.open(real)
+    assert folder.captions == truth.captions
+    assert folder.condition == condition
+    assert [record["mentioned"] for record in folder.records] == [record["mentioned"] for record in truth.records]
+    assert "scene" not in folder.records[0]  # That was the real picture's.
+    record = folder.records[0]
+    guidance = {"decoder": 1.0 if condition == "glide" else 2.0}
+    sampler = {"decoder": "dpm_solver_pp", "upsampler": "dpm_solver_pp"}
+    steps = {"decoder": 1, "upsampler": 1}
+    if condition in ("ar_prior", "diffusion_prior"):
+        guidance["prior"] = 1.5
+    if condition == "diffusion_prior":
+        sampler["prior"], steps["prior"] = "analytic_dpm", 4
+    assert (record["guidance"], record["sampler"], record["steps"]) == (guidance, sampler, steps)
+    assert len(record["config_hash"]) == 12
+    assert record["seed"] == 0
+    assert "commit" in record
+
+
+def test_a_true_embedding_is_that_of_the_captions_own_picture(sample, real, stored_run):
+    folder = sample("a", "--captions", real / "manifest.jsonl", "--condition", "image_embedding", "--no-upsample")
+    truth = SampleFolder.open(real).images().float() / 127.5 - 1
+    quick = UnCLIP(stored_run, overrides={"decoder": {"steps": 1}})
+    captions, places = folder.captions, [(k, 0) for k in range(4)]
+    drawn = quick.generate(captions, "image_embedding", 0, places, truth[::2], upsample=False)
+    assert (folder.images().float() / 127.5 - 1 - drawn).abs().max() < 0.01
+    assert folder.size == (16, 16)
+
+
+def test_options_change_what_they_name(sample, captions):
+    words = ["--captions", captions, "--condition", "ar_prior", "--no-upsample"]
+    base = sample("base", *words)
+    changes = {
+        "prior": ("--prior-guidance", "4"),
+        "decoder": ("--decoder-guidance", "4"),
+        "sampler": ("--decoder-sampler", "ddpm", "--decoder-steps", "3"),
+    }
+    records = {}
+    for name, change in changes.items():
+        folder = sample(name, *words, *change)
+        assert not same(base, folder), name
+        records[name] = folder.records[0]
+    assert records["prior"]["guidance"] == {"decoder": 2.0, "prior": 4.0}
+    assert records["decoder"]["guidance"] == {"decoder": 4.0, "prior": 1.5}
+    assert (records["sampler"]["sampler"]["decoder"], records["sampler"]["steps"]["decoder"]) == ("ddpm", 3)
+    hashes = {record["config_hash"] for record in [base.records[0], *records.values()]}
+    assert len(hashes) == 4
+
+
+def test_the_config_hash_knows_the_condition_and_every_stage_that_took_part(sample, stored_run, tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stored_run, run)
+
+    def digest(condition, name):
+        return sample(name, CAPTIONS[0], "--condition", condition, run=run).records[0]["config_hash"]
+
+    conditions = ("caption_only", "text_embedding", "linear_prior", "glide")
+    first = {condition: digest(condition, condition) for condition in conditions}
+    assert len(set(first.values())) == len(conditions)
+    assert digest("linear_prior", "again") == first["linear_prior"]
+    for stage, change in {"linear_prior": {"linear_prior"}, "decoder": {"linear_prior", "caption_only"}}.items():
+        tiny.write_stage(run / stage, stage, tiny.randomise(tiny.make_network(stage), seed=77))
+        for condition in ("linear_prior", "caption_only", "glide"):
+            now = digest(condition, f"{stage}-{condition}")
+            assert (now != first[condition]) == (condition in change), (stage, condition)
+        tiny_first = {condition: digest(condition, f"{stage}-{condition}-2") for condition in first}
+        first = tiny_first
+
+
+def test_a_folder_is_replaced_only_when_told(sample, stored_run, tmp_path, capsys):
+    before = sample("a", CAPTIONS[0], "--condition", "caption_only")
+    content = (tmp_path / "a" / "manifest.jsonl").read_text()
+    words = ["sample", CAPTIONS[1], "--run", str(stored_run), "--condition", "caption_only", *QUICK]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 2
+    assert "a is not empty; choose another folder or pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "a" / "manifest.jsonl").read_text() == content
+    assert same(before, SampleFolder.open(tmp_path / "a"))
+    assert main([*words, "--out", str(tmp_path / "a"), "--overwrite"]) == 0
+    assert SampleFolder.open(tmp_path / "a").captions == [CAPTIONS[1]]
+
+
+def test_words_that_the_model_does_not_know_are_named(stored_run, tmp_path, capsys):
+    words = ["--run", str(stored_run), "--out", str(tmp_path / "a"), "--condition", "caption_only", *QUICK]
+    assert main(["sample", "a crimson circle", *words]) == 0
+    captured = capsys.readouterr()
+    assert "the model does not know 'crimson'" in captured.err
+    assert captured.out == f"{Path(tmp_path, 'a')}: 1 pictures of 1 captions, condition caption_only\n"
+
+
+def test_progress_counts_pictures(sample, captions, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNCLIP_PROGRESS", str(tmp_path / "progress.json"))
+    sample("a", "--captions", captions, "-n", "2", "--condition", "caption_only", "--batch-size", "4")
+    state = json.loads((tmp_path / "progress.json").read_text())
+    assert (state["label"], state["done"], state["total"]) == ("sampling caption_only", 6, 6)
