@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -16,14 +17,104 @@ from torch.optim.swa_utils import AveragedModel
 
 from experiments.checkpoints import Checkpoints
 from experiments.progress import Progress
+from modules.batches import EmbeddingBatch, ImageTextBatch
 
 
 class Announce(Callback):
-    """Says, as training starts, what is trained, on what, for how long, and where it goes."""
+    """Says, as training starts, what is trained, on what, for how long, and where it goes; then what a step takes."""
+
+    def __init__(self) -> None:
+        self._saved: SavedActivations | None = None
+        self._work = ""
+        self._said = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             print(announcement(trainer, pl_module), flush=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        ours = isinstance(batch, (EmbeddingBatch, ImageTextBatch))
+        if self._said or not trainer.is_global_zero or not ours:
+            return
+        self._said, self._work = True, workload(trainer, pl_module, batch)
+        if not getattr(getattr(pl_module, "training_config", None), "compile", False):
+            self._saved = SavedActivations(pl_module)  # A compiled network's activations are its compiler's business.
+            self._saved.__enter__()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+        if self._work:
+            activations = self._stop_counting()
+            print(f"{self._work}; {memory(pl_module, activations)}", flush=True)
+            self._work = ""
+
+    def _stop_counting(self) -> int | None:
+        if self._saved is None:
+            return None
+        self._saved.__exit__()
+        saved, self._saved = self._saved, None
+        return saved.bytes
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_counting()
+
+
+class SavedActivations:
+    """Counts the bytes that the forward pass keeps for the backward pass, each storage once, weights left out."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self.bytes = 0
+        self._seen = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+    def __enter__(self) -> None:
+        self._hooks.__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
+
+
+def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
+    """'clip: 64 x 2 devices x 4 accumulated = 512 samples a step, 2.1 M pixels a step'."""
+    size = len(batch.index)
+    factors = [str(size)]
+    if trainer.world_size > 1:
+        factors.append(f"{trainer.world_size} devices")
+    if trainer.accumulate_grad_batches > 1:
+        factors.append(f"{trainer.accumulate_grad_batches} accumulated")
+    effective = size * trainer.world_size * trainer.accumulate_grad_batches
+    product = f"{' x '.join(factors)} = {effective:,}" if len(factors) > 1 else f"{effective:,}"
+    images = getattr(batch, "images", None)
+    if images is not None:
+        crop = getattr(module, "crop", 1.0)
+        amount, unit = round(images.shape[-2] * images.shape[-1] * crop**2), "pixels"
+    else:
+        codes = getattr(getattr(module, "network", None), "num_codes", 0)
+        amount, unit = batch.tokens.shape[1] + codes, "caption tokens" + (" and codes" if codes else "")
+    return f"{label(trainer)}: {product} samples a step, {millions(effective * amount)} {unit} a step"
+
+
+def memory(module: LightningModule, activations: int | None) -> str:
+    """'memory about 1.2 GB: weights 0.2 GB, ...': what a step needs on each device, from what is there."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    every = sum(p.numel() * p.element_size() for p in module.parameters())
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    parts = {"weights and their average": every, "gradients": gradients, "optimiser": 2 * gradients}
+    if activations is not None:
+        parts["activations"] = activations
+    listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+    return f"memory about {gigabytes(sum(parts.values()))}: {listed}"
+
+
+def gigabytes(size: int) -> str:
+    """'3.1 GB', '12.0 MB' or '0.3 MB'."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def announcement(trainer: Trainer, module: LightningModule) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "run a stage's prediction loop",
     "embed": "compute CLIP embeddings of a data set once, for the priors and the decoder",
     "probe": "test what a CLIP's image embeddings hold, attribute by attribute",
+    "rank": "count the principal components of image embeddings that hold a share of their variance",
     "data": "look at a data set or export it as a folder of real images",
     "sample": "draw images for one caption or a file of captions",
     "invert": "find the latents (z_i, x_T) of pictures",

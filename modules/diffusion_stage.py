@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -69,6 +70,22 @@ class DiffusionStage(Stage):
             seen = tuple(torch.cat(list(self.all_gather(x))) for x in seen)  # type: ignore[arg-type, assignment]
         self.importance.update(self.objective.noise_schedule, *seen)
         return (weight * losses).mean()
+
+    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+        objective = self.objective
+
+        class Watched(Objective):
+            def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+                seen.update({"x_0": x0, "the network's output": output, **self.terms(output, x0, noise, t)})
+                return super().loss(output, x0, noise, t)
+
+        self.objective = Watched(**{field.name: getattr(objective, field.name) for field in fields(objective)})
+        try:
+            self.training_loss(batch, generator)
+        finally:
+            self.objective = objective
+        return seen
 
     def conditioned(self, batch: Any) -> tuple[Model, Tensor]:
         """The averaged network with a batch's conditioning closed over, nothing dropped, and its data (B, ...)."""

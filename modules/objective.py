@@ -92,6 +92,16 @@ class Objective:
             return losses.hybrid_loss(*arguments, bound_weight=self.bound_weight)
         return losses.diffusion_loss(*arguments)
 
+    def terms(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """What `loss` is the sum of, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
+        mean = output[:, : x0.shape[1]]
+        arguments = (self.noise_schedule, x0, noise, t, self.parameterization, self.weighting, self.gamma)
+        simple = losses.diffusion_loss(mean, *arguments)
+        if not self.learned_sigma:
+            return {"L_simple": simple}
+        whole = losses.hybrid_loss(output, *arguments, bound_weight=self.bound_weight)
+        return {"L_simple": simple, "L_vlb": whole - simple}
+
 
 @dataclass(frozen=True)
 class SamplerConfig:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import lightning
 import torch
 import yaml
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -76,6 +78,7 @@ class Stage(lightning.LightningModule):
         self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
         self.average.requires_grad_(False)
         self._compiled: nn.Module | None = None
+        self._samples: list[int] = []
 
     @property
     def trained(self) -> Any:
@@ -118,11 +121,60 @@ class Stage(lightning.LightningModule):
         loss = self.training_loss(batch, self.generator(0, self._micro_step()))
         if not math.isfinite(loss.item()):
             raise InputError(
-                f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): training stops here; "
+                f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): "
+                f"{self._offender(batch)}; training stops here; "
                 "go on from the last checkpoint with a lower learning rate, or look at these samples"
             )
+        self._samples = _index(batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # With a finite loss too; a step with such a gradient would spoil the weights and the next checkpoint.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # It skips such steps itself.
+        gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+        if gradients and not math.isfinite(torch.stack(torch._foreach_norm(list(gradients.values()))).sum().item()):
+            name = next(name for name, gradient in gradients.items() if not gradient.isfinite().all())
+            raise InputError(
+                f"the gradient of {name} is not finite at step {self.global_step} (samples {self._samples}): training "
+                "stops here; go on from the last checkpoint with a lower learning rate, or look at these samples"
+            )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses to clip for fused optimisers, which may unscale by themselves; bf16 scales nothing.
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _offender(self, batch: Any) -> str:
+        """What of a training step with a loss that is not finite is not finite first."""
+        for name, tensor in _tensors(batch):
+            if not tensor.isfinite().all():
+                return f"{name} of the batch is not finite"
+        for name, parameter in self.network.named_parameters():
+            if not parameter.isfinite().all():
+                return f"the weight {name} is not finite"
+        with torch.no_grad():
+            terms = self.loss_terms(batch, self.generator(0, self._micro_step()))
+        for name, term in terms.items():
+            bad = ~term.flatten(1).isfinite().all(dim=1)
+            if bad.any():
+                rows = torch.tensor(_index(batch))[bad.cpu()].tolist() if len(bad) == len(_index(batch)) else "?"
+                return f"{name} is not finite for samples {rows}"
+        return "the loss itself is the first"
+
+    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite."""
+        return {}
 
     def _micro_step(self) -> int:
         """Batches behind this one in the whole run."""
@@ -206,6 +258,15 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed, or never there
             temporary.unlink()
+
+
+def _tensors(batch: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors of a batch, by the names of their fields."""
+    for name, value in zip(getattr(batch, "_fields", ()), batch, strict=False):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield prefix + name, value
+        elif hasattr(value, "_fields"):
+            yield from _tensors(value, f"{prefix}{name}.")
 
 
 def _index(batch: Any) -> list[int]:

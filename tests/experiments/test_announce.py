@@ -1,0 +1,77 @@
+"""What `unclip fit` says before it trains: samples, pixels or tokens of a step, and the memory that it takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.callbacks import Announce, SavedActivations, memory, workload
+from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.stage import TrainingConfig
+from modules.upsampler import Upsampler
+
+
+def trainer(world=1, accumulated=1):
+    return SimpleNamespace(
+        world_size=world, accumulate_grad_batches=accumulated, default_root_dir="runs/x/decoder", is_global_zero=True
+    )
+
+
+IMAGES = ImageTextBatch(torch.zeros(64, 3, 32, 32), [""] * 64, torch.arange(64))
+ROWS = EmbeddingBatch(torch.zeros(8, 4), torch.zeros(8, 4), torch.zeros(8, 20, dtype=torch.int64), torch.arange(8))
+
+
+def test_pixels_and_the_effective_batch():
+    module = SimpleNamespace()
+    assert workload(trainer(), module, IMAGES) == "decoder: 64 samples a step, 65.5 k pixels a step"
+    assert workload(trainer(2, 4), module, IMAGES) == (
+        "decoder: 64 x 2 devices x 4 accumulated = 512 samples a step, 524.3 k pixels a step"
+    )
+    assert workload(trainer(), SimpleNamespace(crop=0.25), IMAGES).endswith("4.1 k pixels a step")
+
+
+def test_tokens_and_codes():
+    assert workload(trainer(), SimpleNamespace(), ROWS).endswith("8 samples a step, 160 caption tokens a step")
+    module = SimpleNamespace(network=SimpleNamespace(num_codes=5))
+    assert workload(trainer(), module, ROWS).endswith("200 caption tokens and codes a step")
+
+
+def test_activations_are_what_the_backward_pass_needs():
+    """A linear layer keeps its input, SiLU its own: (10, 4) and (10, 6) float32; no weight, and nothing twice."""
+    network, x = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 2)), torch.randn(10, 4)
+    saved = SavedActivations(network)
+    saved.__enter__()
+    out = network(x)
+    saved.__exit__()
+    network(torch.randn(99, 4))  # not counted
+    assert saved.bytes == 4 * (10 * 4 + 2 * 10 * 6)
+    out.sum().backward()
+    assert network[0].weight.grad is not None
+
+
+def test_memory_is_the_sum_of_its_parts():
+    module = nn.Linear(1000, 1000, bias=False)
+    frozen = nn.Linear(500, 1000, bias=False).requires_grad_(False)
+    both = nn.ModuleList([module, frozen])
+    assert memory(both, 1_000_000) == (
+        "memory about 19.0 MB: weights and their average 6.0 MB, gradients 4.0 MB, optimiser 8.0 MB, activations 1.0 MB"
+    )
+    assert "activations" not in memory(both, None)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_says_it_once_and_trains_as_ever(tiny, shapes, tmp_path, capsys, checkpointing):
+    losses = []
+    for callbacks in ([], [Announce()]):
+        unet = {**tiny.STAGES["upsampler"][2]["unet"], "checkpointing": checkpointing}
+        stage = Upsampler(tiny.make_network("upsampler", unet=unet), training=TrainingConfig(warmup_steps=1))
+        tiny.fit(stage, shapes(image_size=32), 2, tmp_path, callbacks=callbacks)
+        losses.append([p.detach().clone() for p in stage.network.parameters()])
+    said = [line for line in capsys.readouterr().out.splitlines() if "memory about" in line]
+    assert len(said) == 1
+    assert "8 samples a step, 512 pixels a step" in said[0]  # quarter crops
+    assert float(said[0].split("activations ")[1].split(" ")[0]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
