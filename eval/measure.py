@@ -32,12 +32,14 @@ class Reference:
         digest: hash of their content.
         statistics: mean and covariance of their features, by judge.
         features: the features themselves, (M, D) by judge.
+        fid_digest: hash of other images, if the FID's statistics are of them.
     """
 
     folder: SampleFolder
     digest: str
     statistics: dict[str, FeatureStatistics] = field(repr=False)
     features: dict[str, np.ndarray] = field(repr=False)
+    fid_digest: str | None = None
 
 
 def read_reference(
@@ -178,6 +180,7 @@ def _protocol(
         "reference": reference.folder.path.resolve().name,
         "reference_n": len(reference.folder),
         "reference_digest": reference.digest,
+        "fid_reference": reference.fid_digest,
         "size": list(folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "candidates": candidates(folder),

@@ -19,12 +19,16 @@ from eval.errors import InputError
 from eval.figures import comparison, plot_curves, read_curves
 from eval.files import write_file
 from eval.pages import PAGE
+from eval.paper_figures import paper_figures, paper_tables
+from eval.plots import save
 from eval.protocol import check_protocols
 from eval.samples import GRID, SampleFolder
 from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_table, seconds_table
 
 METRICS = "metrics.json"
 RESULT_KEYS = ("condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "shared_with_reference")
+IN_REPORT = ("ablation", "binding")
+PICTURES = ("figure_08", "figure_12")  # the comparison shows them
 PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
 
 
@@ -100,8 +104,16 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def tables(run: Run) -> list[Table]:
-    """The tables of a run, the main one first."""
-    return [main_table(run.rows), probe_table(run.probe), seconds_table(run.seconds)]
+    """The tables of a run, the main one first; those of sweeps and of binding where there are any."""
+    more = paper_tables(run.path, run.rows)
+    shown = [table for name, table in more.items() if name in IN_REPORT or name.startswith("sweep_")]
+    return [main_table(run.rows), *shown, probe_table(run.probe), seconds_table(run.seconds)]
+
+
+def drawn(run: Run) -> dict[str, bytes]:
+    """The plots of a run as PNG, by name; pictures of samples are on the page anyway."""
+    figures, _ = paper_figures(run.path, run.rows)
+    return {name: save(figure)["png"] for name, figure in figures.items() if not name.startswith(PICTURES)}
 
 
 def write_report(path: str | Path) -> tuple[Path, list[Table]]:
@@ -151,6 +163,7 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         name=run.path.resolve().name,
         tables=made,
         comparison=None if figure is None else data_uri(png(figure), "png"),
+        plots={name: data_uri(plot, "png") for name, plot in drawn(run).items()},
         curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
         grids={CONDITIONS[name]: data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},

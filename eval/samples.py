@@ -157,15 +157,17 @@ def write_samples(
     shown = set(sorted({record["caption_index"] for record in records})[:GRID_CAPTIONS])
     with replacing_folder(folder) as partial:
         lines: list[str] = []
-        grid: tuple[list[Image.Image], list[str], list[int]] = ([], [], [])
+        shown_images: list[Image.Image] = []
+        shown_records: list[dict[str, Any]] = []
         for k, (image, record) in enumerate(zip(images, records, strict=True)):
             picture = to_pil(image) if isinstance(image, Tensor) else image.convert("RGB")
             lines.append(_write_image(partial, k, picture, record))
             if record["caption_index"] in shown:
-                for column, value in zip(grid, (picture, record["caption"], record["caption_index"]), strict=True):
-                    column.append(value)
+                shown_images.append(picture)
+                shown_records.append(record)
         (partial / MANIFEST).write_text("".join(lines), encoding="utf-8")
-        caption_grid(*grid, max_captions=GRID_CAPTIONS).save(partial / GRID)
+        captions, groups = [r["caption"] for r in shown_records], [r["caption_index"] for r in shown_records]
+        caption_grid(shown_images, captions, groups, GRID_CAPTIONS).save(partial / GRID)
         read_manifest(partial / MANIFEST)
     return SampleFolder.open(folder)
 

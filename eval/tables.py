@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +26,9 @@ CONDITIONS = {
     "real": "real images (floor)",
 }
 """The rows of the main table in their order, with their labels."""
+
+STAGES = {"text_decoder": "decoder trained on z_t", "decoder": "decoder", "upsampler": "upsampler"}
+"""What is no row of the main table but has a name in others."""
 
 Row = dict[str, Any]
 """What `eval.measure.measure` returns for one condition."""
@@ -57,6 +62,26 @@ class Table:
         lines = [f"## {self.title}", "", _line(self.columns), _line(["---"] * len(self.columns))]
         lines += [_line([f"{c.text} {c.interval}".strip() for c in row]) for row in self.rows]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+
+    def latex(self) -> str:
+        """As a booktabs table with its caption and notes; needs \\usepackage{booktabs}."""
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.title)}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule", _tex_line(self.columns)]
+        lines += [r"\midrule", *(_tex_line([f"{c.text} {c.interval}".strip() for c in row]) for row in self.rows)]
+        lines += [r"\bottomrule", r"\end{tabular}", *(rf"\par\footnotesize {_tex(note)}" for note in self.notes)]
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+    def csv(self) -> str:
+        """As csv: value and interval in columns of their own, so that a program needs no parsing."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        with_interval = [any(row[k].interval for row in self.rows) for k in range(len(self.columns))]
+        heads = zip(self.columns, with_interval, strict=True)
+        writer.writerow([h for name, two in heads for h in ([name, f"{name} interval"] if two else [name])])
+        for row in self.rows:
+            cells = zip(row, with_interval, strict=True)
+            writer.writerow([v for c, two in cells for v in ([c.text, c.interval] if two else [c.text])])
+        return out.getvalue()
 
     def rich(self, intervals: bool = True) -> RichTable:
         """For rich's console; an interval stands below its number."""
@@ -121,9 +146,21 @@ def main_table(rows: Sequence[Row]) -> Table:
     return Table("Main table", columns, body, _notes(rows, protocol, bool(accuracies)))
 
 
+TEX = {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "±": r"$\pm$"}
+TEX |= {character: rf"\{character}" for character in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\^{}"}
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def _tex_line(cells: Sequence[str]) -> str:
+    return " & ".join(map(_tex, cells)) + r" \\"
+
+
 def label(condition: str) -> str:
     """How tables and figures call a condition."""
-    return CONDITIONS.get(condition, condition)
+    return {**CONDITIONS, **STAGES}.get(condition, condition)
 
 
 def in_order(rows: Sequence[Row]) -> list[Row]:

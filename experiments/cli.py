@@ -34,9 +34,13 @@ COMMANDS = {
     "conditioning-grid": "draw captions with ever more condition: caption only, z_t, a prior's z_i",
     "guidance-grid": "draw captions at growing guidance, beside GLIDE",
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
+    "sweep": "sample and measure under many settings: guidance, sampler, prior, ablation",
+    "judge": "fit an aesthetic or a preference probe on CLIP embeddings of rated images",
     "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
     "table3": "print the paper's Table 3 from the YAMLs, with counted parameters and FLOPs",
+    "tables": "write the paper's tables of a run, as Markdown, LaTeX and csv",
+    "figures": "write the paper's figures of a run, as PNG and SVG",
     "report": "write the tables and the report of a run from what is there",
 }
 

@@ -12,7 +12,8 @@ from modules.errors import InputError
 
 if TYPE_CHECKING:
     from eval.features import CLIPExtractor
-    from eval.measure import Judges
+    from eval.judges import Judges
+    from eval.measure import Reference
     from eval.tables import Table
 
 LOG_WIDTH = 116
@@ -39,10 +40,14 @@ def main(argv: list[str]) -> int:
     bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
     with bar:
         reference = read_reference(real, judges, tick=bar.advance, cache=cache)
+        if options.fid_reference:
+            reference = with_fid_reference(options.fid_reference, reference, judges)
         for folder in folders:
             seen = look(folder, judges, tick=bar.advance, cache=cache)
             row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
             rows.append({**row, "shared_with_reference": content_shared(folder, real)})
+    if options.write_fid_reference:
+        save_fid_reference(options.write_fid_reference, reference, judges)
     table = main_table(rows)
     for folder, row, target in zip(folders, rows, targets, strict=True):
         write_file(target, json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -91,6 +96,40 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
         network=make_network(options.network, device) if options.network else None,
         **probes,
     )
+
+
+def fid_protocol(judges: Judges) -> dict[str, Any]:
+    """How the features of a FID's reference have to have been made.
+
+    Raises:
+        InputError: there are no Inception weights to compute a FID with.
+    """
+    if judges.inception is None:
+        raise InputError("statistics for FID need the Inception weights: name them by --inception")
+    return {"extractor": judges.inception.name, "resizing": judges.inception.resizing}
+
+
+def with_fid_reference(path: str, reference: Reference, judges: Judges) -> Reference:
+    """The reference with the statistics of a file for FID, such as those of all images of a data set.
+
+    Raises:
+        InputError: the file is damaged, or was made with another extractor or resizing.
+    """
+    from dataclasses import replace
+
+    from eval.reference import ReferenceStatistics
+
+    found = ReferenceStatistics.load(path).require(**fid_protocol(judges))
+    chosen = {**reference.statistics, "inception": found.statistics}
+    return replace(reference, statistics=chosen, fid_digest=str(found.protocol.get("digest")))
+
+
+def save_fid_reference(path: str, reference: Reference, judges: Judges) -> None:
+    """Writes the statistics of the real images for later FIDs."""
+    from eval.reference import ReferenceStatistics
+
+    protocol = {**fid_protocol(judges), "n": len(reference.folder), "digest": reference.digest}
+    ReferenceStatistics(reference.statistics["inception"], protocol).save(path)
 
 
 def feature_cache(named: str | None, reference: Path) -> Path | None:
@@ -178,6 +217,8 @@ def parser() -> argparse.ArgumentParser:
     add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    made.add_argument("--fid-reference", help="statistics of real images to compute FID against (.npz)")
+    made.add_argument("--write-fid-reference", help="write such a file from --reference")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
     return made
 

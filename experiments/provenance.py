@@ -43,3 +43,24 @@ def _git(root: Path, *words: str) -> str:
     return subprocess.run(
         ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
     ).stdout.strip()
+
+
+def file_hashes(path: str | Path) -> str | None:
+    """12 hexadecimal digits for a file, or a folder's weights, configs and manifests; None if it is not there.
+
+    Images count through the checksums in their manifest. Of a file above 256 MiB only size and time are looked at.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix in {".safetensors", ".pt", ".json", ".jsonl", ".yaml", ".npz"} or file == path:
+            content = (
+                file.read_bytes()
+                if file.stat().st_size < 1 << 28
+                else repr((file.stat().st_size, file.stat().st_mtime_ns)).encode()
+            )
+            digest.update(f"{file.relative_to(path)}\0".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()[:12]

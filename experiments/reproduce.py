@@ -18,9 +18,10 @@ from experiments.display import Display
 from experiments.folders import read_json, write_json
 from experiments.processes import available_cores
 from experiments.progress import clock
+from experiments.replicas import replica, share_judges, summarise
 from experiments.runner import EXIT_INTERRUPTED, Runner
 from experiments.staging import Staging
-from experiments.suite import load_suite
+from experiments.suite import Suite, load_suite
 from modules.errors import InputError
 
 LOCK = ".lock"
@@ -34,14 +35,30 @@ def main(argv: list[str]) -> int:
     suite = load_suite(Path(options.suite), run)
     names = suite.selected(options.only)
     suite.selected(options.again)  # refuses names of no stage
-    staging = Staging(suite, tuple(options.again))
-    if options.dry_run:
-        print(dry_run(staging, names))
-        return 0
+    for seed in range(options.seeds):
+        copy = replica(suite, seed)
+        if options.dry_run:
+            print(dry_run(Staging(copy, tuple(options.again)), names))
+            continue
+        share_judges(suite, copy)
+        code = run_suite(copy, names, options)
+        if code:
+            return code
+    if options.seeds > 1 and not options.dry_run:
+        from experiments.evaluate import show
+
+        for table in summarise(suite, options.seeds):
+            show(table)
+        print(f"over seeds: {suite.run / 'seeds.md'}")
+    return 0
+
+
+def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> int:
+    """Brings one replica of a suite up to date; returns the exit code."""
     cores = available_cores()
     jobs = options.jobs or cores
     with exclusive(suite.run):
-        runner = Runner(staging, names, jobs, max(1, cores // jobs))
+        runner = Runner(Staging(suite, tuple(options.again)), names, jobs, max(1, cores // jobs))
         began = time.monotonic()
         with Display(len(names)) as display:
             code = runner.run(display)
@@ -56,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and why, and run nothing")
     parser.add_argument("--jobs", type=positive, metavar="N", help="stages side by side (default: one for each core)")
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="train and evaluate N replicas (RUN/seeds/1, ...) and write mean and interval over training seeds",
+    )
     parser.add_argument(
         "--only",
         action="append",

@@ -16,7 +16,8 @@
 
 Further keys of a stage: `inputs`, files or folders outside the run folder that the command reads and does not name;
 `resume`, what to add to the command after an interruption (`--ckpt_path last` for `unclip fit`; an empty text says that
-the command itself goes on from what is there; without it a stage starts again, its half-made outputs moved aside).
+the command itself goes on from what is there; without it a stage starts again, its half-made outputs moved aside);
+`replicate: false` for judges, which `unclip reproduce --seeds` does not train again for each replica.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Stage:
     cost: float = 1.0
     resume: str | None = None
     show: bool = False
+    replicate: bool = True
 
     def words(self, run: Path) -> list[str]:
         """The command's words, with the run folder in place of `{run}`."""
@@ -141,6 +143,7 @@ def read_stage(entry: Any, where: str) -> Stage:
         ("resume", (str, type(None))),
         ("cost", (int, float)),
         ("show", bool),
+        ("replicate", bool),
     ):
         if (key in entry or key in ("name", "run")) and not isinstance(entry.get(key), kind):
             raise InputError(f"{where}: {key!r} is missing or of the wrong type: {entry.get(key)!r}")

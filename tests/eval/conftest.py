@@ -83,3 +83,23 @@ def row(condition: str, accuracy: float | None = 0.5, **kwargs) -> dict:
 def row_fixture() -> Callable[..., dict]:
     """Makes what `measure` returns for a condition, with round numbers."""
     return row
+
+
+def point(condition: str, scale: float, frechet: float, **more) -> dict:
+    """One point of a guidance sweep, with round numbers."""
+    protocol = {**PROTOCOL, "size": [32, 32]}
+    numbers = {"frechet": interval(frechet), "recall": interval(1 / (1 + scale)), "precision": interval(0.5)}
+    given = {"condition": condition, "settings": {"decoder.guidance_scale": scale, "decoder.steps": 8}}
+    return {**row(condition), **numbers, **given, "protocol": protocol, "evaluations": 16, "folder": "none", **more}
+
+
+@pytest.fixture
+def guidance() -> dict:
+    """What `unclip sweep` writes, of two conditions at three scales."""
+    points = [
+        point(c, s, d + abs(s - 1.5)) for c, d in (("glide", 5.0), ("diffusion_prior", 3.0)) for s in (1.0, 1.5, 3.0)
+    ]
+    return {
+        "name": "guidance", "title": "Guidance sweep", "axis": "decoder.guidance_scale", "space": "images",
+        "points": points, "missing": ["text_decoder"],
+    }  # fmt: skip

@@ -191,3 +191,30 @@ def test_unwritable_metrics(run: Path, capsys: pytest.CaptureFixture):
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def test_fid_against_statistics_in_a_file(run: Path, capsys: pytest.CaptureFixture):
+    class Layers(torch.nn.Module):
+        """Has the two ways in that clean-fid uses of its torchscript file."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.AvgPool2d(66), torch.nn.Flatten(), torch.nn.Linear(48, 2048))
+
+        def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+            return self.layers(x)
+
+    torch.manual_seed(0)
+    torch.jit.script(Layers()).save(str(run / "inception.pt"))
+    statistics, inception = str(run / "fid.npz"), {"inception": "inception.pt"}
+    metrics = run / "samples" / "glide" / "metrics.json"
+    assert evaluate(run, "--write-fid-reference", statistics, conditions=("glide",), **inception) == 0
+    direct = json.loads(metrics.read_text())
+    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **inception) == 0
+    through_file = json.loads(metrics.read_text())
+    assert through_file["fid"] == direct["fid"] and direct["fid"]["value"] > 0
+    assert direct["protocol"]["fid_reference"] is None
+    assert through_file["protocol"]["fid_reference"] == direct["protocol"]["reference_digest"]
+    capsys.readouterr()
+    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",)) == 2
+    assert "need the Inception weights" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""All tables and figures of a run folder by file name; those that the run has nothing for, with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval import plots
+from eval.errors import InputError
+from eval.figures import comparison
+from eval.paper_tables import ablation_table, binding_table, table_1, table_2, table_3
+from eval.samples import SampleFolder
+from eval.sweeps import Sweep, read_sweeps, sweep_table
+from eval.tables import CONDITIONS, Row, Table, label
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VOTES = "votes.json"
+SWEEP_HINT = "run `unclip sweep experiments/protocols/{name}.yaml --run RUN`"
+
+
+def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
+    """File name -> table, of all that the run has something for; Tables 1 to 3 always."""
+    sweeps = read_sweeps(run)
+    made = {
+        "table_1_humans": table_1(read_votes(run)),
+        "table_2_fid": table_2(rows),
+        "table_3_hyperparameters": table_3(run),
+    }
+    if "guidance" in sweeps and sweeps["guidance"].points:
+        made["ablation"] = ablation_table(sweeps["guidance"])
+    made |= {f"sweep_{name}": sweep_table(sweep) for name, sweep in sweeps.items()}
+    if any(row.get("binding") for row in rows):
+        made["binding"] = binding_table(rows)
+    return made
+
+
+def read_votes(run: Path) -> dict[str, Any] | None:
+    """RUN/votes.json: condition -> question -> {"value", "low", "high", "n"}; None if nobody has voted.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = run / VOTES
+    if not path.is_file():
+        return None
+    try:
+        votes = json.loads(path.read_text(encoding="utf-8"))
+        for answers in votes.values():
+            for answer in answers.values():
+                _ = [float(answer[key]) for key in ("value", "low", "high", "n")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"cannot read the votes {path} ({error!r})") from error
+    return dict(votes)
+
+
+def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[str, str]]:
+    """File name -> figure, and file name -> why it cannot be made."""
+    sweeps, made, absent = read_sweeps(run), {}, {}
+    folders = {name: run / "samples" / name for name in CONDITIONS}
+    samples = {name: SampleFolder.open(path) for name, path in folders.items() if path.is_dir()}
+
+    def add(name: str, figure: Figure | None, reason: str) -> None:
+        if figure is None:
+            absent[name] = reason
+        else:
+            made[name] = figure
+
+    def of_sweep(name: str, sweep: str, draw: Callable[[Sweep], Figure | None]) -> None:
+        add(name, draw(sweeps[sweep]) if sweep in sweeps else None, SWEEP_HINT.format(name=sweep))
+
+    chosen = ("caption_only", "text_embedding", "diffusion_prior")
+    add("figure_08_conditioning", _compared(samples, chosen), "sample these conditions with `unclip sample`")
+    for condition, letter in (("glide", "a"), ("diffusion_prior", "b")):
+        of_sweep(f"figure_09{letter}_guidance_{condition}", "guidance", lambda s, c=condition: _scales(run, s, c))  # type: ignore[misc]
+    of_sweep("figure_10_13_trade_off", "guidance", plots.trade_off)
+    of_sweep("figure_11_guidance", "guidance", plots.guidance)
+    models = ("glide", "ar_prior", "diffusion_prior", "real")
+    add("figure_12_models", _compared(samples, models), "sample these conditions with `unclip sample`")
+    add("figure_14_binding", plots.binding(rows), "evaluate data with ground truth: `unclip evaluate --classifier`")
+    of_sweep("sampler", "sampler", plots.samplers)
+    of_sweep("prior", "prior", plots.priors)
+    return made, absent
+
+
+def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Figure | None:
+    columns = {label(name): samples[name] for name in names if name in samples}
+    return plots.picture(comparison(columns, captions=8)) if len(columns) > 1 else None
+
+
+def _scales(run: Path, sweep: Sweep, condition: str) -> Figure | None:
+    paths = {point["folder"]: run / point["folder"] for point in sweep.of(condition)}
+    folders = {name: SampleFolder.open(path) for name, path in paths.items() if (path / "manifest.jsonl").is_file()}
+    return plots.guidance_pictures(sweep, folders, condition)

@@ -1,0 +1,31 @@
+"""`unclip figures RUN`: the paper's figures of a run as PNG and SVG."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+FOLDER = "figures"
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip figures ...`; returns the exit code."""
+    made = argparse.ArgumentParser(prog="unclip figures", description="Write the paper's figures of a run.")
+    made.add_argument("run", help="run folder, as in runs/quickstart")
+    made.add_argument("--out", help="folder to write (default: RUN/figures)")
+    options = made.parse_args(argv)
+    from eval.files import write_file
+    from eval.paper_figures import paper_figures
+    from eval.plots import save
+    from eval.report import read_run
+
+    run = read_run(options.run)
+    figures, absent = paper_figures(run.path, run.rows)
+    out = Path(options.out) if options.out else run.path / FOLDER
+    for name, figure in figures.items():
+        for kind, content in save(figure).items():
+            write_file(out / f"{name}.{kind}", content)
+        print(f"{out / name}.png, .svg")
+    for name, reason in absent.items():
+        print(f"not made: {name}; {reason}")
+    return 0
