@@ -11,10 +11,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # At most four test processes, one thread each: two threads in each of several processes are far slower than one.
 TEST_PROCESSES ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1`; [ $$n -gt 4 ] && n=4; echo $$n)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install install-dev quickstart shapes emoji test lint format clean distclean
+.PHONY: help venv install install-dev quickstart shapes emoji test bench lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +37,9 @@ emoji: $(EMOJI_STAMP) ## the same stages on OpenMoji's drawings
 
 test: lint ## ruff, mypy, import-linter and pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+bench: $(DEV_STAMP) ## time the networks beside other people's (add DALLE2-pytorch: pip install -e '.[bench]')
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(DEV_STAMP) ## ruff, mypy and import-linter only
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Timings beside other people's code; `make bench` runs them."""
