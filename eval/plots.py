@@ -46,8 +46,15 @@ def _canvas(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, l
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """One legend for all panels, above them, where no line is hidden by it."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(labels)), fontsize=8, frameon=False)
 
 
 def _errors(points: Sequence[Mapping[str, float]]) -> list[list[float]]:
@@ -76,7 +83,7 @@ def against_axis(sweep: Sweep, panels: Mapping[str, Metric], xlabel: str) -> Fig
             if known:
                 _line(axis, [x for x, _ in known], [f for _, f in known], condition)
         axis.set(xlabel=xlabel, ylabel=name)
-    axes[0].legend(fontsize=7)
+    _legend(figure, axes[0])
     return figure
 
 
@@ -111,7 +118,7 @@ def trade_off(sweep: Sweep) -> Figure | None:
             right.annotate(f"{sweep.x(p):g}", (x, y["value"]), (3, 3), textcoords="offset points", fontsize=6)
     left.set(xlabel="decoder guidance scale", ylabel=name)
     right.set(xlabel="recall", ylabel=name)
-    left.legend(fontsize=7)
+    _legend(figure, left)
     return figure
 
 
@@ -131,7 +138,8 @@ def samplers(sweep: Sweep) -> Figure | None:
             _line(axis, [x for x, _ in known], [f for _, f in known], "", **more)
         axis.set(xlabel="evaluations of the decoder's network", ylabel=title)
         axis.set_xscale("log", base=2)
-    axes[0].legend(fontsize=7)
+        axis.xaxis.set_major_formatter("{x:g}")
+    _legend(figure, axes[0])
     return figure
 
 
@@ -167,7 +175,7 @@ def binding(rows: Sequence[Row]) -> Figure | None:
         values = [row["binding"]["any"][kind]["value"] for row in known]
         axis.barh([label(row["condition"]) for row in known], values, left=left, color=colours[kind], label=kind)
         left = [a + b for a, b in zip(left, values, strict=True)]
-    axis.set(xlabel="share of captions that name two different objects", xlim=(0, 1))
+    axis.set(xlabel="share of such captions", xlim=(0, 1))
     axis.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=3, fontsize=7)
     return figure

@@ -20,7 +20,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,8 @@ def main(argv: list[str]) -> int:
     """Runs `unclip sweep ...`; returns the exit code."""
     options = parser().parse_args(argv)
     plan = Plan.load(Path(options.sweep))
+    if options.captions is not None:
+        plan = replace(plan, captions=options.captions)
     run = Path(options.run)
     options.reference = options.reference or str(run / "samples" / "reference")
     options.classifier = options.classifier or existing(run / "classifier")
@@ -187,12 +189,20 @@ def prepare(options: argparse.Namespace, real: SampleFolder) -> tuple[Judges, Re
     return judges, read_reference(folder, judges, cache=feature_cache(options.cache, folder.path))
 
 
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(prog="unclip sweep", description="Sample and measure under many settings.")
     made.add_argument("sweep", metavar="SWEEP.yaml", help="as in experiments/protocols/guidance.yaml")
     made.add_argument("--run", required=True, help="run folder of the trained stages")
     made.add_argument("--real", help="sample folder whose captions are used (default: RUN/samples/real)")
+    made.add_argument("--captions", type=positive, metavar="N", help="instead of the sweep's own number")
     made.add_argument("--device", default="cpu", help="where to sample (default cpu)")
     add_judges(made)
     for action in made._actions:

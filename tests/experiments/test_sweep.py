@@ -85,7 +85,8 @@ def test_measured_points_are_kept_and_changed_ones_are_not(run: Path):
     def times() -> dict[str, int]:
         return {p.parent.name: p.stat().st_mtime_ns for p in run.glob("sweeps/small/*/metrics.json")}
 
-    sweep(run, conditions=["glide"])
+    sweep(run, conditions=["glide"], captions=9)  # refused: there are 8
+    assert sweep(run, "--captions", "8", conditions=["glide"], captions=9) == 0
     before = times()
     sweep(run, conditions=["glide"], points=[{"decoder.guidance_scale": [1.0, 3.0, 4.0]}])
     after = times()
