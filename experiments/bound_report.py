@@ -79,8 +79,10 @@ class BoundReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if not self.samples:
+            return
         chosen = batch.index < self.samples
-        if not self.samples or not chosen.any():
+        if not chosen.any():
             return
         assert isinstance(pl_module, DiffusionStage)
         rows = batch.rows(chosen)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell's background jobs start with Ctrl-C ignored, and pass that on to the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DIM, CONTEXT, VOCABULARY_SIZE = 16, 20, 30
 SIZES = {"train_size": 64, "val_size": 12, "test_size": 12}

@@ -185,6 +185,7 @@ class TextEncoder(nn.Module):
     Args:
         vocab_size, context_length: of the tokeniser.
         width, depth, heads, dropout, checkpointing: see Transformer.
+        std: of the fresh embeddings.
     """
 
     def __init__(
@@ -196,10 +197,11 @@ class TextEncoder(nn.Module):
         heads: int,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        std: float = 0.05,
     ) -> None:
         super().__init__()
         self.width, self.context_length = width, context_length
-        self.embedding = TokenEmbedding(vocab_size, context_length, width)
+        self.embedding = TokenEmbedding(vocab_size, context_length, width, std=std)
         self.transformer = Transformer(width, depth, heads, causal=False, dropout=dropout, checkpointing=checkpointing)
 
     def forward(self, tokens: Tensor) -> Tensor:

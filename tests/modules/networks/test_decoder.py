@@ -164,3 +164,24 @@ def test_activation_checkpointing_changes_no_gradient(tiny, pair):
         gradients.append([p.grad for p in network.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         assert_close(plain, recomputed)
+
+
+def test_the_mean_over_the_captions_tokens(tiny):
+    """Padding has no say in what joins the timestep's embedding, and an empty caption says 0."""
+    network = tiny.randomise(tiny.make_network("decoder", text_pooling="mean"))
+    tokens = torch.zeros(2, tiny.CONTEXT, dtype=torch.int64)
+    tokens[0, :3] = torch.tensor([4, 5, 6])
+    features = network.text(tokens)
+    pooled = network._pooled(features, tokens)
+    assert torch.allclose(pooled[0], features[0, :3].mean(dim=0), atol=1e-6)
+    assert not pooled[1].any()
+    last = tiny.randomise(tiny.make_network("decoder", text_pooling="last"))
+    assert torch.equal(last._pooled(features, tokens), features[:, -1])
+
+
+def test_the_spread_of_fresh_token_embeddings(tiny):
+    with torch.no_grad():
+        wide, narrow = (
+            tiny.make_network("decoder", text_std=s).text.embedding.tokens.weight.std() for s in (1.0, 0.05)
+        )
+    assert wide.item() / narrow.item() == pytest.approx(20.0, rel=1e-4)
