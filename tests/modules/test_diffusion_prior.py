@@ -129,7 +129,7 @@ def test_dropout_is_off_in_the_statistics(make, shapes, tiny, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     found = []
     for dropout in (0.0, 0.9):
-        network = tiny.randomise(tiny.make_network("diffusion_prior", dropout=dropout))
+        network = tiny.randomise(tiny.make_network("diffusion_prior", dropout=dropout)).train()
         optimizer = lambda params: torch.optim.SGD(params, lr=0.0)  # noqa: E731
         stage = DiffusionPrior(network, sampler=ANALYTIC, optimizer=optimizer, training=TRAINING)
         tiny.fit(stage, shapes(), 1, tmp_path)
