@@ -33,6 +33,7 @@ COMMANDS = {
     "typographic": "write text over pictures: CLIP's probabilities beside variations",
     "conditioning-grid": "draw captions with ever more condition: caption only, z_t, a prior's z_i",
     "guidance-grid": "draw captions at growing guidance, beside GLIDE",
+    "gallery": "make all these figures of a run, small, for its report",
     "evaluate": "compare a folder of samples with a reference; writes metrics.json",
     "sweep": "sample and measure under many settings: guidance, sampler, prior, ablation",
     "judge": "fit an aesthetic or a preference probe on CLIP embeddings of rated images",
@@ -55,6 +56,7 @@ MANIPULATIONS = (
     "typographic",
     "conditioning-grid",
     "guidance-grid",
+    "gallery",
 )
 """Commands that are modules of `experiments.manipulations`."""
 

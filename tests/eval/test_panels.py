@@ -24,6 +24,7 @@ def test_pictures_stand_in_their_cells():
     assert page.getpixel((left, upper)) == (255, 0, 0)
     assert page.getpixel((right, upper)) == (0, 0, 255)
     assert page.getpixel((left, lower)) == (255, 255, 255)
+    assert [page.getpixel((right + x, upper)) for x in (-11, -10, 9)] == [(255, 255, 255), (0, 0, 255), (0, 0, 255)]
     assert page.getpixel((right, lower)) == (0, 255, 0)
 
 

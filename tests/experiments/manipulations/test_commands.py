@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from eval.figure_folder import read_figure
-from eval.pages import write_manipulations_page
+from eval.pages import ORDER, write_manipulations_page
 from experiments import cli
 
 COMMANDS = {
@@ -55,7 +57,7 @@ def test_a_command_writes_its_figure(unclip, command):
 
 
 def test_every_command_of_the_package_is_here_and_listed():
-    assert set(COMMANDS) | {"invert"} == set(cli.MANIPULATIONS) <= set(cli.COMMANDS)
+    assert set(COMMANDS) | {"invert", "gallery"} == set(cli.MANIPULATIONS) <= set(cli.COMMANDS)
 
 
 def test_the_page_holds_what_commands_wrote(unclip, tmp_path):
@@ -66,6 +68,19 @@ def test_the_page_holds_what_commands_wrote(unclip, tmp_path):
     text = page.read_text()
     assert text.count("<h2") == 2
     assert text.count("data:image/png") == 3  # the components' accuracy is a plot of its own
+
+
+def test_the_gallery_is_made_of_commands_and_fills_the_runs_folder(whole_run, tmp_path, monkeypatch, capsys):
+    from experiments.manipulations import gallery
+
+    assert {shlex.split(words)[0] for words in gallery.FIGURES.values()} == set(COMMANDS)
+    assert set(gallery.FIGURES) <= set(ORDER)
+    quick = shlex.join(["guidance-grid", *COMMANDS["guidance-grid"]])
+    monkeypatch.setitem(gallery.FIGURES, "guidance_grid", quick)
+    shutil.copytree(whole_run, tmp_path / "run")
+    for _ in range(2):  # again, over what is there
+        assert cli.main(["gallery", str(tmp_path / "run"), "--only", "guidance_grid"]) == 0
+    assert read_figure(tmp_path / "run" / "manipulations" / "guidance_grid").title == "Guidance"
 
 
 def test_latents_go_through_a_file(unclip, whole_run, tmp_path):

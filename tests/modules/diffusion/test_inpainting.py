@@ -32,6 +32,27 @@ def test_what_is_known_is_returned_exactly_and_the_rest_follows_its_conditional(
     assert_close(float(drawn[:, 1].std()), deviation, atol=0.05, rtol=0)
 
 
+def test_what_is_known_is_noised_to_the_level_of_each_step(gaussian_denoiser, generators):
+    schedule, steps = respace(cosine(1000), 10, "trailing"), []
+    denoiser = gaussian_denoiser(schedule, MEAN, COVARIANCE)
+    known = torch.full((2, 4000, 2), 2.0, dtype=torch.float64)
+    x_T = torch.randn(known.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    everything = torch.ones(1, 1, 1, dtype=torch.float64)
+    inpaint(
+        denoiser,
+        schedule,
+        x_T,
+        known=known,
+        mask=everything,
+        generators=generators(2),
+        on_step=steps.append,
+        resamples=2,
+    )
+    for step, alpha_bar in zip(steps, schedule.alpha_bar_prev.flip(0).tolist(), strict=True):
+        assert_close(float(step.x.mean()), 2 * alpha_bar**0.5, atol=0.05, rtol=0)
+        assert_close(float(step.x.std()), (1 - alpha_bar) ** 0.5, atol=0.05, rtol=0)
+
+
 def test_resampling_brings_the_two_parts_together(gaussian_denoiser, generators):
     wanted = -0.5 + 0.24 / 0.3 * (1.1 - 0.5)
     once, often = (

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from modules.errors import InputError
 from modules.images import Pictures, to_pil
-from modules.manipulations import Walk, write_over, zero_shot
+from modules.manipulations import Hole, Walk, write_over, zero_shot
 from modules.manipulations.methods import open_part
 
 QUICK = Walk(steps=4)
@@ -86,6 +86,15 @@ def test_inpainting_keeps_what_is_known_and_draws_the_rest(system, test_pictures
     assert large[0].size == (32, 32)
     kept = torch.nn.functional.interpolate(test_pictures[:1], (32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
     assert_close(large.tensor[..., :16], kept[..., :16])
+
+
+def test_a_small_pixel_is_known_only_if_all_below_it_is():
+    keep = torch.ones(1, 1, 4, 4)
+    keep[..., 1, 2] = 0
+    small = Hole(torch.zeros(1, 3, 4, 4), keep).at(2)
+    assert small.keep[0, 0].tolist() == [[1, 0], [1, 1]]
+    with pytest.raises(InputError, match="the mask is"):
+        Hole(torch.zeros(1, 3, 4, 4), keep[..., :2])
 
 
 def test_masks_of_any_kind_are_white_where_to_draw():

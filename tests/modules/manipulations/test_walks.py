@@ -28,6 +28,13 @@ def test_reconstruction_beats_fresh_noise_by_6_dB(system, inverted, test_picture
     assert gain.mean() >= 6, gain
 
 
+def test_latents_are_clips_embedding_and_the_captions_tokens(system, inverted, test_pictures):
+    assert_close(inverted.z_i, system.embed_image(test_pictures))
+    assert not inverted.tokens.any()
+    captioned = invert(system, test_pictures[:1], ["a red circle"], Walk(steps=2))
+    assert torch.equal(captioned.tokens, system.clip.tokenize(["a red circle"]))
+
+
 def test_more_steps_and_fixed_point_iterations_reconstruct_better(system, test_pictures):
     def error(**changes):
         walk = Walk(**changes)

@@ -1,0 +1,39 @@
+"""`unclip gallery`: every figure of a run's manipulations, small, in one process; what a suite runs for its report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+from eval.pages import FOLDER
+from experiments.progress import progress
+
+FIGURES = {
+    "reconstruct": "reconstruct -n 6 --steps 50 --sweep-steps 10 50 --sweep-guidance 1 2",
+    "variations": "variations -n 12 --steps 25 --shown 5",
+    "interpolate": "interpolate --steps 25 --grid 5 --captions 'a large red circle' 'a small blue square'",
+    "text_diff": "text-diff --table 16 --steps 25 --theta 0 0.25 0.5",
+    "pca": "pca -n 24 --steps 16 --shown 5",
+    "typographic": "typographic -n 3 --steps 16",
+    "conditioning_grid": "conditioning-grid -n 3 --columns 5",
+    "guidance_grid": "guidance-grid -n 3",
+    "inpaint": "inpaint -n 4 --fills 3 --steps 12 --resamples 3",
+}
+"""Folder in RUN/manipulations -> the command that fills it, without --run and --out."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip gallery ...`; returns the exit code."""
+    made = argparse.ArgumentParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
+    made.add_argument("run", help="run folder, as in runs/quickstart; its data are the shapes")
+    made.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to make (default all)")
+    made.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    options = made.parse_args(argv)
+    for name in progress(options.only, "figures"):
+        command, *words = shlex.split(FIGURES[name])
+        out = Path(options.run) / FOLDER / name
+        module = import_module(f"experiments.manipulations.{command.replace('-', '_')}")
+        module.main([*words, "--run", options.run, "--out", str(out), "--device", options.device, "--overwrite"])
+    return 0
