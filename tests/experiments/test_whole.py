@@ -78,6 +78,16 @@ def shrink(config: dict) -> dict:
     return config
 
 
+def shrink_sweep(plan: dict) -> dict:
+    """A sweep's YAML with few captions, two steps and one value of each setting."""
+    points = [
+        {k: v[:1] if isinstance(v, list) and k != "conditions" else v for k, v in p.items()} for p in plan["points"]
+    ]
+    small = [{k: 2 if k.endswith(".steps") else v for k, v in point.items()} for point in points]
+    fixed = {k: 2 if k.endswith(".steps") else v for k, v in plan.get("fixed", {}).items()}
+    return plan | {"captions": 4, "per_caption": 2, "bootstrap": 2, "points": small, "fixed": fixed}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The quickstart's files, shrunk."""
@@ -90,6 +100,13 @@ def folder(tmp_path_factory):
             (own / path.name).write_text(yaml.safe_dump(shrink(yaml.safe_load(path.read_text())), sort_keys=False))
     suite = (ROOT / "experiments" / "quickstart" / "suite.yaml").read_text()
     suite = re.sub(r"--captions 2048", "--captions 12", re.sub(r"--captions 256", "--captions 4", suite))
+    # All figures have their own tests; one is enough to see the stage run and the report read what it leaves.
+    suite = suite.replace("gallery {run}", "gallery {run} --only inpaint").replace("ns/text_diff", "ns/inpaint")
+    protocols = folder / "experiments" / "protocols"
+    protocols.mkdir()
+    for name in ("guidance", "sampler", "prior"):
+        plan = yaml.safe_load((ROOT / "experiments" / "protocols" / f"{name}.yaml").read_text())
+        (protocols / f"{name}.yaml").write_text(yaml.safe_dump(shrink_sweep(plan), sort_keys=False))
     (own / "suite.yaml").write_text(suite.replace("--reference {run}", "--bootstrap 10 --reference {run}"))
     return folder
 
@@ -136,10 +153,16 @@ def test_the_quickstart(here, monkeypatch, capsys):
             assert row[key]["low"] <= row[key]["value"] <= row[key]["high"], (row["condition"], key)
         assert {"colour", "shape", "size", "background", "count", "relation", "all"} <= set(row["accuracy"])
     assert {"background", "colour", "shape"} <= set(results["clip_probe"])
-    assert set(results["seconds"]) == set(stages) - {"report"}  # It is still running as it writes them.
+    assert set(results["seconds"]) == set(stages) - {"report", "tables", "figures"}  # Written before these end.
     assert all(value > 0 for value in results["seconds"].values())
     assert "data:image/png" in (run / "report.html").read_text()
     assert "GLIDE" in (run / "tables.md").read_text()
+    for name in ("guidance", "sampler", "prior"):
+        points = json.loads((run / "sweeps" / f"{name}.json").read_text())["points"]
+        assert {point["condition"] for point in points} <= set(CONDITIONS) and points
+        assert f"{name.capitalize()} sweep" in (run / "report.html").read_text()
+    assert "| AR prior |" in (run / "tables" / "main.md").read_text()
+    assert list((run / "figures").glob("*.svg")) and (run / "manipulations" / "inpaint" / "figure.png").exists()
 
     folders = {name: SampleFolder.open(run / "samples" / name) for name in CONDITIONS}
     assert all(folder.captions == folders["real"].captions for folder in folders.values())
@@ -171,5 +194,6 @@ def test_a_changed_yaml_runs_its_stage_and_what_depends_on_it(here, capsys):
         path.write_text(text)
     lines = capsys.readouterr().out.splitlines()[1:]
     would = {line.split()[0] for line in lines if "would run" in line}
-    assert would == {"diffusion_prior", "sample_diffusion_prior", "evaluate", "report"}
+    sweeps = {"sweep_guidance", "sweep_sampler", "sweep_prior", "gallery"}
+    assert would == {"diffusion_prior", "sample_diffusion_prior", "evaluate", "report", "tables", "figures"} | sweeps
     assert any("drop_text: 0.1 -> 0.2" in line for line in lines)
