@@ -40,7 +40,7 @@ class MappedArray:
     @property
     def array(self) -> np.ndarray:
         if self._array is None:
-            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            self._array = np.lib.format.open_memmap(self.path, mode="r").view(np.ndarray)
         return self._array
 
     def __len__(self) -> int:
@@ -112,6 +112,11 @@ def cached_json(folder: Path, name: str, key: Any, make: Callable[[], Any]) -> A
 def digest(key: Any) -> str:
     """16 hexadecimal digits that identify JSON-able data."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def hash_of(text: str) -> int:
+    """64 bits that are the same on every machine: what decides splits and samples of data."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
 def source_hash(module: ModuleType) -> str:

@@ -8,7 +8,7 @@ be saved to resume: the Trainer knows how many batches are behind it, and the re
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class SeededBatchSampler(Sampler[list[int]]):
             that starts at or beyond it ends at the next multiple.
         rank: which of `world` shares this process sees.
         world: number of processes; together they see every sample exactly once a pass.
+        permute: makes the (n,) order of a pass from its generator; None shuffles all n uniformly.
+        number_passes: hand out index + (pass + 1) * n instead of the index, for data that draw anew in every pass.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class SeededBatchSampler(Sampler[list[int]]):
         total: int | None = None,
         rank: int = 0,
         world: int = 1,
+        permute: Callable[[np.random.Generator], np.ndarray] | None = None,
+        number_passes: bool = False,
     ) -> None:
         if n < 1:
             raise InputError("the training split is empty: give it at least one sample")
@@ -52,6 +56,8 @@ class SeededBatchSampler(Sampler[list[int]]):
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.start = start
         self.total = -(-n // (batch_size * world)) if total is None else total
+        self._permute = permute or (lambda rng: rng.permutation(n))
+        self._number_passes = number_passes
         self._passes: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -72,7 +78,8 @@ class SeededBatchSampler(Sampler[list[int]]):
         if number not in self._passes:
             if len(self._passes) > 1:
                 self._passes.pop(min(self._passes))
-            self._passes[number] = np.random.default_rng((self.seed, number)).permutation(self.n)
+            order = self._permute(np.random.default_rng((self.seed, number)))
+            self._passes[number] = order + (number + 1) * self.n if self._number_passes else order
         return self._passes[number]
 
 
@@ -152,13 +159,17 @@ class SplitDataModule(LightningDataModule):
         """Whom to name, and the licence, where pictures of the data are shown; None where there is nothing to name."""
         return None
 
+    def texts(self, split: str) -> Sequence[str]:
+        """Every caption that a batch of the split may hold: `captions`, and more where pairs have several."""
+        return self.captions(split)
+
     def data_hash(self, split: str) -> str:
         """Identifies the content of a split, whatever its resolution, order or batches."""
         raise NotImplementedError
 
     def vocabulary(self, min_count: int = 1) -> list[str]:
         """The sorted words (parted by spaces, lower case) that occur `min_count` times or more in train captions."""
-        counts = Counter(word for caption in self.captions("train") for word in caption.lower().split())
+        counts = Counter(word for caption in self.texts("train") for word in caption.lower().split())
         return sorted(word for word, count in counts.items() if count >= min_count)
 
     def setup(self, stage: str) -> None:
@@ -182,8 +193,9 @@ class SplitDataModule(LightningDataModule):
             total=total if total > 0 else None,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
+            **self._order(),
         )
-        return ResumableLoader(self.dataset("train"), batch_sampler=sampler, **self._loader_options())
+        return self._training_loader(sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._evaluation_loader("val")
@@ -199,6 +211,13 @@ class SplitDataModule(LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = evaluation_batches(self.size(split), self.batch_size, rank, world)
         return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_options())
+
+    def _order(self) -> dict[str, Any]:
+        """Further arguments of the training order's sampler."""
+        return {}
+
+    def _training_loader(self, sampler: SeededBatchSampler) -> ResumableLoader:
+        return ResumableLoader(self.dataset("train"), batch_sampler=sampler, **self._loader_options())
 
     def _batches_consumed(self) -> int:
         # `processed`, not `ready`: right both after a checkpoint at a batch's end and after an exception within one.

@@ -15,7 +15,12 @@ def to_float(pixels: np.ndarray) -> Tensor:
 
     The result keeps the pixels' channels-last memory layout, which convolutions on a CPU prefer.
     """
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+    return normalised(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 of any shape, on any device, to float32 in [-1, 1], in the same memory layout."""
+    return images.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from modules.errors import InputError
+from modules.pixels import as_rgb, check_size, opened
 
 ImageLike: TypeAlias = str | Path | Image.Image | Tensor | np.ndarray
 """A path, a PIL picture, a tensor (3, H, W) in [-1, 1] or uint8, or an array (H, W, 3) uint8."""
 
-MAX_PIXELS = 2**28
 MAX_SIDE = 1024
 """Larger pictures are reduced to it when they are read: no decoder or CLIP looks at more."""
-
-_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-_limit_lock = threading.Lock()
 
 
 class Pictures(list[Image.Image]):
@@ -85,70 +80,26 @@ def load_image(source: ImageLike) -> Tensor:
     if isinstance(source, np.ndarray):
         return _from_tensor(_array_as_tensor(source))
     if isinstance(source, Image.Image):
+        check_size(source, "the picture")
         return _from_pil(source, "the picture")
     if not isinstance(source, (str, Path)):
         raise InputError(f"a picture is a path, a PIL picture, a tensor or an array, not {type(source).__name__}")
     path = Path(source).expanduser()
-    try:
-        with _own_limit(), Image.open(path) as image:
-            return _from_pil(image, str(path))
-    except UnidentifiedImageError:
-        raise InputError(f"{path} is no picture that can be read (empty, damaged or not an image)") from None
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: {error.strerror}; name a picture file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be decoded ({' '.join(str(error).split())}): truncated or damaged") from None
-
-
-@contextmanager
-def _own_limit() -> Iterator[None]:
-    """Pillow warns and refuses at other numbers of pixels than ours, by a global; `_from_pil` checks the header's."""
-    with _limit_lock:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    with opened(path, str(path)) as image:
+        return _from_pil(image, str(path))
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise InputError(
-            f"{name} has {image.width} x {image.height} pixels, over the limit of 2^28: make it smaller first"
-        )
-    if not pixels:
-        raise InputError(f"{name} has no pixels")
     if image.format == "JPEG":
         image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # Decodes a large JPEG at a half, a quarter or an eighth.
     turned = ImageOps.exif_transpose(image)
-    rgb = _as_rgb(turned, name)
+    rgb = as_rgb(turned, name)
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     rgb = rgb.crop((left, top, left + side, top + side))
     if side > MAX_SIDE:
         rgb = rgb.resize((MAX_SIDE, MAX_SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def _as_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS or image.mode == "I":
-        return _grey(np.asarray(image).astype(np.int64), name)
-    if image.mode == "F":
-        raise InputError(f"{name} holds floating-point values, whose range is not known: save it with 8 bits a channel")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _grey(values: np.ndarray, name: str) -> Image.Image:
-    """16-bit greyscale, also where Pillow opened it as 32 bits."""
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{name} holds values outside 0 to 65535: save it with 8 or 16 bits a channel")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 def _array_as_tensor(array: np.ndarray) -> Tensor:

@@ -1,0 +1,193 @@
+"""The captions of a split: several a pair, each with its source, packed into arrays, drawn with given shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+
+from datamodules.faults import Fault
+from modules.errors import InputError
+
+GROUND_TRUTH = "ground_truth"
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """Where captions are, and which of a pair's several is shown.
+
+    Attributes:
+        columns: source -> column, field or file extension that holds its captions, as {ground_truth: text, synthetic:
+            recaption}; empty means the format's usual one, as ground_truth.
+        shares: source -> share of the draws in training, among the sources that a pair has; empty draws uniformly from
+            all captions. A source without a share is drawn only where a pair has no other.
+        draw: false always shows the first caption (with `shares`, of the source with the largest share).
+        max_words: a longer caption is a fault: it is no caption, and no text encoder sees its end.
+
+    Raises:
+        InputError: a share that is negative or of no known source, shares that are all 0, a bound below 1.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    draw: bool = True
+    max_words: int = 256
+
+    def __post_init__(self) -> None:
+        if self.max_words < 1:
+            raise InputError(f"captions.max_words must be 1 or more, got {self.max_words}")
+        known = set(self.columns) or {GROUND_TRUTH}
+        for source, share in self.shares.items():
+            if source not in known:
+                raise InputError(f"captions.shares names {source!r}; captions.columns has {', '.join(sorted(known))}")
+            if not share >= 0:
+                raise InputError(f"captions.shares: the share of {source} is {share}, it must be 0 or more")
+        if self.shares and not sum(self.shares.values()) > 0:
+            raise InputError("captions.shares are all 0: give at least one source a share")
+
+
+class CaptionFault(Exception):
+    """A text that cannot be a caption; the first argument says why in words that are the same for all such texts."""
+
+
+def clean(value: Any, max_words: int) -> str:
+    """A caption as one line, its words parted by single spaces.
+
+    Args:
+        value: a string, bytes of UTF-8 with or without a byte order mark, or something that is no caption.
+        max_words: a longer one is refused.
+
+    Raises:
+        CaptionFault: missing, empty, not text, not UTF-8, or too long.
+    """
+    if value is None:
+        raise CaptionFault("no caption")
+    try:
+        text = value.decode("utf-8-sig") if isinstance(value, (bytes, bytearray)) else value
+        if not isinstance(text, str):
+            raise CaptionFault("a caption that is not text")
+        text.encode("utf-8")  # Lone surrogates stand for bytes that could not be read.
+    except UnicodeError:
+        raise CaptionFault("a caption that is not UTF-8") from None
+    words = text.replace("\0", " ").split()
+    if not words:
+        raise CaptionFault("an empty caption")
+    if len(words) > max_words:
+        raise CaptionFault("a caption that is too long")
+    return " ".join(words)
+
+
+def usable(values: Iterable[tuple[str, Any]], place: str, max_words: int) -> tuple[list[tuple[str, str]], list[Fault]]:
+    """A pair's captions that can be used, and what is wrong with the others.
+
+    Args:
+        values: (source, what the data hold): a caption, several in a list, or None.
+        place: what faults call the pair.
+        max_words: a longer caption is a fault.
+
+    Returns:
+        (source, caption) in order, each once, and faults: one for each caption that is lost, or for having none.
+    """
+    found: dict[tuple[str, str], None] = {}
+    faults: dict[str, Fault] = {}
+    for source, value in values:
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is None:
+                continue
+            try:
+                found[source, clean(one, max_words)] = None
+            except CaptionFault as error:
+                faults[str(error)] = Fault(place, str(error))
+    if not found and not faults:
+        return [], [Fault(place, "no caption")]
+    return list(found), list(faults.values())
+
+
+class PackedStrings(Sequence[str]):
+    """A list of strings in two arrays: loader processes share its memory, where a list's would be copied piecemeal.
+
+    File names that are not UTF-8 pass through as Python has them.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
+        self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self.data = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.data[self.ends[index] : self.ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
+class Captions:
+    """Captions of n pairs, at least one each.
+
+    Args:
+        pairs: for each pair, its (source, caption) in order.
+        config: how they are drawn.
+    """
+
+    def __init__(self, pairs: Sequence[Sequence[tuple[str, str]]], config: CaptionConfig) -> None:
+        self.names = sorted({source for captions in pairs for source, _ in captions})
+        number = {name: k for k, name in enumerate(self.names)}
+        self.texts = PackedStrings(text for captions in pairs for _, text in captions)
+        self.sources = np.array([number[source] for captions in pairs for source, _ in captions], np.int64)
+        self.starts = np.cumsum([0, *map(len, pairs)], dtype=np.int64)
+        self.shares = np.array([config.shares.get(name, 0.0) for name in self.names]) if config.shares else None
+        self.draws = config.draw
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def several(self) -> bool:
+        """Whether draws differ from pass to pass."""
+        return self.draws and len(self.texts) > len(self)
+
+    def first(self, pair: int) -> str:
+        """The pair's caption outside training: the first of its source with the largest share."""
+        start, end = self.starts[pair], self.starts[pair + 1]
+        best = 0 if self.shares is None else np.argmax(self.shares[self.sources[start:end]])
+        return self.texts[int(start + best)]
+
+    def drawn(self, pair: int, rng: np.random.Generator) -> str:
+        """One of the pair's captions: a source by its share, then any of that source's."""
+        start, end = self.starts[pair], self.starts[pair + 1]
+        if not self.draws or end - start == 1:
+            return self.first(pair)
+        if self.shares is None:
+            return self.texts[int(rng.integers(start, end))]
+        sources = self.sources[start:end]
+        weights = self.shares[sources] / np.bincount(sources)[sources]  # A share is the source's, not each caption's.
+        if not weights.any():
+            weights = np.ones(len(sources))
+        return self.texts[int(start + rng.choice(len(sources), p=weights / weights.sum()))]
+
+    def all_first(self) -> list[str]:
+        """`first` of every pair."""
+        return [self.first(pair) for pair in range(len(self))]
+
+    def digest(self, keys: Iterable[str]) -> str:
+        """Hash of the keys and of all captions with their sources."""
+        hashed = hashlib.sha256()
+        for key in keys:
+            hashed.update(key.encode("utf-8", "surrogateescape") + b"\0")
+        for part in (self.texts.data, self.texts.ends, self.sources, self.starts):
+            hashed.update(part.tobytes())
+        return hashed.hexdigest()[:16]

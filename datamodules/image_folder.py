@@ -1,0 +1,250 @@
+"""A folder of pictures with captions beside them: text files, a metadata table, or the file names themselves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.captions import GROUND_TRUTH, CaptionConfig, PackedStrings, usable
+from datamodules.decoding import PictureConfig
+from datamodules.faults import Fault, FaultPolicy
+from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
+from datamodules.pictures import Entry
+from modules.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+METADATA = ("metadata.jsonl", "metadata.csv")
+WAYS = (
+    "put a .txt beside every picture, or a metadata.jsonl with file_name and text into the folder, or set "
+    "captions_from: names"
+)
+_ABOUT = re.compile(r"(.*/)?(readme|licen[cs]e|copying|notice)[^/]*$", re.IGNORECASE)
+
+
+class ImageFolderDataModule(PictureDataModule):
+    """Pictures in a folder and its subfolders, with captions in one of three places.
+
+    - `metadata.jsonl` or `metadata.csv`, anywhere in the tree (Hugging Face's imagefolder convention): a line a
+      picture, `file_name` relative to the table's folder, captions in `text` or in the columns that
+      `captions.columns` names; a list (jsonl) is several captions.
+    - A `.txt` beside every picture and of its name, UTF-8; every line is a caption.
+    - The file names: `a_red_bicycle-003.jpg` is "a red bicycle".
+
+    Args:
+        train: the folder of the training pairs.
+        val: that of the validation pairs; null holds `splits.val_share` of the training folder out.
+        test: that of the test pairs; null in the same way.
+        captions_from: "auto" takes a metadata table where there is one, else text files; never the names by itself.
+        image_size: side of the images in pixels.
+        batch_size: pairs a batch and process, in training and in evaluation.
+        embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
+        cache_dir: not used by this format.
+        seed: of the training order and of what is drawn anew in every pass.
+        num_workers: loader processes.
+        captions: columns, shares and length of captions.
+        picture: crop, flip, decoding.
+        splits: sizes and shares.
+        faults: what happens with pairs that cannot be used.
+
+    Raises:
+        InputError: no such folder, no pictures or no captions in it, more faults than allowed.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        test: str | None = None,
+        captions_from: Literal["auto", "metadata", "text", "names"] = "auto",
+        image_size: int = 64,
+        batch_size: int = 64,
+        embeddings: str | None = None,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        captions: CaptionConfig = CaptionConfig(),
+        picture: PictureConfig = PictureConfig(),
+        splits: SplitConfig = SplitConfig(),
+        faults: FaultPolicy = FaultPolicy(),
+    ) -> None:
+        sources = {"train": train, "val": val, "test": test}
+        super().__init__(
+            sources, image_size, batch_size, embeddings, cache_dir, seed, num_workers, captions, picture, splits, faults
+        )
+        self.captions_from = captions_from
+
+    def list_pairs(self, source: str) -> Listed:
+        root = Path(source).expanduser()
+        if not root.is_dir():
+            raise InputError(f"{source}: no such folder; name the folder of the pictures")
+        files = sorted(_files(root))
+        tables = [name for name in files if name.rpartition("/")[2] in METADATA]
+        how = self.captions_from
+        if how == "auto":
+            how = "metadata" if tables else "text"
+        pictures = [name for name in files if name.lower().endswith(SUFFIXES)]
+        if how == "metadata" and not tables:
+            raise InputError(f"{source}: neither metadata.jsonl nor metadata.csv; {WAYS}")
+        if how != "metadata" and not pictures:
+            raise InputError(f"{source}: no pictures ({', '.join(SUFFIXES)})")
+        if how == "text" and not any(name.endswith(".txt") for name in files):
+            raise InputError(f"{source}: no captions; {WAYS}")
+        if how == "metadata":
+            entries, faults = self._from_tables(root, tables, files, pictures)
+        else:
+            entries, faults = self._from_files(root, pictures, files, named=how == "names")
+        return Listed(entries, faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+
+    def _from_files(
+        self, root: Path, pictures: list[str], files: list[str], named: bool
+    ) -> tuple[list[Entry], list[Fault]]:
+        texts = {name for name in files if name.endswith(".txt")}
+        entries, faults = [], []
+        for name in pictures:
+            values = _from_name(name) if named else _from_text(root, name, texts)
+            captions, wrong = usable(values, str(root / name), self.caption_config.max_words)
+            faults += wrong
+            if captions:
+                entries.append(Entry(name, captions, name))
+        if not named:
+            stems = {name.rpartition(".")[0] for name in pictures}
+            alone = sorted(name for name in texts if name[:-4] not in stems and not _ABOUT.match(name))
+            faults += [Fault(str(root / name), "a caption without a picture") for name in alone]
+        return entries, faults
+
+    def _from_tables(
+        self, root: Path, tables: list[str], files: list[str], pictures: list[str]
+    ) -> tuple[list[Entry], list[Fault]]:
+        there, named = set(files), set()
+        entries: dict[str, Entry] = {}
+        faults: list[Fault] = []
+        columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
+        for table in tables:
+            folder = table.rpartition("/")[0]
+            for place, row in _rows(root / table, columns):
+                if isinstance(row, str):
+                    faults.append(Fault(place, row))
+                    continue
+                name, wrong = _inside(folder, str(row["file_name"]))
+                named.add(name)
+                if not wrong and name in entries:
+                    wrong = "a picture that is listed twice"
+                if not wrong and name not in there:
+                    wrong = "an entry that points nowhere"
+                captions, others = usable(
+                    ((source, row.get(column)) for source, column in columns.items()),
+                    place,
+                    self.caption_config.max_words,
+                )
+                faults += [Fault(place, wrong, str(row["file_name"]))] if wrong else others
+                if captions and not wrong:
+                    entries[name] = Entry(name, captions, name)
+        unnamed = [Fault(str(root / name), "no caption", "in no table") for name in pictures if name not in named]
+        return [entries[name] for name in sorted(entries)], faults + unnamed
+
+
+class FolderReader:
+    """Reads pictures below a folder."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = str(root), PackedStrings(names)
+
+    def name(self, pair: int) -> str:
+        return f"{self.root}/{self.names[pair]}"
+
+    def read(self, pair: int) -> bytes:
+        with open(self.name(pair), "rb") as file:  # noqa: PTH123 - a Path a picture costs as much as the opening
+            return file.read()
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Names of all files below a folder, relative, with slashes; hidden ones left out, links followed once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        start = Path(folder).relative_to(root).as_posix()
+        prefix = "" if start == "." else f"{start}/"
+        yield from (prefix + name for name in names if not name.startswith("."))
+
+
+def _from_name(name: str) -> list[tuple[str, Any]]:
+    stem = name.rpartition("/")[2].rpartition(".")[0]
+    return [(GROUND_TRUTH, re.sub(r"[-_. ]*\d*$", "", re.sub(r"[_\s]+", " ", stem)).replace("-", " "))]
+
+
+def _from_text(root: Path, name: str, texts: set[str]) -> list[tuple[str, Any]]:
+    """The lines of a picture's text file; an empty file is an empty caption, and one that is not UTF-8 is none."""
+    path = name.rpartition(".")[0] + ".txt"
+    if path not in texts:
+        return []
+    try:
+        content = (root / path).read_bytes()
+        lines = content.decode("utf-8-sig").replace("\r", "\n").split("\n")
+    except OSError:  # Gone, or not to be read: as good as none.
+        return []
+    except UnicodeDecodeError:
+        return [(GROUND_TRUTH, content)]
+    return [(GROUND_TRUTH, line) for line in filter(str.strip, lines)] or [(GROUND_TRUTH, "")]
+
+
+def _inside(folder: str, name: str) -> tuple[str, str]:
+    """A table's file name relative to the root, and what is wrong with it, or ""."""
+    joined = os.path.normpath(f"{folder}/{name}" if folder else name)
+    if not name or name.startswith(("/", "~")) or joined.split("/")[0] == ".." or "\\" in name:
+        return joined, "a path that leads out of the folder"
+    return joined, ""
+
+
+def _rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(place, row) of a metadata table, or (place, what is wrong with that line).
+
+    Raises:
+        InputError: the table cannot be read at all, or lacks a column.
+    """
+    try:
+        # Bytes that are not UTF-8 become lone surrogates, so that one bad caption costs one line.
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    needed = {"file_name", *columns.values()}
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        missing = needed - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(
+                f"{path} has no column {sorted(missing)[0]!r}; it has {', '.join(reader.fieldnames or ())}"
+            )
+        try:
+            for row in reader:
+                yield f"{path}:{reader.line_num}", row if row["file_name"] else "a line without file_name"
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num}: {error}") from error
+        return
+    seen: set[str] = set()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            parsed: Any = json.loads(line)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            yield f"{path}:{number}", "a line that is not JSON"
+            continue
+        seen.update(parsed)
+        yield f"{path}:{number}", parsed if isinstance(parsed.get("file_name"), str) else "a line without file_name"
+    if needed - seen:
+        raise InputError(
+            f"{path}: no line has {sorted(needed - seen)[0]!r}; there are {', '.join(sorted(seen)) or 'no lines'}"
+        )

@@ -1,0 +1,129 @@
+"""Picture files opened with care and made RGB: what both a person's picture and a data set of millions need.
+
+PIL only, so that loader processes and programs that sample can share it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from modules.errors import InputError
+
+MAX_PIXELS = 2**28
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""What data from elsewhere may be: Pillow knows others that call programs (EPS) or that nobody means."""
+
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+_limit_lock = threading.Lock()
+
+
+class PictureError(InputError):
+    """A picture that cannot be used.
+
+    Attributes:
+        kind: why, in words that are the same for all such pictures.
+        detail: what else is known, or "".
+    """
+
+    def __init__(self, message: str, kind: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.kind, self.detail = kind, detail
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+    """An open picture, not decoded yet; what goes wrong in the block while decoding is told in one line too.
+
+    Args:
+        source: a file or its content.
+        name: what the lines call it.
+        formats: Pillow's names of the formats that it may have; None allows all.
+
+    Raises:
+        PictureError: empty, truncated, damaged or no picture; no pixels, or over 2^28 by its header.
+        InputError: a file that is missing or may not be read.
+    """
+    try:
+        with _own_limit(), Image.open(source, formats=formats) as image:
+            check_size(image, name)
+            yield image
+    except UnidentifiedImageError:
+        raise PictureError(
+            f"{name} is no picture that can be read (empty, damaged or not an image)", "no readable picture"
+        ) from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{name}: {error.strerror}; name a picture file") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        detail = " ".join(str(error).split())
+        message = f"{name} cannot be decoded ({detail}): truncated or damaged"
+        raise PictureError(message, "a damaged picture", detail) from None
+
+
+@lru_cache(maxsize=1)
+def safe_formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def as_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Any mode as RGB: transparency is laid over white; greyscale (8 or 16 bits), palettes and CMYK are converted.
+
+    Raises:
+        PictureError: a mode whose range of values is unknown.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BITS or image.mode == "I":
+        return _grey(np.asarray(image).astype(np.int64), name)
+    if image.mode == "F":
+        message = f"{name} holds floating-point values, whose range is not known: save it with 8 bits a channel"
+        raise PictureError(message, "a picture of floating-point values")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Pillow warns and refuses at other numbers of pixels than ours, by a global; `check_size` checks the header's."""
+    with _limit_lock:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def check_size(image: Image.Image, name: str) -> None:
+    """Refuses, by the header, what would fill the memory.
+
+    Raises:
+        PictureError: no pixels, or over 2^28.
+    """
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        message = f"{name} has {size} pixels, over the limit of 2^28: make it smaller first"
+        raise PictureError(message, "a picture of too many pixels", size)
+    if not pixels:
+        raise PictureError(f"{name} has no pixels", "a picture without pixels")
+
+
+def _grey(values: np.ndarray, name: str) -> Image.Image:
+    """16-bit greyscale, also where Pillow opened it as 32 bits."""
+    if values.min() < 0 or values.max() > 65535:
+        message = f"{name} holds values outside 0 to 65535: save it with 8 or 16 bits a channel"
+        raise PictureError(message, "a picture of unknown range")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,71 @@
+"""Faults are counted once, told, written down and bounded."""
+
+import json
+
+import pytest
+
+from datamodules.faults import SHOWN, Fault, FaultLog, FaultPolicy
+from modules.errors import InputError
+
+
+def log(on_error="skip", max_skipped=1000.0, pairs=100):
+    made = FaultLog(FaultPolicy(on_error, max_skipped), "train")
+    made.pairs = pairs
+    return made
+
+
+@pytest.mark.parametrize(
+    ("max_skipped", "pairs", "limit"), [(0.01, 5000, 50), (0.01, 3, 1), (0, 100, 0), (7, 100, 7), (0.5, 3, 2)]
+)
+def test_the_limit_is_a_number_or_a_share_of_which_one_is_always_within(max_skipped, pairs, limit):
+    assert FaultPolicy(max_skipped=max_skipped).limit(pairs) == limit
+    counted = log(max_skipped=max_skipped, pairs=pairs)
+    for k in range(limit):
+        counted.add(Fault(str(k), "bad"))
+    with pytest.raises(
+        InputError, match=rf"{limit + 1} skipped from train \({limit + 1} for bad\): more than the {limit} "
+    ):
+        counted.add(Fault("last", "bad"))
+
+
+def test_a_fault_counts_once_and_with_the_pairs_that_it_costs(tmp_path):
+    counted = log()
+    counted.file = tmp_path / "skipped.jsonl"
+    for _ in range(3):
+        counted.add(Fault("a", "bad", "why"))
+    counted.add(Fault("a", "worse"))
+    counted.add(Fault("shard", "missing", pairs=500))
+    assert len(counted) == 502
+    assert counted.summary() == "502 skipped from train (500 for missing, 1 for bad, 1 for worse)"
+    lines = [json.loads(line) for line in counted.file.read_text().splitlines()]
+    assert lines[0] == {"split": "train", "place": "a", "kind": "bad", "detail": "why", "pairs": 1}
+    assert [line["kind"] for line in lines] == ["bad", "worse", "missing"]
+    assert log().summary() == "nothing skipped from train"
+
+
+def test_only_the_first_are_told_one_by_one(caplog):
+    counted = log()
+    for k in range(SHOWN + 5):
+        counted.add(Fault(f"file {k}", "bad"))
+    assert [record.message for record in caplog.records][-1] == (
+        f"skipped from train: file {SHOWN - 1}: bad; further ones are counted"
+    )
+    assert len(caplog.records) == SHOWN
+    counted.tell()
+    assert caplog.records[-1].message.startswith(f"{SHOWN + 5} skipped")
+
+
+def test_refusing_names_the_fault():
+    with pytest.raises(
+        InputError, match=r"a\.jpg: bad \(why\); correct it, or skip such pairs with faults\.on_error: skip"
+    ):
+        log("refuse").add(Fault("a.jpg", "bad", "why"))
+
+
+def test_a_file_that_cannot_be_written_stops_nothing(tmp_path, caplog):
+    counted = log()
+    counted.file = tmp_path / "none" / "skipped.jsonl"
+    counted.add(Fault("a", "bad"))
+    counted.add(Fault("b", "bad"))
+    assert len(counted) == 2
+    assert "can't be written: No such file" in caplog.text

@@ -1,0 +1,172 @@
+"""Folders: where captions are, what is out of place, what is said of a folder that holds none."""
+
+import json
+
+import pytest
+
+from benchmarks.formats import samples, write_metadata, write_pictures, write_text_files
+from datamodules.captions import CaptionConfig
+from datamodules.faults import FaultPolicy
+from datamodules.image_folder import ImageFolderDataModule
+from datamodules.picture_data import SplitConfig
+from modules.errors import InputError
+
+ALL = SplitConfig(val_share=0.0, test_share=0.0)
+PICTURE = samples(1, 16)[0].data
+
+
+def data(folder, **more):
+    options = {"splits": ALL, "faults": FaultPolicy(max_skipped=100), "image_size": 16, **more}
+    return ImageFolderDataModule(str(folder), **options)
+
+
+def listed(folder, **more):
+    """Captions by key, and the kinds of faults by the end of their place."""
+    module = data(folder, **more)
+    pairs = module.pairs("train")
+    found = {key: list(pairs.captions.texts[slice(*ends)]) for key, ends in zip(pairs.keys, spans(pairs), strict=True)}
+    faults = {fault.place.rpartition("/")[2]: fault.kind for fault in module.log("train").found.values()}
+    return found, faults
+
+
+def spans(pairs):
+    return list(zip(pairs.captions.starts[:-1], pairs.captions.starts[1:], strict=True))
+
+
+def put(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_lines_of_a_text_file_are_captions(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, a_dot_txt="a dog\r\n\n a cat  \n", sub__b_dot_PNG=PICTURE, sub__b_dot_txt="a bird")
+    put(tmp_path, README_dot_txt="of no picture", _dot_hidden__c_dot_jpg=PICTURE, lonely_dot_txt="no picture")
+    put(tmp_path, d_dot_jpg=PICTURE, e_dot_jpg=PICTURE, e_dot_txt="")
+    assert listed(tmp_path) == (
+        {"a.jpg": ["a dog", "a cat"], "sub/b.PNG": ["a bird"]},
+        {"lonely.txt": "a caption without a picture", "d.jpg": "no caption", "e.jpg": "an empty caption"},
+    )
+
+
+def test_names_are_captions_if_asked_for(tmp_path):
+    put(tmp_path, **{"a_red-ish_bicycle-003.jpg": PICTURE, "two dogs.jpg": PICTURE, "0001.jpg": PICTURE})
+    found, faults = listed(tmp_path, captions_from="names")
+    assert found == {"a_red-ish_bicycle-003.jpg": ["a red ish bicycle"], "two dogs.jpg": ["two dogs"]}
+    assert faults == {"0001.jpg": "an empty caption"}
+
+
+def test_tables_in_subfolders_name_pictures_from_their_own_folder(tmp_path):
+    for part, captions in {"one": ["a", "b"], "two": ["c", ["d", "e"]]}.items():
+        put(tmp_path, **{f"{part}__pictures__{k}_dot_jpg": PICTURE for k in range(2)})
+        rows = [{"file_name": f"pictures/{k}.jpg", "text": text} for k, text in enumerate(captions)]
+        (tmp_path / part / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put(tmp_path, one__pictures__extra_dot_jpg=PICTURE)
+    found, faults = listed(tmp_path)
+    assert found == {
+        "one/pictures/0.jpg": ["a"],
+        "one/pictures/1.jpg": ["b"],
+        "two/pictures/0.jpg": ["c"],
+        "two/pictures/1.jpg": ["d", "e"],
+    }
+    assert faults == {"extra.jpg": "no caption"}
+
+
+@pytest.mark.parametrize("name", ["../up.jpg", "/etc/passwd", "a/../../up.jpg", "~/x.jpg", "..\\up.jpg"])
+def test_a_table_cannot_lead_out_of_its_folder(tmp_path, name):
+    put(tmp_path / "data", good_dot_jpg=PICTURE)
+    put(tmp_path, up_dot_jpg=PICTURE)
+    rows = [{"file_name": "good.jpg", "text": "good"}, {"file_name": name, "text": "bad"}]
+    (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, faults = listed(tmp_path / "data")
+    assert found == {"good.jpg": ["good"]}
+    assert faults == {"metadata.jsonl:2": "a path that leads out of the folder"}
+
+
+def test_bad_lines_of_a_table_cost_themselves_only(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE, c_dot_jpg=PICTURE)
+    lines = [
+        b'{"file_name": "a.jpg", "text": "good"}',
+        b"{",
+        b"[1]",
+        b'{"text": "x"}',
+        b'{"file_name": "b.jpg", "text": "na\xefve"}',
+    ]
+    (tmp_path / "metadata.jsonl").write_bytes(b"\n".join([*lines, b'{"file_name": "c.jpg", "text": 3}', b""]))
+    found, faults = listed(tmp_path)
+    assert found == {"a.jpg": ["good"]}
+    assert faults == {
+        "metadata.jsonl:2": "a line that is not JSON",
+        "metadata.jsonl:3": "a line that is not JSON",
+        "metadata.jsonl:4": "a line without file_name",
+        "metadata.jsonl:5": "a caption that is not UTF-8",
+        "metadata.jsonl:6": "a caption that is not text",
+    }
+
+
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE)
+    (tmp_path / "metadata.csv").write_bytes(b'\xef\xbb\xbffile_name,text\r\na.jpg,"one, two\r\nthree"\r\nb.jpg,\r\n')
+    assert listed(tmp_path) == ({"a.jpg": ["one, two three"]}, {"metadata.csv:4": "an empty caption"})
+
+
+def test_columns_are_chosen_and_missing_ones_named(tmp_path):
+    pairs = samples(4, 16)
+    write_metadata(tmp_path / "j", pairs)
+    write_metadata(tmp_path / "c", pairs, "metadata.csv")
+    columns = CaptionConfig(columns={"synthetic": "recaption"})
+    assert data(tmp_path / "j", captions=columns).captions("train") == data(tmp_path / "c", captions=columns).captions(
+        "train"
+    )
+    wrong = CaptionConfig(columns={"ground_truth": "titel"})
+    with pytest.raises(InputError, match=r"metadata\.csv has no column 'titel'; it has file_name, text, recaption"):
+        data(tmp_path / "c", captions=wrong).size("train")
+    with pytest.raises(InputError, match=r"metadata\.jsonl: no line has 'titel'; there are file_name, recaption, text"):
+        data(tmp_path / "j", captions=wrong).size("train")
+
+
+def test_a_folder_that_holds_nothing_useful_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match="none: no such folder; name the folder of the pictures"):
+        data(tmp_path / "none").size("train")
+    with pytest.raises(InputError, match="no pictures"):
+        data(tmp_path).size("train")
+    write_pictures(tmp_path, samples(3, 16))
+    with pytest.raises(InputError, match=r"no captions; put a \.txt beside every picture, or a metadata\.jsonl"):
+        data(tmp_path).size("train")
+    with pytest.raises(InputError, match=r"neither metadata\.jsonl nor metadata\.csv"):
+        data(tmp_path, captions_from="metadata").size("train")
+
+
+def test_splits_of_their_own_folders(tmp_path):
+    for split, count, first in (("train", 6, 0), ("validation", 3, 10), ("test", 2, 20)):
+        write_text_files(tmp_path / split, samples(count, 16, first=first))
+    module = data(
+        tmp_path / "train", val=str(tmp_path / "validation"), test=str(tmp_path / "test"), splits=SplitConfig()
+    )
+    assert [module.size(split) for split in ("train", "val", "test")] == [6, 3, 2]
+    limited = data(
+        tmp_path / "train",
+        val=str(tmp_path / "validation"),
+        splits=SplitConfig(train_size=4, val_size=2, test_share=0.2),
+    )
+    assert [limited.size(split) for split in ("train", "val")] == [4, 2]
+    with pytest.raises(InputError, match=r"no pairs for the val split .* or raise splits\.val_share"):
+        data(tmp_path / "train").size("val")
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    write_text_files(tmp_path / "real", samples(2, 16))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
+    assert data(tmp_path / "data").size("train") == 2
+
+
+def test_vocabulary_and_texts_hold_every_caption_that_may_be_drawn(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, a_dot_txt="a dog\na Cat", b_dot_jpg=PICTURE, b_dot_txt="a cat")
+    module = data(tmp_path)
+    assert module.captions("train") == ["a dog", "a cat"]
+    assert list(module.texts("train")) == ["a dog", "a Cat", "a cat"]
+    assert module.vocabulary() == ["a", "cat", "dog"]
+    assert module.vocabulary(min_count=2) == ["a", "cat"]
