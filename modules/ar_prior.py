@@ -75,7 +75,7 @@ class ARPrior(Stage):
         z_i, z_t, tokens, _ = embeddings_of(batch)
         codes = self.codec.encode(z_i)
         logits = network(tokens, z_t, self.codec.encode_dot(z_i, z_t), codes, keep)
-        return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+        return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())  # autocast gives bfloat16 logits
 
     def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         count = len(embeddings_of(batch).z_i)

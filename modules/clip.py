@@ -213,11 +213,13 @@ class CLIPTrainer(Stage):
         if images.shape[-1] != self.image_size:
             images = F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
         tokens = self.tokenize(batch.captions).to(self.device)
-        out = model(images, tokens)
+        out = {name: unit(feature) for name, feature in model(images, tokens).items()}
         rank, world = (self.global_rank, self.trainer.world_size) if gathered else (0, 1)
         contrast = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
-        loss = contrast(out["image_features"], out["text_features"], out["logit_scale"])
-        found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
+        # Logits go up to 100, where bfloat16 has steps of a half.
+        with torch.autocast(images.device.type, enabled=False):
+            loss = contrast(out["image_features"], out["text_features"], out["logit_scale"])
+            found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
         log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float().mean()}
         margins = self._margins(model, tokens, out)
         if len(margins):
@@ -231,7 +233,7 @@ class CLIPTrainer(Stage):
         changed = (swapped != tokens).any(dim=1)
         if not changed.any():
             return out["logit_scale"].new_zeros(0)
-        negative = model(None, swapped[changed])["text_features"]
+        negative = unit(model(None, swapped[changed])["text_features"])
         return (out["image_features"][changed] * (out["text_features"][changed] - negative)).sum(dim=1)
 
     def swapped(self, tokens: Tensor) -> Tensor:
@@ -279,6 +281,13 @@ class CLIPTrainer(Stage):
             json.dumps({"model_cfg": self.model_cfg, "preprocess_cfg": preprocess}, indent=1)
         )
         write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)
+
+
+def unit(feature: Tensor) -> Tensor:
+    """A CLIP's (B, D) output in float32: under autocast it is a rounded unit vector, and is normalised once more."""
+    if feature.dtype == torch.float32:
+        return feature
+    return F.normalize(feature.float(), dim=-1) if feature.ndim > 1 else feature.float()
 
 
 def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:

@@ -101,7 +101,8 @@ class EmbeddingCodec(nn.Module):
         self.dot_counts.copy_(torch.bincount(self.encode_dot(z_i, z_t), minlength=self.num_dot_buckets))
 
     def _project(self, z_i: Tensor) -> Tensor:
-        return (z_i - self.mean) @ self.components.T
+        with exact_products(z_i):
+            return (z_i.float() - self.mean) @ self.components.T
 
     def encode(self, z_i: Tensor) -> Tensor:
         """(B, D) -> (B, K) int64 codes in 0 to num_buckets - 1."""
@@ -110,7 +111,8 @@ class EmbeddingCodec(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """(B, K) codes -> (B, D) embeddings of unit norm, each code at the mean of its bucket's training values."""
         scores = torch.gather(self.centres, 1, codes.T).T
-        return nn.functional.normalize(scores @ self.components + self.mean, dim=1)
+        with exact_products(scores):
+            return nn.functional.normalize(scores @ self.components + self.mean, dim=1)
 
     def reconstruct(self, z_i: Tensor, num_components: int) -> Tensor:
         """(B, D) -> (B, D): z_i from its leading components alone, unquantised (the paper's figure 7).
@@ -121,7 +123,8 @@ class EmbeddingCodec(nn.Module):
         if not 0 <= num_components <= self.num_codes:
             raise ValueError(f"the codec keeps {self.num_codes} components, {num_components} were asked for")
         kept = self.components[:num_components]
-        return nn.functional.normalize((z_i - self.mean) @ kept.T @ kept + self.mean, dim=1)
+        with exact_products(z_i):
+            return nn.functional.normalize((z_i - self.mean) @ kept.T @ kept + self.mean, dim=1)
 
     def encode_dot(self, z_i: Tensor, z_t: Tensor) -> Tensor:
         """(B, D), (B, D) -> (B,) int64 bucket of z_i . z_t."""
@@ -144,6 +147,11 @@ class EmbeddingCodec(nn.Module):
     def retained_variance(self) -> float:
         """Share of the training variance that the kept components hold, 0 to 1."""
         return float(self.eigenvalues[: self.num_codes].sum() / self.eigenvalues.sum())
+
+
+def exact_products(x: Tensor) -> torch.autocast:
+    """Matrix products in x's own precision, inside an autocast too: in bfloat16 a code would land in other buckets."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _oriented(vectors: Tensor) -> Tensor:

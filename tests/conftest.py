@@ -94,6 +94,28 @@ def make_network(stage: str, **changes: Any) -> Any:
     return named(path)(**arguments)
 
 
+def make_stage(stage: str, network: Any = None, **changes: Any) -> Any:
+    """A stage, "clip" among them, around a network, by default one with fresh weights."""
+    import torch
+
+    from modules.clip import CLIPTrainer
+    from modules.embedding_codec import EmbeddingCodec
+    from modules.objective import Objective, SamplerConfig
+    from modules.stage import TrainingConfig
+
+    changes = {"training": TrainingConfig(ema_decay=0.5, warmup_steps=1), **changes}
+    if stage == "clip":
+        torch.manual_seed(0)
+        return CLIPTrainer(**{**CLIP, **changes})
+    path, _, _, arguments = STAGES[stage]
+    made = {**arguments, **changes}
+    kinds = {"codec": EmbeddingCodec, "objective": Objective, "sampler": SamplerConfig}
+    for key, kind in kinds.items():
+        if isinstance(made.get(key), dict):
+            made[key] = kind(**made[key])
+    return named(path)(make_network(stage) if network is None else network, **made)
+
+
 def randomise(network: Any, seed: int = 0) -> Any:
     """All weights drawn anew, those that start as zero too, so that everything has an effect on the output."""
     import torch

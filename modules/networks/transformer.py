@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modules.networks.blocks import attention, merge_heads, split_heads
+from modules.networks.blocks import attention, merge_heads
 
 
 class KeyValueCache:
@@ -31,12 +31,14 @@ class KeyValueCache:
 
         `length` moves on when the caller says so (once for all layers), so writing twice overwrites.
         """
-        end = self.length + k.shape[2]
+        count = k.shape[2]
+        end = self.length + count
         if end > self.keys.shape[3]:
             raise IndexError(f"the key/value cache holds {self.keys.shape[3]} positions, not {end}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values = self.keys[layer], self.values[layer]
+        keys.narrow(2, self.length, count).copy_(k)
+        values.narrow(2, self.length, count).copy_(v)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def select(self, rows: Tensor, capacity: int) -> KeyValueCache:
         """A new cache for `capacity` positions whose sequence i has the past of this one's rows[i]: (B',) int64."""
@@ -61,7 +63,7 @@ class TransformerBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm_2 = nn.LayerNorm(width)
         self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(
         self,
@@ -76,7 +78,7 @@ class TransformerBlock(nn.Module):
 
         With a cache, x holds the positions that follow those in the cache.
         """
-        q, k, v = (split_heads(y, self.heads) for y in self.qkv(self.norm_1(x)).chunk(3, dim=-1))
+        q, k, v = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         if last_only:

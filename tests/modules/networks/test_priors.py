@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.networks import ar_prior as module
 from modules.networks.diffusion_prior import embedding_scale
 
 B, D, L = 3, 16, 20
@@ -166,6 +167,20 @@ def test_sampling_draws_what_the_naive_loop_draws(autoregressive, batch, scale, 
         batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance_scale=scale, temperature=temperature
     )
     assert torch.equal(drawn, naive(autoregressive, batch, scale, pick))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_the_caches_logits_are_those_of_the_whole_forward(autoregressive, batch, scale, monkeypatch):
+    """At every code, with guidance in one batch against two runs."""
+    seen = []
+    draw = module._draw
+    monkeypatch.setattr(module, "_draw", lambda logits, *rest: seen.append(logits) or draw(logits, *rest))
+    arguments = batch["tokens"], batch["z_t"], batch["dot"]
+    codes = autoregressive.sample(*arguments, generators(), guidance_scale=scale)
+    conditional, unconditional = (
+        logits(autoregressive, batch, codes, torch.full((B,), keep)) for keep in (True, False)
+    )
+    assert_close(torch.stack(seen, dim=1), unconditional + scale * (conditional - unconditional), atol=1e-5, rtol=0)
 
 
 def test_a_sequence_is_the_same_in_any_batch(autoregressive, batch):

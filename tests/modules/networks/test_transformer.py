@@ -41,6 +41,18 @@ def test_last_only_is_the_last_row(transformer, x, causal):
     assert_close(network(x, last_only=True), network(x)[:, -1:], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_last_only_trains_as_all_rows_do(transformer, x, checkpointing):
+    """Computing the query's row alone is exact in the gradients too, of the weights and of the input."""
+    found = []
+    for last_only in (True, False):
+        network, inputs = transformer(checkpointing=checkpointing).train(), x.clone().requires_grad_()
+        network(inputs, last_only=last_only)[:, -1].square().sum().backward()
+        found.append([inputs.grad, *(p.grad for p in network.parameters())])
+    for fast, slow in zip(*found, strict=True):
+        assert_close(fast, slow, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("pieces", [[7], [1] * 7, [4, 3], [4, 1, 2], [1, 6]])
 def test_pieces_with_a_cache_are_the_whole(transformer, x, pieces):
     network = transformer()
