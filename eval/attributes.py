@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import yaml
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from eval.errors import InputError
@@ -208,7 +208,8 @@ def export_classifier(classifier: AttributeClassifier, folder: Path) -> None:
     with replacing_folder(folder) as partial:
         config = yaml.safe_dump({"attributes": classes, **classifier.settings}, sort_keys=False)
         (partial / "config.yaml").write_text(config, encoding="utf-8")
-        save_file(weights, partial / "model.safetensors")
+        # Not save_file, which turns a full disk into an error of its own kind.
+        (partial / "model.safetensors").write_bytes(save(weights))
 
 
 def load_classifier(folder: str | Path) -> AttributeClassifier:

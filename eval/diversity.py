@@ -16,12 +16,12 @@ def within_caption_distance(features: np.ndarray, groups: np.ndarray) -> np.ndar
         (N,) Euclidean distances; nan for the only sample of a caption. Their mean over captions with equally many
         samples is the mean pairwise distance.
     """
-    x = np.asarray(features, dtype=np.float64)
-    out = np.full(len(x), np.nan)
+    out = np.full(len(features), np.nan)
     order = np.argsort(groups, kind="stable")
     _, starts = np.unique(groups[order], return_index=True)
     for members in np.split(order, starts[1:]):
         if len(members) > 1:
-            apart = np.linalg.norm(x[members][:, None] - x[members][None], axis=-1)
+            x = np.asarray(features[members], dtype=np.float64)
+            apart = np.linalg.norm(x[:, None] - x[None], axis=-1)
             out[members] = apart.sum(1) / (len(members) - 1)
     return out

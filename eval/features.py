@@ -93,7 +93,8 @@ class CLIPExtractor:
 
     def __init__(self, model: nn.Module, name: str, tokenizer: Tokenizer | None, device: str | torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
-        self.name = f"{name} {fingerprint(model)}"
+        self.fingerprint = fingerprint(model)
+        self.name = f"{name} {self.fingerprint}"
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         from open_clip import get_model_preprocess_cfg

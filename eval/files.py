@@ -13,14 +13,37 @@ from eval.errors import InputError
 
 
 @contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns an OSError of the block into one line about `place`.
+
+    Raises:
+        InputError: the disk is full, or there is no permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"cannot write {place}: {reason}; free space or choose another folder") from error
+
+
+@contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends; an error leaves all as it was."""
     folder = folder.absolute()
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
-    old = partial.with_name(f"{partial.name}-old")
     try:
-        partial.mkdir(parents=True)
-        yield partial
+        with writing(folder):
+            partial.mkdir(parents=True)
+            yield partial
+            move_into_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_into_place(partial: Path, folder: Path) -> None:
+    """Renames the folder `partial` to `folder`, whose old content goes; after an error all is as it was."""
+    old = folder.with_name(f".{folder.name}.old-{uuid.uuid4().hex[:8]}")
+    try:
         if folder.exists():
             folder.rename(old)
         try:
@@ -29,11 +52,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write {folder}: {reason}; free space or choose another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
 

@@ -28,6 +28,10 @@ def gaussian_kernel(x: np.ndarray, y: np.ndarray, sigma: float = CMMD_SIGMA) -> 
     return np.exp(-np.maximum(squares, 0) / (2 * sigma**2))
 
 
+def _gaussian_of_directions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return gaussian_kernel(*(v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y)))
+
+
 def kid(features: np.ndarray, reference: np.ndarray, resampler: Resampler | None = None) -> Interval:
     """The unbiased squared MMD of features (N, D) from reference (M, D) under the polynomial kernel.
 
@@ -48,8 +52,7 @@ def cmmd(features: np.ndarray, reference: np.ndarray, resampler: Resampler | Non
 
     Features are brought to unit norm here. The estimate is their biased one (pairs of a feature with itself count).
     """
-    x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (_float64(features), _float64(reference)))
-    found = _mmd(x, y, gaussian_kernel, resampler, unbiased=False)
+    found = _mmd(features, reference, _gaussian_of_directions, resampler, unbiased=False)
     return Interval(*(CMMD_SCALE * v for v in found))
 
 

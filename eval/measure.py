@@ -22,6 +22,8 @@ from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS
 from eval.samples import SampleFolder
 from eval.scoring import describe, score_all
 
+FEWEST = DENSITY_NEIGHBOURS + 1  # density and coverage need the most
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -75,17 +77,25 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
     """Refuses comparisons that would mislead, before minutes are spent on them.
 
     Raises:
-        InputError: folders of different sample counts, fewer than two samples, or samples that are the reference.
+        InputError: folders of different sample counts, too few samples or real images for the metrics, images of
+            another size than the reference's, or samples that are the reference.
     """
     first = folders[0]
+    for kind, folder in (*(("samples", folder) for folder in folders), ("real images", reference)):
+        if len(folder) < FEWEST:
+            raise InputError(f"{folder.path} holds {len(folder)} {kind}; the metrics need {FEWEST} or more")
     for folder in folders:
         if len(folder) != len(first):
             raise InputError(
                 f"{folder.path} holds {len(folder)} samples and {first.path} {len(first)}: Frechet distances of"
                 " different counts cannot be compared; sample equally many, or evaluate them apart"
             )
-        if len(folder) < 2:
-            raise InputError(f"{folder.path} holds {len(folder)} sample; a Frechet distance needs 2 or more")
+        if folder.size != reference.size:
+            (high, wide), (h, w) = folder.size, reference.size
+            raise InputError(
+                f"{folder.path} holds images of {wide}x{high} pixels, the reference {reference.path} of {w}x{h}: bring"
+                " both to one size, as with `unclip data export --size`"
+            )
         shared = content_shared(folder, reference)
         if 2 * shared > len(folder):
             raise InputError(

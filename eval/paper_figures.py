@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from eval import plots
-from eval.errors import InputError
+from eval.figure_folder import RECORD, read_figure
 from eval.figures import comparison
+from eval.pages import FOLDER as MANIPULATIONS
 from eval.paper_tables import ablation_table, binding_table, table_1, table_2, table_3
 from eval.samples import SampleFolder
 from eval.sweeps import Sweep, read_sweeps, sweep_table
 from eval.tables import CONDITIONS, Row, Table, label
+from eval.votes import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VOTES = "votes.json"
 SWEEP_HINT = "run `unclip sweep experiments/protocols/{name}.yaml --run RUN`"
 
 
@@ -26,7 +28,7 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
     """File name -> table, of all that the run has something for; Tables 1 to 3 always."""
     sweeps = read_sweeps(run)
     made = {
-        "table_1_humans": table_1(read_votes(run)),
+        "table_1_humans": table_1(counted(run)),
         "table_2_fid": table_2(rows),
         "table_3_hyperparameters": table_3(run),
     }
@@ -36,25 +38,6 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
     if any(row.get("binding") for row in rows):
         made["binding"] = binding_table(rows)
     return made
-
-
-def read_votes(run: Path) -> dict[str, Any] | None:
-    """RUN/votes.json: condition -> question -> {"value", "low", "high", "n"}; None if nobody has voted.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = run / VOTES
-    if not path.is_file():
-        return None
-    try:
-        votes = json.loads(path.read_text(encoding="utf-8"))
-        for answers in votes.values():
-            for answer in answers.values():
-                _ = [float(answer[key]) for key in ("value", "low", "high", "n")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot read the votes {path} ({error!r})") from error
-    return dict(votes)
 
 
 def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -72,6 +55,8 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     def of_sweep(name: str, sweep: str, draw: Callable[[Sweep], Figure | None]) -> None:
         add(name, draw(sweeps[sweep]) if sweep in sweeps else None, SWEEP_HINT.format(name=sweep))
 
+    for number, name in (("06", "typographic"), ("07", "pca")):
+        add(f"figure_{number}_{name}", _manipulation(run, name), f"run `unclip gallery RUN`, or `unclip {name}`")
     chosen = ("caption_only", "text_embedding", "diffusion_prior")
     add("figure_08_conditioning", _compared(samples, chosen), "sample these conditions with `unclip sample`")
     for condition, letter in (("glide", "a"), ("diffusion_prior", "b")):
@@ -84,6 +69,15 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     of_sweep("sampler", "sampler", plots.samplers)
     of_sweep("prior", "prior", plots.priors)
     return made, absent
+
+
+def _manipulation(run: Path, name: str) -> Figure | None:
+    """The picture of RUN/manipulations/NAME."""
+    folder = run / MANIPULATIONS / name
+    if not (folder / RECORD).is_file():
+        return None
+    with Image.open(folder / read_figure(folder).pictures[0]) as image:
+        return plots.picture(image.convert("RGB"))
 
 
 def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Figure | None:

@@ -26,7 +26,7 @@ ABLATION_ORDER = (
 
 
 def table_1(votes: Mapping[str, Mapping[str, Mapping[str, float]]] | None) -> Table:
-    """Human comparisons with GLIDE: condition -> question -> {"value", "low", "high", "n"}, or None without votes."""
+    """Human comparisons with GLIDE: what `eval.votes.counted` returns, None without votes."""
     body = [
         [Cell(f"{name} (paper)"), *(Cell(f"{value:.1f} %", f"± {half:.1f}") for value, half in values)]
         for name, values in paper.TABLE_1.items()
@@ -35,9 +35,19 @@ def table_1(votes: Mapping[str, Mapping[str, Mapping[str, float]]] | None) -> Ta
         cells = [_percent(answers.get(question)) for question in paper.QUESTIONS]
         body.append([Cell(label(condition)), *cells])
     said = ["Share of comparisons with GLIDE that are won; the paper's: 1,000 each, 95 % intervals."]
-    if not votes:
-        said.append("Ours: no votes have been collected.")
+    if votes:
+        counts = [f"{label(condition)} {_counts(answers)}" for condition, answers in votes.items()]
+        said.append(
+            f"Ours: numbers of votes, in brackets of those that are not sure (half a win each): {'; '.join(counts)}."
+            " 95 % intervals by Wilson's formula, as if all votes were independent."
+        )
+    else:
+        said.append("Ours: no votes have been collected; `unclip votes RUN` makes a page that does.")
     return Table("Table 1: human comparisons with GLIDE", ["model", *paper.QUESTIONS], body, said)
+
+
+def _counts(answers: Mapping[str, Mapping[str, float]]) -> str:
+    return ", ".join("{} {:g} ({:g})".format(name, a["n"], a["unsure"]) for name, a in answers.items())
 
 
 def _percent(answer: Mapping[str, float] | None) -> Cell:
@@ -80,7 +90,7 @@ def table_3(run: Path) -> Table:
         ]
         body.append([Cell(name), *cells])
     heads = [label(stage) for stage in paper.TABLE_3]
-    return Table("Table 3: hyperparameters", ["", *heads], body, ["In brackets: the paper's."])
+    return Table("Table 3: hyperparameters of this run", ["", *heads], body, ["In brackets: the paper's."])
 
 
 def hyperparameters(stage: Path) -> dict[str, str]:

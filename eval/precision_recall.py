@@ -1,11 +1,12 @@
 """Fidelity apart from diversity: precision and recall (2019, Kynkaanniemi et al.), density and coverage.
 
 The latter two: 2020, Naeem et al. A set of features is taken for the union of balls around its members, each as large
-as the distance to the k-th nearest other member.
+as the distance to the k-th nearest other member. Pairs are taken block by block, so memory does not grow with them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,29 +61,38 @@ def manifolds(
     for what, x in (("samples", features), ("reference images", reference)):
         if len(x) < needed:
             raise InputError(f"precision, recall, density and coverage need {needed} {what} or more, found {len(x)}")
-    shift = np.asarray(reference, dtype=np.float64).mean(0)  # squares of centred features lose fewer digits
-    x, y = (np.asarray(v, dtype=np.float64) - shift for v in (features, reference))
-    own, real = radii(x, [k])[:, 0], radii(y, [k, density_k])
-    precise, inside = np.zeros(len(x)), np.zeros(len(x))
-    recalled, nearest = np.zeros(len(y)), np.full(len(y), np.inf)
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, start + BLOCK)
-        squares = squared_distances(x[rows], y)
-        precise[rows] = (squares <= real[:, 0]).any(1)
-        inside[rows] = (squares < real[:, 1]).sum(1)
-        recalled = np.maximum(recalled, (squares <= own[rows, None]).any(0))
-        nearest = np.minimum(nearest, squares.min(0))
+    shift = np.mean(reference, axis=0, dtype=np.float64)  # squares of centred features lose fewer digits
+    own, real = radii(features, [k], shift)[:, 0], radii(reference, [k, density_k], shift)
+    precise, inside = np.zeros(len(features)), np.zeros(len(features))
+    recalled, nearest = np.zeros(len(reference)), np.full(len(reference), np.inf)
+    for rows, x in blocks(features, shift):
+        for columns, y in blocks(reference, shift):
+            squares = squared_distances(x, y)
+            precise[rows] = np.maximum(precise[rows], (squares <= real[columns, 0]).any(1))
+            inside[rows] += (squares < real[columns, 1]).sum(1)
+            recalled[columns] = np.maximum(recalled[columns], (squares <= own[rows, None]).any(0))
+            nearest[columns] = np.minimum(nearest[columns], squares.min(0))
     return Manifolds(precise, inside / density_k, recalled, (nearest < real[:, 1]).astype(float))
 
 
-def radii(x: np.ndarray, neighbours: list[int]) -> np.ndarray:
+def radii(x: np.ndarray, neighbours: list[int], shift: np.ndarray | float = 0.0) -> np.ndarray:
     """(N, len(neighbours)) squared distance of each of x (N, D) to its k-th nearest other one."""
     out = np.empty((len(x), len(neighbours)))
-    for start in range(0, len(x), BLOCK):
-        squares = squared_distances(x[start : start + BLOCK], x)
-        squares.partition(neighbours, axis=1)  # itself comes first, at 0
-        out[start : start + BLOCK] = squares[:, neighbours]
+    few = max(neighbours) + 1  # itself comes first, at 0
+    for rows, block in blocks(x, shift):
+        nearest = np.empty((len(block), 0))
+        for _, other in blocks(x, shift):
+            nearest = np.concatenate([nearest, squared_distances(block, other)], axis=1)
+            nearest = np.partition(nearest, min(few, nearest.shape[1]) - 1, axis=1)[:, :few]
+        out[rows] = np.sort(nearest, axis=1)[:, neighbours]
     return out
+
+
+def blocks(x: np.ndarray, shift: np.ndarray | float) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of x (N, D), which may be a memory map, as float64 and moved by -shift; with the rows that they are."""
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        yield rows, np.asarray(x[rows], dtype=np.float64) - shift
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

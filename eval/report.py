@@ -7,7 +7,8 @@ import io
 import json
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_tabl
 METRICS = "metrics.json"
 RESULT_KEYS = ("condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "shared_with_reference")
 IN_REPORT = ("ablation", "binding")
-PICTURES = ("figure_08", "figure_12")  # the comparison shows them
+PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
+"""The comparison and the page of manipulations show them."""
 PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
 
 
@@ -116,8 +118,12 @@ def drawn(run: Run) -> dict[str, bytes]:
     return {name: save(figure)["png"] for name, figure in figures.items() if not name.startswith(PICTURES)}
 
 
-def write_report(path: str | Path) -> tuple[Path, list[Table]]:
+def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None = None) -> tuple[Path, list[Table]]:
     """Writes results.json, tables.md, comparison.png (if there are samples) and report.html into a run folder.
+
+    Args:
+        path: the run folder.
+        running: records of stages that are not done, such as the report's own: they count with their seconds so far.
 
     Returns:
         The path of report.html, and the tables.
@@ -126,6 +132,7 @@ def write_report(path: str | Path) -> tuple[Path, list[Table]]:
         InputError: the folder or something in it cannot be read, rows do not go together, or nothing can be written.
     """
     run = read_run(path)
+    run = replace(run, stages={**run.stages, **(running or {})})
     made = tables(run)
     figure = compare(run)
     page = html(run, made, figure)

@@ -154,33 +154,50 @@ def write_samples(
     if count != len(records) or not records:
         raise ValueError(f"{count} images do not go with {len(records)} records")
     require_writable(folder, overwrite)
-    shown = set(sorted({record["caption_index"] for record in records})[:GRID_CAPTIONS])
+    shown = captions_shown(records)
     with replacing_folder(folder) as partial:
         lines: list[str] = []
-        shown_images: list[Image.Image] = []
-        shown_records: list[dict[str, Any]] = []
+        pictures: list[Image.Image] = []
+        chosen: list[dict[str, Any]] = []
         for k, (image, record) in enumerate(zip(images, records, strict=True)):
             picture = to_pil(image) if isinstance(image, Tensor) else image.convert("RGB")
-            lines.append(_write_image(partial, k, picture, record))
+            lines.append(write_image(partial, k, picture, record))
             if record["caption_index"] in shown:
-                shown_images.append(picture)
-                shown_records.append(record)
-        (partial / MANIFEST).write_text("".join(lines), encoding="utf-8")
-        captions, groups = [r["caption"] for r in shown_records], [r["caption_index"] for r in shown_records]
-        caption_grid(shown_images, captions, groups, GRID_CAPTIONS).save(partial / GRID)
-        read_manifest(partial / MANIFEST)
+                pictures.append(picture)
+                chosen.append(record)
+        write_index(partial, lines, pictures, chosen)
     return SampleFolder.open(folder)
 
 
-def _write_image(folder: Path, k: int, image: Image.Image, record: dict[str, Any]) -> str:
+def captions_shown(records: Iterable[dict[str, Any]]) -> set[int]:
+    """The numbers of the captions that grid.png shows."""
+    return set(sorted({record["caption_index"] for record in records})[:GRID_CAPTIONS])
+
+
+def write_index(folder: Path, lines: Iterable[str], shown: list[Image.Image], records: list[dict[str, Any]]) -> None:
+    """Writes what goes with the images of a folder: manifest.jsonl, and grid.png of the images that are shown in it.
+
+    Args:
+        folder: holds the images.
+        lines: of the manifest, as `write_image` returns them.
+        shown, records: the images of the captions of `captions_shown`, and their manifest lines.
+    """
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+    captions, groups = [r["caption"] for r in records], [r["caption_index"] for r in records]
+    caption_grid(shown, captions, groups, GRID_CAPTIONS).save(folder / GRID)
+    read_manifest(folder / MANIFEST)
+
+
+def write_image(folder: Path, k: int, image: Image.Image, record: dict[str, Any]) -> str:
+    """Writes image k of a sample folder; returns its manifest line, with the file's name and checksum."""
     encoded = io.BytesIO()
     image.save(encoded, format="PNG")
     name = f"{k:05d}.png"
-    (folder / name).write_bytes(encoded.getvalue())
     line = {**record, "file": name, "sha256": hashlib.sha256(encoded.getvalue()).hexdigest()}
     missing = [key for key in REQUIRED if key not in line]
     if missing:
         raise ValueError(f"record {k} lacks {missing[0]!r}")
+    (folder / name).write_bytes(encoded.getvalue())
     return json.dumps({"file": name, **line}, ensure_ascii=False, allow_nan=False) + "\n"
 
 

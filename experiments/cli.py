@@ -39,8 +39,9 @@ COMMANDS = {
     "judge": "fit an aesthetic or a preference probe on CLIP embeddings of rated images",
     "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
-    "table3": "print the paper's Table 3 from the YAMLs, with counted parameters and FLOPs",
-    "tables": "write the paper's tables of a run, as Markdown, LaTeX and csv",
+    "table3": "print the paper's Table 3 (all hyperparameters) from the paper-scale YAMLs, with counted FLOPs",
+    "votes": "make a page on which people compare a run's models, for the paper's Table 1",
+    "tables": "write a run's Tables 1 (votes), 2 (FID), 3 (its hyperparameters) and the ablation: Markdown, LaTeX, csv",
     "figures": "write the paper's figures of a run, as PNG and SVG",
     "report": "write the tables and the report of a run from what is there",
 }

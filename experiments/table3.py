@@ -1,4 +1,6 @@
-"""`unclip table3`: the paper's Table 3 from the YAMLs, with counted parameters and FLOPs beside the paper's sizes.
+"""`unclip table3`: the paper's Table 3 from the paper-scale YAMLs, with counted parameters and FLOPs.
+
+The hyperparameters that a run was trained with stand in the Table 3 that `unclip tables RUN` writes.
 
 The networks are built on the meta device: shapes without numbers, so 3.5 B parameters take no memory. FLOPs are those
 of matrix products, convolutions and attention, a multiplication and an addition counting as two.

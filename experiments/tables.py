@@ -1,4 +1,8 @@
-"""`unclip tables RUN`: the paper's tables of a run, our numbers beside the published ones."""
+"""`unclip tables RUN`: the paper's tables of a run, our numbers beside the published ones.
+
+Table 1 counts the votes in RUN/votes (`unclip votes`), Table 2 is FID, Table 3 the hyperparameters that this run was
+trained with. What the paper's own sizes amount to is `unclip table3`, which reads the YAMLs in experiments/paper.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ FOLDER = "tables"
 
 def main(argv: list[str]) -> int:
     """Runs `unclip tables ...`; returns the exit code."""
-    made = argparse.ArgumentParser(prog="unclip tables", description="Write the paper's tables of a run.")
+    description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
+    made = argparse.ArgumentParser(prog="unclip tables", description=description)
     made.add_argument("run", help="run folder, as in runs/quickstart")
     made.add_argument("--out", help="folder to write (default: RUN/tables)")
     options = made.parse_args(argv)

@@ -264,3 +264,28 @@ def repeat(data: Any, batch: Any, steps: int) -> Any:
 
     data.train_dataloader = lambda: DataLoader([batch] * steps, batch_size=None)
     return data
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """A COCO folder: twelve images of several shapes (one grey, one with transparency), two captions each."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+
+    root, rng = tmp_path / "coco", np.random.default_rng(0)
+    (root / "val2014").mkdir(parents=True)
+    images, annotations = [], []
+    for k in range(12):
+        name = f"COCO_val2014_{k:012d}.{'png' if k == 1 else 'jpg'}"
+        pixels = rng.integers(0, 256, (20 + 3 * (k % 4), 20 + 5 * (k % 3), 4 if k == 1 else 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels)
+        (picture.convert("L") if k == 0 else picture).save(root / "val2014" / name)
+        images.append({"id": 100 + k, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
+        annotations += [
+            {"id": 50 - 2 * k - j, "image_id": 100 + k, "caption": f"A thing {k},\n view {j} "} for j in (0, 1)
+        ]
+    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
+    (root / "captions_val2014.json").write_text(json.dumps(content))
+    return root

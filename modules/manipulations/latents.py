@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from modules.errors import InputError
@@ -58,11 +59,16 @@ def save_latents(path: str | Path, latents: Latents, system: System) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {name: getattr(latents, name).detach().cpu().contiguous() for name in ("z_i", "x_T", "tokens")}
+    content = save(tensors, {"format": FORMAT, "made_by": json.dumps(_fingerprints(system))})
     try:
-        save_file(tensors, partial, {"format": FORMAT, "made_by": json.dumps(_fingerprints(system))})
+        partial.write_bytes(content)
         partial.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # What a write finds out names no file.
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed, or never there
+            partial.unlink()
 
 
 def load_latents(path: str | Path, system: System) -> Latents:

@@ -160,6 +160,22 @@ def test_data_without_truth():
         classifier.training_step(Batch(images, attributes[:, :1]), 0)
 
 
+def test_a_full_disk_leaves_the_export_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    export = tmp_path / "export"
+    classifier = AttributeClassifier(ATTRIBUTES, adam, image_size=16, width=4, features=8)
+    export_classifier(classifier, export)
+    before = {path.name: path.read_bytes() for path in export.iterdir()}
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*export: No space left on device; free space"):
+        export_classifier(classifier, export)
+    assert {path.name: path.read_bytes() for path in export.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
 def test_damaged_exports(tmp_path: Path):
     export = tmp_path / "export"
     export_classifier(AttributeClassifier(ATTRIBUTES, adam, image_size=16, width=4, features=8), export)

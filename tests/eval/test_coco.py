@@ -18,26 +18,6 @@ from eval.samples import SampleFolder, write_samples
 SIZE = 16
 
 
-@pytest.fixture
-def coco(tmp_path: Path) -> Path:
-    """Twelve images of several shapes (one grey, one with transparency), two captions each, in a strange order."""
-    root, rng = tmp_path / "coco", np.random.default_rng(0)
-    (root / "val2014").mkdir(parents=True)
-    images, annotations = [], []
-    for k in range(12):
-        name = f"COCO_val2014_{k:012d}.{'png' if k == 1 else 'jpg'}"
-        pixels = rng.integers(0, 256, (20 + 3 * (k % 4), 20 + 5 * (k % 3), 4 if k == 1 else 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels)
-        (picture.convert("L") if k == 0 else picture).save(root / "val2014" / name)
-        images.append({"id": 100 + k, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]})
-        annotations += [
-            {"id": 50 - 2 * k - j, "image_id": 100 + k, "caption": f"A thing {k},\n view {j} "} for j in (0, 1)
-        ]
-    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations}
-    (root / "captions_val2014.json").write_text(json.dumps(content))
-    return root
-
-
 def run(coco: Path, out: str = "out", **settings) -> tuple[SampleFolder, list[dict]]:
     protocol = CaptionProtocol(**{"name": "dry", "captions": 10, "size": SIZE, **settings})
     folder = export(coco / "captions_val2014.json", coco / "val2014", coco / out, protocol)

@@ -13,6 +13,7 @@ from eval.features import NO_INCEPTION, AttributeExtractor
 from eval.frechet import FeatureStatistics, frechet_distance, frechet_interval
 from eval.judges import Judges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
+from eval.samples import SampleFolder
 from eval.scoring import ATTRIBUTES, describe, score_all
 
 
@@ -113,15 +114,19 @@ def test_progress_is_reported(make_folder, judges):
     assert done == [5, 5, 5, 1]
 
 
-def test_what_cannot_be_compared(make_folder, judges):
+def test_what_cannot_be_compared(make_folder, judges, tmp_path):
     real, few, many = make_folder("real", seed=1), make_folder("few", captions=3), make_folder("many", captions=9)
     check_comparable([few], real)
     with pytest.raises(InputError, match=r"many holds 18 samples and .*few 6: Frechet distances of different counts"):
         check_comparable([few, many], real)
     with pytest.raises(InputError, match="shares 16 of its 16 images with the reference"):
         check_comparable([make_folder("copy", seed=1)], real)
-    with pytest.raises(InputError, match="needs 2 or more"):
-        check_comparable([make_folder("one", captions=1, per_caption=1)], real)
+    with pytest.raises(InputError, match="five holds 5 samples; the metrics need 6 or more"):
+        check_comparable([make_folder("five", captions=5, per_caption=1, seed=2)], real)
+    with pytest.raises(InputError, match="five holds 5 real images; the metrics need 6 or more"):
+        check_comparable([few], SampleFolder.open(tmp_path / "five"))
+    with pytest.raises(InputError, match=r"small holds images of 8x8 pixels, the reference .*real of 16x16: bring"):
+        check_comparable([few, make_folder("small", captions=3, seed=2, size=8)], real)
     with pytest.raises(InputError, match="holds 1 image"):
         read_reference(make_folder("one_real", captions=1, per_caption=1, seed=4), judges)
     with pytest.raises(InputError, match="give --classifier, --clip or both"):

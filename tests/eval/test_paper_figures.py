@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from eval import plots
-from eval.errors import InputError
-from eval.paper_figures import paper_figures, paper_tables, read_votes
+from eval.figure_folder import FigureRecord, write_figure
+from eval.paper_figures import paper_figures, paper_tables
 from eval.sweeps import Sweep
 
 
@@ -87,7 +87,8 @@ def test_of_a_run(run: Path, row):
         "figure_08_conditioning", "figure_09a_guidance_glide", "figure_09b_guidance_diffusion_prior",
         "figure_10_13_trade_off", "figure_11_guidance",
     }  # fmt: skip
-    assert set(absent) == {"figure_12_models", "figure_14_binding", "sampler", "prior"}
+    lacking = {"figure_06_typographic", "figure_07_pca", "figure_12_models", "figure_14_binding", "sampler", "prior"}
+    assert set(absent) == lacking and "unclip gallery" in absent["figure_07_pca"]
     assert "unclip sweep experiments/protocols/sampler.yaml" in absent["sampler"]
     tables = paper_tables(run, [row("diffusion_prior")])
     names = ["table_1_humans", "table_2_fid", "table_3_hyperparameters", "ablation", "sweep_guidance"]
@@ -100,12 +101,13 @@ def test_pictures_are_shown_pixel_for_pixel(run: Path, row):
     assert shown.width == pytest.approx(1.5 * (2 * 116 + 4), abs=2)
 
 
-def test_votes(tmp_path: Path):
-    assert read_votes(tmp_path) is None
-    good = {"ar_prior": {"caption": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}}
-    (tmp_path / "votes.json").write_text(json.dumps(good))
-    assert read_votes(tmp_path) == good
-    for text in ("{", '{"a": 1}', '{"a": {"b": {"value": 1}}}'):
-        (tmp_path / "votes.json").write_text(text)
-        with pytest.raises(InputError, match="cannot read the votes"):
-            read_votes(tmp_path)
+def test_figures_of_manipulations_are_shown(run: Path):
+    picture = Image.new("RGB", (30, 20), "red")
+    picture.putpixel((3, 4), (0, 0, 255))
+    write_figure(run / "manipulations" / "pca", FigureRecord("PCA"), {"grid.png": picture})
+    figures, absent = paper_figures(run, [])
+    assert "figure_06_typographic" in absent
+    shown = Image.open(io.BytesIO(plots.save(figures["figure_07_pca"])["png"])).convert("RGB")
+    assert shown.width / shown.height == pytest.approx(1.5, rel=0.05)
+    x, y = (int((k + 0.5) / side * size) for k, side, size in ((3, 30, shown.width), (4, 20, shown.height)))
+    assert shown.getpixel((x, y)) == (0, 0, 255) and shown.getpixel((0, 0)) == (255, 0, 0)

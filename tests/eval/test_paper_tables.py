@@ -25,9 +25,10 @@ def test_table_1_with_and_without_votes():
     paper = table_1(None)
     assert texts(paper)["unCLIP, diffusion prior (paper)"] == ["48.9 %", "45.3 %", "70.5 %"]
     assert paper.rows[0][3].interval == "± 3.0" and "no votes have been collected" in paper.notes[-1]
-    votes = {"ar_prior": {"photorealism": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 96}}}
-    row = table_1(votes).rows[-1]
-    assert row == [Cell("AR prior"), Cell("50.0 %", "[40.0, 60.0]"), Cell("–"), Cell("–")]
+    votes = {"ar_prior": {"photorealism": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 96, "unsure": 7}}}
+    table = table_1(votes)
+    assert table.rows[-1] == [Cell("AR prior"), Cell("50.0 %", "[40.0, 60.0]"), Cell("–"), Cell("–")]
+    assert "AR prior photorealism 96 (7)." in table.notes[-1]
 
 
 def test_table_2(row):

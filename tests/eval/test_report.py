@@ -50,6 +50,12 @@ def test_results_for_programs(run: Path, row):
     assert page == run / "report.html" and tables[0].title == "Main table"
 
 
+def test_a_running_stage_counts_with_its_seconds_so_far(run: Path):
+    write_report(run, {"report": {"seconds": 2.5, "command": "unclip report it"}})
+    assert json.loads((run / "results.json").read_text())["seconds"] == {"clip": 90, "decoder": 300.5, "report": 2.5}
+    assert "unclip report it" in (run / "report.html").read_text()
+
+
 def test_tables_for_people(run: Path):
     write_report(run)
     text = (run / "tables.md").read_text()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +89,21 @@ def test_latents_survive_a_file(system, inverted, tmp_path):
     for name in ("z_i", "x_T", "tokens"):
         assert torch.equal(getattr(found, name), getattr(inverted, name))
     assert [p.name for p in file.parent.iterdir()] == ["latents.safetensors"]
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(system, inverted, tmp_path, monkeypatch):
+    file = tmp_path / "latents.safetensors"
+    save_latents(file, inverted, system)
+    before = file.read_bytes()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # As a write does, which names no file.
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_latents(file, inverted[:1], system)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(file)
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [file.name]
 
 
 def test_latents_of_another_decoder_are_refused(system, inverted, tmp_path, stored_run):
