@@ -120,6 +120,7 @@ def write_rows(folder: Path, pairs: Sequence[Sample]) -> None:
     """What `datasets.Dataset.save_to_disk` writes: columns image, text (a list), caption."""
     import datasets
 
+    datasets.disable_progress_bars()
     rows = datasets.Dataset.from_dict(
         {
             "image": [{"bytes": pair.data, "path": pair.name} for pair in pairs],

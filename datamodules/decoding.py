@@ -32,7 +32,8 @@ class PictureConfig:
             writing, which a mirror turns round.
         draft: let a JPEG that is far larger than needed be decoded at a half, a quarter or an eighth (libjpeg's
             scaling of the cosine transform), but at not less than `draft_margin` times the size.
-        draft_margin: 1 is fastest, 2 cannot be told from full decoding.
+        draft_margin: 1 is fastest; at 2, photographs of 256 px at 64 px differ from fully decoded ones by 46 dB, less
+            than bicubic interpolation differs from Lanczos (43 dB; at 1 it is 38 dB).
 
     Raises:
         InputError: a margin below 1.
@@ -41,7 +42,7 @@ class PictureConfig:
     crop: Literal["centre", "random"] = "centre"
     flip: bool = False
     draft: bool = True
-    draft_margin: float = 1.0
+    draft_margin: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.draft_margin >= 1:

@@ -15,6 +15,7 @@ from datamodules.decoding import PictureConfig
 from datamodules.embeddings import EmbeddingsInfo, EmbeddingsWriter
 from datamodules.faults import FaultPolicy
 from datamodules.image_folder import ImageFolderDataModule
+from datamodules.loading import SeededBatchSampler
 from datamodules.picture_data import SplitConfig
 from datamodules.pictures import Entry, choose_split, sample
 from datamodules.scenes import make_pair, render
@@ -88,6 +89,17 @@ def test_a_pass_shows_every_pair_once_and_any_position_can_be_taken_up_again(mak
         assert torch.equal(expected.images, found.images)
         assert expected.captions == found.captions
         assert torch.equal(expected.index, found.index)
+
+
+def test_the_training_order_numbers_its_passes_from_one(make):
+    plain, drawn = (
+        [index for batch in SeededBatchSampler(6, 4, seed=3, total=6, number_passes=n) for index in batch]
+        for n in (False, True)
+    )
+    assert [index % 6 for index in drawn] == plain
+    assert [index // 6 for index in drawn] == [1] * 6 + [2] * 6 + [3] * 6 + [4] * 6
+    loader = make("COCO", splits=ALL).train_dataloader()
+    assert {index // COUNT for batch in loader.batch_sampler for index in batch[:4]} == {1}
 
 
 def test_one_of_several_captions_is_drawn_in_every_pass(make):
