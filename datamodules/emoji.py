@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules import openmoji
-from datamodules.cache import digest
+from datamodules.cache import digest, hash_of
 from datamodules.loading import SPLITS, at_least, check_split
 from datamodules.pairs import PairDataModule, Records
 from modules.errors import InputError
@@ -105,7 +104,7 @@ class EmojiDataModule(PairDataModule):
             if (self.skin_tones or not drawing.tones)
             and (every or ("train" if drawing.family in mixed else split_of(drawing.family)) == split)
         ]
-        chosen.sort(key=lambda drawing: _hash(drawing.code))
+        chosen.sort(key=lambda drawing: hash_of(drawing.code))
         size = self.sizes[split]
         if size is not None and size > len(chosen):
             raise InputError(f"{split}_size is {size}, but there are {len(chosen)} emoji in the {split} split")
@@ -114,14 +113,10 @@ class EmojiDataModule(PairDataModule):
 
 def split_of(family: str) -> str:
     """The split of an emoji by its family's code points: the same on every machine, whatever other emoji there are."""
-    place = _hash(f"split {family}") % 100
+    place = hash_of(f"split {family}") % 100
     if place < SHARES["test"]:
         return "test"
     return "val" if place < SHARES["test"] + SHARES["val"] else "train"
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _render(codes: list[str], size: int, index: int) -> np.ndarray:

@@ -80,8 +80,7 @@ def drawings() -> tuple[Drawing, ...]:
         points = tuple(int(part, 16) for part in path.stem.split("-"))
         name = names.get("".join(map(chr, points)).replace("\ufe0f", ""))
         if name is not None:
-            tones = len(set(points) & set(_TONES)) if len(points) > 1 else 0  # Alone, a tone is a colour swatch.
-            found.append(Drawing(path.stem, _caption(points, name), _family(points), tones))
+            found.append(Drawing(path.stem, _caption(points, name), family_of(points), tones_of(points)))
     return tuple(found)
 
 
@@ -96,6 +95,16 @@ def render(code: str, size: int) -> np.ndarray:
         svg = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; re-install with {_INSTALL}") from error
+    return rasterise(svg, size)
+
+
+def rasterise(svg: str, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 picture of a square SVG on white.
+
+    Raises:
+        InputError: the renderer is missing or too old.
+        ValueError: this is no SVG.
+    """
     png = _required("resvg_py").svg_to_bytes(svg_string=svg, width=size, height=size, background="white")
     pixels = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
     if pixels.shape != (size, size, 3):  # Versions before 0.2.6 ignore the size.
@@ -111,19 +120,39 @@ def versions() -> list[str]:
     return [f"{package} {metadata.version(package)}" for package in packages.values()]
 
 
+def renderer_version() -> str:
+    """The renderer's, which decides pixels."""
+    _spec("resvg_py")
+    return f"resvg-py {metadata.version('resvg-py')}"
+
+
 _INSTALL = '`pip install -e ".[emoji]"`'
 
 
 def _caption(points: tuple[int, ...], name: str) -> str:
     """ ":Côte_d’Ivoire:" -> "flag of cote divoire": plain words, so that a small vocabulary goes far."""
-    words = name.strip(":").replace("#", "hash").replace("*", "asterisk").replace("&", "and")
-    ascii_only = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
-    caption = " ".join(re.findall(r"[a-z0-9]+", ascii_only.lower()))
-    is_country = 0x1F1E6 <= points[0] <= 0x1F1FF or 0xE0067 in points
-    return f"flag of {caption}" if is_country else caption
+    caption = plain_words(name.strip(":").replace("#", "hash").replace("*", "asterisk"))
+    return f"flag of {caption}" if is_country(points) else caption
 
 
-def _family(points: tuple[int, ...]) -> str:
+def is_country(points: tuple[int, ...]) -> bool:
+    """Whether an emoji is the flag of a country or of a part of one."""
+    return bool(points) and (0x1F1E6 <= points[0] <= 0x1F1FF or 0xE0067 in points)
+
+
+def plain_words(name: str) -> str:
+    """ "Côte_d’Ivoire" -> "cote divoire"."""
+    ascii_only = unicodedata.normalize("NFKD", name.replace("&", "and")).encode("ascii", "ignore").decode()
+    return " ".join(re.findall(r"[a-z0-9]+", ascii_only.lower()))
+
+
+def tones_of(points: tuple[int, ...]) -> int:
+    """How many different skin tones an emoji shows; alone, a tone is a colour swatch."""
+    return len(set(points) & set(_TONES)) if len(points) > 1 else 0
+
+
+def family_of(points: tuple[int, ...]) -> str:
+    """The code points that all variants (skin tones, genders, directions) of an emoji share, as "1F9D1-1F527"."""
     kept = tuple(_PERSON if p in _PEOPLE else p for p in points if p not in _VARIANT_SIGNS) or points
     return "-".join(f"{p:X}" for p in _SAME_FAMILY.get(kept, kept))
 

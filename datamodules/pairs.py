@@ -128,6 +128,11 @@ class PairDataModule(SplitDataModule):
             raise InputError(f"{type(self).__name__} holds one picture a caption: ask for 1 a caption")
         return self.renderer(split, size)(index), {}
 
+    @property
+    def clip_fingerprint(self) -> str | None:
+        """Of the CLIP that made the attached embeddings; None without any."""
+        return None if self.embeddings is None else open_embeddings(self.embeddings).info.clip_fingerprint
+
     def data_hash(self, split: str) -> str:
         """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""
         return digest([self.source_key(split), self.captions(split)])

@@ -1,4 +1,4 @@
-"""`unclip data export`: real pictures of a data set as a sample folder, the floor that every table stands on."""
+"""`unclip data`: `export` writes real pictures as a sample folder, the floor that every table stands on, and more."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from modules.errors import InputError
 def main(argv: list[str]) -> int:
     """Runs `unclip data ...`; returns the exit code."""
     options = _parser().parse_args(argv)
+    return int(options.run(options))
+
+
+def _run_export(options: argparse.Namespace) -> int:
     data, section = load_data(options.config, PairDataModule, embeddings=None)
     require_writable(options.out, options.overwrite)
     folder = export(
@@ -119,6 +123,13 @@ def load_data(
         raise InputError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
     if not isinstance(section, dict) or "class_path" not in section:
         raise InputError(f"config {str(path)!r} has no `data:` section with a class_path")
+    return make_data(section, kind, **override)
+
+
+def make_data(
+    section: dict[str, Any], kind: type[SplitDataModule] = SplitDataModule, **override: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The DataModule of a section with class_path and init_args; otherwise as `load_data`."""
     parser = Parser(prog="unclip")
     parser.add_subclass_arguments(kind, "data", required=True)
     parsed = parser.parse_object({"data": section})
@@ -142,6 +153,8 @@ def _check(data: PairDataModule, split: str, captions: int, per_caption: int, si
 
 
 def _parser() -> argparse.ArgumentParser:
+    from experiments import data_check, emoji_download  # They need `load_data`.
+
     parser = argparse.ArgumentParser(prog="unclip data", description="Look at a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("export", help="write real images as a sample folder")
@@ -153,4 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--size", type=int, help="side in pixels (default: the data's image_size)")
     one.add_argument("--seed", type=int, default=0, help="of the images beyond a caption's own (default 0)")
     one.add_argument("--overwrite", action="store_true", help="replace a sample folder that is there")
+    one.set_defaults(run=_run_export)
+    data_check.add_parser(commands)
+    emoji_download.add_parser(commands)
     return parser

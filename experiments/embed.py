@@ -3,51 +3,70 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.embeddings import EmbeddingsInfo, EmbeddingsWriter
-from datamodules.loading import SPLITS, evaluation_batches
-from datamodules.pairs import PairDataModule
-from experiments.data import load_data
-from experiments.progress import Progress, progress
+from datamodules.embedding_writer import SHARD_ROWS, EmbeddingsWriter
+from datamodules.embeddings import EmbeddingsInfo
+from datamodules.loading import SPLITS, SplitDataModule
+from experiments.data_sources import add_arguments, is_yaml, open_data
+from experiments.embedding_run import Embedder, Encoder, Work, run, trainer_device
+from experiments.lightning_cli import quiet
 from modules.errors import InputError
-
-
-class Encoder(Protocol):
-    """What a frozen CLIP offers: token ids (0 = padding) and unit-norm embeddings."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def tokenize(self, captions: list[str]) -> Tensor: ...
-
-    def encode_image(self, images: Tensor) -> Tensor: ...
-
-    def encode_text(self, tokens: Tensor) -> Tensor: ...
 
 
 def main(argv: list[str]) -> int:
     """Runs `unclip embed ...`; returns the exit code."""
     options = _parser().parse_args(argv)
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size must be 1 or more, got {options.batch_size}")
-    data, section = load_data(options.config, PairDataModule, embeddings=None)
-    from modules.clip import FrozenCLIP
-
+    for name in ("batch_size", "shard_rows", "devices", "num_nodes"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(options, name)}")
     device = find_device(options.device)
-    clip = FrozenCLIP(options.clip, options.pretrained).to(device)
-    source = {"data": section, "clip": options.clip, "pretrained": options.pretrained, "image_size": data.image_size}
-    embed(data, clip, options.out, options.splits, options.batch_size, device, source, options.overwrite)
+    trainer = trainer_device(device)
+    if options.devices > 1:
+        trainer["devices"] = options.devices
+    trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
+    data, section, clip = _data_and_clip(options)
+    source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
+    source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
+    embed(
+        data,
+        clip,
+        options.out,
+        options.splits,
+        options.batch_size,
+        device,
+        source,
+        options.overwrite,
+        token_features=options.token_features,
+        shard_rows=options.shard_rows,
+        trainer=trainer,
+    )
     return 0
 
 
+def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
+    """The data, their configuration, and the CLIP; data that no YAML describes take the CLIP's size."""
+    from modules.clip import FrozenCLIP
+
+    override: dict[str, Any] = {"embeddings": None}
+    if options.num_workers is not None:
+        override["num_workers"] = options.num_workers
+    if is_yaml(options) or options.data is None:  # Refused, if so, before the CLIP is read.
+        data, section = open_data(options, SplitDataModule, **override)
+        return data, section, FrozenCLIP(options.clip, options.pretrained)
+    clip = FrozenCLIP(options.clip, options.pretrained)
+    options.image_size = options.image_size or clip.image_size
+    data, section = open_data(options, SplitDataModule, **override)
+    return data, section, clip
+
+
 def embed(
-    data: PairDataModule,
+    data: SplitDataModule,
     clip: Encoder,
     out: str | Path,
     splits: Sequence[str] = SPLITS,
@@ -55,8 +74,12 @@ def embed(
     device: torch.device | str = "cpu",
     source: dict[str, Any] | None = None,
     overwrite: bool = False,
+    *,
+    token_features: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    trainer: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes z_i, z_t and tokens of every pair; splits that are there already are kept.
+    """Writes z_i, z_t and tokens of every pair; splits and shards that are there already are kept.
 
     Args:
         data: the pairs, at the size at which the CLIP shall see them.
@@ -64,39 +87,44 @@ def embed(
         out: the embeddings folder (see `datamodules.embeddings`).
         splits: which to embed.
         batch_size: pairs at once; the result does not depend on it.
-        device: where the CLIP is.
+        device: where to compute.
         source: what a person may want to know about the origin; JSON-able.
         overwrite: replace embeddings of another CLIP or of other data.
+        token_features: also write the features of every token.
+        shard_rows: rows of a shard, which is what an interruption costs each process at most.
+        trainer: settings of Lightning's Trainer in place of `device`: accelerator, devices, strategy, ...
 
     Raises:
         InputError: the folder holds embeddings of another CLIP or of other data.
         OSError: it can't be written.
     """
+    quiet()
     with torch.inference_mode():
+        here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else "cpu"
         tokens = clip.tokenize(["a"])
-        dim = clip.encode_text(tokens.to(device)).shape[1]
-    info = EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source or {})
+        dim = clip.encode_text(tokens.to(here)).shape[1]
+        features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
+    info = EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source or {}, features=features)
     writer = EmbeddingsWriter(out, info, overwrite)
+    module = Embedder(clip, token_features)
     for split in splits:
         size, data_hash = data.size(split), data.data_hash(split)
         if writer.holds(split, size, data_hash, overwrite):
-            print(f"{split}: {size} rows are there")
-        else:
-            writer.write(split, size, data_hash, _encode(data, clip, split, batch_size, device))
-            print(f"{split}: {size} rows of {dim} written to {out}")
+            _say(f"{split}: {size} rows are there")
+            continue
+        files = writer.split(split, size, data_hash, shard_rows)
+        if not files.captions:
+            _say(f"{split}: captions are left out, for pyarrow is not installed")
+        work = Work(data, writer, files, batch_size)
+        run(module, work, dict(trainer or trainer_device(device)))
+        if work.replaced:
+            _say(f"{split}: {work.replaced} pairs cannot be read; other pairs stand in their rows")
+        _say(f"{split}: {size} rows of {dim} written to {out}")
 
 
-def _encode(
-    data: PairDataModule, clip: Encoder, split: str, batch_size: int, device: torch.device | str
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    dataset = data.dataset(split)
-    bar: Progress[None] = progress(len(dataset), f"embedding {split}")
-    with bar, torch.inference_mode():
-        for indices in evaluation_batches(len(dataset), batch_size):
-            batch = dataset.__getitems__(indices)
-            tokens = clip.tokenize(batch.captions)
-            yield clip.encode_image(batch.images.to(device)), clip.encode_text(tokens.to(device)), tokens
-            bar.advance(len(indices))
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -116,12 +144,19 @@ def find_device(name: str | None) -> torch.device:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
-    parser.add_argument("--config", required=True, help="any YAML with a data: section")
+    add_arguments(parser)
     parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
     parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")
     parser.add_argument("--out", required=True, help="embeddings folder to write, or to go on with")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--batch-size", type=int, default=256, help="pairs at once (default 256)")
-    parser.add_argument("--device", help="such as cpu (default: the accelerator, if there is one)")
+    parser.add_argument("--num-workers", type=int, help="loader processes (default: what the YAML says, else 0)")
+    parser.add_argument("--token-features", action="store_true", help="also write the features of every caption token")
+    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows of a file (default %(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    parser.add_argument("--devices", type=int, default=1, help="how many of that kind on each machine (default 1)")
+    parser.add_argument("--num-nodes", type=int, default=1, help="how many machines (default 1)")
+    parser.add_argument("--strategy", default="auto", help="Lightning's strategy for several devices (default auto)")
+    parser.add_argument("--precision", default="32-true", help="Lightning's precision, such as bf16-mixed")
     parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another CLIP or other data")
     return parser

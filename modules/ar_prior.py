@@ -12,7 +12,7 @@ from modules.embedding_codec import EmbeddingCodec
 from modules.embedding_statistics import EmbeddingStatistics
 from modules.errors import InputError
 from modules.networks.ar_prior import ARPriorNetwork
-from modules.prior_batches import cosines, embeddings_of, per_sample_generators
+from modules.prior_batches import cosines, embeddings_of, per_sample_generators, text_of
 from modules.sampling import sample_ar_prior
 from modules.stage import Stage, TrainingConfig, adamw
 
@@ -72,9 +72,10 @@ class ARPrior(Stage):
 
     def _loss(self, network: nn.Module, batch: EmbeddingBatch | ImageTextBatch, keep: Tensor | None) -> Tensor:
         """Cross-entropy of the codes, in nats per code."""
-        z_i, z_t, tokens, _ = embeddings_of(batch)
-        codes = self.codec.encode(z_i)
-        logits = network(tokens, z_t, self.codec.encode_dot(z_i, z_t), codes, keep)
+        rows = embeddings_of(batch)
+        codes = self.codec.encode(rows.z_i)
+        dot = self.codec.encode_dot(rows.z_i, rows.z_t)
+        logits = network(text_of(network, rows), rows.z_t, dot, codes, keep)
         return F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())  # autocast gives bfloat16 logits
 
     def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
@@ -86,12 +87,12 @@ class ARPrior(Stage):
         return self._loss(self.averaged, batch, None)
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
-        rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
+        rows = embeddings_of(batch).rows(slice(64))
         generators = per_sample_generators(len(rows.z_t))
         z_i = sample_ar_prior(
             self.averaged,
             self.codec,
-            rows.tokens,
+            text_of(self.averaged, rows),
             rows.z_t,
             generators,
             guidance_scale=self.guidance_scale,

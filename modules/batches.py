@@ -18,16 +18,18 @@ class EmbeddingBatch(NamedTuple):
         z_t: (B, D) CLIP text embeddings of unit norm.
         tokens: (B, L) int64 caption tokens of the CLIP's tokeniser; 0 is padding.
         index: (B,) int64 position of each pair in its split.
+        features: (B, L, F) the CLIP's features of every caption token, 0 for padding; None where nobody asked for them.
     """
 
     z_i: Tensor
     z_t: Tensor
     tokens: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    features: Tensor | None = None
 
-    def rows(self, chosen: Tensor) -> EmbeddingBatch:
-        """The pairs where `chosen` (B,) bool is true."""
-        return EmbeddingBatch(*(tensor[chosen] for tensor in self))
+    def rows(self, chosen: Tensor | slice) -> EmbeddingBatch:
+        """The pairs where `chosen` (B,) bool is true, or those of a slice."""
+        return EmbeddingBatch(*(None if tensor is None else tensor[chosen] for tensor in self))
 
 
 class ImageTextBatch(NamedTuple):

@@ -13,7 +13,7 @@ from modules.diffusion.denoiser import Model
 from modules.diffusion_stage import DiffusionStage
 from modules.networks.diffusion_prior import DiffusionPriorNetwork, embedding_scale
 from modules.objective import Objective, SamplerConfig
-from modules.prior_batches import cosines, embeddings_of, per_sample_generators
+from modules.prior_batches import cosines, embeddings_of, per_sample_generators, text_of
 from modules.sampling import sample_diffusion_prior
 from modules.stage import TrainingConfig, adamw
 
@@ -47,11 +47,11 @@ class DiffusionPrior(DiffusionStage):
         self.scale = embedding_scale(network.embedding_dim)
 
     def _loss(self, network: Any, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
-        z_i, z_t, tokens, _ = embeddings_of(batch)
-        x0 = z_i * self.scale
+        rows = embeddings_of(batch)
+        x0 = rows.z_i * self.scale
         t, noise, x_t = self.draw(network, x0, generator)
         keep = (torch.rand(len(x0), generator=generator) >= self.drop_text).to(x0.device)
-        return self.mean_loss(network, network(x_t, t, tokens, z_t, keep), x0, noise, t)
+        return self.mean_loss(network, network(x_t, t, text_of(network, rows), rows.z_t, keep), x0, noise, t)
 
     def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.trained, batch, generator)
@@ -60,13 +60,13 @@ class DiffusionPrior(DiffusionStage):
         return self._loss(self.averaged, batch, generator)
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
-        rows = EmbeddingBatch(*(tensor[:64] for tensor in embeddings_of(batch)))
+        rows = embeddings_of(batch).rows(slice(64))
         z_i = sample_diffusion_prior(
             self.averaged,
             self.objective,
             self.sampler_now,
             self.scale,
-            rows.tokens,
+            text_of(self.averaged, rows),
             rows.z_t,
             per_sample_generators(len(rows.z_t)),
             statistics=self.statistics,
@@ -74,10 +74,10 @@ class DiffusionPrior(DiffusionStage):
         return cosines(z_i, rows)
 
     def conditioned(self, batch: EmbeddingBatch | ImageTextBatch) -> tuple[Model, Tensor]:
-        z_i, z_t, tokens, _ = embeddings_of(batch)
-        cache = self.averaged.encode(tokens, z_t)
+        rows = embeddings_of(batch)
+        cache = self.averaged.encode(text_of(self.averaged, rows), rows.z_t)
 
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             return self.averaged.step(x_t, t, cache)
 
-        return model, z_i * self.scale
+        return model, rows.z_i * self.scale

@@ -147,10 +147,12 @@ class DiffusionStage(Stage):
         return self.transfer_batch_to_device(batch, self.device, 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         if self.statistics is not None:
             checkpoint[CHECKPOINT_KEY] = self.statistics.to_tensors()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         if CHECKPOINT_KEY in checkpoint:
             self.statistics = ScoreStatistics.from_tensors(checkpoint[CHECKPOINT_KEY])
 

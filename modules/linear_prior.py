@@ -30,8 +30,8 @@ class LinearPrior(Stage):
         super().__init__(network, optimizer, training)
 
     def _loss(self, network: nn.Module, batch: EmbeddingBatch | ImageTextBatch) -> Tensor:
-        z_i, z_t, _, _ = embeddings_of(batch)
-        return F.mse_loss(network(z_t), z_i) * z_i.shape[1]
+        rows = embeddings_of(batch)
+        return F.mse_loss(network(rows.z_t), rows.z_i) * rows.z_i.shape[1]
 
     def training_loss(self, batch: EmbeddingBatch | ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.trained, batch)

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.clip import FrozenCLIP
+from modules.clip_origin import check_origin
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
 from modules.manipulations.methods import ImageMethods
 from modules.networks.diffusion_prior import embedding_scale
 from modules.objective import SamplerConfig
+from modules.prior_batches import caption_features
 from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
 from modules.seeds import image_generators
 from modules.stored import StoredStage, load_stage
@@ -74,6 +76,8 @@ class UnCLIP(ImageMethods):
                     f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
                     f"{self.clip.embedding_dim}: train it again on this CLIP's (`unclip embed`)"
                 )
+            if stored.clip_fingerprint is not None:
+                check_origin(stored.clip_fingerprint, self.clip.fingerprint, f"the run's {name}", "the run has")
             stored.network.to(self.device)
             for value in stored.settings.values():
                 if isinstance(value, torch.nn.Module):
@@ -115,17 +119,18 @@ class UnCLIP(ImageMethods):
         stored, chosen = self.stage(name), self.overrides.get(name, {})
         if name == "linear_prior":
             return F.normalize(stored.network(z_t), dim=1)
+        text = tokens if getattr(stored.network, "feature_dim", None) is None else caption_features(self.clip, tokens)
         if name == "ar_prior":
             codec = stored.settings["codec"]
             codec.load_state_dict({key.removeprefix("codec."): value for key, value in stored.extra.items()})
             settings = {key: stored.settings[key] for key in ("guidance_scale", "percentile")} | chosen
-            return sample_ar_prior(stored.network, codec, tokens, z_t, generators, **settings)
+            return sample_ar_prior(stored.network, codec, text, z_t, generators, **settings)
         return sample_diffusion_prior(
             stored.network,
             stored.settings["objective"],
             self.sampler(name),
             embedding_scale(stored.network.embedding_dim),
-            tokens,
+            text,
             z_t,
             generators,
             statistics=stored.statistics,

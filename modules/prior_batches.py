@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,27 @@ def embeddings_of(batch: EmbeddingBatch | ImageTextBatch) -> EmbeddingBatch:
             "data.init_args.embeddings to the folder"
         )
     return embeddings
+
+
+def text_of(network: Any, rows: EmbeddingBatch) -> Tensor:
+    """What a prior's network reads of the captions: their (B, L) tokens, or the (B, L, F) features of a frozen CLIP.
+
+    Raises:
+        InputError: it wants features, and the batch has none.
+    """
+    if getattr(network, "feature_dim", None) is None:
+        return rows.tokens
+    if rows.features is None:
+        raise InputError(
+            "model.network.feature_dim needs the CLIP's features of every token, and the batches hold none: make them "
+            "with `unclip embed --token-features` and set data.init_args.token_features: true"
+        )
+    return rows.features
+
+
+def caption_features(clip: Any, tokens: Tensor) -> Tensor:
+    """(B, L) tokens -> (B, L, F) a frozen CLIP's features of them; 0 for padding, which its CLIP never learnt from."""
+    return clip.encode_tokens(tokens) * (tokens != 0)[..., None]
 
 
 def cosines(z_i: Tensor, batch: EmbeddingBatch) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def sample_diffusion_prior(
     Args:
         network, objective, sampler: the trained stage.
         scale: that z_i was multiplied with in training.
-        tokens: (B, L) caption tokens.
+        tokens: (B, L) caption tokens, or (B, L, F) features of them for a network that reads those.
         z_t: (B, D) of unit norm.
         generators: B of them.
         statistics: of the score, for analytic_dpm and analytic_ddim.

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from modules import clip_origin
 from modules.errors import InputError
 
 
@@ -219,6 +220,13 @@ class Stage(lightning.LightningModule):
             factor *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
         return factor
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[clip_origin.KEY] = clip_origin.origin_of(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        here = clip_origin.origin_of(self._trainer)
+        clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
+
     def exported_state(self) -> dict[str, Tensor]:
         """What `export` writes: the averaged network's tensors."""
         return dict(self.averaged.state_dict())
@@ -235,7 +243,8 @@ class Stage(lightning.LightningModule):
         folder = root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(self.exported_state(), folder / "model.safetensors")
-        (folder / ".config.tmp").write_text(yaml.safe_dump({**config, "step": self.global_step}, sort_keys=False))
+        about = {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from modules import clip_origin
 from modules.diffusion.analytic import ScoreStatistics
 from modules.embedding_codec import EmbeddingCodec
 from modules.errors import InputError
@@ -29,12 +30,14 @@ class StoredStage:
         settings: the stage's other init_args, the records among them built: objective, sampler, codec.
         extra: tensors of the file that are not the network's, by name.
         fingerprint: hash of the file of weights.
+        clip_fingerprint: of the CLIP on whose embeddings it was trained; None where that is not recorded.
     """
 
     network: Any
     settings: dict[str, Any]
     extra: dict[str, Tensor]
     fingerprint: str
+    clip_fingerprint: str | None = None
 
     @property
     def statistics(self) -> ScoreStatistics | None:
@@ -55,7 +58,8 @@ def load_stage(folder: str | Path) -> StoredStage:
     path = Path(folder)
     path = path / "export" if (path / "export").is_dir() else path
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())["init_args"]
+        about = yaml.safe_load((path / "config.yaml").read_text())
+        config = about["init_args"]
         tensors = load_file(path / "model.safetensors")
     except OSError as error:
         raise InputError(
@@ -78,6 +82,7 @@ def load_stage(folder: str | Path) -> StoredStage:
         settings,
         {name: tensors[name] for name in extra},
         hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()[:12],
+        about.get(clip_origin.KEY),
     )
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.transformer import (
+    FeatureEmbedding,
     KeyValueCache,
     TextEncoder,
     TokenEmbedding,
@@ -30,6 +31,11 @@ class ARPriorNetwork(nn.Module):
         checkpointing: recompute the Transformers' activations in the backward pass.
         text_width, text_depth, text_heads: of a Transformer of its own that encodes the caption first, as Table 3 has
             it; without (null) the caption's embedded tokens are the prefix, encoded by the causal Transformer itself.
+        feature_dim: F of a frozen CLIP's features of every caption token, which then stand where the tokens' own
+            embeddings do (batches with `token_features`); not together with `text_width`.
+
+    Raises:
+        ValueError: both `text_width` and `feature_dim`.
     """
 
     def __init__(
@@ -48,11 +54,17 @@ class ARPriorNetwork(nn.Module):
         text_width: int | None = None,
         text_depth: int = 0,
         text_heads: int = 1,
+        feature_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if text_width is not None and feature_dim is not None:
+            raise ValueError("text_width and feature_dim are two ways to encode the caption: choose one")
+        self.feature_dim = feature_dim
         self.num_codes, self.num_buckets, self.num_dot_buckets = num_codes, num_buckets, num_dot_buckets
-        self.tokens: TokenEmbedding | TextEncoder
-        if text_width is None:
+        self.tokens: TokenEmbedding | TextEncoder | FeatureEmbedding
+        if feature_dim is not None:
+            self.tokens = FeatureEmbedding(feature_dim, context_length, width)
+        elif text_width is None:
             self.tokens = TokenEmbedding(vocab_size, context_length, width)
         else:
             sizes = (vocab_size, context_length, text_width, text_depth, text_heads)
@@ -90,7 +102,7 @@ class ARPriorNetwork(nn.Module):
         """Logits of all codes at once, as training does it.
 
         Args:
-            tokens: (B, L) caption tokens.
+            tokens: (B, L) caption tokens; with `feature_dim`, their (B, L, F) features.
             z_t: (B, D) CLIP text embeddings of unit norm.
             dot: (B,) bucket of z_i . z_t.
             codes: (B, num_codes) buckets of z_i; the last one is not read.

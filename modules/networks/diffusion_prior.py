@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
 from modules.networks.transformer import (
+    FeatureEmbedding,
     KeyValueCache,
     TokenEmbedding,
     Transformer,
@@ -34,6 +35,9 @@ class DiffusionPriorNetwork(nn.Module):
         vocab_size, context_length: of the tokeniser.
         width, depth, heads: of the Transformer.
         dropout: on its residual branches.
+        checkpointing: recompute the Transformer's activations in the backward pass.
+        feature_dim: F of a frozen CLIP's features of every caption token, which then stand where the tokens' own
+            embeddings do (batches with `token_features`); null learns embeddings of the tokens.
     """
 
     def __init__(
@@ -46,10 +50,15 @@ class DiffusionPriorNetwork(nn.Module):
         heads: int,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        feature_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.embedding_dim = embedding_dim
-        self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        self.embedding_dim, self.feature_dim = embedding_dim, feature_dim
+        self.tokens: TokenEmbedding | FeatureEmbedding
+        if feature_dim is None:
+            self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        else:
+            self.tokens = FeatureEmbedding(feature_dim, context_length, width)
         self.z_t = nn.Linear(embedding_dim, width)
         self.time = TimeEmbedding(width, width)
         self.z_i = nn.Linear(embedding_dim, width)
@@ -80,7 +89,7 @@ class DiffusionPriorNetwork(nn.Module):
         Args:
             x_t: (B, D) noised z_i, scaled.
             t: (B,) timesteps.
-            tokens: (B, L) caption tokens.
+            tokens: (B, L) caption tokens; with `feature_dim`, their (B, L, F) features, here as below.
             z_t: (B, D) CLIP text embeddings of unit norm.
             keep: (B,) bool, False where the text is dropped; None keeps all.
 
@@ -96,7 +105,7 @@ class DiffusionPriorNetwork(nn.Module):
         Samples of one caption share the computation, and so do all rows whose text is dropped.
         """
         if keep is not None:  # What is dropped is not read.
-            tokens = torch.where(keep[:, None], tokens, 0)
+            tokens = torch.where(keep.view(-1, *[1] * (tokens.ndim - 1)), tokens, 0)
             z_t = torch.where(keep[:, None], z_t, 0.0)
             rows, places = unique_rows(tokens, z_t, keep[:, None])
         else:

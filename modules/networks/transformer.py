@@ -181,6 +181,26 @@ class TokenEmbedding(nn.Module):
         return self.tokens(tokens) + self.positions
 
 
+class FeatureEmbedding(nn.Module):
+    """A frozen CLIP's features of the caption's tokens, and their positions: (B, L, F) -> (B, L, width).
+
+    It stands where a TokenEmbedding stands in a network that reads features. Padding, whose features are 0, is known by
+    its position and the projection's bias.
+    """
+
+    def __init__(self, feature_dim: int, context_length: int, width: int) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.project = nn.Linear(feature_dim, width)
+        self.positions = nn.Parameter(torch.randn(context_length, width) * 0.05)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.ndim != 3 or features.shape[1:] != (self.context_length, self.project.in_features):
+            expected = (self.context_length, self.project.in_features)
+            raise ValueError(f"the captions' features are {tuple(features.shape[1:])}, the network's are {expected}")
+        return self.project(features) + self.positions
+
+
 class TextEncoder(nn.Module):
     """GLIDE's text Transformer: every token sees every other (GLIDE, section 2.4).
 
@@ -220,14 +240,19 @@ def unique_rows(tokens: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
     """Which captions of a batch are different, so that what depends on the caption alone is computed once for each.
 
     Args:
-        tokens: (B, L) int64.
+        tokens: (B, L) int64; or (B, L, F) float features.
         others: (B, ...) float32 tensors that must agree as well, bit for bit.
 
     Returns:
         (U,) int64 rows to compute, and (B,) int64 the place of each row's result among them.
     """
-    bits = [x.detach().float().flatten(1).contiguous().view(torch.int32).long() for x in others]
-    different, places = torch.unique(torch.cat([tokens, *bits], dim=1), dim=0, return_inverse=True)
+    columns = [x.detach() if not x.is_floating_point() else _bits(x) for x in (tokens, *others)]
+    different, places = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True)
     positions = torch.arange(len(tokens), device=tokens.device)
     first = positions.new_full((len(different),), len(tokens)).scatter_reduce(0, places, positions, "amin")
     return first, places
+
+
+def _bits(x: Tensor) -> Tensor:
+    """(B, ...) floats -> (B, n) int64, equal where all bits of the float32 are."""
+    return x.detach().float().flatten(1).contiguous().view(torch.int32).long()

@@ -1,12 +1,15 @@
 """`unclip embed`: the embeddings are the CLIP's, row by row, and a second call computes nothing."""
 
 import json
+import signal
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from datamodules.embeddings import open_embeddings
+from datamodules.embeddings import EmbeddingsDataModule, open_embeddings
+from datamodules.faults import Fault
+from datamodules.pairs import ImageTextDataset
 from datamodules.shapes import ShapesDataModule
 from experiments.cli import main
 from experiments.data import load_data
@@ -36,6 +39,9 @@ class FakeCLIP:
         weights = torch.linspace(0, 3, 12 * self.dim).view(12, -1).cos()
         return normalize(tokens.float() @ weights + 0.1, dim=1)
 
+    def encode_tokens(self, tokens):
+        return torch.stack([(tokens + 1).float() / 100, tokens.float().cumsum(1).sin()], dim=2)
+
 
 def shapes(**sizes):
     return ShapesDataModule(
@@ -57,6 +63,20 @@ def test_every_row_is_what_the_clip_says_of_that_pair(tmp_path):
         assert torch.equal(rows.tokens, tokens)
         assert torch.allclose(rows.z_t, clip.encode_text(tokens), atol=1e-6)
         assert torch.allclose(rows.z_i, clip.encode_image(pairs.images), atol=1e-6)
+
+
+def test_the_features_of_every_token_are_written_where_asked_for_and_padding_has_none(tmp_path):
+    data, clip = shapes(), FakeCLIP()
+    embed(data, clip, tmp_path, ["val"], token_features=True)
+    folder = open_embeddings(tmp_path)
+    rows = folder.rows("val", token_features=True)[range(5)]
+    assert folder.info.features == 2
+    tokens = clip.tokenize(data.captions("val"))
+    expected = torch.where(tokens[..., None] != 0, clip.encode_tokens(tokens), 0.0)
+    assert torch.allclose(rows.features, expected, atol=1e-3)
+    assert (tokens == 0).any()
+    with pytest.raises(InputError, match=r"features 2, not None; name another folder"):
+        embed(data, clip, tmp_path, ["val"])
 
 
 def test_the_datamodule_takes_what_embed_wrote(tmp_path):
@@ -92,6 +112,70 @@ def test_an_interruption_costs_only_the_split_that_was_running(tmp_path):
     assert rest.seen == [5, 5, 5, 5, 3]
 
 
+def test_an_interruption_costs_only_the_shard_that_was_running(tmp_path):
+    class Killed(FakeCLIP):
+        def encode_image(self, images):
+            if len(self.seen) == 5:
+                raise RuntimeError("the machine is gone")
+            return super().encode_image(images)
+
+    with pytest.raises(RuntimeError, match="gone"):
+        embed(shapes(), Killed(), tmp_path / "e", splits=["train"], batch_size=3, shard_rows=7)
+    assert not (tmp_path / "e" / "embeddings.json").exists()
+    rest = FakeCLIP()
+    embed(shapes(), rest, tmp_path / "e", splits=["train"], batch_size=3, shard_rows=7)
+    assert rest.seen == [3, 3, 1, 3, 3, 1, 2]  # Of the shards of 7, 7, 7 and 2, the second had begun.
+    embed(shapes(), FakeCLIP(), tmp_path / "whole", splits=["train"], batch_size=3, shard_rows=7)
+    assert contents(tmp_path / "e") == contents(tmp_path / "whole")
+
+
+def contents(folder):
+    """File -> bytes; all that is in an embeddings folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_signal_handler_outlives_an_interruption(tmp_path):
+    class Interrupted(FakeCLIP):
+        def encode_image(self, images):
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        embed(shapes(), Interrupted(), tmp_path, splits=["val"])
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_data_without_pictures_are_refused(tmp_path):
+    embed(shapes(), FakeCLIP(), tmp_path / "e", splits=["val"])
+    with pytest.raises(InputError, match="hold no pictures"):
+        embed(EmbeddingsDataModule(str(tmp_path / "e")), FakeCLIP(), tmp_path / "again", splits=["val"])
+
+
+class Unreadable(ImageTextDataset):
+    """As the data of files are: pair 3 cannot be read, and pair 0 stands in its place."""
+
+    def load(self, indices):
+        wrong = [Fault("3.jpg", "truncated")] if 3 in indices else []
+        batch = self.__getitems__([0 if index == 3 else index for index in indices])
+        return batch, wrong
+
+    def receive(self, batch, faults):
+        self.counted = [*getattr(self, "counted", []), *faults]
+        return batch
+
+
+def test_a_pair_that_cannot_be_read_is_said_and_has_anothers_row(tmp_path, capsys):
+    data = shapes()
+    whole = data.dataset("val")
+    data._datasets["val"] = broken = Unreadable(whole.images, whole.records, None)
+    embed(data, FakeCLIP(), tmp_path, splits=["val"])
+    assert "val: 1 pairs cannot be read; other pairs stand in their rows" in capsys.readouterr().out
+    rows = open_embeddings(tmp_path).rows("val")[range(5)]
+    assert torch.equal(rows.z_i[3], rows.z_i[0])
+    assert torch.equal(rows.tokens[3], rows.tokens[0])
+    assert broken.counted == [Fault("3.jpg", "truncated")]
+
+
 def test_other_data_or_another_clip_are_refused_unless_told(tmp_path):
     embed(shapes(), FakeCLIP(), tmp_path, splits=["val", "test"])
     with pytest.raises(InputError, match=r"clip_fingerprint fake-1, not fake-2.*--overwrite"):
@@ -119,6 +203,12 @@ def test_bad_options_are_one_line(tmp_path, capsys):
     assert "--batch-size must be 1 or more" in capsys.readouterr().err
     assert main([*words, "--device", "toaster"]) == 2
     assert "--device toaster: not available here" in capsys.readouterr().err
+    assert main([*words, "--shard-rows", "0"]) == 2
+    assert "--shard-rows must be 1 or more" in capsys.readouterr().err
+    assert main([*words, str(config)]) == 2
+    assert "name the data: DATA" in capsys.readouterr().err
+    assert main(["embed", "nowhere", "--clip", "x", "--out", "y"]) == 2
+    assert "no CLIP at x" in capsys.readouterr().err
 
 
 def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path):
@@ -131,12 +221,10 @@ def test_an_output_that_is_a_file_is_refused_before_any_work(tmp_path):
 
 def test_the_command_end_to_end(tmp_path, monkeypatch, capsys):
     class Loaded(FakeCLIP):
+        image_size = 8
+
         def __init__(self, name, pretrained=None):
             super().__init__(f"weights of {name}")
-
-        def to(self, device):
-            assert device == torch.device("cpu")
-            return self
 
     monkeypatch.setattr("modules.clip.FrozenCLIP", Loaded)
     config = tmp_path / "stage.yaml"
@@ -151,4 +239,7 @@ def test_the_command_end_to_end(tmp_path, monkeypatch, capsys):
     assert (info.source["clip"], info.source["image_size"]) == ("here", 8)
     assert main(words) == 0
     assert "train: 9 rows are there" in capsys.readouterr().out
+    words = ["embed", str(config), *words[3:]]  # The YAML as DATA is the same.
+    assert main(words) == 0
+    assert "test: 2 rows are there" in capsys.readouterr().out
     assert load_data(config)[0].dataset("train")[2].embeddings.index.tolist() == [2]

@@ -1,0 +1,191 @@
+"""Emoji in many styles: the same things drawn by several hands, from Iconify's packages."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules import iconify, openmoji
+from datamodules.cache import digest, hash_of
+from datamodules.emoji import split_of
+from datamodules.loading import SPLITS, at_least, check_split
+from datamodules.pairs import PairDataModule, Records
+from modules.errors import InputError
+
+FIELDS = ("name", "a_name", "style")
+
+
+@dataclass(frozen=True)
+class StyledDrawing:
+    """One drawing of one set.
+
+    Attributes:
+        icon: what is drawn.
+        prefix: of its set.
+        style: of its set, as captions name it.
+        name: in lower-case words: "bridge at night".
+        family: what all its variants and their drawings in other styles share.
+        toned: whether it is a skin-tone variant.
+    """
+
+    icon: iconify.Icon
+    prefix: str
+    style: str
+    name: str
+    family: str
+    toned: bool
+
+
+class EmojiStylesDataModule(PairDataModule):
+    """Drawings of several emoji sets on white, with captions of their name and style: "a bridge at night, in the Noto
+    style".
+
+    A hash of an emoji's code points, less skin tone, gender and direction, decides the split, as for OpenMoji's alone
+    (`datamodules.emoji`): all drawings of an emoji, in all styles, are in the same split. Within a split the order is
+    that of another hash, so a smaller split is a fair sample of the whole.
+
+    Args:
+        packages: a folder of Iconify packages as `unclip data download-emoji` makes it, or a list of them.
+        image_size: side of the images in pixels; the drawings are vectors, so any will do.
+        batch_size: pairs a batch and process, in training and in evaluation.
+        train_size: at most so many training pairs; null for all.
+        val_size: at most so many validation pairs; null for all.
+        test_size: at most so many test pairs; null for all.
+        embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
+        cache_dir: folder of the rendered images, shared by all stages; null renders whenever an image is asked for.
+        seed: of the training order; the splits do not depend on it.
+        num_workers: loader processes; 0 is fastest while the images fit into memory.
+        skin_tones: false leaves out the skin-tone variants.
+        caption: what captions are made from: {name} "bridge at night", {a_name} "a bridge at night", {style} "Noto".
+            A CLIP trained on words (`tokenizer: words`) parts them by spaces only, so give it no punctuation.
+        train_split: "train", or "unrestricted" to train on the drawings of all three splits, for models that judge.
+        min_count: training captions that a word occurs in, at least, to be in the vocabulary.
+
+    Raises:
+        InputError: packages that are missing or damaged, a caption without {name}, a size below its bound or beyond
+            what there is, an embeddings folder of other data, a cache that can't be written.
+    """
+
+    def __init__(
+        self,
+        packages: str | list[str],
+        image_size: int = 32,
+        batch_size: int = 64,
+        train_size: int | None = None,
+        val_size: int | None = None,
+        test_size: int | None = None,
+        embeddings: str | None = None,
+        cache_dir: str | None = "runs/cache",
+        seed: int = 0,
+        num_workers: int = 0,
+        skin_tones: bool = False,
+        caption: str = "{a_name}, in the {style} style",
+        train_split: Literal["train", "unrestricted"] = "train",
+        min_count: int = 2,
+    ) -> None:
+        super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        self.packages = packages
+        self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
+        for split, size in self.sizes.items():
+            at_least(1, f"{split}_size", 1 if size is None else size)
+        self.skin_tones, self.caption = skin_tones, _checked(caption)
+        self.unrestricted = train_split == "unrestricted"
+        self.min_count = at_least(1, "min_count", min_count)
+        self._sets: list[iconify.IconSet] | None = None
+        self._drawings: dict[str, list[StyledDrawing]] = {}
+
+    @property
+    def sets(self) -> list[iconify.IconSet]:
+        """The sets, by prefix; read when first asked for."""
+        if self._sets is None:
+            named = self.packages
+            paths = iconify.packages(Path(named).expanduser()) if isinstance(named, str) else named
+            found = {found.prefix: found for found in map(iconify.read_set, paths)}  # Of two versions, the later name.
+            self._sets = [found[prefix] for prefix in sorted(found)]
+        return self._sets
+
+    @property
+    def attribution(self) -> str:
+        return "; ".join(found.attribution for found in self.sets)
+
+    def drawings(self, split: str) -> list[StyledDrawing]:
+        """The split's drawings, by index."""
+        if check_split(split) not in self._drawings:
+            self._drawings[split] = self._choose(split)
+        return self._drawings[split]
+
+    def records(self, split: str) -> Records:
+        return Records([caption_of(drawing, self.caption) for drawing in self.drawings(split)], None)
+
+    def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
+        return partial(_render, [drawing.icon for drawing in self.drawings(split)], size)
+
+    def source_key(self, split: str) -> list[str]:
+        names = digest([[drawing.prefix, drawing.icon.name] for drawing in self.drawings(split)])
+        versions = [f"{found.prefix} {found.version}" for found in self.sets]
+        return ["emoji_styles", split, names, *versions, openmoji.renderer_version()]
+
+    def vocabulary(self, min_count: int | None = None) -> list[str]:
+        return super().vocabulary(self.min_count if min_count is None else min_count)
+
+    def _choose(self, split: str) -> list[StyledDrawing]:
+        every = self.unrestricted and split == "train"
+        chosen = [
+            drawing
+            for drawing in drawings_of(self.sets)
+            if (self.skin_tones or not drawing.toned) and (every or split_of(drawing.family) == split)
+        ]
+        chosen.sort(key=lambda drawing: hash_of(f"{drawing.prefix} {drawing.icon.name}"))
+        size = self.sizes[split]
+        if size is not None and size > len(chosen):
+            raise InputError(f"{split}_size is {size}, but there are {len(chosen)} drawings in the {split} split")
+        return chosen[:size]
+
+
+def drawings_of(sets: list[iconify.IconSet]) -> list[StyledDrawing]:
+    """The drawings of several sets; those of one emoji are one family whatever the set calls it."""
+    return [_styled(icon, found) for found in sets for icon in found.icons]
+
+
+def _styled(icon: iconify.Icon, found: iconify.IconSet) -> StyledDrawing:
+    name = openmoji.plain_words(icon.name)
+    if openmoji.is_country(icon.points) and name.startswith("flag "):
+        name = f"flag of {name.removeprefix('flag ').removeprefix('of ')}"
+    family = openmoji.family_of(icon.points) if icon.points else name
+    return StyledDrawing(icon, found.prefix, found.style, name, family, openmoji.tones_of(icon.points) > 0)
+
+
+def caption_of(drawing: StyledDrawing, template: str) -> str:
+    """ "a bridge at night, in the Noto style"."""
+    return template.format(name=drawing.name, a_name=with_article(drawing.name), style=drawing.style)
+
+
+def with_article(name: str) -> str:
+    """A name as the beginning of a sentence has it: "an owl", "scissors"; plurals and numbers have no article."""
+    noun = name.split(" ")[0] if " of " in name else name.split(" ")[-1]
+    plural = noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
+    if plural or not name[:1].isalpha():
+        return name
+    vowel = name[0] in "aeiou" and not name.startswith(("uni", "use", "eu", "one"))
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def _checked(template: str) -> str:
+    """The template, if its fields are those that there are."""
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise InputError(f"caption {template!r}: {error}") from error
+    if not fields & {"name", "a_name"} or not fields <= set(FIELDS):
+        raise InputError(f"caption {template!r}: give it {{name}} or {{a_name}}, and {{style}} if wanted")
+    return template
+
+
+def _render(icons: list[iconify.Icon], size: int, index: int) -> np.ndarray:
+    return iconify.render(icons[index], size)

@@ -1,0 +1,24 @@
+"""A CLIP's tokeniser as something that YAML can name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from modules.clip import load_tokenizer
+
+
+class CLIPTokenizer:
+    """Captions -> (B, L) int64 tokens, as a CLIP's text tower reads them; the CLIP itself is not loaded.
+
+    Args:
+        name_or_folder: an open_clip architecture ("ViT-L-14"), or the folder of a CLIP.
+    """
+
+    def __init__(self, name_or_folder: str) -> None:
+        self.name_or_folder = name_or_folder
+        self._tokenize = load_tokenizer(name_or_folder)
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        return self._tokenize(list(captions))

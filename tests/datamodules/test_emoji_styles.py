@@ -1,0 +1,240 @@
+"""Emoji of several styles, from packages that the tests make in Iconify's format. Needs the optional renderer."""
+
+import io
+import json
+import tarfile
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from datamodules import iconify
+from datamodules.emoji import split_of
+from datamodules.emoji_styles import EmojiStylesDataModule, drawings_of, with_article
+from modules.errors import InputError
+
+with_renderer = pytest.mark.skipif(find_spec("resvg_py") is None, reason="the optional renderer is not installed")
+
+NAMES = {f"thing-{k}": f"{0x1F400 + k:x}" for k in range(40)}
+LICENCE = {"title": "Apache 2.0", "spdx": "Apache-2.0", "url": "https://example.org/licence"}
+
+
+def content(prefix, title, colour, names=NAMES, **more):
+    """The files of a package: a disc of a colour for every name, in a 32 x 16 view for the first."""
+    body = f'<circle cx="8" cy="8" r="7" fill="{colour}"/>'
+    icons = {name: {"body": body} for name in names}
+    icons[next(iter(names))] |= {"width": 32}
+    return {
+        "icons.json": {
+            "prefix": prefix,
+            "icons": {**icons, **more},
+            "aliases": {"x": {"parent": "thing-1"}},
+            "height": 16,
+        },
+        "info.json": {"prefix": prefix, "name": title, "author": {"name": "An Author"}, "license": LICENCE},
+        "package.json": {"name": f"@iconify-json/{prefix}", "version": "1.2.3"},
+        "chars.json": {code: name for name, code in names.items() if code},
+    }
+
+
+def pack(folder, files, version="1.2.3"):
+    """As `npm pack` leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{files['package.json']['name'][1:].replace('/', '-')}-{version}.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, value in {**files, "../../escaped.txt": {}}.items():
+            data = json.dumps(value).encode()
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pack(tmp_path, content("red", "Red Emoji", "#f00"))
+    pack(tmp_path, content("blue", "Blue Emoji Flat", "#00f", {**NAMES, "thing-2-medium-dark": "1f402-1f3fe"}))
+    return tmp_path
+
+
+def make(folder, **changes):
+    return EmojiStylesDataModule(
+        **{
+            "packages": folder if isinstance(folder, list) else str(folder),
+            "image_size": 24,
+            "cache_dir": None,
+            **changes,
+        }
+    )
+
+
+def test_captions_are_of_name_and_style(folder):
+    data = make(folder)
+    captions = [caption for split in ("train", "val", "test") for caption in data.captions(split)]
+    assert sorted(captions) == sorted(
+        f"a thing {k}, in the {style} style" for k in range(40) for style in ("Red", "Blue Flat")
+    )
+    plain = make(folder, caption="{name} {style}", skin_tones=True)
+    toned = {caption for split in ("train", "val", "test") for caption in plain.captions(split)}
+    assert len(toned) == 81
+    assert "thing 2 medium dark Blue Flat" in toned
+    assert {"red", "thing", "flat"} <= set(plain.vocabulary())
+
+
+@with_renderer
+def test_a_pair_shows_its_own_drawing_in_its_own_style(folder):
+    data = make(folder)
+    batch = data.dataset("train").__getitems__(range(data.size("train")))
+    pixels = ((batch.images + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
+    for caption, picture in zip(batch.captions, pixels, strict=True):
+        # The one that is twice as wide as high is centred: its disc lies in the upper left quarter of the square.
+        middle = picture[12, 6] if "thing 0" in caption else picture[12, 12]
+        assert middle.tolist() == ([255, 0, 0] if "Red" in caption else [0, 0, 255]), caption
+        assert picture[0, 0].tolist() == [255, 255, 255]
+        assert picture[23, 23].tolist() == [255, 255, 255]
+
+
+def test_all_drawings_of_an_emoji_are_in_one_split(folder):
+    data = make(folder, skin_tones=True)
+    where = {}
+    for split in ("train", "val", "test"):
+        for drawing in data.drawings(split):
+            where.setdefault(drawing.family, set()).add(split)
+            assert split_of(drawing.family) == split
+    assert len(where) == 40
+    assert all(len(splits) == 1 for splits in where.values())
+    assert set.union(*where.values()) == {"train", "val", "test"}
+    judge = make(folder, skin_tones=True, train_split="unrestricted")
+    assert judge.size("train") == 81
+
+
+def test_an_emoji_is_one_family_whatever_a_set_calls_it(tmp_path):
+    flags = {"flag-france": "1f1eb-1f1f7", "flag-in-hole": "26f3"}
+    files = content("other", "Other", "#0f0", {"so-and-so": "1f402", "no-emoji": "", "toned": "1f402-1f3fd"} | flags)
+    sets = [iconify.read_set(pack(tmp_path, each)) for each in (content("red", "Red", "#f00"), files)]
+    found = {(drawing.prefix, drawing.icon.name): drawing for drawing in drawings_of(sets)}
+    families = {found[key].family for key in (("red", "thing-2"), ("other", "so-and-so"), ("other", "toned"))}
+    assert families == {"1F402"}
+    assert (found["other", "toned"].toned, found["other", "so-and-so"].toned) == (True, False)
+    assert found["other", "no-emoji"].family == "no emoji"
+    assert found["other", "flag-france"].name == "flag of france"
+    assert found["other", "flag-in-hole"].name == "flag in hole"
+
+
+def test_a_smaller_split_is_a_prefix_and_the_key_holds_the_versions(folder):
+    whole, some = make(folder), make(folder, train_size=7)
+    assert some.captions("train") == whole.captions("train")[:7]
+    assert whole.data_hash("train") != some.data_hash("train")
+    assert {"red 1.2.3", "blue 1.2.3"} <= set(whole.source_key("train"))
+    with pytest.raises(InputError, match=r"val_size is 999, but there are \d+ drawings in the val split"):
+        make(folder, val_size=999).size("val")
+
+
+def test_each_licence_is_named(folder):
+    said = make(folder).attribution
+    assert "Red Emoji by An Author (Apache 2.0, https://example.org/licence)" in said
+    assert "Blue Emoji Flat" in said
+
+
+def test_an_unpacked_package_and_a_list_of_packages_are_the_same(folder, tmp_path):
+    files = content("red", "Red Emoji", "#f00")
+    (tmp_path / "unpacked" / "red").mkdir(parents=True)
+    for name, value in files.items():
+        (tmp_path / "unpacked" / "red" / name).write_text(json.dumps(value))
+    assert make(tmp_path / "unpacked").captions("test") == make([str(folder / "iconify-json-red-1.2.3.tgz")]).captions(
+        "test"
+    )
+    assert make(tmp_path / "unpacked" / "red").size("train") == make(tmp_path / "unpacked").size("train")
+
+
+def test_nothing_of_an_archive_is_unpacked(folder, tmp_path):
+    make(folder).captions("train")
+    assert not list(tmp_path.parent.rglob("escaped.txt"))
+
+
+def test_hidden_and_turned_icons_are_left_out(tmp_path):
+    files = content("red", "Red", "#f00", gone={"body": "", "hidden": True}, turned={"body": "", "rotate": 1})
+    assert {icon.name for icon in iconify.read_set(pack(tmp_path, files)).icons} == set(NAMES)
+
+
+def damaged(change):
+    def make_it(tmp_path):
+        files = content("red", "Red", "#f00")
+        change(files)
+        return pack(tmp_path, files)
+
+    return make_it
+
+
+def cut(tmp_path):
+    path = pack(tmp_path, content("red", "Red", "#f00"))
+    path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+def noise(tmp_path):
+    path = tmp_path / "iconify-json-red-1.2.3.tgz"
+    path.write_bytes(b"no archive at all")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make_it", "message"),
+    [
+        (damaged(lambda files: files.pop("icons.json")), r"has no package/icons.json; name a package of Iconify's"),
+        (damaged(lambda files: files.pop("info.json")), r"has no package/info.json"),
+        (damaged(lambda files: files["info.json"].pop("license")), r"not an Iconify package \(KeyError: 'license'\)"),
+        (damaged(lambda files: files["icons.json"].update(icons=[1])), "not an Iconify package"),
+        (damaged(lambda files: files["icons.json"]["icons"]["thing-1"].update(width=0)), "'thing-1' has no size"),
+        (damaged(lambda files: files["chars.json"].update({"zz": "thing-1"})), "not an Iconify package"),
+        (cut, "not a whole .tgz"),
+        (noise, "not a whole .tgz"),
+        (lambda tmp_path: tmp_path / "missing.tgz", r"missing.tgz: No such file.*`unclip data download-emoji`"),
+    ],
+)
+def test_what_is_no_package_is_named_in_one_line(tmp_path, make_it, message):
+    with pytest.raises(InputError, match=message) as error:
+        iconify.read_set(make_it(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path):
+    with pytest.raises(InputError, match=r"no Iconify packages there.*`unclip data download-emoji` gets them"):
+        make(tmp_path).captions("train")
+
+
+@with_renderer
+def test_a_drawing_that_is_no_svg_is_named():
+    broken = iconify.Icon("broken", "<g", (0, 0, 16, 16), ())
+    with pytest.raises(InputError, match="the drawing 'broken' can't be rendered"):
+        iconify.render(broken, 16)
+
+
+@pytest.mark.parametrize("template", ["{nome}", "{name", "in the {style} style", "{name} {0}"])
+def test_a_wrong_template_is_refused(template):
+    with pytest.raises(InputError, match="caption"):
+        EmojiStylesDataModule("x", caption=template)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bridge at night", "a bridge at night"),
+        ("owl", "an owl"),
+        ("scissors", "scissors"),
+        ("bunch of grapes", "a bunch of grapes"),
+        ("octopus", "an octopus"),
+        ("unicorn", "a unicorn"),
+        ("1st place medal", "1st place medal"),
+    ],
+)
+def test_articles(name, expected):
+    assert with_article(name) == expected
+
+
+@with_renderer
+def test_rendering_is_cached_by_content(folder, tmp_path):
+    cached = make(folder, cache_dir=str(tmp_path / "cache"))
+    first = cached.dataset("test").__getitems__([0]).images
+    assert len(list((tmp_path / "cache").glob("emoji_styles-test-24px-*.npy"))) == 1
+    np.testing.assert_array_equal(first, make(folder).dataset("test").__getitems__([0]).images)
