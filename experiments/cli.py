@@ -21,7 +21,7 @@ COMMANDS = {
     "embed": "compute CLIP embeddings of a data set once, for the priors and the decoder",
     "probe": "test what a CLIP's image embeddings hold, attribute by attribute",
     "rank": "count the principal components of image embeddings that hold a share of their variance",
-    "data": "look at a data set or export it as a folder of real images",
+    "data": "check a data set, export it as a folder of real images, or get emoji of many styles",
     "sample": "draw images for one caption or a file of captions",
     "invert": "find the latents (z_i, x_T) of pictures",
     "reconstruct": "invert pictures and draw them again",
