@@ -1,21 +1,15 @@
-"""What `unclip fit` adds to every training run: says what is trained, shows how far it is, and stops when asked to."""
+"""What `unclip fit` adds to every training run: says what is trained and shows how far it is."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch.optim.swa_utils import AveragedModel
 
-from experiments.checkpoints import Checkpoints
 from experiments.progress import Progress
 from modules.batches import EmbeddingBatch, ImageTextBatch
 
@@ -184,69 +178,3 @@ class FitProgress(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
-
-
-class Stopped(SystemExit):
-    """Training was asked to stop, has written a checkpoint, and leaves with 128 + the signal's number."""
-
-
-class StopSignals(Callback):
-    """The first SIGINT or SIGTERM ends training after the current step, with a checkpoint; the second ends it at once.
-
-    Python may be anywhere when a signal arrives, in the middle of an optimiser step too: a checkpoint of that moment
-    would not resume to the same numbers.
-    """
-
-    def __init__(self) -> None:
-        self._signal: int | None = None
-        self._before: dict[int, Any] = {}
-        self._step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
-        if threading.current_thread() is not threading.main_thread():
-            return
-        # On SLURM, Lightning answers SIGTERM itself and requeues.
-        wanted = [signal.SIGINT] if SLURMEnvironment.detect() else [signal.SIGINT, signal.SIGTERM]
-        self._before = {number: signal.signal(number, self._receive) for number in wanted}
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Between the batches of one step there is nothing that a checkpoint could hold.
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        asked = stepped and self._signal is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            self._stop(trainer)
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        # The weights have not moved since the last step, and its checkpoint is recent: nothing to write.
-        if self._signal is not None and trainer.world_size == 1:
-            raise Stopped(128 + self._signal)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
-            raise KeyboardInterrupt
-        self._signal = number
-        print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
-
-    def _stop(self, trainer: Trainer) -> None:
-        checkpoints = trainer.checkpoint_callback
-        if isinstance(checkpoints, Checkpoints):
-            checkpoints.save(trainer)
-            print(
-                f"stopped after step {trainer.global_step:,}; `--ckpt_path last` goes on from here",
-                file=sys.stderr,
-                flush=True,
-            )
-        raise Stopped(128 + (self._signal or signal.SIGTERM))

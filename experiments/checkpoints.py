@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -16,6 +17,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from experiments.checkpoint_files import damage, keeping
 from experiments.folders import write_atomically
 from modules.errors import InputError
 
@@ -66,6 +68,9 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"checkpoint {str(path)!r} does not exist; give another path, or train without --ckpt_path")
+    reason = damage(path)
+    if reason is not None:
+        raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}); use another, or train anew")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except PermissionError:
@@ -94,15 +99,16 @@ class Checkpoints(Checkpoint):
     Args:
         every_n_train_steps: also after every so many optimiser steps; 0 leaves it to the clock.
         every_minutes: minutes of training that may at most be lost.
+        keep: checkpoints that stay: the last, and for the case that it is damaged, those before it (last-1.ckpt, ...).
     """
 
-    def __init__(self, every_n_train_steps: int = 0, every_minutes: float = 1.0) -> None:
-        if every_n_train_steps < 0 or every_minutes <= 0:
+    def __init__(self, every_n_train_steps: int = 0, every_minutes: float = 1.0, keep: int = 2) -> None:
+        if every_n_train_steps < 0 or every_minutes <= 0 or keep < 1:
             raise InputError(
-                "checkpoint.every_n_train_steps must be 0 or more and checkpoint.every_minutes above 0, "
-                f"not {every_n_train_steps} and {every_minutes}"
+                "checkpoint.every_n_train_steps must be 0 or more, checkpoint.every_minutes above 0 and "
+                f"checkpoint.keep 1 or more, not {every_n_train_steps}, {every_minutes} and {keep}"
             )
-        self.every_n_train_steps, self.every_minutes = every_n_train_steps, every_minutes
+        self.every_n_train_steps, self.every_minutes, self.keep = every_n_train_steps, every_minutes, keep
         self._saved_step = self._seen_step = 0
         self._saved_time = time.monotonic()
 
@@ -124,7 +130,12 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Write `checkpoints/last.ckpt`; every rank must call this."""
-        trainer.save_checkpoint(self.path(trainer), weights_only=False)
+        path = self.path(trainer)
+        with keeping(path, self.keep) if trainer.is_global_zero else contextlib.nullcontext():
+            trainer.save_checkpoint(path, weights_only=False)
+        if trainer.is_global_zero:
+            for requeued in Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
+                requeued.unlink(missing_ok=True)  # Lightning's, of an earlier requeue on SLURM, and older than this one
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     @staticmethod
@@ -133,6 +144,8 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / LAST
 
     def _due(self, trainer: Trainer) -> bool:
+        if trainer.global_step == trainer.max_steps:
+            return False  # A stage may add to its state before `on_train_end`; one without that would not be the end's.
         if self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0:
             return True
         due = time.monotonic() - self._saved_time >= 60 * self.every_minutes

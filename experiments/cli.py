@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.signals import requeued_when_preempted
+
 LIGHTNING = ("fit", "validate", "test", "predict")
 
 COMMANDS = {
@@ -68,8 +70,9 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 2 means that what was given is wrong (one line on stderr says what), 130 interrupted. Tracebacks are
-    shown for errors in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
+    0 is success, 2 means that what was given is wrong (one line on stderr says what), 130 interrupted, 75 stopped by a
+    scheduler's signal (SIGTERM, SIGUSR1): start the same command again and it goes on. Tracebacks are shown for errors
+    in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -89,6 +92,14 @@ def dispatch(command: str, words: list[str]) -> int:
         return complain(unknown_command(command))
     for name in config_files([command, *words]):
         check_config_file(Path(name))
+    if command == "fit":
+        with requeued_when_preempted():
+            return run_command(command, words)
+    return run_command(command, words)
+
+
+def run_command(command: str, words: list[str]) -> int:
+    """Import the module of `command` and call its `main`."""
     module = "lightning_cli" if command in LIGHTNING else command
     if command in MANIPULATIONS:
         module = f"manipulations.{command.replace('-', '_')}"

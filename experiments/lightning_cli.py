@@ -22,12 +22,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.bound_report import BoundReport
-from experiments.callbacks import Announce, FitProgress, StopSignals
+from experiments.callbacks import Announce, FitProgress
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
 from experiments.run_folder import RunFolder
+from experiments.stopping import StopSignals
 from modules.errors import InputError
 
 TRAINER_DEFAULTS = {
@@ -63,11 +65,29 @@ def main(argv: list[str]) -> int:
         raise InputError(f"trainer: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"config: {error}") from error
+    except RuntimeError as error:
+        lost = lost_process(error)
+        if lost is None:
+            raise
+        raise ChildProcessError(lost) from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
             raise KeyboardInterrupt from None
         raise
     return 0
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """The line for a person, if the error is that another process of this run has died."""
+    text = " ".join(str(error).split())
+    if "DataLoader worker" in text:
+        return (
+            f"a worker process of the data loader died ({text.rstrip('. ')}): has memory run out? "
+            "go on with --ckpt_path last, with fewer data.init_args.num_workers"
+        )
+    if re.search("closed by peer|reset by peer|[Gg]loo|NCCL|[Ss]ocket", text):
+        return f"another rank of this run died or cannot be reached ({text[:200]}); go on with --ckpt_path last"
+    return None
 
 
 def quiet() -> None:
@@ -174,13 +194,20 @@ class CLI(LightningCLI):
             raise InputError("trainer.max_steps is not set: say how many optimiser steps to train")
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
         if self.command == "fit":
-            self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite)
+            self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite, self.completed)
 
-    def dump(self) -> dict[str, Any]:
-        """The whole configuration, defaults included, as plain values."""
+    def dump(self, config: Any = None) -> dict[str, Any]:
+        """The whole configuration, defaults included, as plain values; `config` is another parsed one."""
         skip = [action.dest for action in self.parser._actions if isinstance(action, ActionConfigFile)]
-        content = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
+        content = yaml.safe_load(self.parser.dump(config or self.config, skip_unset=False, format="yaml"))
         return {key: value for key, value in content.items() if key not in (*skip, "ckpt_path", "overwrite")}
+
+    def completed(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A run's config.yaml with the settings that came after it at their defaults, which are what it ran with."""
+        try:
+            return self.dump(self.parser.parse_object(content))
+        except Exception:  # Settings that are no longer there: compared as they stand.
+            return content
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with atomic checkpoints, TensorBoard in the run folder and this package's callbacks."""
@@ -203,9 +230,15 @@ class CLI(LightningCLI):
 
     def run(self) -> None:
         """Do what the command says."""
-        path = None if self.ckpt_path is None else str(self.ckpt_path)
-        if self.command == "fit":
+        if self.command != "fit" or getattr(rank_zero_only, "rank", 0) > 0:
+            self._call_trainer()
+            return
+        with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
+            self._call_trainer()
+
+    def _call_trainer(self) -> None:
+        path = None if self.ckpt_path is None else str(self.ckpt_path)
         method = getattr(self.trainer, self.command)
         # AtomicCheckpointIO insists on weights_only anyway; newer versions of Lightning remark when it is not given.
         options = {"weights_only": True, "return_predictions": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from experiments.holding import holder, sign
 from modules.errors import InputError
 
 PR_SET_PDEATHSIG = 1
@@ -118,6 +120,26 @@ def die_with_parent() -> Callable[[], None] | None:
     return ask_kernel
 
 
+def held_locks(folder: Path) -> list[Path]:
+    """The locks of stages that are running."""
+    return [path for path in sorted(folder.glob("*")) if is_held(path)]
+
+
+def is_held(path: Path) -> bool:
+    """Whether a stage's lock is held."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def take_lock(path: Path, words: list[str]) -> int:
     """A file descriptor that holds the lock of a stage; processes that inherit it keep it.
 
@@ -128,14 +150,14 @@ def take_lock(path: Path, words: list[str]) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     end = time.monotonic() + LOCK_SECONDS
     while True:
-        try:
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sign(descriptor)
             return descriptor
-        except BlockingIOError:
-            if time.monotonic() > end:
-                os.close(descriptor)
-                raise InputError(
-                    f"{' '.join(words[:2])} of an earlier runner is still running in {str(path.parent.parent)!r} "
-                    f"(it holds {str(path)!r}); wait for it or end it"
-                ) from None
-            time.sleep(0.1)
+        if time.monotonic() > end:
+            os.close(descriptor)
+            raise InputError(
+                f"{' '.join(words[:2])} of another runner is still running in {str(path.parent.parent)!r} "
+                f"({str(path)!r} is held by {holder(path)}); wait for it or end it"
+            )
+        time.sleep(0.1)

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import socket
-import sys
 import time
-from collections.abc import Iterator
-from datetime import datetime
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from experiments.display import Display
-from experiments.folders import read_json, write_json
-from experiments.processes import available_cores
+from experiments.emit import FORMS, script
+from experiments.holding import LOCK, holding
+from experiments.processes import available_cores, held_locks
 from experiments.progress import clock
 from experiments.replicas import replica, share_judges, summarise
-from experiments.runner import EXIT_INTERRUPTED, Runner
+from experiments.runner import EXITS_INTERRUPTED, LOCKS, Runner
 from experiments.staging import Staging
 from experiments.suite import Suite, load_suite
 from modules.errors import InputError
-
-LOCK = ".lock"
-HOLDER = ".runner.json"
 
 
 def main(argv: list[str]) -> int:
@@ -35,6 +26,13 @@ def main(argv: list[str]) -> int:
     suite = load_suite(Path(options.suite), run)
     names = suite.selected(options.only)
     suite.selected(options.again)  # refuses names of no stage
+    if (options.emit or options.stage) and options.seeds > 1:
+        raise InputError("--emit and --stage are for one run: give each replica a --run of its own, not --seeds")
+    if options.emit:
+        print(script(suite, names, options.emit), end="")
+        return 0
+    if options.stage:
+        return run_stage(suite, options)
     for seed in range(options.seeds):
         copy = replica(suite, seed)
         if options.dry_run:
@@ -56,13 +54,42 @@ def main(argv: list[str]) -> int:
 def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> int:
     """Brings one replica of a suite up to date; returns the exit code."""
     cores = available_cores()
-    jobs = options.jobs or cores
-    with exclusive(suite.run):
-        runner = Runner(Staging(suite, tuple(options.again)), names, jobs, max(1, cores // jobs))
-        began = time.monotonic()
-        with Display(len(names)) as display:
-            code = runner.run(display)
-        print(summary(runner, time.monotonic() - began, code))
+    devices = tuple(options.devices)
+    jobs = options.jobs or len(devices) or cores
+    jobs = min(jobs, len(devices) or jobs)
+    with hold(suite.run, options.wait):
+        staging = Staging(suite, tuple(options.again))
+        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices))
+
+
+def run_stage(suite: Suite, options: argparse.Namespace) -> int:
+    """Brings one stage up to date; returns the exit code. Other stages of the run may be running meanwhile.
+
+    Raises:
+        InputError: there is no such stage, another process is running it, or what it needs is not up to date.
+    """
+    *needs, name = suite.selected([options.stage])
+    own = suite.run / LOCKS / f"{name}.stage"
+    subject = f"stage {name!r} in run folder {str(suite.run)!r}"
+    with (
+        hold(suite.run, options.wait, shared=True),
+        holding(own, subject, "wait for it (--wait) or end it", wait=options.wait),
+    ):
+        staging = Staging(suite, tuple(options.again))
+        for need in needs:
+            decision = staging.decide(need)
+            if decision.action != "skip":
+                raise InputError(f"stage {name!r} needs {need!r}, which is not up to date ({decision.reason})")
+        done = dict.fromkeys(needs, 0.0)
+        return run_runner(Runner(staging, [name], 1, available_cores(), tuple(options.devices[:1]), done))
+
+
+def run_runner(runner: Runner) -> int:
+    """Runs it, says what was done, and returns the exit code."""
+    began = time.monotonic()
+    with Display(len(runner.names)) as display:
+        code = runner.run(display)
+    print(summary(runner, time.monotonic() - began, code))
     return code
 
 
@@ -90,7 +117,27 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--again", action="append", default=[], metavar="STAGE", help="run this stage anew; may be repeated"
     )
+    parser.add_argument(
+        "--devices",
+        type=device_list,
+        default=[],
+        metavar="0,1,...",
+        help="GPUs: as many stages side by side, each with one of them as CUDA_VISIBLE_DEVICES",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait for a run folder that is in use, instead of refusing")
+    parser.add_argument("--stage", metavar="STAGE", help="only this stage, beside other processes that run others")
+    parser.add_argument(
+        "--emit", choices=FORMS, help="run nothing, print a script that does: for a shell, or SLURM jobs"
+    )
     return parser
+
+
+def device_list(text: str) -> list[str]:
+    """'0,1' as ['0', '1']."""
+    devices = [word.strip() for word in text.split(",")]
+    if not all(devices) or len(set(devices)) < len(devices):
+        raise argparse.ArgumentTypeError("must be different devices with commas between them, as in 0,1")
+    return devices
 
 
 def positive(text: str) -> int:
@@ -124,7 +171,7 @@ def summary(runner: Runner, seconds: float, code: int) -> str:
             if name in runner.done
             else f"  {name:{width}}  {state:>10}"
         )
-    if code == EXIT_INTERRUPTED:
+    if code in EXITS_INTERRUPTED:
         end = "interrupted; the same command goes on from here"
     else:
         end = (
@@ -133,29 +180,17 @@ def summary(runner: Runner, seconds: float, code: int) -> str:
     return "\n".join([*lines, f"{end} ({clock(seconds)}, {seconds:.0f} s, run folder {runner.staging.suite.run})"])
 
 
-@contextlib.contextmanager
-def exclusive(run: Path) -> Iterator[None]:
-    """Hold the run folder, so that two runners do not write into it at once.
+def hold(run: Path, wait: bool, shared: bool = False) -> AbstractContextManager[None]:
+    """Hold the run folder, so that two runners do not write into it at once; `shared` with other single stages.
 
     Raises:
         InputError: another runner holds it; the message says which.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run / LOCK))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = read_json(run / HOLDER) or {}
-        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another process"
-        raise InputError(
-            f"run folder {str(run)!r} is in use by {who}; wait for it, end it, or choose another --run"
-        ) from None
-    try:
-        since = datetime.now().isoformat(sep=" ", timespec="seconds")
-        write_json(
-            run / HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": sys.argv}
-        )
-        yield
-    finally:
-        (run / HOLDER).unlink(missing_ok=True)
-        lock.release()
+    return holding(
+        run / LOCK,
+        f"run folder {str(run)!r}",
+        "wait for it (--wait), end it, or choose another --run",
+        shared=shared,
+        wait=wait,
+        sharers=lambda: held_locks(run / LOCKS),
+    )

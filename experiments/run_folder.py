@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from experiments.checkpoint_files import kept, newest_sound, tidy
 from experiments.checkpoints import LAST
 from experiments.folders import PREVIOUS, set_aside, write_text
+from experiments.holding import holding
 from experiments.settings import differences
 from modules.errors import InputError
 
 CONFIG = "config.yaml"
+LOCKS = ".locks"
+
+Complete = Callable[[dict[str, Any]], dict[str, Any]]
+"""Adds to a configuration the settings that it does not name, with their defaults."""
 
 COSMETIC = (
     "checkpoint",
@@ -38,31 +46,54 @@ class RunFolder:
         """The run's own last checkpoint."""
         return self.path / LAST
 
+    def hold(self) -> AbstractContextManager[None]:
+        """While this lasts, no other `unclip fit` trains into the folder.
+
+        Raises:
+            InputError: another one does; the message says which.
+        """
+        # Beside the folder, which `prepare` may move.
+        path = self.path.absolute()
+        lock = path.parent / LOCKS / f"{path.name}.fit"
+        way_out = "wait for it, end it, or choose another trainer.default_root_dir"
+        return holding(lock, f"run folder {str(self.path)!r}", way_out)
+
     def checkpoint(self, wanted: str | None, must_exist: bool) -> Path | None:
         """The checkpoint that `--ckpt_path` means; None is a start from nothing.
 
+        Where the last one is damaged, 'last' is the one before it, and a warning names both.
+
         Raises:
-            InputError: it is not there. 'last' may be missing unless `must_exist`: then training starts.
+            InputError: it is not there, or damaged. 'last' may be missing unless `must_exist`: then training starts.
         """
         if wanted is None:
             return None
-        path = self.last if wanted == "last" else Path(wanted)
-        if path.is_file():
+        path = newest_sound(self.last) if wanted == "last" else Path(wanted)
+        if path is not None and path.exists():
             return path
         if wanted == "last" and not must_exist:
             return None
+        path = path or self.last
         raise InputError(f"checkpoint {str(path)!r} does not exist; train first, or give another --ckpt_path")
 
-    def check(self, config: dict[str, Any], resumed: Path | None, overwrite: bool) -> None:
+    def check(
+        self, config: dict[str, Any], resumed: Path | None, overwrite: bool, complete: Complete = lambda there: there
+    ) -> None:
         """Make sure that a run of `config` may write here.
+
+        Args:
+            config: the whole configuration.
+            resumed: the checkpoint that it goes on from.
+            overwrite: accept what is here.
+            complete: applied to the configuration that is here, which may be older than some settings.
 
         Raises:
             InputError: the folder holds a run that would be overwritten, or one of another config.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"run folder {str(self.path)!r} is a file; choose another trainer.default_root_dir")
-        if self.last.exists() and not overwrite:
-            self._refuse_mixture(config, resumed)
+        if kept(self.last) and not overwrite:
+            self._refuse_mixture(config, resumed, complete)
 
     def prepare(self, config: dict[str, Any], start_again: bool) -> None:
         """Make the folder and write `config.yaml`, which `unclip fit --config` reads again.
@@ -72,13 +103,14 @@ class RunFolder:
         Raises:
             OSError: it cannot be written.
         """
-        if start_again and self.last.exists():
+        if start_again and kept(self.last):
             set_aside(self.path, self.path.parent / PREVIOUS / self.path.name)
+        tidy(self.last)
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
-    def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None) -> None:
+    def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None, complete: Complete) -> None:
         there = self._config_there()
-        changed = [] if there is None else differences(there, config, ignore=COSMETIC)
+        changed = [] if there is None else differences(complete(there), config, ignore=COSMETIC)
         if changed:
             raise InputError(
                 f"run folder {str(self.path)!r} holds a run of another config ({', '.join(changed[:3])}"

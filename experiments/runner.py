@@ -17,14 +17,17 @@ from experiments.display import Display, Line
 from experiments.folders import read_json, write_json
 from experiments.processes import StageProcess, environment, stop_all
 from experiments.progress import FILE_VARIABLE, clock
+from experiments.signals import EXIT_REQUEUE, exit_code
 from experiments.staging import DONE, LOG, PROGRESS, STARTED, Decision, Staging
 
 RUN_VARIABLE = "UNCLIP_RUN"
+DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = ".locks"
 POLL_SECONDS = 0.1
 FAILED_LINES = 15
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+EXITS_INTERRUPTED = (EXIT_INTERRUPTED, EXIT_REQUEUE)
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Running:
     process: StageProcess
     line: Line
     record: dict[str, Any]
+    device: str | None
 
     @property
     def seconds(self) -> float:
@@ -50,21 +54,29 @@ class Runner:
         names: stages to bring up to date, in an order that respects what they need.
         jobs: stages side by side.
         threads: threads of each.
+        devices: one for each of the stages side by side, as CUDA_VISIBLE_DEVICES has them; none leaves it alone.
     """
 
     staging: Staging
     names: list[str]
     jobs: int
     threads: int
+    devices: tuple[str, ...] = ()
     done: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage that is done; of those that were up to date too."""
     ran: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     running: dict[str, Running] = field(default_factory=dict)
     _signals: int = 0
+    _left_with: int = EXIT_INTERRUPTED
 
     def run(self, display: Display) -> int:
-        """Run what has to be run; returns an exit code: 0, 1 when a stage failed, 130 when interrupted."""
+        """Run what has to be run.
+
+        Returns:
+            An exit code: 0, 1 when a stage failed, 130 when interrupted, 75 when a scheduler's signal has come, to this
+            process or to a stage.
+        """
         with self._signals_caught():
             try:
                 while not self._signals and self._advance(display):
@@ -74,20 +86,22 @@ class Runner:
                 # Also when the runner itself fails: no stage is left running.
                 self._stop(display)
         if self._signals:
-            return EXIT_INTERRUPTED
+            return self._left_with
         return EXIT_FAILED if self.failed else 0
 
     def _advance(self, display: Display) -> bool:
         """Settle what has ended, start what can be; False when there is nothing left to do."""
         for name in [name for name, running in self.running.items() if running.process.code is not None]:
             self._settle(name, display)
-        while not self.failed and len(self.running) < self.jobs and (ready := self._next()):
+        while not self.failed and not self._signals and len(self.running) < self.jobs and (ready := self._next()):
             decision = self.staging.decide(ready)
             if decision.action == "skip":
                 self._skip(ready, display)
             else:
                 self._start(ready, decision, display)
-        return bool(self.running) or (not self.failed and len(self.done) < len(self.names))
+        if self._signals:
+            return True  # a stage has been asked to stop by the system; so do the others
+        return bool(self.running) or (not self.failed and any(name not in self.done for name in self.names))
 
     def _next(self) -> str | None:
         stages, minutes = self.staging.suite.stages, self.staging.suite.chain_minutes()
@@ -115,18 +129,24 @@ class Runner:
             self.staging.clear(name)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS).unlink(missing_ok=True)
+        device = self._free_device()
         shown = {} if suite.run == suite.default_run else {RUN_VARIABLE: str(suite.run)}
-        settings = {"OMP_NUM_THREADS": str(self.threads), **shown}
+        own = {} if device is None else {DEVICE_VARIABLE: device}
+        settings = {"OMP_NUM_THREADS": str(self.threads), **own, **shown}
         command = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in settings.items()), text])
         display.say(f"{self._numbered(name)} {decision.reason}\n  {command}")
         record = self._record(name, command, seconds)
         write_json(folder / STARTED, record)
         with (folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"$ {command}\n")
-        env = environment(self.threads, {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS)})
+        env = environment(self.threads, {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS), **own})
         process = StageProcess(words, env, folder / LOG, suite.run / LOCKS / name)
         line = Line(name, self._number(name), time.monotonic(), folder / PROGRESS)
-        self.running[name] = Running(process, line, record)
+        self.running[name] = Running(process, line, record, device)
+
+    def _free_device(self) -> str | None:
+        taken = [running.device for running in self.running.values()]
+        return next((device for device in self.devices if device not in taken), None)
 
     def _record(self, name: str, command: str, seconds: float) -> dict[str, Any]:
         recipe = self.staging.recipes[name]
@@ -157,6 +177,9 @@ class Runner:
             display.say(f"{self._numbered(name)} done in {clock(seconds)}")
             self._show_output(name, display)
             return
+        if code == EXIT_REQUEUE and not self._signals:
+            self._signals, self._left_with = 1, EXIT_REQUEUE
+            display.say(f"{self._numbered(name)} was asked to stop by the system")
         write_json(folder / STARTED, {**record, "status": "interrupted" if self._signals else "failed"})
         if not self._signals:
             self.failed.append(name)
@@ -192,8 +215,9 @@ class Runner:
     def _signals_caught(self) -> Iterator[None]:
         def receive(number: int, frame: FrameType | None) -> None:
             self._signals += 1
+            self._left_with = EXIT_INTERRUPTED if number == signal.SIGHUP else exit_code(number)
 
-        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
         before = [signal.signal(number, receive) for number in caught]
         try:
             yield

@@ -149,6 +149,12 @@ def test_saved_every_n_steps_and_at_the_end(tmp_path):
     fit(tmp_path, checkpoints)
     assert checkpoints.saved == [(3, 3), (6, 6), (7, 7)]
     assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 7
+    assert load_checkpoint(tmp_path / "checkpoints" / "last-1.ckpt")["global_step"] == 6
+
+    # Once at the last step: not before a stage has added what it may to its state.
+    checkpoints = Noted(every_n_train_steps=3)
+    fit(tmp_path / "other", checkpoints, steps=6)
+    assert checkpoints.saved == [(3, 3), (6, 6)]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -170,5 +176,5 @@ def test_saved_by_the_clock(tmp_path, monkeypatch):
 
 
 def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(InputError, match=r"every_minutes above 0, not 0 and -1"):
+    with pytest.raises(InputError, match=r"every_minutes above 0 and checkpoint.keep 1 or more, not 0, -1 and 2"):
         Checkpoints(every_minutes=-1)

@@ -111,6 +111,23 @@ def test_a_run_is_not_overwritten_nor_mixed_with_another(toy, capsys):
     assert torch.load("runs/.previous/toy/checkpoints/last.ckpt", weights_only=True)["global_step"] == 13
 
 
+def test_a_setting_that_is_newer_than_the_run_is_no_difference_at_its_default(toy, capsys):
+    assert fit() == 0
+    path = toy / "runs/toy/config.yaml"
+    saved = yaml.safe_load(path.read_text())
+    del saved["model"]["init_args"]["step_seconds"], saved["trainer"]["gradient_clip_val"]
+    path.write_text(yaml.safe_dump(saved))
+    assert fit("--ckpt_path", "last") == 0
+    path.write_text(yaml.safe_dump(saved))
+    assert fit("--ckpt_path", "last", "--model.init_args.step_seconds=0.01") == 2
+    assert "another config (model.init_args.step_seconds: 0.0 -> 0.01)" in capsys.readouterr().err
+    # One that is gone is one.
+    saved["model"]["init_args"]["gone"] = 1
+    path.write_text(yaml.safe_dump(saved))
+    assert fit("--ckpt_path", "last") == 2
+    assert "model.init_args.gone: 1 -> None" in capsys.readouterr().err
+
+
 def test_ckpt_path_last_starts_where_there_is_nothing_and_says_nothing(toy, capfd):
     assert fit("--ckpt_path", "last") == 0
     captured = capfd.readouterr()

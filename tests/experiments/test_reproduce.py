@@ -26,7 +26,8 @@ with open("journal.txt", "a") as journal:
 part = pathlib.Path(run, name, "part")
 done = int(part.read_text()) if "on" in rest and part.exists() else 0
 for done in range(done, int(seconds * 20)):
-    part.write_text(str(done + 1))
+    part.with_suffix(".new").write_text(str(done + 1))
+    part.with_suffix(".new").replace(part)
     time.sleep(0.05)
 if os.environ.get("FAIL") == name:
     sys.exit("the reason why it failed")
@@ -263,14 +264,14 @@ def test_an_unknown_program_is_named(folder, capsys):
     assert capsys.readouterr().err == "unclip: command 'no-such-program' is not installed; see its name in the suite\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_runner_stops_its_stages_and_the_next_goes_on(folder, unclip, monkeypatch, capsys, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_an_interrupted_runner_stops_its_stages_and_the_next_goes_on(folder, unclip, monkeypatch, capsys, number, code):
     monkeypatch.setenv("SECONDS_b", "60")
     runner = unclip("reproduce", "suite.yaml", "--jobs", "2")
-    wait_for(lambda: Path("runs/x/b/part").exists())
+    wait_for(lambda: Path("runs/x/b/part").exists() and Path("runs/x/c/stage.json").exists(), 60)
     runner.send_signal(number)
     out, _ = runner.communicate(timeout=20)
-    assert runner.returncode == 130
+    assert runner.returncode == code
     assert "stopping b" in out
     assert "interrupted; the same command goes on from here" in out
     done = int(Path("runs/x/b/part").read_text())
@@ -325,6 +326,58 @@ def test_a_second_runner_is_told_who_holds_the_run_folder(folder, unclip, monkey
     assert reproduce("--run", "runs/y", "--only", "e") == 0
 
 
+def test_a_runner_can_wait_for_the_run_folder(folder, unclip, monkeypatch, capsys):
+    monkeypatch.setenv("SECONDS_a", "1.5")
+    first = unclip("reproduce", "suite.yaml", "--only", "a")
+    wait_for(lambda: Path("runs/x/a/part").exists())
+    assert reproduce("--only", "a", "--wait") == 0
+    assert first.wait() == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"waiting for run folder 'runs/x', in use by process {first.pid} on ")
+    assert "a: up to date" in captured.out
+
+
+def test_what_a_dead_runner_has_left_blocks_nobody(folder):
+    Path("runs/x/.locks").mkdir(parents=True)
+    for name in (".lock", ".locks/e", ".locks/e.fit"):
+        Path("runs/x", name).write_text('{"pid": 1, "host": "gone", "since": "long ago"}')
+    assert reproduce("--only", "e") == 0
+
+
+def test_a_stage_that_the_system_stops_is_no_failure(folder, capsys):
+    """The others are stopped too, and the runner leaves with the code that requeues it."""
+    text = SUITE.replace("python work.py e {run}", "python -c 'import sys; sys.exit(75)'").replace("SECONDS", "")
+    Path("suite.yaml").write_text(text)
+    assert reproduce("--jobs", "1") == 75
+    out = capsys.readouterr().out
+    assert "e: was asked to stop by the system" in out and "FAILED" not in out
+    assert "interrupted; the same command goes on from here" in out
+    assert json.loads(Path("runs/x/e/started.json").read_text())["status"] == "interrupted"
+
+
+def test_each_stage_has_a_device_of_its_own(folder, capsys):
+    script = """
+import os, pathlib, sys, time
+name = sys.argv[1]
+device = os.environ["CUDA_VISIBLE_DEVICES"]
+used = pathlib.Path(f"device{device}")
+used.touch(exist_ok=False)  # fails if another stage is on it
+time.sleep(0.3)
+used.unlink()
+with open("journal.txt", "a") as journal:
+    journal.write(f"{name} {device}\\n")
+"""
+    Path("gpu.py").write_text(script)
+    stages = "".join(f"  - {{name: s{k}, run: python gpu.py s{k}}}\n" for k in range(5))
+    Path("suite.yaml").write_text(f"run: runs/x\nstages:\n{stages}")
+    assert reproduce("--devices", "3,5") == 0
+    lines = dict(line.split() for line in journal())
+    assert sorted(lines) == ["s0", "s1", "s2", "s3", "s4"] and set(lines.values()) == {"3", "5"}
+    assert "CUDA_VISIBLE_DEVICES=3 python gpu.py s0" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        reproduce("--devices", "3,3")
+
+
 def test_a_stage_that_outlives_its_runner_is_waited_for(folder, monkeypatch, capsys):
     """Where the kernel does not kill a dead runner's stages, their locks keep the next runner from them."""
     from experiments import processes
@@ -333,7 +386,7 @@ def test_a_stage_that_outlives_its_runner_is_waited_for(folder, monkeypatch, cap
     Path("runs/x/.locks").mkdir(parents=True)
     held = processes.take_lock(Path("runs/x/.locks/e"), ["python"])
     assert reproduce("--only", "e") == 2
-    assert "of an earlier runner is still running in 'runs/x'" in capsys.readouterr().err
+    assert "of another runner is still running in 'runs/x'" in capsys.readouterr().err
     os.close(held)
     assert reproduce("--only", "e") == 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from experiments.callbacks import StopSignals
 from experiments.cli import main
+from experiments.stopping import Stopped, StopSignals
 
 
 def fit(folder: str, *words: str) -> int:
@@ -30,23 +33,24 @@ def assert_same(first, second) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "batch", "step", "words"),
+    ("number", "code", "batch", "step", "words"),
     [
-        (signal.SIGINT, 6, 7, []),
-        (signal.SIGTERM, 6, 7, []),
-        (signal.SIGINT, 4, 5, []),  # validation follows this step
+        (signal.SIGINT, 130, 6, 7, []),
+        (signal.SIGTERM, 75, 6, 7, []),
+        (signal.SIGUSR1, 75, 6, 7, []),
+        (signal.SIGINT, 130, 4, 5, []),  # validation follows this step
         # Within a step of two batches: it is finished first.
-        (signal.SIGINT, 6, 4, ["--trainer.accumulate_grad_batches=2"]),
+        (signal.SIGINT, 130, 6, 4, ["--trainer.accumulate_grad_batches=2"]),
     ],
 )
 def test_a_stopped_run_has_its_checkpoint_and_goes_on_as_if_nothing_had_been(
-    toy, monkeypatch, capsys, number, batch, step, words
+    toy, monkeypatch, capsys, number, code, batch, step, words
 ):
     assert fit("whole", *words) == 0
     monkeypatch.setenv("TOY_SIGNAL", f"{batch}:{int(number)}")
     with pytest.raises(SystemExit) as left:
         fit("stopped", *words)
-    assert left.value.code == 128 + number
+    assert left.value.code == code
     assert f"stopped after step {step}; `--ckpt_path last` goes on" in capsys.readouterr().err
     assert checkpoint("stopped")["global_step"] == step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -142,3 +146,70 @@ def test_a_second_signal_does_not_wait(capsys):
     assert capsys.readouterr().err == "stopping after this step; once more stops at once\n"
     with pytest.raises(KeyboardInterrupt):
         callback._receive(signal.SIGINT, None)
+
+
+def test_the_schedulers_signal_and_the_runners_are_one_wish(monkeypatch):
+    callback = StopSignals()
+    callback._receive(signal.SIGTERM, None)
+    callback._receive(signal.SIGINT, None)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+    with pytest.raises(KeyboardInterrupt):
+        callback._receive(signal.SIGINT, None)
+    with pytest.raises(Stopped) as left:
+        callback._receive(signal.SIGUSR1, None)
+    assert left.value.code == 75
+
+
+def test_a_signal_in_the_last_step_comes_too_late(toy, monkeypatch):
+    """What a stage adds to its state when training is over has to be in its last checkpoint."""
+    monkeypatch.setenv("TOY_SIGNAL", f"11:{int(signal.SIGTERM)}")
+    assert fit("stopped") == 0
+    assert checkpoint("stopped")["global_step"] == 12
+
+
+def test_before_training_a_schedulers_signal_asks_for_a_requeue_too(toy, unclip):
+    (toy / "toy.py").write_text((toy / "toy.py").read_text() + "\nos.kill(os.getpid(), 15)\n")
+    process = unclip("fit", "--config", "toy.yaml")
+    _, error = process.communicate()
+    assert (process.returncode, error) == (75, "")
+
+
+def test_on_slurm_lightning_requeues_after_the_step(toy, monkeypatch, capsys):
+    """Lightning's own handler saves and calls scontrol; here it does so between two steps."""
+    for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    scontrol = toy / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
+    assert fit("whole") == 0
+    monkeypatch.setenv("TOY_SIGNAL", f"6:{int(signal.SIGUSR1)}")
+    with pytest.raises(SystemExit) as left:
+        fit("stopped")
+    assert left.value.code == 75
+    assert Path("requeued").read_text() == "requeue 17\n"
+    assert [path.name for path in Path("stopped").glob("hpc*")] == ["hpc_ckpt_1.ckpt"]
+    assert checkpoint("stopped")["global_step"] == 7
+    monkeypatch.delenv("TOY_SIGNAL")
+    assert fit("stopped", "--ckpt_path", "last") == 0
+    assert_same(checkpoint("whole"), checkpoint("stopped"))
+    assert not list(Path("stopped").glob("hpc*"))
+
+
+def test_two_trainings_do_not_share_a_run_folder(toy, unclip, capsys):
+    text = (toy / "toy.yaml").read_text()
+    slow = text.replace("    network: {class_path: toy.Net", "    step_seconds: 1\n    network: {class_path: toy.Net")
+    (toy / "toy.yaml").write_text(slow)
+    first = unclip("fit", "--config", "toy.yaml", "--checkpoint.every_n_train_steps=1")
+    end = time.monotonic() + 60
+    while not Path("runs/toy/checkpoints/last.ckpt").exists():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert main(["fit", "--config", "toy.yaml", "--ckpt_path", "last"]) == 2
+    assert f"unclip: run folder 'runs/toy' is in use by process {first.pid} on " in capsys.readouterr().err
+    first.kill()  # However it ends, nobody is kept out by what it leaves.
+    first.communicate()
+    (toy / "toy.yaml").write_text(text)
+    assert main(["fit", "--config", "toy.yaml", "--ckpt_path", "last", "--overwrite"]) == 0

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.small import write_quickstart
 from eval.samples import SampleFolder
 from experiments.cli import main
 
-ROOT = Path(__file__).parents[2]
 PRIORS = ["linear_prior", "ar_prior", "diffusion_prior"]
 CONDITIONS = ["caption_only", "glide", "text_embedding", *PRIORS, "image_embedding", "real"]
-SIZES = {"train_size": 96, "val_size": 24, "test_size": 24, "batch_size": 8}
 
 # Starting Python with torch and Lightning takes seconds, twenty times over. So stages are forked from one process that
 # has imported everything; `unclip` as a process of its own is what test_reproduce.py and test_resume.py start.
@@ -63,51 +61,12 @@ class Forked:
         self.process.kill()
 
 
-def shrink(config: dict) -> dict:
-    """A stage's YAML with two steps, small batches and few samples; the networks stay as they are."""
-    if "trainer" in config:
-        config["trainer"] |= {"max_steps": 2, "val_check_interval": 2, "limit_val_batches": 1, "accelerator": "cpu"}
-    data = config["data"]["init_args"]
-    data.update({key: value for key, value in SIZES.items() if key == "batch_size" or "folder" not in data})
-    settings = config.get("model", {}).get("init_args", {})
-    if "sampler" in settings:
-        settings["sampler"]["steps"] = 2
-    if "codec" in settings:  # There are fewer training embeddings than buckets.
-        for part in (settings["codec"], settings["network"]["init_args"]):
-            part |= {"num_buckets": 16, "num_dot_buckets": 4}
-    return config
-
-
-def shrink_sweep(plan: dict) -> dict:
-    """A sweep's YAML with few captions, two steps and one value of each setting."""
-    points = [
-        {k: v[:1] if isinstance(v, list) and k != "conditions" else v for k, v in p.items()} for p in plan["points"]
-    ]
-    small = [{k: 2 if k.endswith(".steps") else v for k, v in point.items()} for point in points]
-    fixed = {k: 2 if k.endswith(".steps") else v for k, v in plan.get("fixed", {}).items()}
-    return plan | {"captions": 4, "per_caption": 2, "bootstrap": 2, "points": small, "fixed": fixed}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The quickstart's files, shrunk."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "worker.py").write_text(WORKER)
-    own = folder / "experiments" / "quickstart"
-    own.mkdir(parents=True)
-    for path in (ROOT / "experiments" / "quickstart").glob("*.yaml"):
-        if path.name != "suite.yaml":
-            (own / path.name).write_text(yaml.safe_dump(shrink(yaml.safe_load(path.read_text())), sort_keys=False))
-    suite = (ROOT / "experiments" / "quickstart" / "suite.yaml").read_text()
-    suite = re.sub(r"--captions 2048", "--captions 12", re.sub(r"--captions 256", "--captions 4", suite))
-    # All figures have their own tests; one is enough to see the stage run and the report read what it leaves.
-    suite = suite.replace("gallery {run}", "gallery {run} --only inpaint").replace("ns/text_diff", "ns/inpaint")
-    protocols = folder / "experiments" / "protocols"
-    protocols.mkdir()
-    for name in ("guidance", "sampler", "prior"):
-        plan = yaml.safe_load((ROOT / "experiments" / "protocols" / f"{name}.yaml").read_text())
-        (protocols / f"{name}.yaml").write_text(yaml.safe_dump(shrink_sweep(plan), sort_keys=False))
-    (own / "suite.yaml").write_text(suite.replace("--reference {run}", "--bootstrap 10 --reference {run}"))
+    write_quickstart(folder)
     return folder
 
 

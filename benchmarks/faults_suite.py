@@ -1,0 +1,120 @@
+"""Faults of a whole suite: the small quickstart, interrupted in each of its stages, killed, and run by two at once."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.compare import digests
+from benchmarks.small import write_quickstart
+from benchmarks.small_training import Outcome, shorten
+from benchmarks.workspace import Workspace, kill, wait_for
+
+RUN = Path("runs/quickstart")
+SUITE = "experiments/quickstart/suite.yaml"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+NOT_NUMBERS = ("seconds", "commit", "created", "date", "time", "machine", "host")
+"""Keys of results.json that tell of the run, not of what it computed."""
+
+
+def reproduce(workspace: Workspace, folder: Path) -> Path:
+    """Runs the small quickstart in `folder` from nothing to its end; returns its run folder.
+
+    Raises:
+        RuntimeError: it did not go well.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_quickstart(folder)
+    inside = Workspace(folder)
+    inside.must("reproduce", SUITE, "--jobs", "1")
+    return folder / RUN
+
+
+def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
+    """Runs it with an interruption in each stage, some seconds after it has started, by each signal in turn.
+
+    Returns:
+        What each interruption came to ('clip SIGINT'), and the run folder.
+
+    Raises:
+        RuntimeError: the suite did not end well.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_quickstart(folder)
+    workspace = Workspace(folder)
+    names = [stage["name"] for stage in yaml.safe_load((folder / SUITE).read_text())["stages"]]
+    left = list(names)
+    came: list[str] = []
+    while left:
+        process = workspace.start("reproduce", SUITE, "--jobs", "1", log="interrupted.txt")
+        running = [name for name in left if wait_until_started(folder, left, process) == name]
+        if not running:
+            break
+        left.remove(running[0])
+        number = SIGNALS[len(came) % len(SIGNALS)]
+        time.sleep(draw.uniform(0.2, 8))
+        if process.poll() is None:
+            now = [name for name in names if (folder / RUN / name / "started.json").exists()]
+            kill(process, number)
+            came.append(f"{' '.join(now) or 'between two'} {number.name}")
+    workspace.must("reproduce", SUITE, "--jobs", "1")
+    return came, folder / RUN
+
+
+def wait_until_started(folder: Path, names: list[str], process: Any) -> str | None:
+    """The stage of `names` that runs, as soon as there is one; None when the runner ends without."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found[:] = [name for name in names if (folder / RUN / name / "started.json").exists()]
+        return bool(found)
+
+    return found[0] if wait_for(look, process, 1200) else None
+
+
+def differing_results(first: Path, second: Path) -> list[str]:
+    """What differs between two runs of the suite: numbers, tables, weights and every picture."""
+    found = []
+    ours, theirs = (numbers(json.loads((run / "results.json").read_text())) for run in (first, second))
+    if ours != theirs:
+        found.append("results.json")
+    for pattern in ("*.safetensors", "*.png", "*.npy", "*.csv", "tables.md"):
+        here, there = (
+            {k: v for k, v in digests(run, pattern).items() if not k.startswith(".previous")} for run in (first, second)
+        )
+        found += [name for name in sorted({*here, *there}) if here.get(name) != there.get(name)]
+    return found
+
+
+def numbers(content: Any) -> Any:
+    """results.json without what tells of the run itself."""
+    if isinstance(content, dict):
+        return {key: numbers(value) for key, value in content.items() if key not in NOT_NUMBERS}
+    return [numbers(value) for value in content] if isinstance(content, list) else content
+
+
+def two_runners(folder: Path) -> Outcome:
+    """A second runner while the first one is at work; then kill -9 to the first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_quickstart(folder)
+    workspace = Workspace(folder)
+    first = workspace.start("reproduce", SUITE, "--jobs", "1", "--only", "reference", log="first.txt")
+    wait_until_started(folder, ["reference"], first)
+    second = workspace.run("reproduce", SUITE, "--only", "reference")
+    kill(first)
+    third = workspace.run("reproduce", SUITE, "--only", "reference")
+    happened = (
+        f"exit code {second.code}, `{shorten(second.last_line)}`; when the first one has been killed (SIGKILL), its "
+        f"stage is dead too, and the same command ends with exit code {third.code}"
+    )
+    return Outcome(happened, second.code == 2 and f"process {first.pid} on" in second.out and third.code == 0)

@@ -1,0 +1,135 @@
+"""`python -m benchmarks.soak`: thousands of steps of the small stages, with memory, files and processes counted.
+
+Each stage trains on the small quickstart's data with two loader processes, validates every 500 steps and writes a
+checkpoint every 200, while this process looks at it once a second: resident memory, open files, child processes. What
+leaks grows; the mean of the second sixth of the run is compared with that of the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.small import STAGES, write_stage
+from benchmarks.workspace import Workspace, read_step, table, write_block
+
+SECONDS = 1.0
+CHEAP = ("linear_prior", "ar_prior", "diffusion_prior")
+COLUMNS = ("step", "memory", "files", "processes")
+
+
+def look(pid: int) -> dict[str, float]:
+    """A process's resident memory in MB, open files and child processes.
+
+    Raises:
+        OSError: it has ended.
+    """
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    files = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    return {"memory": int(status["VmRSS"].split()[0]) / 1024, "files": files, "processes": len(children)}
+
+
+def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]:
+    """Train a stage; the columns that were seen while it did.
+
+    Raises:
+        RuntimeError: it did not go well.
+    """
+    trainer = {"max_steps": steps, "val_check_interval": 500, "default_root_dir": f"soak/{stage}"}
+    checkpoint = {"every_n_train_steps": 200}
+    config = write_stage(workspace.folder, stage, trainer, {"num_workers": 2}, checkpoint=checkpoint)
+    progress = workspace.folder / f"{stage}.json"
+    log = f"{stage}.txt"
+    env = {"UNCLIP_PROGRESS": str(progress)}
+    process = workspace.start("fit", "--config", config.name, "--overwrite", log=log, env=env)
+    seen: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    while process.poll() is None:
+        step = read_step(progress)
+        try:
+            found = {"step": float(step), **look(process.pid)} if step >= 0 else {}
+        except (OSError, KeyError):
+            break
+        for name, value in found.items():
+            seen[name].append(value)
+        time.sleep(SECONDS)
+    if process.wait():
+        raise RuntimeError((workspace.folder / log).read_text()[-2000:])
+    return seen
+
+
+def sixths(seen: dict[str, list[float]], name: str) -> tuple[float, float]:
+    """Means of a column over the second and the last sixth of the run."""
+    last = max(seen["step"])
+    parts: list[list[float]] = [[], []]
+    for step, value in zip(seen["step"], seen[name], strict=True):
+        if last / 6 <= step < last / 3:
+            parts[0].append(value)
+        if step >= last * 5 / 6:
+            parts[1].append(value)
+    return mean(parts[0] or [0]), mean(parts[1] or [0])
+
+
+def row(stage: str, seen: dict[str, list[float]]) -> list[str]:
+    """For the table."""
+    cells = [stage, f"{max(seen['step']):,.0f}"]
+    for name in COLUMNS[1:]:
+        early, late = sixths(seen, name)
+        cells.append(f"{early:.1f} -> {late:.1f}")
+    return cells
+
+
+def plot(runs: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Resident memory over steps, one line a stage, and open files below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 4.5), sharex=True, height_ratios=[2, 1])
+    for stage, seen in runs.items():
+        upper.plot(seen["step"], seen["memory"], label=stage, linewidth=1)
+        lower.plot(seen["step"], seen["files"], linewidth=1)
+    upper.set(ylabel="resident memory (MB)", ylim=(0, None))
+    lower.set(xlabel="optimiser step", ylabel="open files", ylim=(0, None))
+    upper.legend(fontsize=8, ncols=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Soak the stages that are asked for; adds to what `--out` holds already."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(CHEAP))
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak.json"))
+    parser.add_argument("--plot", type=Path, default=Path("runs/soak.png"))
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="put the table into this document")
+    options = parser.parse_args(words)
+    runs: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        workspace = Workspace((options.folder or Path(temporary)).absolute())
+        workspace.embed()
+        for stage in options.stages:
+            runs[stage] = soak(workspace, stage, options.steps)
+            print(" | ".join(row(stage, runs[stage])), flush=True)
+            options.out.write_text(json.dumps(runs))
+    plot(runs, options.plot)
+    head = ["stage", "steps", "resident memory (MB)", "open files", "child processes"]
+    text = table(head, [row(stage, seen) for stage, seen in runs.items()])
+    print(text)
+    if options.write:
+        write_block(options.write, "soak", text)
+
+
+if __name__ == "__main__":
+    main()

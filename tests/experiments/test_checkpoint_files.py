@@ -1,0 +1,198 @@
+"""Checkpoint files: how many are kept, which one is used, and that no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import os
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.checkpoint_files import damage, earlier, keeping, kept, newest_sound, tidy
+from experiments.checkpoints import AtomicCheckpointIO, load_checkpoint
+from experiments.cli import main
+from modules.errors import InputError
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
+def save(last: Path, step: int, keep: int = 3) -> None:
+    with keeping(last, keep):
+        AtomicCheckpointIO().save_checkpoint({"global_step": step, "x": torch.arange(100) + step}, last)
+
+
+def steps(last: Path) -> list[int]:
+    return [load_checkpoint(path)["global_step"] for path in kept(last)]
+
+
+def names(last: Path) -> list[str]:
+    return sorted(path.name for path in last.parent.iterdir())
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_as_many_are_kept_as_asked_for(last):
+    for step in range(1, 6):
+        save(last, step)
+    assert steps(last) == [5, 4, 3]
+    assert names(last) == ["last-1.ckpt", "last-2.ckpt", "last.ckpt"]
+    save(last, 6, keep=2)
+    assert steps(last) == [6, 5]
+    save(last, 7, keep=1)
+    assert names(last) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_failed_save_changes_nothing(last, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *paths: (_ for _ in ()).throw(OSError("no links here")))
+    save(last, 1)
+    save(last, 2)
+    with pytest.raises(OSError, match="full"), keeping(last, 3):
+        raise OSError("full")
+    assert steps(last) == [2, 1]
+    assert names(last) == ["last-1.ckpt", "last.ckpt"]
+    save(last, 3)
+    assert steps(last) == [3, 2, 1]
+
+
+def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_one(last, monkeypatch):
+    """Every call that changes the folder is the last one, in turn."""
+    moments = 0
+    while True:
+        for path in last.parent.glob("*") if last.parent.exists() else ():
+            path.unlink()
+        save(last, 1)
+        save(last, 2)
+        left = moments
+
+        def ending(real):
+            def call(*arguments, **options):
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                return real(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "replace", "hardlink_to"):
+                patch.setattr(Path, name, ending(getattr(Path, name)))
+            # A killed process tidies nothing up.
+            patch.setattr("contextlib.suppress", lambda *kinds: (_ for _ in ()).throw(KeyboardInterrupt))
+            try:
+                save(last, 3)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        found = newest_sound(last)
+        # Hold on to 2, rename 3 into its place; then 1 moves on, and 2.
+        assert found is not None and load_checkpoint(found)["global_step"] == (2 if moments < 3 else 3), moments
+        tidy(last)
+        save(last, 4)
+        assert steps(last)[0] == 4 and steps(last)[1] in (2, 3)
+        moments += 1
+    assert moments == 5
+
+
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(last):
+    save(last, 1)
+    content, sound = last.read_bytes(), load_checkpoint(last)
+    noticed = 0
+    # All of the table of contents, at the file's end, and places in the rest of it.
+    table = range(zipfile.ZipFile(last).start_dir, len(content))
+    for position in [*table, *random.Random(0).sample(range(len(content)), 200)]:
+        last.write_bytes(content)
+        flip(last, position)
+        os.utime(last, ns=(position, position))
+        if damage(last) is None:  # torch aligns its records: between them there is nothing
+            again = load_checkpoint(last)
+            assert again["global_step"] == 1 and torch.equal(again["x"], sound["x"]), position
+        else:
+            noticed += 1
+    assert noticed > 100
+    # In the tensor itself, always.
+    where = content.index(sound["x"].numpy().tobytes())
+    last.write_bytes(content)
+    flip(last, where + 8)
+    assert "the checksum of" in str(damage(last))
+    with pytest.raises(InputError, match=r"last.ckpt' cannot be read \(the checksum of"):
+        load_checkpoint(last)
+
+
+def test_the_one_before_a_damaged_one_is_used_and_both_are_named(last, capsys):
+    save(last, 1)
+    save(last, 2)
+    last.write_bytes(last.read_bytes()[:-200])
+    assert newest_sound(last) == earlier(last, 1)
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"unclip: warning: checkpoint '{last}' is damaged (")
+    assert warning.endswith(f"going on from the one before it, '{earlier(last, 1)}'\n")
+    tidy(last)
+    assert names(last) == ["last-1.ckpt", "last.ckpt.damaged"]
+    # The sound one is not dropped in favour of the damaged one.
+    save(last, 3, keep=2)
+    assert steps(last) == [3, 1]
+    for path in kept(last):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"last.ckpt' cannot be read .*, .*last-1.ckpt' cannot be read .*--overwrite"):
+        newest_sound(last)
+
+
+def test_what_killed_writers_left_goes(last):
+    save(last, 1)
+    (last.parent / ".last.ckpt.17.part").write_bytes(b"half")
+    (last.parent / ".last.ckpt.held").write_bytes(b"x")
+    tidy(last)
+    assert names(last) == ["last.ckpt"]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(toy, capsys):
+    words = ["fit", "--config", "toy.yaml", "--ckpt_path", "last", "--checkpoint.every_n_train_steps=5"]
+    assert main([*words, "--trainer.default_root_dir=whole"]) == 0
+    assert main(words) == 0
+    last = Path("runs/toy/checkpoints/last.ckpt")
+    assert steps(last) == [12, 10]
+    flip(last, len(last.read_bytes()) // 2)
+    capsys.readouterr()
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "last.ckpt' is damaged" in captured.err and "going on from the one before it" in captured.err
+    assert "steps 10 to 12" in captured.out
+    whole, again = load_checkpoint(Path("whole/checkpoints/last.ckpt")), load_checkpoint(last)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in whole["state_dict"].items())
+    assert names(last) == ["last-1.ckpt", "last.ckpt", "last.ckpt.damaged"]
+
+
+class Payload:
+    def __reduce__(self):
+        return (os.system, ("touch sentinel",))
+
+
+@pytest.mark.parametrize("place", ["last", "given"])
+def test_a_checkpoint_that_would_run_code_is_refused(toy, capsys, place):
+    assert main(["fit", "--config", "toy.yaml"]) == 0
+    last = Path("runs/toy/checkpoints/last.ckpt")
+    evil = last if place == "last" else Path("evil.ckpt")
+    content = load_checkpoint(last)
+    torch.save({**content, "hyper_parameters": Payload()}, evil)
+    for command in ("fit", "validate"):
+        words = [command, "--config", "toy.yaml", "--ckpt_path", "last" if place == "last" else "evil.ckpt"]
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert f"unclip: checkpoint '{evil}' cannot be read (Weights only load failed" in error
+        assert error.count("\n") == 1
+    assert not Path("sentinel").exists()
+    torch.load(evil, weights_only=False)  # It would have.
+    assert Path("sentinel").exists()

@@ -1,0 +1,96 @@
+"""Every stage, cut off in the middle of a pass over its data and resumed, ends where an uninterrupted run does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from benchmarks.compare import differing, differing_runs
+from datamodules.scenes import ATTRIBUTES
+from experiments.checkpoint_files import earlier
+from experiments.checkpoints import LAST, load_checkpoint
+from experiments.cli import main
+
+STAGES = ["clip", "classifier", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler"]
+OWN_IMAGES = ("clip", "classifier", "upsampler")
+
+
+def model(stage: str, tiny: Any) -> dict[str, Any]:
+    """A stage's `model` in YAML."""
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "fused": True}}
+    training = {"ema_decay": 0.9, "warmup_steps": 3, "decay_share": 0.3}
+    if stage == "classifier":
+        attributes = {name: list(classes) for name, classes in ATTRIBUTES.items()}
+        own = {"attributes": attributes, "image_size": 16, "width": 8, "features": 16}
+        return {"class_path": "eval.attributes.AttributeClassifier", "init_args": {**own, "optimizer": optimizer}}
+    if stage == "clip":
+        own = {**tiny.CLIP, "swap_words": [["above", "below"]], "sam_rho": 0.05}
+        path = "modules.clip.CLIPTrainer"
+    else:
+        path, network, arguments, own = tiny.STAGES[stage]
+        own = {"network": {"class_path": network, "init_args": arguments}, **own}
+    if "objective" in own:
+        # Drawn by importance, which is a state too.
+        drawn = {"timesteps": "loss_second_moment", "learned_sigma": False}
+        own = {**own, "objective": {**own["objective"], **drawn}, "statistics_samples": 16}
+    return {"class_path": path, "init_args": {**own, "optimizer": optimizer, "training": training}}
+
+
+def data(stage: str, embeddings: Path, tiny: Any) -> dict[str, Any]:
+    """Its `data`: 64 samples, so that 24 of them end in the middle of a pass, by two worker processes."""
+    if stage.endswith("prior"):
+        path, own = "datamodules.embeddings.EmbeddingsDataModule", {"folder": str(embeddings)}
+    else:
+        path = "datamodules.shapes.ShapesDataModule"
+        own = {"image_size": 32 if stage == "upsampler" else 16, "cache_dir": "cache", **tiny.SIZES}
+        own["embeddings"] = None if stage in OWN_IMAGES else str(embeddings)
+    return {"class_path": path, "init_args": {**own, "batch_size": 24, "num_workers": 2}}
+
+
+def fit(folder: str) -> dict[str, Any]:
+    words = ["--config", "stage.yaml", f"--trainer.default_root_dir={folder}", "--ckpt_path", "last"]
+    assert main(["fit", *words]) == 0
+    return load_checkpoint(Path(folder) / LAST)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_goes_on_as_if_nothing_had_been(stage, tiny, embeddings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    trainer = {"max_steps": 7, "val_check_interval": 3, "limit_val_batches": 1, "accelerator": "cpu", "logger": False}
+    config = {
+        "seed_everything": 3,
+        "trainer": {**trainer, "gradient_clip_val": 1.0},
+        "checkpoint": {"every_n_train_steps": 2, "keep": 4},
+        "model": model(stage, tiny),
+        "data": data(stage, embeddings, tiny),
+    }
+    Path("stage.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    whole = fit("whole")
+    # What a kill after step 4 or 5 leaves: the checkpoint of step 4, and no more.
+    killed = Path("killed") / LAST
+    killed.parent.mkdir(parents=True)
+    shutil.copy("whole/config.yaml", "killed/config.yaml")
+    shutil.copy(earlier(Path("whole") / LAST, 2), killed)
+    assert load_checkpoint(killed)["global_step"] == 4
+    resumed = fit("killed")
+    assert whole["global_step"] == resumed["global_step"] == 7
+    assert whole["optimizer_states"][0]["state"] and whole["lr_schedulers"] and whole["callbacks"]
+    assert list(Path("whole/export").glob("*.safetensors"))
+    assert differing_runs(Path("whole"), Path("killed")) == []
+
+
+def test_differences_are_found():
+    """The comparison above sees what it is for."""
+    a = {"x": [torch.zeros(2), (1, 2.0)], "y": {"z": float("nan")}}
+    assert differing(a, {"x": [torch.zeros(2), (1, 2.0)], "y": {"z": float("nan")}}) == []
+    assert differing(a, {"x": [torch.tensor([0, 1e-30]), (1, 3.0)], "y": {"z": 0.0}}) == [
+        ".x[0]",
+        ".x[1][1]: 2.0 3.0",
+        ".y.z: nan 0.0",
+    ]
