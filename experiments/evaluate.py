@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eval.features import CLIPExtractor
     from eval.judges import Judges
     from eval.measure import Reference
+    from eval.samples import SampleFolder
     from eval.tables import Table
 
 LOG_WIDTH = 116
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     table = main_table(rows)
     for folder, row, target in zip(folders, rows, targets, strict=True):
         write_file(target, json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        log_scalars(folder.path, row)
+        log_to_board(folder, row)
     show(table)
     return 0
 
@@ -84,6 +85,8 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     if options.clip is not None:
         refuse_conditioning_clip(options.clip, folders)
     clip = make_clip(options.clip, device) if options.clip else None
+    if clip is not None:
+        refuse_named_clip(options.clip, clip, folders)
     probes = {
         kind: LinearProbe.load(getattr(options, kind), kind, clip.name if clip else None)
         for kind in ("aesthetic", "preference")
@@ -168,30 +171,31 @@ def refuse_conditioning_clip(clip: str, folders: list[Any]) -> None:
             raise InputError(f"--clip {clip} is the CLIP that {folder.path} was made with; judge with another")
 
 
+def refuse_named_clip(name: str, clip: CLIPExtractor, folders: list[Any]) -> None:
+    """The same by the manifests, which name the CLIP: samples may lie outside the run that made them.
+
+    Raises:
+        InputError: a folder was made with this CLIP.
+    """
+    for folder in folders:
+        if any(str(record.get("clip", "")).startswith(clip.fingerprint) for record in folder.records):
+            raise InputError(f"--clip {name} is the CLIP that {folder.path} was made with; judge with another")
+
+
 def run_of(samples: Path) -> Path | None:
     """The run folder RUN of RUN/samples/NAME; None for a folder elsewhere."""
     samples = samples.absolute()
     return samples.parent.parent if samples.parent.name == "samples" else None
 
 
-def log_scalars(samples: Path, row: dict[str, Any]) -> None:
-    """Writes a row as TensorBoard scalars to RUN/evaluation/<condition>, in the place of older ones."""
-    run = run_of(samples)
-    if run is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
+def log_to_board(folder: SampleFolder, row: dict[str, Any]) -> None:
+    """Shows a row in the TensorBoard of the run that the samples belong to, if they do."""
+    run = run_of(folder.path)
+    if run is not None:
+        from eval.samples import GRID
+        from experiments.boards import log_evaluation
 
-    folder = run / "evaluation" / samples.name
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    from eval.further import NAMES
-
-    metrics = {key: row[key] for key in ("frechet", "fid", "clip_score", "diversity", *NAMES)}
-    metrics |= {f"accuracy/{name}": value for name, value in (row["accuracy"] or {}).items()}
-    with SummaryWriter(str(folder)) as writer:
-        for name, value in metrics.items():
-            if value:
-                writer.add_scalar(f"evaluation/{name}", value["value"])
+        log_evaluation(run, folder.path.name, row, folder.records[0], folder.path / GRID)
 
 
 def accelerator() -> str:

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.boards import HyperParameters
 from experiments.bound_report import BoundReport
 from experiments.callbacks import Announce, FitProgress
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
@@ -221,7 +222,7 @@ class CLI(LightningCLI):
             logger = TensorBoardLogger(self.folder.path, name="", version="") if self.command == "fit" else False
         self.trainer_defaults = {
             **self.trainer_defaults,
-            "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals()],
+            "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals(), HyperParameters()],
         }
         try:
             return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import open_clip
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules import scenes
+from eval.frechet import FeatureStatistics, SingularCovariance, frechet_distance
 from eval.samples import SampleFolder, write_samples
 from experiments.cli import main
 from modules.clip import FrozenCLIP
@@ -175,6 +177,16 @@ def test_bad_input_is_one_line(run: Path, capsys: pytest.CaptureFixture, line: s
     assert not list(run.glob("samples/*/metrics.json")) and not (run / "evaluation").exists()
 
 
+def test_the_clip_that_the_manifest_names_is_no_judge(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    glide = SampleFolder.open(run / "samples" / "glide")
+    for name, code in (("eval_clip", 2), ("clip/export", 0)):
+        records = [{**record, "clip": FrozenCLIP(str(run / name)).fingerprint} for record in glide.records]
+        folder = write_samples(tmp_path / "elsewhere" / name, glide.images(), records)
+        words = ["--reference", str(run / "reference"), "--clip", str(run / "eval_clip"), "--bootstrap", "5"]
+        assert main(["evaluate", str(folder.path), *words]) == code
+        assert ("eval_clip is the CLIP that" in capsys.readouterr().err) == (code == 2)
+
+
 def test_different_counts_are_refused(run: Path, capsys: pytest.CaptureFixture):
     glide = SampleFolder.open(run / "samples" / "glide")
     write_samples(glide.path, glide.images(0, 10), glide.records[:10], overwrite=True)
@@ -188,29 +200,88 @@ def test_unwritable_metrics(run: Path, capsys: pytest.CaptureFixture):
     assert "metrics.json" in capsys.readouterr().err
 
 
+def test_a_report_that_a_suite_runs_knows_its_own_seconds(run: Path, monkeypatch: pytest.MonkeyPatch):
+    (run / "summary").mkdir()
+    began = datetime.now().astimezone() - timedelta(seconds=20)
+    record = {"status": "started", "started": began.isoformat(timespec="seconds"), "seconds": 100.0, "command": "x"}
+    (run / "summary" / "started.json").write_text(json.dumps(record))
+    for variable, expected in ((run / "summary", True), (run.parent / "summary", False)):
+        monkeypatch.setenv("UNCLIP_PROGRESS", str(variable / "progress.json"))
+        assert main(["report", str(run)]) == 0
+        seconds = json.loads((run / "results.json").read_text())["seconds"]
+        assert ("summary" in seconds) == expected
+        assert not expected or 120 <= seconds["summary"] < 180
+
+
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
-def test_fid_against_statistics_in_a_file(run: Path, capsys: pytest.CaptureFixture):
-    class Layers(torch.nn.Module):
-        """Has the two ways in that clean-fid uses of its torchscript file."""
+class Inception(torch.nn.Module):
+    """What clean-fid and the Inception Score use of the torchscript file: forward, `layers`, and `output.weight`."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = torch.nn.Sequential(torch.nn.AvgPool2d(66), torch.nn.Flatten(), torch.nn.Linear(48, 2048))
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 7, 4), torch.nn.ReLU(), torch.nn.AvgPool2d(18), torch.nn.Flatten(),
+            torch.nn.Linear(128, 2048),
+        )  # fmt: skip
+        self.output = torch.nn.Linear(2048, 1008)
 
-        def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
-            return self.layers(x)
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        x = torch.nn.functional.interpolate(x, (299, 299), mode="bilinear")
+        features = self.layers((x - 128) / 128)
+        return features if return_features else self.output(features)
 
+
+@pytest.fixture
+def inception(run: Path) -> Path:
+    """A file of the format of inception-2015-12-05.pt, of random weights."""
     torch.manual_seed(0)
-    torch.jit.script(Layers()).save(str(run / "inception.pt"))
-    statistics, inception = str(run / "fid.npz"), {"inception": "inception.pt"}
+    torch.jit.script(Inception()).save(str(run / "inception.pt"))
+    return run / "inception.pt"
+
+
+def test_fid_is_of_the_features_that_clean_fid_reads_from_the_files(run: Path, inception: Path, tmp_path: Path):
+    from cleanfid.fid import get_folder_features
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    assert evaluate(run, conditions=("glide",), inception="inception.pt") == 0
+    row = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
+    assert row["protocol"]["inception"].startswith("Inception-v3 (clean-fid)")
+
+    shutil.copy(inception, tmp_path / "inception-2015-12-05.pt")  # as clean-fid calls it
+    model = InceptionV3W(str(tmp_path), download=False)
+    statistics = []
+    for folder in (run / "samples" / "glide", run / "reference"):
+        (folder / "grid.png").unlink()  # clean-fid takes every picture in the folder
+        features = get_folder_features(
+            str(folder), model, num_workers=0, batch_size=5, device=torch.device("cpu"), mode="clean", verbose=False
+        )
+        assert features.shape == (12, 2048)
+        statistics.append(FeatureStatistics.of(features))
+    with pytest.warns(SingularCovariance):
+        expected = frechet_distance(*statistics)
+    assert row["fid"]["value"] == pytest.approx(expected, rel=1e-4) and expected > 1e-6
+    assert 1 <= row["inception_score"]["value"] < 1008
+
+
+def test_without_inception_weights_one_line_says_what_to_put_where(run: Path, capsys: pytest.CaptureFixture):
+    assert evaluate(run) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("FID with Inception features is left out: put inception-2015-12-05.pt") == 1
+    assert "name the file by --inception or UNCLIP_INCEPTION" in text
+    row = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
+    assert row["fid"] is None and row["inception_score"] is None
+
+
+def test_fid_against_statistics_in_a_file(run: Path, inception: Path, capsys: pytest.CaptureFixture):
+    statistics, weights = str(run / "fid.npz"), {"inception": inception.name}
     metrics = run / "samples" / "glide" / "metrics.json"
-    assert evaluate(run, "--write-fid-reference", statistics, conditions=("glide",), **inception) == 0
+    assert evaluate(run, "--write-fid-reference", statistics, conditions=("glide",), **weights) == 0
     direct = json.loads(metrics.read_text())
-    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **inception) == 0
+    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **weights) == 0
     through_file = json.loads(metrics.read_text())
     assert through_file["fid"] == direct["fid"] and direct["fid"]["value"] > 0
     assert direct["protocol"]["fid_reference"] is None
