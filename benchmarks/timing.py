@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -15,7 +15,7 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Result:
-    """One line of runs/bench.json.
+    """One line of runs/bench.json, and what is printed beside it.
 
     Attributes:
         name: what was timed.
@@ -25,6 +25,7 @@ class Result:
         low, high: the smallest and the largest of the pairs' ratios.
         device: where.
         pairs: how many.
+        peak_share: what ours computes a second, of the device's measured matrix peak; None where it was not counted.
     """
 
     name: str
@@ -36,10 +37,18 @@ class Result:
     high: float
     device: str
     pairs: int
+    peak_share: float | None = None
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return {key: round(v, 5) if isinstance(v, float) else v for key, v in asdict(self).items()}
+        return {
+            "name": self.name,
+            "ours_s": round(self.ours_s, 5),
+            "peer": self.peer,
+            "peer_s": round(self.peer_s, 5),
+            "ratio": round(self.ratio, 5),
+            "device": self.device,
+        }
 
 
 def device_name(device: torch.device) -> str:
@@ -70,8 +79,28 @@ def seconds(run: Run, device: torch.device) -> float:
     return clock() - start
 
 
-def paired(name: str, ours: Run, peer_name: str, peer: Run, device: torch.device, pairs: int = 5) -> Result:
-    """Both once to warm up, then in turns, so that what else the machine does hits both alike."""
+def matrix_peak(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """FLOPs a second of the best of ten products of two square matrices; the share of it says how good a step is."""
+    size = size or (8192 if device.type == "cuda" else 1024)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    torch.mm(a, b)
+    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b), device) for _ in range(10))
+
+
+def paired(
+    name: str,
+    ours: Run,
+    peer_name: str,
+    peer: Run,
+    device: torch.device,
+    pairs: int = 5,
+    peak_seconds: float | None = None,
+) -> Result:
+    """Both once to warm up, then in turns, so that what else the machine does hits both alike.
+
+    Args:
+        peak_seconds: what ours would take at the matrix peak.
+    """
     ours(), peer()
     times = [(seconds(ours, device), seconds(peer, device)) for _ in range(pairs)]
     ratios = [theirs / mine for mine, theirs in times]
@@ -86,4 +115,5 @@ def paired(name: str, ours: Run, peer_name: str, peer: Run, device: torch.device
         max(ratios),
         device_name(device),
         pairs,
+        None if peak_seconds is None else peak_seconds / mine,
     )

@@ -53,22 +53,31 @@ class Announce(Callback):
 
 
 class SavedActivations:
-    """Counts the bytes that the forward pass keeps for the backward pass, each storage once, weights left out."""
+    """Counts the bytes that the forward pass keeps for the backward pass, each storage once, weights left out.
+
+    `bytes` is the most at any time: with SAM, a step's first pass is over and let go of when the second begins.
+    """
 
     def __init__(self, module: LightningModule) -> None:
         self.bytes = 0
-        self._seen = {p.untyped_storage().data_ptr() for p in module.parameters()}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
+        self._weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        self._held: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, self._let_go)
 
-    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
+        if storage.data_ptr() not in self._weights:
+            self._held[storage.data_ptr()] = storage.nbytes()
+            self.bytes = max(self.bytes, sum(self._held.values()))
         return tensor
 
-    def __enter__(self) -> None:
+    def _let_go(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._held.pop(tensor.untyped_storage().data_ptr(), None)
+        return tensor
+
+    def __enter__(self) -> SavedActivations:
         self._hooks.__enter__()
+        return self
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.__exit__(*exception)

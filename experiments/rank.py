@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.embeddings import open_embeddings
+from experiments.folders import write_json
 from modules.embedding_statistics import EmbeddingStatistics, components_for
 
 CHUNK = 8192
@@ -24,9 +26,15 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="unclip rank", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("embeddings", nargs="+", type=Path, help="folders that `unclip embed` wrote")
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
+    parser.add_argument("--out", type=Path, help="also write what is printed as JSON, with the eigenvalues")
     options = parser.parse_args(argv)
+    found = {}
     for folder in options.embeddings:
-        print(line(folder, *eigenvalues(folder, options.split)))
+        values, count = eigenvalues(folder, options.split)
+        print(line(folder, values, count))
+        found[str(folder)] = {"count": count, **summary(values), "eigenvalues": values.tolist()}
+    if options.out:
+        write_json(options.out, found)
     return 0
 
 
@@ -43,12 +51,21 @@ def eigenvalues(folder: Path, split: str) -> tuple[Tensor, int]:
     return total.principal()[0], count
 
 
-def line(folder: Path, values: Tensor, count: int) -> str:
-    """'runs/x/embeddings: 40,000 embeddings of 64 dimensions; components for 90 %: 8, 95 %: 12, ...; effective 9.1'."""
-    shares = ", ".join(f"{100 * share:g} %: {components_for(values, share)}" for share in SHARES)
+def summary(values: Tensor) -> dict[str, Any]:
+    """Components for each of `SHARES` of the variance, and the effective rank: exp of the shares' entropy."""
     p = values / values.sum()
     effective = float(torch.exp(-(p * p.clamp(min=1e-30).log()).sum()))
+    return {
+        "components": {f"{share:g}": components_for(values, share) for share in SHARES},
+        "effective_rank": effective,
+    }
+
+
+def line(folder: Path, values: Tensor, count: int) -> str:
+    """'runs/x/embeddings: 40,000 embeddings of 64 dimensions; components for 90 %: 8, 95 %: 12, ...; effective 9.1'."""
+    found = summary(values)
+    shares = ", ".join(f"{100 * float(share):g} %: {number}" for share, number in found["components"].items())
     return (
         f"{folder}: {count:,} embeddings of {len(values)} dimensions; components for {shares}; "
-        f"effective rank {effective:.1f}"
+        f"effective rank {found['effective_rank']:.1f}"
     )

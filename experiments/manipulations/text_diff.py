@@ -14,7 +14,7 @@ from experiments.manipulations.common import (
     start,
     walk_of,
 )
-from experiments.manipulations.edits import table_figure
+from experiments.manipulations.edit_table import table_figure
 from modules.clip import warn_unknown_words
 from modules.errors import InputError
 from modules.manipulations import invert, redraw, text_diff, text_direction

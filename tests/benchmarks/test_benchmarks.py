@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from benchmarks import peers, timing
-from benchmarks.cases import PRIOR, Bench, rows
+from benchmarks.cases import rows
+from benchmarks.setting import PRIOR, Bench
 from benchmarks.timing import paired
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
@@ -21,7 +24,9 @@ def test_pairs_are_taken_in_turns_and_the_ratio_is_their_median(monkeypatch):
     assert "".join(order) == "op" * 4  # the first is a warm-up
     assert (result.ours_s, result.peer_s, result.ratio) == (2.0, 5.0, 3.0)
     assert (result.low, result.high, result.pairs) == (2.0, 5.0, 3)
-    assert {"name", "ours_s", "peer", "peer_s", "ratio", "device"} <= result.as_dict().keys()
+    assert result.peak_share is None
+    written = {"name": "x", "ours_s": 2.0, "peer": "peer", "peer_s": 5.0, "ratio": 3.0}
+    assert result.as_dict() == {**written, "device": timing.device_name(CPU)}
 
 
 def test_the_decoders_are_of_one_size_to_the_parameter():
@@ -43,3 +48,30 @@ def test_the_cases_run(monkeypatch):
     (result,) = rows(Bench(CPU, pairs=1, shrink=32), only="prior_training")
     assert result.peer == "diffusers"
     assert result.ratio > 0
+    assert 0 < result.peak_share < 1.5
+
+
+def test_the_share_of_the_peak(monkeypatch):
+    """Of products alone it is 1; the clock is taken out of it."""
+    monkeypatch.setattr(timing, "seconds", lambda run, device: run() is None or 2.0)
+    assert timing.matrix_peak(CPU, torch.float32, 100) == 2 * 100**3 / 2.0
+    bench = Bench(CPU)
+    bench.__dict__["peak"] = 1e6
+    assert bench.at_peak(lambda: torch.ones(50, 20) @ torch.ones(20, 10)) == 2 * 50 * 20 * 10 / 1e6
+    times = iter([0.1, 1.0] * 3)
+    monkeypatch.setattr(timing, "seconds", lambda run, device: next(times))
+    assert paired("x", lambda: None, "peer", lambda: None, CPU, 3, 0.02).peak_share == pytest.approx(0.2)
+
+
+def test_the_file_has_the_keys_that_are_promised(monkeypatch, tmp_path, capsys):
+    from benchmarks import __main__ as command
+
+    result = timing.Result("a", 1.0, "diffusers", 2.0, 2.0, 1.9, 2.1, "cpu", 3, 0.5)
+    monkeypatch.setattr(command, "rows", lambda bench, only: iter([result, result]))
+    monkeypatch.setattr("sys.argv", ["bench", "--out", str(tmp_path / "deep" / "bench.json")])
+    threads = torch.get_num_threads()
+    command.main()
+    torch.set_num_threads(threads)
+    found = json.loads((tmp_path / "deep" / "bench.json").read_text())
+    assert [list(row) for row in found] == [["name", "ours_s", "peer", "peer_s", "ratio", "device"]] * 2
+    assert "2.00x (1.90 to 2.10 in 3 pairs), 50 % of the matrix peak" in capsys.readouterr().out

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from experiments.callbacks import Announce, SavedActivations, memory, workload
+from datamodules.embeddings import EmbeddingsDataModule
+from experiments.callbacks import Announce, SavedActivations, memory, millions, workload
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.stage import TrainingConfig
 from modules.upsampler import Upsampler
@@ -42,14 +44,21 @@ def test_tokens_and_codes():
 def test_activations_are_what_the_backward_pass_needs():
     """A linear layer keeps its input, SiLU its own: (10, 4) and (10, 6) float32; no weight, and nothing twice."""
     network, x = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 2)), torch.randn(10, 4)
-    saved = SavedActivations(network)
-    saved.__enter__()
-    out = network(x)
-    saved.__exit__()
+    with SavedActivations(network) as saved:
+        out = network(x)
     network(torch.randn(99, 4))  # not counted
     assert saved.bytes == 4 * (10 * 4 + 2 * 10 * 6)
     out.sum().backward()
     assert network[0].weight.grad is not None
+
+
+def test_a_pass_that_is_over_is_let_go_of():
+    """As SAM's first one: the second, of the same size, needs no more."""
+    network, x = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 2)), torch.randn(10, 4)
+    with SavedActivations(network) as saved:
+        for _ in range(2):
+            torch.autograd.grad(network(x).sum(), list(network.parameters()))
+    assert saved.bytes == 4 * (10 * 4 + 2 * 10 * 6)
 
 
 def test_memory_is_the_sum_of_its_parts():
@@ -75,3 +84,32 @@ def test_a_run_says_it_once_and_trains_as_ever(tiny, shapes, tmp_path, capsys, c
     assert "8 samples a step, 512 pixels a step" in said[0]  # quarter crops
     assert float(said[0].split("activations ")[1].split(" ")[0]) > 0
     assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
+
+
+UNITS = {
+    "clip": "2.0 k pixels a step",
+    "linear_prior": "160 caption tokens a step",
+    "ar_prior": "208 caption tokens and codes a step",
+    "diffusion_prior": "160 caption tokens a step",
+    "decoder": "2.0 k pixels a step",
+    "glide": "2.0 k pixels a step",
+    "upsampler": "512 pixels a step",
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_stage_says_what_is_trained(tiny, shapes, embeddings, tmp_path, capsys, name):
+    """Batches of 8: parameters, samples, pixels or tokens of a step, and memory, before the first step is done."""
+    stage = tiny.make_stage(name)
+    data = EmbeddingsDataModule(str(embeddings), 8) if name.endswith("prior") else shapes()
+    data = shapes(image_size=32) if name == "upsampler" else data
+    tiny.fit(stage, data, 2, tmp_path / name, callbacks=[Announce()])
+    first, second = capsys.readouterr().out.splitlines()
+    count = millions(sum(p.numel() for p in stage.network.parameters()))
+    kind = type(stage).__name__
+    assert first.startswith(f"{name}: {kind}, {count} parameters trained, batch 8, steps 0 to 2, on cpu, in ")
+    assert second.startswith(f"{name}: 8 samples a step, {UNITS[name]}; memory about ")
+    whole, *parts = [float(text) for text in re.findall(r"([\d.]+) MB", second)]
+    assert len(parts) == 4
+    assert whole == pytest.approx(sum(parts), abs=0.25)
+    assert ("activations 0.0 MB" in second) == (name == "linear_prior")

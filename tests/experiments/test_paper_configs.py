@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from experiments.lightning_cli import main
+from experiments.lightning_cli import CLI, main
 
 PAPER = Path("experiments/paper")
 
@@ -51,3 +52,54 @@ def test_the_ablations_are_the_decoder_but_for_what_they_are_about(capsys, name,
     decoder, other = flat(parsed(capsys, "decoder")), flat(parsed(capsys, "decoder", name))
     assert decoder.keys() == other.keys()
     assert {key: value for key, value in other.items() if value != decoder[key]} == changes
+
+
+SMALL = """
+trainer: {devices: 1, num_nodes: 1, precision: 32-true}
+model:
+  init_args:
+    network:
+      init_args:
+        unet: {image_size: 16, channels: 8, depth: 1, channel_multipliers: [1, 2], head_channels: 8,
+          attention_resolutions: [8], dropout: 0.0}
+        embedding_dim: 16
+        vocab_size: 30
+        context_length: 20
+        text_width: 8
+        text_depth: 1
+        text_heads: 2
+    drop_text: 0.0
+    drop_embedding: 0.0
+    training: {compile: false}
+"""
+
+
+@pytest.mark.parametrize("names", [("decoder",), ("decoder", "text_decoder")])
+def test_the_text_decoder_is_conditioned_on_z_t_and_on_nothing_of_the_image(tiny, shapes, tmp_path, names):
+    """In training, in validation and in what is sampled; the decoder itself the other way round."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    files = [*(PAPER / f"{name}.yaml" for name in names), tmp_path / "small.yaml"]
+    words = [word for file in files for word in ("--config", str(file))]
+    stage = CLI("fit", [*words, f"--trainer.default_root_dir={tmp_path / 'run'}"]).model
+    tiny.randomise(stage.network)
+    tiny.randomise(stage.averaged)
+    batch = shapes().dataset("train").__getitems__(range(6))
+    reads = "z_t" if "text_decoder" in names else "z_i"
+    x_t, t = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(0)), torch.full((6,), 500)
+
+    def outputs(rows):
+        changed = batch._replace(embeddings=rows)
+        losses = [
+            loss(changed, torch.Generator().manual_seed(1)) for loss in (stage.training_loss, stage.validation_loss)
+        ]
+        return stage.conditioned(changed)[0](x_t, t), torch.stack(losses)
+
+    with torch.no_grad():
+        image, losses = outputs(batch.embeddings)
+        for name in ("z_i", "z_t"):
+            rows = batch.embeddings._replace(**{name: -getattr(batch.embeddings, name)})
+            other, other_losses = outputs(rows)
+            assert torch.equal(other, image) == torch.equal(other_losses, losses) == (name != reads)
+            if name == reads:
+                assert ((other - image).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
+                assert (other_losses != losses).all()

@@ -7,7 +7,8 @@ import torch
 
 from datamodules.scenes import ATTRIBUTES
 from eval.attributes import Attributes
-from experiments.manipulations.edits import EDITS, Outcome, judge, make_task, works
+from experiments.manipulations.edit_table import _row
+from experiments.manipulations.edits import EDITS, Outcome, judge, make_task, working_thetas, works
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.name)
@@ -86,3 +87,18 @@ def outcome(hit: float, shape: float) -> Outcome:
 )
 def test_an_edit_works_within_its_limits(before, after, expected):
     assert works(before, after) == expected
+
+
+def test_what_is_kept_is_told_at_the_smallest_theta_that_works():
+    """At 0.25 too few hits, at 0.375 enough, at 0.5 more but the shape is lost."""
+    thetas = [0.0, 0.25, 0.375, 0.5]
+    outcomes = [outcome(0.0, 1.0), outcome(0.25, 1.0), outcome(0.5, 0.875), outcome(1.0, 0.5)]
+    assert working_thetas(thetas, outcomes) == [0.375]
+    cells = [cell.text for cell in _row(EDITS[1], thetas, outcomes)]
+    assert cells[1:6] == ["0.00", "0.25", "0.50", "1.00", "0.375"]
+    assert "1.00 → 0.88" in cells
+    assert cells[-1] == "at 0.375"
+    failing = [cell.text for cell in _row(EDITS[1], thetas[:2], outcomes[:2])]
+    assert (failing[3], failing[-1]) == ("0.25", "no")
+    both = [outcome(0.0, 1.0), outcome(0.75, 1.0), outcome(0.75, 0.9)]
+    assert working_thetas(thetas[:3], both) == [0.25, 0.375]
