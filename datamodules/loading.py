@@ -111,7 +111,11 @@ class ResumableLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         here = self.state_dict()
-        changed = [f"{key} {state[key]} -> {here[key]}" for key in here if state.get(key, here[key]) != here[key]]
+        then = here | state
+        # Batch k of all ranks together is the same slice of the stream, on however many ranks.
+        regrouped = then["batch_size"] * then["world"] == here["batch_size"] * here["world"]
+        keys = ("n", "seed") if regrouped else here
+        changed = [f"{key} {then[key]} -> {here[key]}" for key in keys if then[key] != here[key]]
         if changed:
             rank_zero_warn(
                 f"the data order is not the one that this run began with ({', '.join(changed)}): "

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from experiments.progress import Progress
 from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.sharding import local
 
 
 class Announce(Callback):
@@ -31,8 +32,10 @@ class Announce(Callback):
         if self._said or not trainer.is_global_zero or not ours:
             return
         self._said, self._work = True, workload(trainer, pl_module, batch)
-        if not getattr(getattr(pl_module, "training_config", None), "compile", False):
-            self._saved = SavedActivations(pl_module)  # A compiled network's activations are its compiler's business.
+        compiled = getattr(getattr(pl_module, "training_config", None), "compile", False)
+        # A compiled network's activations are its compiler's business; a sharded one's are mixed with gathered weights.
+        if not compiled and not getattr(pl_module, "sharded", False):
+            self._saved = SavedActivations(pl_module)
             self._saved.__enter__()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
@@ -106,8 +109,8 @@ def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
 def memory(module: LightningModule, activations: int | None) -> str:
     """'memory about 1.2 GB: weights 0.2 GB, ...': what a step needs on each device, from what is there."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    every = sum(p.numel() * p.element_size() for p in module.parameters())
-    gradients = sum(p.numel() * p.element_size() for p in trained)
+    every = sum(local(p).numel() * p.element_size() for p in module.parameters())
+    gradients = sum(local(p).numel() * p.element_size() for p in trained)
     parts = {"weights and their average": every, "gradients": gradients, "optimiser": 2 * gradients}
     if activations is not None:
         parts["activations"] = activations

@@ -160,6 +160,8 @@ class CLIPTrainer(Stage):
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
     """
 
+    shardable = False  # A scalar weight can't be; nor does SAM perturb shares.
+
     def __init__(
         self,
         embed_dim: int,

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules import clip_origin
 from modules.errors import InputError
+from modules.sharding import gathered, local, on_shares, shard_stage
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,20 @@ class Stage(lightning.LightningModule):
             network = network.to(memory_format=torch.channels_last)
         self.network: Any = network
         self.optimizer, self.training_config = optimizer, training
-        self.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
+        self.average = AveragedModel(network, multi_avg_fn=on_shares(get_ema_multi_avg_fn(training.ema_decay)))
         self.average.requires_grad_(False)
+        self.sharded = False
         self._compiled: nn.Module | None = None
         self._samples: list[int] = []
+
+    shardable = True
+    """Whether the network may be sharded (FSDP2)."""
+
+    def configure_model(self) -> None:
+        """Shard the network and its average where the Trainer's strategy is ModelParallelStrategy (docs/scaling.md)."""
+        if self.device_mesh is not None and not self.sharded:
+            shard_stage(self)
+            self.sharded = True
 
     @property
     def trained(self) -> Any:
@@ -134,13 +145,19 @@ class Stage(lightning.LightningModule):
         # With a finite loss too; a step with such a gradient would spoil the weights and the next checkpoint.
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return  # It skips such steps itself.
-        gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
-        if gradients and not math.isfinite(torch.stack(torch._foreach_norm(list(gradients.values()))).sum().item()):
-            name = next(name for name, gradient in gradients.items() if not gradient.isfinite().all())
+        gradients = {name: local(p.grad) for name, p in self.network.named_parameters() if p.grad is not None}
+        if gradients and not math.isfinite(self._total(torch._foreach_norm(list(gradients.values())))):
+            bad = (name for name, gradient in gradients.items() if not gradient.isfinite().all())
+            name = next(bad, "a weight on another device")
             raise InputError(
                 f"the gradient of {name} is not finite at step {self.global_step} (samples {self._samples}): training "
                 "stops here; go on from the last checkpoint with a lower learning rate, or look at these samples"
             )
+
+    def _total(self, norms: Sequence[Tensor]) -> float:
+        """Their sum, over all devices if each has a share: then all of them stop, or none does."""
+        total = torch.stack(list(norms)).sum()
+        return float(self.trainer.strategy.reduce(total, reduce_op="sum") if self.sharded else total)
 
     def configure_gradient_clipping(
         self,
@@ -162,8 +179,10 @@ class Stage(lightning.LightningModule):
             if not tensor.isfinite().all():
                 return f"{name} of the batch is not finite"
         for name, parameter in self.network.named_parameters():
-            if not parameter.isfinite().all():
+            if not local(parameter).isfinite().all():
                 return f"the weight {name} is not finite"
+        if self.sharded:  # A further evaluation would wait for the other devices, whose losses may be good.
+            return "the loss itself is the first"
         with torch.no_grad():
             terms = self.loss_terms(batch, self.generator(0, self._micro_step()))
         for name, term in terms.items():
@@ -201,9 +220,9 @@ class Stage(lightning.LightningModule):
         if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
             return
         self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
-        if writer is not None and self.global_rank == 0:
+        if writer is not None and (self.global_rank == 0 or self.sharded):  # Shares of weights are gathered from all.
             images = self.show_samples(batch)
-            if images is not None:
+            if images is not None and self.global_rank == 0:
                 writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
 
     def configure_optimizers(self) -> Any:
@@ -228,21 +247,29 @@ class Stage(lightning.LightningModule):
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
     def exported_state(self) -> dict[str, Tensor]:
-        """What `export` writes: the averaged network's tensors."""
-        return dict(self.averaged.state_dict())
+        """What `export` writes: the averaged network's tensors. Sharded, every rank must ask; the first gets them."""
+        state = dict(self.averaged.state_dict())
+        return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
     def on_fit_end(self) -> None:
         root = Path(self.trainer.default_root_dir)
         # Only a run that reached its end: an interrupted one is exported when it has been resumed and is done.
-        if self.global_rank == 0 and (root / "config.yaml").exists() and self.global_step >= self.trainer.max_steps:
+        done = self.global_step >= self.trainer.max_steps
+        if done and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
             self.export(root)
 
     def export(self, root: Path) -> None:
-        """Write root/export/: the averaged weights as safetensors, and the model's part of root/config.yaml."""
+        """Write root/export/: the averaged weights as safetensors, and the model's part of root/config.yaml.
+
+        Sharded, every rank must call this; the first writes.
+        """
+        state = self.exported_state()
+        if self.global_rank != 0:
+            return
         config = yaml.safe_load((root / "config.yaml").read_text())["model"]
         folder = root / "export"
         folder.mkdir(exist_ok=True)
-        write_weights(self.exported_state(), folder / "model.safetensors")
+        write_weights(state, folder / "model.safetensors")
         about = {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")

@@ -1,6 +1,7 @@
 """The order of the data: exact, stateless, and the same after an interruption (with the real Trainer)."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
-from datamodules.loading import SeededBatchSampler, SplitDataModule, evaluation_batches
+from datamodules.loading import ResumableLoader, SeededBatchSampler, SplitDataModule, evaluation_batches
 from modules.errors import InputError
 
 
@@ -37,6 +38,26 @@ def test_ranks_share_each_pass_and_together_make_the_larger_batch():
     one = SeededBatchSampler(n=12, batch_size=4, seed=0, total=6)
     assert [a + b for a, b in zip(*ranks, strict=True)] == list(one)
     assert sorted(index for rank in ranks for k in range(3) for index in rank.batch(k)) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"batch_size": 2, "world": 4}, None),
+        ({"batch_size": 8, "world": 1}, None),
+        ({"world": 4}, r"\(world 4 -> 2\)"),
+        ({"seed": 1}, r"\(seed 1 -> 0\)"),
+        ({"n": 11, "batch_size": 8, "world": 1}, r"\(n 11 -> 12\)"),
+    ],
+)
+def test_the_order_is_said_to_change_only_where_it_does(changed, named):
+    """The same batch of all ranks together, on fewer or more of them, is the same order."""
+    loader = ResumableLoader([None] * 12, batch_sampler=SeededBatchSampler(12, 4, seed=0, world=2))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loader.load_state_dict({"n": 12, "batch_size": 4, "seed": 0, "world": 2, **changed})
+    assert len(said) == (named is not None)
+    assert named is None or re.search(named, str(said[0].message))
 
 
 def test_a_split_smaller_than_a_batch_still_gives_full_batches():

@@ -1,0 +1,173 @@
+"""One rank of two: trains tiny stages under DDP and FSDP2 and writes down what came out. Run by `conftest.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from experiments.memory import norms_in_float32
+from modules.objective import Objective, SamplerConfig
+from modules.stage import TrainingConfig
+
+WORLD = 2
+TRAINING = TrainingConfig(ema_decay=0.5, warmup_steps=1)
+STEPS, SAVED = 4, 2
+NARROW = {
+    "channels": 8,
+    "channel_multipliers": [1, 2],
+    "depth": 1,
+    "attention_resolutions": [8, 4],
+    "head_channels": 8,
+    "image_size": 16,
+    "checkpointing": True,
+}
+LEARNED = {
+    "objective": Objective(learned_sigma=True),
+    "sampler": SamplerConfig("ddpm", 2, "adm", variance="learned"),
+}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of all of a tensor; every rank must ask."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.detach().clone()
+
+
+class Record(Callback):
+    """Gradients and averages of every step, and a checkpoint after step SAVED."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root, self.gradients, self.averages = root, [], []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        grads = {name: p.grad for name, p in module.network.named_parameters() if p.grad is not None}
+        self.gradients.append({name: whole(grad) for name, grad in grads.items()})
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.averages.append({name: whole(p) for name, p in module.averaged.named_parameters()})
+        if self.root is not None and trainer.global_step == SAVED:
+            trainer.save_checkpoint(self.root / "saved.ckpt", weights_only=False)
+
+    def result(self, trainer, module) -> dict[str, Any]:
+        return {
+            "gradients": self.gradients,
+            "averages": self.averages,
+            "weights": {name: whole(p) for name, p in module.network.named_parameters()},
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
+
+
+def narrow_decoder(tiny: Any, seed: int = 0) -> Any:
+    """A decoder as the paper's, but narrow: learned sigma, attention, activation checkpointing; no weight is zero."""
+    network = tiny.randomise(tiny.make_network("decoder", unet=NARROW, learned_sigma=True), seed).train()
+    return tiny.make_stage("decoder", network, training=TRAINING, **LEARNED)
+
+
+def stage_of(tiny: Any, name: str, seed: int = 0) -> Any:
+    """A stage by name, its weights none of them zero."""
+    if name == "narrow":
+        return narrow_decoder(tiny, seed)
+    if name == "clip":
+        torch.manual_seed(seed)
+        return tiny.make_stage("clip", training=TRAINING, swap_words=[("above", "below")])
+    return tiny.make_stage(name, tiny.randomise(tiny.make_network(name), seed).train(), training=TRAINING)
+
+
+def data_of(name: str, embeddings: str, batch_size: int) -> Any:
+    """The shapes that a stage is trained on; upsamplers have larger ones."""
+    from datamodules.shapes import ShapesDataModule
+
+    sizes = {"train_size": 64, "val_size": 12, "test_size": 12}
+    return ShapesDataModule(
+        32 if name == "upsampler" else 16, batch_size, **sizes, embeddings=embeddings, cache_dir=None
+    )
+
+
+def train(tiny: Any, name: str, embeddings: str, root: Path, batch_size: int, **options: Any) -> dict[str, Any]:
+    """Train a stage; what `Record` saw. `seed` is of its first weights, `resumed` a checkpoint to go on from."""
+    root.mkdir(parents=True, exist_ok=True)
+    record = Record(root)
+    module = options.pop("module", None) or stage_of(tiny, name, options.pop("seed", 0))
+    resumed, steps = options.pop("resumed", None), options.pop("steps", STEPS)
+    data = data_of(name, embeddings, batch_size)
+    # Fused, with clipping, as in a run. The epsilon keeps gradients that are nothing but rounding (a key's bias has
+    # none) from becoming steps.
+    module.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3, fused=True)
+    trainer = tiny.fit(module, data, steps, root, resumed, callbacks=[record], **options)
+    return record.result(trainer, module)
+
+
+def strategy(kind: str) -> Any:
+    """What Trainer(strategy=...) takes."""
+    if kind == "ddp":
+        return "ddp"
+    return ModelParallelStrategy(data_parallel_size=WORLD, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+def run_job(tiny: Any, job: dict[str, Any], embeddings: str, root: Path, rank: int) -> dict[str, Any]:
+    """One training of a list of jobs."""
+    options: dict[str, Any] = dict(job.get("trainer", {}))
+    if job.get("validate"):  # with samples for TensorBoard
+        options |= {"limit_val_batches": 1, "logger": TensorBoardLogger(root, name="", version="")}
+        if rank == 0:
+            (root / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": job["stage"], "init_args": {}}}))
+    options |= {"strategy": strategy(job["strategy"]), "devices": WORLD, "steps": job.get("steps", STEPS)}
+    if "resumed" in job:
+        options["resumed"] = Path(job["resumed"])
+    # Other weights on the other rank: all have to begin with the first one's.
+    with as_an_accelerator() if job.get("accelerator") else nullcontext():
+        return train(tiny, job["stage"], embeddings, root, job["batch_size"], seed=rank, **options)
+
+
+@contextmanager
+def as_an_accelerator() -> Any:
+    """Norms in float32 under autocast, so that blocks may be gathered as bfloat16."""
+    with norms_in_float32(), mock.patch("modules.sharding.gathers_bf16", return_value=True):
+        yield
+
+
+def tiny_stages() -> Any:
+    """What tests/conftest.py holds."""
+    from types import SimpleNamespace
+
+    spec = importlib.util.spec_from_file_location("tiny_stages", Path(__file__).parents[2] / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return SimpleNamespace(**vars(module))
+
+
+def main(folder: Path, rank: int) -> None:
+    """Do all jobs of FOLDER/jobs.json; FOLDER/NAME.RANK.pt is what came of each."""
+    torch.set_num_threads(1)
+    plan = json.loads((folder / "jobs.json").read_text())
+    # As torchrun sets them; but a file brings the ranks together, so that no port has to be free.
+    for key, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD, "GROUP_RANK": 0}.items():
+        os.environ[key] = str(value)
+    os.environ["TORCHELASTIC_RUN_ID"] = "tests"
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=300)
+    )
+    tiny = tiny_stages()
+    for name, job in plan["jobs"].items():
+        root = folder / name
+        root.mkdir(exist_ok=True)
+        result = run_job(tiny, job, plan["embeddings"], root, rank)
+        torch.save(result, folder / f"{name}.{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
