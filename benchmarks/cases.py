@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import peers
+from benchmarks.cached_embeddings import prior_from_cache
 from benchmarks.data import data_reading
 from benchmarks.sampling import ar_sampling, prior_sampling
 from benchmarks.setting import PRIOR, Bench, prior_batch, prior_peers
@@ -104,6 +105,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "prior_sampling": lambda bench: prior_sampling(bench, guided=False),
     "ar_sampling": ar_sampling,
     "data": data_reading,
+    "prior_from_cache": prior_from_cache,
 }
 
 

@@ -148,7 +148,7 @@ def _read_set(path: Path, stamp: int) -> IconSet:
 
 
 def _icons(content: dict[str, Any], chars: dict[str, str]) -> Iterable[Icon]:
-    points = {}
+    points: dict[str, tuple[int, ...]] = {}
     for code, name in chars.items():
         points.setdefault(name, tuple(int(part, 16) for part in code.split("-")))
     common = {"left": 0, "top": 0, "width": 16, "height": 16}  # Iconify's own defaults.

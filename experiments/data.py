@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.loading import SPLITS, SplitDataModule
 from datamodules.pairs import PairDataModule
 from eval.samples import require_writable, write_samples
+from experiments.arguments import CommandParser
 from experiments.lightning_cli import Parser
 from experiments.progress import progress
 from experiments.provenance import commit, config_hash
@@ -116,7 +117,7 @@ def load_data(
     try:
         config = OmegaConf.load(path)
         node = config.get("data") if isinstance(config, DictConfig) else None
-        section = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
+        section: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
     except OSError as error:
         raise InputError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -155,7 +156,7 @@ def _check(data: PairDataModule, split: str, captions: int, per_caption: int, si
 def _parser() -> argparse.ArgumentParser:
     from experiments import data_check, emoji_download  # They need `load_data`.
 
-    parser = argparse.ArgumentParser(prog="unclip data", description="Look at a data set.")
+    parser = CommandParser(prog="unclip data", description="Look at a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("export", help="write real images as a sample folder")
     one.add_argument("--config", required=True, help="any YAML with a data: section")

@@ -30,7 +30,7 @@ def summary(reports: Sequence[SplitReport]) -> str:
     leaks = across_splits(reports)
     if leaks:
         a, i, b, k = leaks[0]
-        found.append(f"{len(leaks)} pictures are in two splits (such as {a} {i} and {b} {k})")
+        found.append(f"{_many(len(leaks), 'picture is', 'pictures are')} in two splits (such as {a} {i} and {b} {k})")
     return "\n".join([*table, *(found or ["nothing found that is wrong"])])
 
 
@@ -43,10 +43,12 @@ def findings(report: SplitReport) -> list[str]:
     if report.duplicates:
         group = report.duplicates[0]
         places = ", ".join(map(str, group[:4])) + (", ..." if len(group) > 4 else "")
-        found.append(f"{report.split}: {_repeated(report):,} pictures repeat others (the largest group: {places})")
+        said = _many(_repeated(report), "picture repeats another", "pictures repeat others")
+        found.append(f"{report.split}: {said} (the largest group: {places})")
     if report.too_long:
         unit = "tokens" if report.tokens else "words"
-        found.append(f"{report.split}: {report.too_long:,} captions have more than {report.context} {unit}")
+        said = _many(report.too_long, "caption has", "captions have")
+        found.append(f"{report.split}: {said} more than {report.context} {unit}")
     return found
 
 
@@ -84,7 +86,7 @@ def write_page(path: Path, reports: Sequence[SplitReport], section: dict[str, An
         head=_HEAD,
         rows=[_row(report) for report in reports],
         leaks=across_splits(reports)[:EXAMPLES],
-        leak_count=len(across_splits(reports)),
+        leak_count=_many(len(across_splits(reports)), "picture is", "pictures are"),
         splits=[_section(report) for report in reports],
     )
     write_file(path, page)
@@ -155,6 +157,10 @@ def _cells(report: SplitReport) -> tuple[str, ...]:
     counts = (report.pairs, report.looked_at, _repeated(report), len(report.faults))
     too_long = "-" if report.context is None else f"{report.too_long:,}"
     return (report.split, *(f"{count:,}" for count in counts), too_long, f"{report.rate:,.0f}")
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def _repeated(report: SplitReport) -> int:

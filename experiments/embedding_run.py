@@ -222,8 +222,9 @@ def run(module: Embedder, work: Work, settings: dict[str, Any]) -> None:
         KeyboardInterrupt: Ctrl-C; what is complete stays.
     """
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    whole: dict[str, Any] = {**settings, **dict.fromkeys(off, False)}
     try:
-        trainer = Trainer(**settings, **dict.fromkeys(off, False), callbacks=[WriteShards(work)])
+        trainer = Trainer(**whole, callbacks=[WriteShards(work)])
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"the devices can't be used: {' '.join(str(error).split())}") from error
     before = signal.getsignal(signal.SIGINT)

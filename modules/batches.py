@@ -29,7 +29,8 @@ class EmbeddingBatch(NamedTuple):
 
     def rows(self, chosen: Tensor | slice) -> EmbeddingBatch:
         """The pairs where `chosen` (B,) bool is true, or those of a slice."""
-        return EmbeddingBatch(*(None if tensor is None else tensor[chosen] for tensor in self))
+        features = None if self.features is None else self.features[chosen]
+        return EmbeddingBatch(self.z_i[chosen], self.z_t[chosen], self.tokens[chosen], self.index[chosen], features)
 
 
 class ImageTextBatch(NamedTuple):

@@ -50,8 +50,8 @@ def test_everything_that_is_wrong_is_on_the_screen_and_on_the_page(folder, capsy
     assert train[:6] == ["train", "11", "11", "2", "2", "1"]  # pairs, looked at, duplicates, unreadable, too long
     assert "train: 2 unusable (1 " in said
     assert "train: 2 pictures repeat others (the largest group: 0, 1, 2)" in said
-    assert "train: 1 captions have more than 6 words" in said
-    assert "1 pictures are in two splits (such as train 3 and test 0)" in said
+    assert "train: 1 caption has more than 6 words" in said
+    assert "1 picture is in two splits (such as train 3 and test 0)" in said
     assert len(said.splitlines()) < 24
     html = page.read_text()
     assert "40 to 60, median 40" in html
