@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,11 +12,11 @@ from datamodules.captions import GROUND_TRUTH, CaptionConfig, PackedStrings, usa
 from datamodules.decoding import PictureConfig
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
+from datamodules.picture_tables import METADATA, inside, rows_of
 from datamodules.pictures import Entry
 from modules.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
-METADATA = ("metadata.jsonl", "metadata.csv")
 WAYS = (
     "put a .txt beside every picture, or a metadata.jsonl with file_name and text into the folder, or set "
     "captions_from: names"
@@ -127,11 +124,11 @@ class ImageFolderDataModule(PictureDataModule):
         columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
         for table in tables:
             folder = table.rpartition("/")[0]
-            for place, row in _rows(root / table, columns):
+            for place, row in rows_of(root / table, columns):
                 if isinstance(row, str):
                     faults.append(Fault(place, row))
                     continue
-                name, wrong = _inside(folder, str(row["file_name"]))
+                name, wrong = inside(folder, str(row["file_name"]))
                 named.add(name)
                 if not wrong and name in entries:
                     wrong = "a picture that is listed twice"
@@ -196,55 +193,3 @@ def _from_text(root: Path, name: str, texts: set[str]) -> list[tuple[str, Any]]:
     except UnicodeDecodeError:
         return [(GROUND_TRUTH, content)]
     return [(GROUND_TRUTH, line) for line in filter(str.strip, lines)] or [(GROUND_TRUTH, "")]
-
-
-def _inside(folder: str, name: str) -> tuple[str, str]:
-    """A table's file name relative to the root, and what is wrong with it, or ""."""
-    joined = os.path.normpath(f"{folder}/{name}" if folder else name)
-    if not name or name.startswith(("/", "~")) or joined.split("/")[0] == ".." or "\\" in name:
-        return joined, "a path that leads out of the folder"
-    return joined, ""
-
-
-def _rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(place, row) of a metadata table, or (place, what is wrong with that line).
-
-    Raises:
-        InputError: the table cannot be read at all, or lacks a column.
-    """
-    try:
-        # Bytes that are not UTF-8 become lone surrogates, so that one bad caption costs one line.
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    needed = {"file_name", *columns.values()}
-    if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        missing = needed - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(
-                f"{path} has no column {sorted(missing)[0]!r}; it has {', '.join(reader.fieldnames or ())}"
-            )
-        try:
-            for row in reader:
-                yield f"{path}:{reader.line_num}", row if row["file_name"] else "a line without file_name"
-        except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num}: {error}") from error
-        return
-    seen: set[str] = set()
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            parsed: Any = json.loads(line)
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            yield f"{path}:{number}", "a line that is not JSON"
-            continue
-        seen.update(parsed)
-        yield f"{path}:{number}", parsed if isinstance(parsed.get("file_name"), str) else "a line without file_name"
-    if needed - seen:
-        raise InputError(
-            f"{path}: no line has {sorted(needed - seen)[0]!r}; there are {', '.join(sorted(seen)) or 'no lines'}"
-        )

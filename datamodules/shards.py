@@ -157,7 +157,7 @@ def _content(file: BinaryIO, member: Member) -> bytes | str:
 def _record(content: bytes | str) -> dict[str, Any] | None:
     try:
         record = json.loads(content)
-    except ValueError:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError.
         return None
     return record if isinstance(record, dict) else None
 

@@ -111,6 +111,16 @@ def test_a_csv_of_a_spreadsheet_is_read(tmp_path):
     assert listed(tmp_path) == ({"a.jpg": ["one, two three"]}, {"metadata.csv:4": "an empty caption"})
 
 
+def test_a_field_that_is_far_too_long_costs_its_line_only(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE)
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\na.jpg,{'word ' * 60_000}\nb.jpg,good\n")
+    assert listed(tmp_path) == ({"b.jpg": ["good"]}, {"metadata.csv:2": "a caption that is too long"})
+    (tmp_path / "metadata.csv").unlink()
+    lines = ['{"file_name": "a.jpg", "text": ' + "[" * 100_000, '{"file_name": "b.jpg", "text": "good"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert listed(tmp_path)[0] == {"b.jpg": ["good"]}
+
+
 def test_columns_are_chosen_and_missing_ones_named(tmp_path):
     pairs = samples(4, 16)
     write_metadata(tmp_path / "j", pairs)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks.formats import FORMATS, samples
+from datamodules.picture_data import PictureDataModule
 from datamodules.scenes import VOCABULARY
 from experiments.cli import main
+from experiments.data import load_data
 
 COUNT = 24
 
@@ -56,3 +60,16 @@ def test_clip_embeddings_prior_and_decoder_train_from_it(name, pairs, tiny, tmp_
         assert main(["fit", "--config", path]) == 0
         assert (tmp_path / part / "export" / "model.safetensors").is_file()
     assert "skipped" not in capsys.readouterr().err
+
+
+BLOCKS = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "data.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_pages_examples_can_be_copied(block, tmp_path):
+    if not block.startswith("data:"):  # Further arguments of any of them.
+        block = f"{BLOCKS[0].rstrip()}\n{block}"
+    (tmp_path / "data.yaml").write_text(block)
+    data, section = load_data(tmp_path / "data.yaml", PictureDataModule)
+    assert data.image_size == section["init_args"]["image_size"] == 64
+    assert len(BLOCKS) == 5
