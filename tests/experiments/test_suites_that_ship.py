@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.suite import load_suite
+from experiments.replicas import replica
+from experiments.suite import fit_folder, load_suite
 
 SUITES = sorted(Path("experiments").glob("*/suite.yaml"))
 FITS = [(path, name) for path in SUITES for name, stage in load_suite(path).stages.items() if stage.is_fit]
@@ -24,6 +25,21 @@ def test_stages_read_what_earlier_ones_leave(path):
             assert list(folder).index(needed) < list(folder).index(name)
         if stage.is_fit:
             assert stage.outputs[0].startswith(f"{name}/export/")
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
+def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
+    """--run and --seeds: no stage trains into, or reads from, the suite's own folder."""
+    suite = load_suite(path, tmp_path / "mine")
+    own = str(load_suite(path).run)
+    monkeypatch.setenv("UNCLIP_RUN", str(suite.run))
+    for name, stage in suite.stages.items():
+        files = [OmegaConf.load(file) for file in stage.configs(suite.run)]
+        text = str(OmegaConf.to_container(OmegaConf.merge(*files), resolve=True)) if files else ""
+        assert own not in text.replace("runs/cache", "") and own not in stage.text(suite.run)
+        if stage.is_fit:
+            assert fit_folder(stage, suite) == suite.run / name
+            assert fit_folder(stage, replica(suite, 1)) == suite.run / "seeds" / "1" / name
 
 
 @pytest.mark.parametrize(("path", "name"), FITS, ids=[f"{path.parent.name}-{name}" for path, name in FITS])
