@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from benchmarks.compare import differing, differing_runs
+from benchmarks.compare import differing_runs
 from datamodules.scenes import ATTRIBUTES
 from experiments.checkpoint_files import earlier
 from experiments.checkpoints import LAST, load_checkpoint
@@ -83,14 +82,3 @@ def test_a_stage_goes_on_as_if_nothing_had_been(stage, tiny, embeddings, tmp_pat
     assert whole["optimizer_states"][0]["state"] and whole["lr_schedulers"] and whole["callbacks"]
     assert list(Path("whole/export").glob("*.safetensors"))
     assert differing_runs(Path("whole"), Path("killed")) == []
-
-
-def test_differences_are_found():
-    """The comparison above sees what it is for."""
-    a = {"x": [torch.zeros(2), (1, 2.0)], "y": {"z": float("nan")}}
-    assert differing(a, {"x": [torch.zeros(2), (1, 2.0)], "y": {"z": float("nan")}}) == []
-    assert differing(a, {"x": [torch.tensor([0, 1e-30]), (1, 3.0)], "y": {"z": 0.0}}) == [
-        ".x[0]",
-        ".x[1][1]: 2.0 3.0",
-        ".y.z: nan 0.0",
-    ]
