@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from experiments.arguments import CommandParser
 
 PROTOCOL = Path(__file__).parent / "protocols" / "coco.yaml"
 
 
 def main(argv: list[str]) -> int:
     """Runs `unclip coco ...`; returns the exit code."""
-    made = argparse.ArgumentParser(prog="unclip coco", description="Prepare a COCO folder for zero-shot evaluation.")
+    made = CommandParser(prog="unclip coco", description="Prepare a COCO folder for zero-shot evaluation.")
     made.add_argument("--annotations", required=True, help="captions json, as annotations/captions_val2014.json")
     made.add_argument("--images", required=True, help="folder of its images, as val2014")
     made.add_argument("--out", required=True, help="folder to write: captions.jsonl, reference/, protocol.json")

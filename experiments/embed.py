@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.embedding_writer import SHARD_ROWS, EmbeddingsWriter
 from datamodules.embeddings import EmbeddingsInfo
 from datamodules.loading import SPLITS, SplitDataModule
+from experiments.arguments import CommandParser
 from experiments.data_sources import add_arguments, is_yaml, open_data
 from experiments.embedding_run import Embedder, Encoder, Work, run, trainer_device
 from experiments.lightning_cli import quiet
@@ -143,7 +144,7 @@ def find_device(name: str | None) -> torch.device:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
+    parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
     add_arguments(parser)
     parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
     parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.arguments import CommandParser
 from experiments.progress import Progress, progress
 from modules.errors import InputError
 
@@ -123,6 +124,11 @@ def with_fid_reference(path: str, reference: Reference, judges: Judges) -> Refer
     from eval.reference import ReferenceStatistics
 
     found = ReferenceStatistics.load(path).require(**fid_protocol(judges))
+    theirs, ours = (len(s.mean) for s in (found.statistics, reference.statistics["inception"]))
+    if theirs != ours:
+        raise InputError(
+            f"{path} holds statistics of {theirs} features, the Inception weights give {ours}: make it again"
+        )
     chosen = {**reference.statistics, "inception": found.statistics}
     return replace(reference, statistics=chosen, fid_digest=str(found.protocol.get("digest")))
 
@@ -216,7 +222,7 @@ def show(table: Table) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
     made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
     add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from experiments.arguments import CommandParser
 
 FOLDER = "figures"
 
 
 def main(argv: list[str]) -> int:
     """Runs `unclip figures ...`; returns the exit code."""
-    made = argparse.ArgumentParser(prog="unclip figures", description="Write the paper's figures of a run.")
+    made = CommandParser(prog="unclip figures", description="Write the paper's figures of a run.")
     made.add_argument("run", help="run folder, as in runs/quickstart")
     made.add_argument("--out", help="folder to write (default: RUN/figures)")
     options = made.parse_args(argv)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.arguments import CommandParser
 from experiments.progress import progress
 from modules.errors import InputError
 
@@ -75,7 +76,7 @@ def _array(values: object) -> np.ndarray:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
+    made = CommandParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
     made.add_argument("kind", choices=("aesthetic", "preference"))
     made.add_argument("--csv", required=True, help="image,rating (or AVA.txt), or better,worse")
     made.add_argument("--images", required=True, help="folder of the images that it names")

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from datamodules.pairs import PairDataModule
+from experiments.arguments import CommandParser
 from experiments.data import load_data
 from experiments.folders import write_json
 from modules.errors import InputError
@@ -79,7 +80,7 @@ def _rows(data: PairDataModule, split: str, count: int) -> tuple[np.ndarray, np.
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="unclip probe", description="Linear probes of CLIP image embeddings.")
+    parser = CommandParser(prog="unclip probe", description="Linear probes of CLIP image embeddings.")
     parser.add_argument("--config", required=True, help="any YAML with a data: section that knows attributes")
     parser.add_argument("--embeddings", required=True, help="folder that `unclip embed` wrote for these data")
     parser.add_argument("--out", required=True, help="file to write, such as runs/quickstart/probe.json")

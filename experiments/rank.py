@@ -6,7 +6,6 @@ with and without SAM, what SAM does to the rank of the space (unCLIP, appendix C
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.embeddings import open_embeddings
+from experiments.arguments import CommandParser
 from experiments.folders import write_json
 from modules.embedding_statistics import EmbeddingStatistics, components_for
 
@@ -23,7 +23,7 @@ SHARES = (0.9, 0.95, 0.99, 0.999)
 
 def main(argv: list[str]) -> int:
     """Run `unclip rank`."""
-    parser = argparse.ArgumentParser(prog="unclip rank", description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog="unclip rank", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("embeddings", nargs="+", type=Path, help="folders that `unclip embed` wrote")
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
     parser.add_argument("--out", type=Path, help="also write what is printed as JSON, with the eigenvalues")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import CommandParser
 from experiments.evaluate import show
 from experiments.folders import read_json
 from experiments.progress import FILE_VARIABLE
@@ -17,7 +17,7 @@ from experiments.staging import STARTED
 
 def main(argv: list[str]) -> int:
     """Runs `unclip report ...`; returns the exit code."""
-    made = argparse.ArgumentParser(prog="unclip report", description="Write the tables and the report of a run.")
+    made = CommandParser(prog="unclip report", description="Write the tables and the report of a run.")
     made.add_argument("run", help="run folder, as in runs/quickstart")
     options = made.parse_args(argv)
     from eval.pages import write_manipulations_page

@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from experiments.arguments import CommandParser
 from experiments.display import Display
 from experiments.emit import FORMS, script
 from experiments.holding import LOCK, holding
@@ -95,7 +96,7 @@ def run_runner(runner: Runner) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
+    parser = CommandParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
     parser.add_argument("suite", metavar="SUITE.yaml", help="the list of stages")
     parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and why, and run nothing")

@@ -16,6 +16,7 @@ from experiments.embed import find_device
 from experiments.progress import Progress, progress
 from experiments.provenance import commit, config_hash
 from modules.clip import warn_unknown_words
+from experiments.arguments import CommandParser
 from modules.errors import InputError
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
 
@@ -191,7 +192,7 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="unclip sample", description="Draw pictures for captions.")
+    parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
     parser.add_argument("caption", nargs="?", help="one caption")
     parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
     parser.add_argument(

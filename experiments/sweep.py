@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from experiments.arguments import CommandParser
 from experiments.evaluate import add_judges, feature_cache, make_judges
 from experiments.progress import Progress, progress
 from modules.errors import InputError
@@ -198,7 +199,7 @@ def positive(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog="unclip sweep", description="Sample and measure under many settings.")
+    made = CommandParser(prog="unclip sweep", description="Sample and measure under many settings.")
     made.add_argument("sweep", metavar="SWEEP.yaml", help="as in experiments/protocols/guidance.yaml")
     made.add_argument("--run", required=True, help="run folder of the trained stages")
     made.add_argument("--real", help="sample folder whose captions are used (default: RUN/samples/real)")

@@ -8,7 +8,6 @@ of matrix products, convolutions and attention, a multiplication and an addition
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.arguments import CommandParser
 from experiments.folders import write_text
 from modules.errors import InputError
 
@@ -103,7 +103,7 @@ class Count:
 
 def main(argv: list[str]) -> int:
     """Run `unclip table3`."""
-    parser = argparse.ArgumentParser(prog="unclip table3", description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog="unclip table3", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("experiments/paper"), help="the YAMLs of the five stages")
     parser.add_argument("--out", type=Path, help="also write the table as a text file")
     options = parser.parse_args(argv)

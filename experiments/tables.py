@@ -6,9 +6,9 @@ trained with. What the paper's own sizes amount to is `unclip table3`, which rea
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from experiments.arguments import CommandParser
 from experiments.evaluate import show
 
 FOLDER = "tables"
@@ -17,7 +17,7 @@ FOLDER = "tables"
 def main(argv: list[str]) -> int:
     """Runs `unclip tables ...`; returns the exit code."""
     description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
-    made = argparse.ArgumentParser(prog="unclip tables", description=description)
+    made = CommandParser(prog="unclip tables", description=description)
     made.add_argument("run", help="run folder, as in runs/quickstart")
     made.add_argument("--out", help="folder to write (default: RUN/tables)")
     options = made.parse_args(argv)

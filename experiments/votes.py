@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from experiments.arguments import CommandParser
 from modules.errors import InputError
 
 
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(prog="unclip votes", description="Make a page on which people compare two models.")
+    made = CommandParser(prog="unclip votes", description="Make a page on which people compare two models.")
     made.add_argument("run", help="run folder; its samples/ are compared")
     made.add_argument("--conditions", nargs="+", default=["ar_prior", "diffusion_prior"], help="models (both priors)")
     made.add_argument("--against", default="glide", help="the baseline (default glide)")

@@ -18,6 +18,7 @@ from eval.bootstrap import Interval, Resampler
 from eval.figure_folder import FigureRecord, require_writable_figure, write_figure
 from eval.samples import SampleFolder
 from eval.tables import Cell, Table
+from experiments.arguments import CommandParser
 from experiments.provenance import commit
 from modules.errors import InputError
 from modules.images import load_images, to_pil
@@ -48,7 +49,7 @@ class Sources:
 
 def parser(name: str, description: str, images: bool = True, steps: int = 50) -> argparse.ArgumentParser:
     """The options that all commands have."""
-    made = argparse.ArgumentParser(prog=f"unclip {name}", description=description)
+    made = CommandParser(prog=f"unclip {name}", description=description)
     if images:
         made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
         made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from importlib import import_module
 from pathlib import Path
 
 from eval.pages import FOLDER
+from experiments.arguments import CommandParser
 from experiments.progress import progress
 
 FIGURES = {
@@ -26,7 +26,7 @@ FIGURES = {
 
 def main(argv: list[str]) -> int:
     """Runs `unclip gallery ...`; returns the exit code."""
-    made = argparse.ArgumentParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
+    made = CommandParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
     made.add_argument("run", help="run folder, as in runs/quickstart; its data are the shapes")
     made.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to make (default all)")
     made.add_argument("--device", default="cpu", help="where to compute (default cpu)")
