@@ -1,88 +1,76 @@
-"""`unclip sample`: pictures for one caption or a file of captions, as a sample folder."""
+"""`unclip sample`: pictures for one caption or a file of captions, as a sample folder.
+
+What is interrupted or killed can be gone on with: the same command does so, or `--resume` where `--overwrite` is given
+too (`--overwrite` alone starts afresh). Until all pictures are there they lie beside the folder, in .NAME.sampling.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from eval.samples import MANIFEST, SampleFolder, require_writable, write_samples
-from experiments.embed import find_device
-from experiments.progress import Progress, progress
-from experiments.provenance import commit, config_hash
-from modules.clip import warn_unknown_words
+from eval.samples import MANIFEST, SampleFolder, require_writable
+from eval.shards import Shards
 from experiments.arguments import CommandParser
+from experiments.captions import read_requests
+from experiments.drawing import Drawing, Job, predict
+from experiments.embed import find_device
+from experiments.provenance import commit, config_hash, file_hashes
+from modules.clip import warn_unknown_words
 from modules.errors import InputError
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
 
-COPIED = ("mentioned", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
-
-
-@dataclass(frozen=True)
-class Request:
-    """One caption of which pictures are wanted: its position, what its source knows of it, and its image if any."""
-
-    caption: str
-    index: int
-    known: dict[str, Any]
-    image: int | None = None
-
 
 def main(argv: list[str]) -> int:
-    """Runs `unclip sample ...`; returns the exit code."""
+    """Runs `unclip sample ...`; returns the exit code. The processes that a strategy starts come through here, too."""
     options = _parser().parse_args(argv)
     if options.n < 1 or options.batch_size < 1:
         raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
-    requests, source = _requests(options)
-    require_writable(options.out, options.overwrite)
-    system = UnCLIP(options.run, find_device(options.device), _overrides(options))
+    if options.devices < 1:
+        raise InputError(f"--devices must be 1 or more, got {options.devices}")
+    requests, source = read_requests(options.caption, options.captions)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first:
+        require_writable(options.out, options.overwrite)
+    device = find_device(options.device)
+    system = UnCLIP(options.run, device if first else "cpu", _overrides(options))
     _check_stages(system, options)
-    tokens_of_all = system.clip.tokenize  # A caption that does not fit is refused before any work.
-    tokens_of_all([request.caption for request in requests])
-    warn_unknown_words(system.clip.tokenize, [request.caption for request in requests])
-    images = _images(options, source, requests)
-    pictures, records = _draw(system, options, requests, images)
-    folder = write_samples(options.out, pictures, records, options.overwrite)
-    print(f"{folder.path}: {len(records)} pictures of {len(requests)} captions, condition {options.condition}")
+    captions = [request.caption for request in requests]
+    system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
+    images = _true_images(options, source)
+    shared = _provenance(system, options)
+    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images)
+    shards = Shards(options.out)
+    drawing = Drawing(system, job, shards, options.batch_size)
+    if not first:
+        predict(drawing, 0, device, options.devices, options.strategy)
+        return 0
+    warn_unknown_words(system.clip.tokenize, captions)
+    with shards.started(_request(system, options, job), options.overwrite, options.resume) as finished:
+        if finished:
+            print(f"{options.out}: going on, {finished} of {len(job)} pictures are there", flush=True)
+        with _said_what_is_kept(shards, len(job)):
+            predict(drawing, finished, device, options.devices, options.strategy)
+            folder = shards.finish(len(job), options.overwrite)
+    print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
     return 0
 
 
-def _requests(options: argparse.Namespace) -> tuple[list[Request], SampleFolder | None]:
-    if (options.caption is None) == (options.captions is None):
-        raise InputError("give one caption, or a file of them with --captions")
-    if options.caption is not None:
-        return [Request(options.caption, 0, {})], None
-    path = Path(options.captions)
-    if path.name == MANIFEST or path.suffix == ".jsonl":
-        return _from_manifest(path)
+@contextmanager
+def _said_what_is_kept(shards: Shards, count: int) -> Iterator[None]:
+    """Says on stderr, when the block fails, that its work is not lost."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file in UTF-8 ({error.reason})") from error
-    captions = [line for line in lines if line]
-    if not captions:
-        raise InputError(f"{path} holds no caption: write one a line")
-    return [Request(caption, k, {}) for k, caption in enumerate(captions)], None
-
-
-def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
-    """The captions of a sample folder's manifest, each once, with the first of its images."""
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found: dict[int, Request] = {}
-        for k, record in enumerate(records):
-            known = {key: record[key] for key in COPIED if key in record}
-            found.setdefault(record["caption_index"], Request(record["caption"], record["caption_index"], known, k))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
-    if not found:
-        raise InputError(f"{path} holds no caption")
-    return list(found.values()), SampleFolder.open(path.parent) if path.name == MANIFEST else None
+        yield
+    except BaseException:
+        kept = len(shards.lines())
+        if kept:
+            print(f"{kept} of {count} pictures are finished; the same command with --resume goes on", file=sys.stderr)
+        raise
 
 
 def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
@@ -103,8 +91,8 @@ def _needed(options: argparse.Namespace) -> list[str]:
     return needed + (["upsampler"] if options.upsample else [])
 
 
-def _images(options: argparse.Namespace, source: SampleFolder | None, requests: list[Request]) -> Tensor | None:
-    """(N, 3, H, W) in [-1, 1], the true image of each request, for image_embedding."""
+def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
+    """The folder of the true images that image_embedding is given; None for other conditions."""
     if options.condition != "image_embedding":
         return None
     if source is None:
@@ -112,10 +100,7 @@ def _images(options: argparse.Namespace, source: SampleFolder | None, requests: 
             f"the condition image_embedding needs true images: pass --captions DIR/{MANIFEST} of a folder that "
             "`unclip data export` wrote"
         )
-    uint8 = torch.cat(
-        [source.images(request.image, request.image + 1) for request in requests if request.image is not None]
-    )
-    return uint8.float() / 127.5 - 1
+    return source
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -133,35 +118,6 @@ def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "upsampler": {"steps": options.upsampler_steps},
     }
     return {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
-
-
-def _draw(
-    system: UnCLIP, options: argparse.Namespace, requests: list[Request], images: Tensor | None
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """All pictures, uint8 (N, 3, H, W), and their manifest lines."""
-    shared = _provenance(system, options)
-    places = [(row, sample) for row in range(len(requests)) for sample in range(options.n)]
-    pictures, records = [], []
-    bar: Progress[None] = progress(len(places), f"sampling {options.condition}")
-    with bar:
-        for start in range(0, len(places), options.batch_size):
-            chunk = places[start : start + options.batch_size]
-            rows = [row for row, _ in chunk]
-            drawn = system.generate(
-                [requests[row].caption for row in rows],
-                options.condition,
-                options.seed,
-                [(requests[row].index, sample) for row, sample in chunk],
-                None if images is None else images[rows],
-                options.upsample,
-            )
-            pictures.append(((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
-            for row, sample in chunk:
-                request = requests[row]
-                place = {"caption": request.caption, "caption_index": request.index, "sample_index": sample}
-                records.append({**place, "seed": options.seed, **shared, **request.known})
-            bar.advance(len(chunk))
-    return torch.cat(pictures), records
 
 
 def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
@@ -187,7 +143,25 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         "condition": options.condition,
         **how,
         "config_hash": config_hash(made_with),
+        "clip": system.clip.fingerprint,
         "commit": commit(),
+    }
+
+
+def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str, Any]:
+    """All that decides the pictures: an unfinished folder is gone on with if it was begun with the same."""
+    captions = [[request.caption, request.index, request.known] for request in job.requests]
+    truth = None if job.source is None else [record.get("sha256") for record in job.source.records]
+    folders = {name: system.run / name for name in _needed(options)}
+    exports = {name: file_hashes(folder / "export" / "config.yaml") for name, folder in folders.items()}
+    made = {key: value for key, value in job.shared.items() if key != "commit"}
+    return {
+        **made,
+        "captions": config_hash({"captions": captions}),
+        "pictures": len(job),
+        "seed": job.seed,
+        "settings of the stages": config_hash({"exports": exports, "overrides": _overrides(options)}),
+        "true images": config_hash({"sha256": truth}),
     }
 
 
@@ -212,6 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
     parser.add_argument("--upsampler-steps", type=int, help="sampling steps of the upsampler")
     parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
-    parser.add_argument("--device", default="cpu", help="where to compute (default cpu)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a sample folder that is there")
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default cpu)")
+    parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
+    parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
+    parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
+    )
     return parser

@@ -15,8 +15,9 @@
         show: true                      # print its output when it is done
 
 Further keys of a stage: `inputs`, files or folders outside the run folder that the command reads and does not name;
-`resume`, what to add to the command after an interruption (`--ckpt_path last` for `unclip fit`; an empty text says that
-the command itself goes on from what is there; without it a stage starts again, its half-made outputs moved aside);
+`resume`, what to add to the command after an interruption (by itself `--ckpt_path last` for `unclip fit` and `--resume`
+for `unclip sample`; an empty text says that the command itself goes on from what is there; without it any other stage
+starts again, its half-made outputs moved aside);
 `replicate: false` for judges, which `unclip reproduce --seeds` does not train again for each replica.
 """
 
@@ -38,6 +39,8 @@ from modules.errors import InputError
 
 RUN = "{run}"
 FIT = ["unclip", "fit"]
+RESUME = {"fit": ["--ckpt_path", "last"], "sample": ["--resume"]}
+"""What makes a command go on after an interruption."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,10 @@ class Stage:
 
     def resume_words(self) -> list[str] | None:
         """What is added to go on after an interruption; None when the stage has to start again."""
-        if self.resume is None:
-            return ["--ckpt_path", "last"] if self.is_fit else None
-        return shlex.split(self.resume)
+        if self.resume is not None:
+            return shlex.split(self.resume)
+        program, command, *_ = [*shlex.split(self.run), "", ""]
+        return RESUME.get(command) if program == "unclip" else None
 
 
 @dataclass(frozen=True)
