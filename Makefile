@@ -38,7 +38,7 @@ emoji: $(EMOJI_STAMP) ## the same stages on OpenMoji's drawings
 test: lint ## ruff, mypy, import-linter and pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(DEV_STAMP) ## time the networks beside other people's (add DALLE2-pytorch: pip install -e '.[bench]')
+bench: $(DEV_STAMP) ## time the networks beside other people's (add DALLE2-pytorch: pip install -e '.[peers]')
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(DEV_STAMP) ## ruff, mypy and import-linter only
