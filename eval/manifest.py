@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import InputError
+from eval.scoring import problem_with
 
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
@@ -57,6 +58,9 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
         value = record.get(key) if isinstance(record, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
             raise InputError(f"{place} needs {key!r} to be {'a number' if kind is int else 'text'}, found {value!r}")
+    problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
+    if problem:
+        raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
     if Path(record["file"]).name != record["file"]:
         raise InputError(f"{place} names {record['file']!r}; 'file' is a plain name inside the folder")
     return record

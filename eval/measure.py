@@ -83,7 +83,7 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
     first = folders[0]
     for kind, folder in (*(("samples", folder) for folder in folders), ("real images", reference)):
         if len(folder) < FEWEST:
-            raise InputError(f"{folder.path} holds {len(folder)} {kind}; the metrics need {FEWEST} or more")
+            raise InputError(f"the metrics need {FEWEST} {kind} or more, {folder.path} holds {len(folder)}")
     for folder in folders:
         if len(folder) != len(first):
             raise InputError(

@@ -78,6 +78,22 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     return found
 
 
+def problem_with(mentioned: Any) -> str | None:
+    """What is wrong with a manifest's "mentioned", in a few words; None if `score` can read it."""
+    if not isinstance(mentioned, dict) or not isinstance(mentioned.get("objects"), list):
+        return "it holds no list of objects"
+    lacking = [key for key in ("background", "relation", "count") if key not in mentioned]
+    if lacking:
+        return f"it lacks {lacking[0]}"
+    for thing in mentioned["objects"]:
+        if not isinstance(thing, dict) or any(name not in thing for name in OBJECT_ATTRIBUTES):
+            return f"an object has {', '.join(OBJECT_ATTRIBUTES)}, found {thing!r}"
+    relation = mentioned["relation"]
+    if relation is not None and (relation not in tuple(RELATIONS) or len(mentioned["objects"]) != 2):
+        return f"a relation is one of {', '.join(RELATIONS)}, of two objects; found {relation!r}"
+    return None
+
+
 def _best_assignments(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> list[tuple[int | None, ...]]:
     """For each mentioned object its slot, or None for one too many; all matchings that are best."""
     wanted, seen = len(mentioned["objects"]), len(predicted["objects"])

@@ -121,9 +121,9 @@ def test_what_cannot_be_compared(make_folder, judges, tmp_path):
         check_comparable([few, many], real)
     with pytest.raises(InputError, match="shares 16 of its 16 images with the reference"):
         check_comparable([make_folder("copy", seed=1)], real)
-    with pytest.raises(InputError, match="five holds 5 samples; the metrics need 6 or more"):
+    with pytest.raises(InputError, match=r"need 6 samples or more, .*five holds 5"):
         check_comparable([make_folder("five", captions=5, per_caption=1, seed=2)], real)
-    with pytest.raises(InputError, match="five holds 5 real images; the metrics need 6 or more"):
+    with pytest.raises(InputError, match=r"need 6 real images or more, .*five holds 5"):
         check_comparable([few], SampleFolder.open(tmp_path / "five"))
     with pytest.raises(InputError, match=r"small holds images of 8x8 pixels, the reference .*real of 16x16: bring"):
         check_comparable([few, make_folder("small", captions=3, seed=2, size=8)], real)

@@ -134,6 +134,21 @@ MANIFEST_DAMAGES = {
     "one line less": (lambda lines: lines[:-1], "holds 00005.png"),
     "listed twice": (lambda lines: lines[1].update(file="00000.png"), "as line 1 does"),
     "sample twice": (lambda lines: lines[1].update(sample_index=0), "manifest.jsonl:2 repeats"),
+    "truth of no objects": (lambda lines: lines[2].update(mentioned={"objects": 3}), ":3: 'mentioned' cannot be read"),
+    "truth without a count": (
+        lambda lines: lines[2].update(mentioned={"objects": [], "background": None, "relation": None}),
+        "manifest.jsonl:3: 'mentioned' cannot be read, it lacks count",
+    ),
+    "truth of a strange relation": (
+        lambda lines: lines[0].update(
+            mentioned={"objects": [], "background": None, "relation": "inside", "count": None}
+        ),
+        "a relation is one of above, below, left of, right of, of two objects; found 'inside'",
+    ),
+    "truth of a strange object": (
+        lambda lines: lines[0].update(mentioned={"objects": [3], "background": 1, "relation": None, "count": 1}),
+        "an object has colour, shape, size, found 3",
+    ),
     "two captions": (lambda lines: lines[1].update(caption="b"), "another caption"),
 }
 

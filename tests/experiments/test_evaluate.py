@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import scenes
 from eval.frechet import FeatureStatistics, SingularCovariance, frechet_distance
+from eval.reference import ReferenceStatistics
 from eval.samples import SampleFolder, write_samples
 from experiments.cli import main
 from modules.clip import FrozenCLIP
@@ -289,3 +290,8 @@ def test_fid_against_statistics_in_a_file(run: Path, inception: Path, capsys: py
     capsys.readouterr()
     assert evaluate(run, "--fid-reference", statistics, conditions=("glide",)) == 2
     assert "need the Inception weights" in capsys.readouterr().err
+    found = ReferenceStatistics.load(statistics)
+    narrow = FeatureStatistics(12, found.statistics.mean[:8], found.statistics.scatter[:8, :8])
+    ReferenceStatistics(narrow, found.protocol).save(statistics)
+    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **weights) == 2
+    assert "holds statistics of 8 features, the Inception weights give 2048" in capsys.readouterr().err
