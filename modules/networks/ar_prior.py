@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.networks.stepping import Stepper, plain
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,
@@ -141,10 +145,12 @@ class ARPriorNetwork(nn.Module):
         """
         guided = guidance_scale != 1
         cache = self._encode(tokens, z_t, guided)
+        transformer: Any = self.transformer
+        step = Stepper(transformer, cache) if plain(transformer) else partial(transformer, cache=cache)
         x = self._dot(torch.cat([dot, dot]) if guided else dot)
         drawn: list[Tensor] = []
         for k in range(self.num_codes):
-            logits = self.out(self.transformer(x, cache=cache)[:, -1]).float()
+            logits = self.out(step(x)[:, -1]).float()
             if guided:
                 conditional, unconditional = logits.chunk(2)
                 logits = unconditional + guidance_scale * (conditional - unconditional)

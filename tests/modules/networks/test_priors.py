@@ -229,6 +229,8 @@ def test_samples_of_one_caption_share_its_keys_and_values(diffusion, autoregress
     x_t, t = torch.randn(12, D), torch.arange(12)
     assert_close(diffusion.step(x_t, t, cache), diffusion(x_t, t, double(tokens), double(z_t), keep), atol=1e-5, rtol=0)
     counts.clear()
+    step = module.Stepper.__call__
+    monkeypatch.setattr(module.Stepper, "__call__", lambda self, x: counts.append(tuple(x.shape[:2])) or step(self, x))
     drawn = autoregressive.sample(tokens, z_t, dot, generators(range(6)), guidance_scale=2.0)
     assert counts == [(3, L + 1), *[(12, 1)] * drawn.shape[1]]
     alone = autoregressive.sample(tokens[4:5], z_t[4:5], dot[4:5], generators([4]), guidance_scale=2.0)
@@ -241,3 +243,12 @@ def test_the_text_encoder_of_the_autoregressive_prior_sees_the_whole_caption(tin
     changed[:, -1] = (changed[:, -1] + 1) % 30
     features, other = (network._text(tokens, batch["z_t"], None)[:, 0] for tokens in (batch["tokens"], changed))
     assert ((features - other).abs().amax(dim=1) > 1e-4).all()  # the first token's, after a change of the last
+
+
+def test_without_plain_weights_the_transformer_itself_is_stepped(autoregressive, batch, monkeypatch):
+    """As where they are spread over devices: the same draws."""
+    arguments = batch["tokens"], batch["z_t"], batch["dot"]
+    expected = autoregressive.sample(*arguments, generators(), guidance_scale=2.0)
+    monkeypatch.setattr(module, "plain", lambda transformer: False)
+    monkeypatch.setattr(module, "Stepper", None)
+    assert torch.equal(autoregressive.sample(*arguments, generators(), guidance_scale=2.0), expected)

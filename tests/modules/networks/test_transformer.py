@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from modules.networks import blocks
 from modules.networks.blocks import TimeEmbedding, attention, merge_heads, split_heads, timestep_embedding, zero_init
+from modules.networks.stepping import Stepper, plain
 from modules.networks.transformer import (
     TextEncoder,
     TokenEmbedding,
@@ -91,6 +92,35 @@ def test_without_the_mask_every_output_sees_every_token(transformer, x):
     assert (network(x) != network(changed)).any(dim=2).all()
 
 
+@torch.no_grad()
+def test_steps_are_the_whole(transformer, x):
+    """Position by position, behind a prefix; the cache holds afterwards what the Transformer itself leaves there."""
+    network = transformer(dropout=0.3)
+    caches = [network.make_cache(2, LENGTH) for _ in range(2)]
+    for cache in caches:
+        network(x[:, :3], cache=cache)
+    step = Stepper(network, caches[0])
+    stepped = torch.cat([step(x[:, k : k + 1]) for k in range(3, LENGTH)], dim=1)
+    assert_close(stepped, network(x)[:, 3:], atol=1e-5, rtol=0)
+    network(x[:, 3:], cache=caches[1])
+    assert caches[0].length == caches[1].length == LENGTH
+    for name in ("keys", "values"):
+        assert_close(*(getattr(cache, name) for cache in caches), atol=1e-5, rtol=0)
+    with pytest.raises(IndexError, match=f"holds {LENGTH} positions, not {LENGTH + 1}"):
+        step(x[:, :1])
+
+
+def test_only_plain_weights_are_stepped_over(transformer):
+    network = transformer()
+    assert plain(network)
+    network.blocks[1].qkv.weight = torch.nn.Parameter(network.blocks[1].qkv.weight.as_subclass(Share))
+    assert not plain(network)
+
+
+class Share(torch.Tensor):
+    """A weight of another kind, as a sharded one is."""
+
+
 def test_the_cache_says_when_it_is_full(transformer, x):
     network = transformer()
     cache = network.make_cache(2, LENGTH - 1)
@@ -145,7 +175,7 @@ def kernels(run):
 FAST = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
-@pytest.mark.parametrize("how", ["whole", "last", "cached", "step"])
+@pytest.mark.parametrize("how", ["whole", "last", "cached", "step", "stepper"])
 def test_the_fast_attention_is_taken(transformer, x, how):
     """With a strided head dimension the CPU takes a slow kernel without a word."""
     network = transformer()
@@ -153,6 +183,10 @@ def test_the_fast_attention_is_taken(transformer, x, how):
     with torch.no_grad():
         if how == "step":
             network(x, cache=cache)
+        if how == "stepper":
+            step = Stepper(network, network.make_cache(2, LENGTH))
+            assert kernels(lambda: step(x[:, :1])) == {FAST: 3}
+            return
         assert kernels(lambda: network(x[:, :3] if how == "step" else x, last_only=how == "last", cache=cache)) == {
             FAST: 3
         }
