@@ -41,6 +41,8 @@ COMMANDS = {
     "judge": "fit an aesthetic or a preference probe on CLIP embeddings of rated images",
     "coco": "prepare a COCO folder for zero-shot evaluation",
     "reproduce": "run a suite of stages, side by side; resumes, and re-runs only what changed",
+    "plan": "say what memory a stage's training takes on 1, 8, 64 devices, and under which strategy it fits",
+    "export": "gather a run's trained stages in one folder: weights, configs and model cards",
     "table3": "print the paper's Table 3 (all hyperparameters) from the paper-scale YAMLs, with counted FLOPs",
     "votes": "make a page on which people compare a run's models, for the paper's Table 1",
     "tables": "write a run's Tables 1 (votes), 2 (FID), 3 (its hyperparameters) and the ablation: Markdown, LaTeX, csv",

@@ -22,7 +22,7 @@ from modules.objective import SamplerConfig
 from modules.prior_batches import caption_features
 from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
 from modules.seeds import image_generators
-from modules.stored import StoredStage, load_stage
+from modules.stored import StoredStage, export_folder, is_export, load_stage
 
 Condition = Literal[
     "caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior", "image_embedding"
@@ -37,7 +37,8 @@ class UnCLIP(ImageMethods):
     """The trained stages of a run. Each is read when it is first needed, so a run may lack what is not asked for.
 
     Args:
-        run: the run folder; its stages are clip, linear_prior, ar_prior, diffusion_prior, decoder, glide, upsampler.
+        run: the run folder, or what `unclip export` made of it; its stages are clip, linear_prior, ar_prior,
+            diffusion_prior, decoder, glide, upsampler.
         device: where to compute.
         overrides: SamplerConfig fields to replace, by stage: {"decoder": {"steps": 50, "guidance_scale": 2.0}}; for
             ar_prior: guidance_scale, percentile, temperature; for diffusion_prior also candidates.
@@ -59,12 +60,11 @@ class UnCLIP(ImageMethods):
     @cached_property
     def clip(self) -> FrozenCLIP:
         """The conditioning CLIP."""
-        folder = self.run / "clip" / "export"
-        return FrozenCLIP(str(folder)).to(self.device)
+        return FrozenCLIP(str(export_folder(self.run / "clip"))).to(self.device)
 
     def has(self, name: str) -> bool:
         """Whether the run holds a trained stage of that name."""
-        return (self.run / name / "export" / "config.yaml").exists()
+        return is_export(self.run / name)
 
     def stage(self, name: str) -> StoredStage:
         """A trained stage, with the overrides in its sampler."""

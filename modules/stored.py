@@ -46,6 +46,27 @@ class StoredStage:
         return ScoreStatistics.from_tensors(found) if found else None
 
 
+WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
+"""A stage's weights; a CLIP's have the name that open_clip looks for."""
+
+
+def export_folder(folder: str | Path) -> Path:
+    """Where a stage's weights lie: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
+    path = Path(folder)
+    return path / "export" if (path / "export").is_dir() else path
+
+
+def weights_file(folder: str | Path) -> Path:
+    """The weights of a stage's run folder or export; the path may not exist."""
+    path = export_folder(folder)
+    return next((path / name for name in WEIGHTS if (path / name).is_file()), path / WEIGHTS[0])
+
+
+def is_export(folder: str | Path) -> bool:
+    """Whether there are weights of a trained stage."""
+    return weights_file(folder).is_file()
+
+
 def load_stage(folder: str | Path) -> StoredStage:
     """Read a stage's export.
 
@@ -55,8 +76,7 @@ def load_stage(folder: str | Path) -> StoredStage:
     Raises:
         InputError: no export there, or one whose weights are unreadable or of another network.
     """
-    path = Path(folder)
-    path = path / "export" if (path / "export").is_dir() else path
+    path = export_folder(folder)
     try:
         about = yaml.safe_load((path / "config.yaml").read_text())
         config = about["init_args"]
