@@ -1,0 +1,158 @@
+"""`python -m benchmarks.evaluation`: how fast `unclip evaluate` looks at images of 256 px, and in how much memory.
+
+Folders of solid shapes are drawn into a scratch folder and measured by small judges of random weights (attribute
+classifier and CLIP), with all metrics: features are kept as memory maps and pairs are taken block by block, so that ten
+times as many images need hardly more memory. Every count is a process of its own, whose peak the system reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from datamodules import scenes
+from eval.attributes import AttributeClassifier, export_classifier
+from eval.samples import SampleFolder, write_samples
+from modules.stage import write_weights
+from modules.tokenizer import WordTokenizer
+
+COUNTS = (3_000, 30_000)
+SIZE = 256
+CLIP: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the result.
+
+    Attributes:
+        images: of the samples; the real images are as many.
+        seconds: of the whole command.
+        images_per_second: both sets of images, over all of these seconds.
+        peak_mb: the largest memory that the process had resident, in 10^6 bytes.
+    """
+
+    images: int
+    seconds: float
+    images_per_second: float
+    peak_mb: float
+
+
+def pictures(count: int, size: int, seed: int) -> Iterator[Image.Image]:
+    """Solid shapes on a plain ground, of a colour and at a place of their own."""
+    rng = np.random.default_rng(seed)
+    for k in range(count):
+        ground, colour = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
+        picture = Image.new("RGB", (size, size), ground)
+        x, y, r = (int(v) for v in rng.integers(size // 4, size // 2, 3))
+        draw = ImageDraw.Draw(picture)
+        (draw.ellipse if k % 2 else draw.rectangle)((x - r // 2, y - r // 2, x + r // 2, y + r // 2), fill=colour)
+        yield picture
+
+
+def caption(k: int) -> str:
+    """A caption for each number: 30,000 different ones, as in the protocol of MS-COCO."""
+    return " ".join(DIGITS[int(digit)] for digit in f"{k:05d}")
+
+
+def make_folder(path: Path, count: int, size: int, condition: str, seed: int) -> SampleFolder:
+    """A sample folder of `count` captions, one picture each."""
+    truth = {"objects": [{"shape": "circle", "colour": "red", "size": None}]}
+    unsaid = {"background": None, "relation": None, "count": 1}
+    records = [
+        {
+            "caption": caption(k),
+            "caption_index": k,
+            "sample_index": 0,
+            "condition": condition,
+            "mentioned": truth | unsaid,
+        }
+        for k in range(count)
+    ]
+    return write_samples(path, pictures(count, size, seed), records)
+
+
+def make_judges(folder: Path) -> dict[str, str]:
+    """An attribute classifier and a CLIP of random weights; the options that name them."""
+    import open_clip
+
+    torch.manual_seed(0)
+    attributes = {name: list(classes) for name, classes in scenes.ATTRIBUTES.items()}
+    export_classifier(AttributeClassifier(attributes, image_size=32, width=8), folder / "classifier")
+    clip = folder / "clip"
+    clip.mkdir()
+    write_weights(open_clip.CLIP(**CLIP).state_dict(), clip / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bicubic"}
+    (clip / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}))
+    WordTokenizer(list(DIGITS), 64, 16).save(clip)
+    return {"--classifier": str(folder / "classifier"), "--clip": str(clip)}
+
+
+def command(folder: Path, judges: dict[str, str]) -> list[str]:
+    """The words of `unclip evaluate` for the folders in `folder`."""
+    named = [word for pair in judges.items() for word in pair]
+    words = ["evaluate", str(folder / "samples"), "--reference", str(folder / "reference"), *named]
+    return [*words, "--cache", str(folder / "features")]
+
+
+def measure(count: int, size: int, scratch: Path) -> Measured:
+    """Evaluates `count` samples against as many real images, in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        make_folder(folder / "samples", count, size, "diffusion_prior", seed=1)
+        make_folder(folder / "reference", count, size, "real", seed=2)
+        words = [sys.executable, "-m", "experiments.cli", *command(folder, make_judges(folder))]
+        start = time.perf_counter()
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"unclip evaluate of {count} images failed with {os.waitstatus_to_exitcode(status)}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Measured(count, seconds, 2 * count / seconds, usage.ru_maxrss * unit / 1e6)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures each count and prints its line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="images (default 3000 30000)")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default 256)")
+    parser.add_argument("--scratch", type=Path, help="where to draw them (default: the system's temporary folder)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_evaluation.json"))
+    options = parser.parse_args(argv)
+    found = []
+    for count in options.counts:
+        found.append(measure(count, options.size, options.scratch or Path(tempfile.gettempdir())))
+        print(line(found[-1]), flush=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+def line(found: Measured) -> str:
+    """'30,000 samples and as many real images: 312 s, 192 images/s, peak 640 MB'."""
+    return (
+        f"{found.images:,} samples and as many real images: {found.seconds:.0f} s,"
+        f" {found.images_per_second:.0f} images/s, peak {found.peak_mb:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
