@@ -3,17 +3,22 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
+from datamodules.embedding_writer import SplitFiles
 from datamodules.embeddings import EmbeddingsDataModule, open_embeddings
 from datamodules.faults import Fault
+from datamodules.image_folder import ImageFolderDataModule
 from datamodules.pairs import ImageTextDataset
 from datamodules.shapes import ShapesDataModule
 from experiments.cli import main
 from experiments.data import load_data
 from experiments.embed import embed
+from modules.clip import FrozenCLIP
 from modules.errors import InputError
 
 
@@ -134,14 +139,15 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_signal_handler_outlives_an_interruption(tmp_path):
-    class Interrupted(FakeCLIP):
-        def encode_image(self, images):
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("place", ["FakeCLIP.encode_image", "SplitFiles.prepare"])
+def test_signal_handlers_outlive_an_interruption(tmp_path, monkeypatch, place):
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr(FakeCLIP if "CLIP" in place else SplitFiles, place.rpartition(".")[2], interrupted)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        embed(shapes(), Interrupted(), tmp_path, splits=["val"])
+        embed(shapes(), FakeCLIP(), tmp_path, splits=["val"])
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -243,3 +249,30 @@ def test_the_command_end_to_end(tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     assert "test: 2 rows are there" in capsys.readouterr().out
     assert load_data(config)[0].dataset("train")[2].embeddings.index.tolist() == [2]
+
+
+def test_a_folder_of_pictures_is_embedded_at_the_clips_size(tmp_path, clip_folder, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(12):
+        pixels = np.random.default_rng(k).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k:02}.png")
+        (folder / f"{k:02}.txt").write_text(f"a {'red' if k % 2 else 'blue'} circle")
+    damaged = folder / "04.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    words = ["embed", str(folder), "--clip", str(clip_folder), "--out", str(tmp_path / "e"), "--device", "cpu"]
+    assert main([*words, "--splits", "train", "--num-workers", "1"]) == 0
+    assert "1 pairs cannot be read" in capsys.readouterr().out
+    opened = open_embeddings(tmp_path / "e")
+    assert opened.info.source["data"]["init_args"]["image_size"] == 16
+    data = ImageFolderDataModule(str(folder), image_size=16)
+    size = data.size("train")
+    rows = opened.rows("train", size, data.data_hash("train"))[range(size)]
+    clip = FrozenCLIP(str(clip_folder))
+    batch = data.dataset("train").__getitems__(range(size))
+    assert torch.allclose(rows.z_i, clip.encode_image(batch.images), atol=1e-5)
+    assert torch.equal(rows.tokens, clip.tokenize(batch.captions))
+    assert (batch.index != torch.arange(size)).sum() == 1
+    attached = ImageFolderDataModule(str(folder), image_size=8, embeddings=str(tmp_path / "e"))
+    assert attached.dataset("train").__getitems__([0]).embeddings.z_i.shape == (1, 16)
+    assert attached.clip_fingerprint == opened.info.clip_fingerprint
