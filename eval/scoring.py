@@ -57,7 +57,12 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     """Scores one picture against its caption.
 
     The mentioned objects are matched with the seen ones so that most of their attributes agree. Of equally good
-    matchings, those with the required relation count, and of these the mean: the order of naming is of no account.
+    matchings the mean counts: the order of naming is of no account.
+
+    The relation is right only where it holds whichever of the best matchings is taken, so that two objects which the
+    other words do not tell apart earn nothing by lying along the right line. Two cases are no doubt but the truth, and
+    one matching suffices: all that is said of the objects is right, or the same is said of both ("a shape above a
+    shape").
 
     Args:
         predicted: what is seen, see `describe`.
@@ -72,7 +77,7 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     for name in ("background", "count"):
         wanted = mentioned[name]
         found[name] = float("nan") if wanted is None else float(predicted[name] == wanted)
-    found["relation"] = _mean([_relation(predicted, mentioned, a) for a in best])
+    found["relation"] = _relation_of(predicted, mentioned, best)
     known = [value for value in found.values() if not np.isnan(value)]
     found["all"] = float(min(known) == 1.0) if known else float("nan")
     return found
@@ -100,9 +105,7 @@ def _best_assignments(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]
     slots: list[int | None] = [*range(seen), *[None] * max(0, wanted - seen)]
     candidates = sorted(set(permutations(slots, wanted)), key=str)
     matches = [_matches(predicted, mentioned, candidate) for candidate in candidates]
-    best = [c for c, m in zip(candidates, matches, strict=True) if m == max(matches)]
-    related = [c for c in best if _relation(predicted, mentioned, c) == 1.0]
-    return related or best
+    return [c for c, m in zip(candidates, matches, strict=True) if m == max(matches)]
 
 
 def _right(
@@ -127,6 +130,17 @@ def _relation(predicted: Mapping[str, Any], mentioned: Mapping[str, Any], slots:
         return float("nan")
     axis, first = RELATIONS[mentioned["relation"]]
     return float(predicted["axis"] == axis and slots[0] == first and slots[1] == 1 - first)
+
+
+def _relation_of(
+    predicted: Mapping[str, Any], mentioned: Mapping[str, Any], best: Sequence[tuple[int | None, ...]]
+) -> float:
+    """Whether the relation holds under the best matchings: under all, or under one where that is no doubt."""
+    found = [_relation(predicted, mentioned, slots) for slots in best]
+    objects = mentioned["objects"]
+    said = sum(thing[name] is not None for thing in objects for name in OBJECT_ATTRIBUTES)
+    certain = _matches(predicted, mentioned, best[0]) == said or all(thing == objects[0] for thing in objects)
+    return max(found) if certain else min(found)
 
 
 def _mean(values: Sequence[float]) -> float:

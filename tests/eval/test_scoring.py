@@ -66,12 +66,49 @@ CASES = {
         says(*BOTH, relation="right of"),
         (1, 1, NAN, NAN, NAN, 1, 1),
     ),
-    # A red circle above a blue square was asked for; the colours changed places. Both matchings agree in two words;
-    # the one with the right relation is taken, so the colours are wrong and the shapes right.
+    # A red circle above a blue square was asked for; the colours changed places. Both matchings agree in two words,
+    # by the colours the relation is wrong: it earns nothing.
     "colours swapped": (
         sees(BLUE_CIRCLE, RED_SQUARE, axis="vertical"),
         says(*BOTH, relation="above", count=2),
-        (0, 1, NAN, NAN, 1, 1, 0),
+        (0.5, 0.5, NAN, NAN, 1, 0, 0),
+    ),
+    # Upside down as well: now the shapes speak against the relation.
+    "colours and places swapped": (
+        sees(RED_SQUARE, BLUE_CIRCLE, axis="vertical"),
+        says(*BOTH, relation="above", count=2),
+        (0.5, 0.5, NAN, NAN, 1, 0, 0),
+    ),
+    "one colour is wrong, the rest tells": (
+        sees(RED_CIRCLE, RED_SQUARE, axis="vertical"),
+        says(*BOTH, relation="above", count=2),
+        (0.5, 1, NAN, NAN, 1, 1, 0),
+    ),
+    "one colour is wrong, the rest tells otherwise": (
+        sees(RED_SQUARE, RED_CIRCLE, axis="vertical"),
+        says(*BOTH, relation="above", count=2),
+        (0.5, 1, NAN, NAN, 1, 0, 0),
+    ),
+    "nothing that is said is there": (
+        sees(RED_CIRCLE, RED_CIRCLE, axis="vertical"),
+        says(thing("square"), thing(colour="blue"), relation="above"),
+        (0, 0, NAN, NAN, NAN, 0, 0),
+    ),
+    # Both matchings are all right, under one of them the relation, too: the caption is true.
+    "either object may be meant": (
+        sees(BLUE_CIRCLE, RED_CIRCLE, axis="vertical"),
+        says(thing("circle"), thing(), relation="below"),
+        (NAN, 1, NAN, NAN, NAN, 1, 1),
+    ),
+    "either object may be meant, on a wrong axis": (
+        sees(BLUE_CIRCLE, RED_CIRCLE, axis="horizontal"),
+        says(thing("circle"), thing(), relation="below"),
+        (NAN, 1, NAN, NAN, NAN, 0, 0),
+    ),
+    "the same is said of both, and half of it wrong": (
+        sees(BLUE_CIRCLE, RED_CIRCLE, axis="vertical"),
+        says(thing(colour="red"), thing(colour="red"), relation="below"),
+        (0.5, NAN, NAN, NAN, NAN, 1, 0),
     ),
     # The same without a relation: by shape the colours are wrong, by colour the shapes are; the mean of both.
     "colours swapped, no relation": (
