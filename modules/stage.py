@@ -28,6 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules import clip_origin
 from modules.errors import InputError
+from modules.seeds import image_generators
 from modules.sharding import gathered, local, on_shares, shard_stage
 
 
@@ -213,17 +214,44 @@ class Stage(lightning.LightningModule):
         if self.global_step % 50 == 0:
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
+    @property
+    def measured(self) -> str:
+        """The part of the data that measures are named after: "val" or, in `unclip test`, "test"."""
+        return "test" if self.trainer.testing else "val"
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss = self.validation_loss(batch, self.generator(1, batch_idx))
-        self.log("val/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
+        self.log(f"{self.measured}/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
         writer = getattr(self.logger, "experiment", None)
         if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
             return
-        self.log_dict({f"val/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
+        self.log_dict({f"{self.measured}/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
         if writer is not None and (self.global_rank == 0 or self.sharded):  # Shares of weights are gathered from all.
             images = self.show_samples(batch)
             if images is not None and self.global_rank == 0:
                 writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """The measures of validation, with the same noise, on what the Trainer gives."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """What the averaged network makes of a batch, see `predictions`, beside the `index` (B,) of its samples.
+
+        The noise of a sample is a function of `training.seed` and its index, whatever the batch that it is in.
+        """
+        places = [(k, 0) for k in _index(batch)]
+        found = self.predictions(batch, image_generators(self.training_config.seed, places, "predict"))
+        return {"index": batch.index, **found}
+
+    def predictions(self, batch: Any, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """(B, ...) tensors by name, from the averaged network; pictures are uint8.
+
+        Args:
+            batch: as in validation.
+            generators: one for each sample.
+        """
+        raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
@@ -283,11 +311,14 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors' own files are for their owner only
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        temporary.chmod(mode)
         temporary.replace(path)
     except SafetensorError as error:
         # safetensors hides the system's error in one of its own.
-        number = re.search(r"os error (\d+)", str(error))
+        number = re.search(r"(?:os error|code:) (\d+)", str(error))
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
