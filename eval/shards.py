@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.errors import InputError
-from eval.files import move_into_place, write_file, writing
+from eval.files import move_into_place, writing
 from eval.grid import to_pil
 from eval.samples import SampleFolder, captions_shown, require_writable, write_image, write_index
 
@@ -91,7 +91,7 @@ class Shards:
             for entry in self.path.iterdir():
                 if entry.name != LOCK:
                     entry.unlink()
-            write_file(self.path / REQUEST, json.dumps(request, indent=1, ensure_ascii=False) + "\n")
+            (self.path / REQUEST).write_text(json.dumps(request, indent=1, ensure_ascii=False), encoding="utf-8")
             return 0
 
     def _request(self) -> dict[str, Any]:
@@ -104,7 +104,9 @@ class Shards:
     def _keep_whole(self) -> int:
         """Puts the lines of pictures that are whole into one shard."""
         whole = {k: line for k, line in self.lines().items() if self._is_whole(line)}
-        write_file(self.path / KEPT, "".join(whole.values()))
+        beside = self.path / f".{KEPT}"
+        beside.write_text("".join(whole.values()), encoding="utf-8")
+        beside.replace(self.path / KEPT)
         for shard in self.path.glob(SHARDS):
             if shard.name != KEPT:
                 shard.unlink()
