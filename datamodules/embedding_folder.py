@@ -42,7 +42,7 @@ class EmbeddingsInfo:
     """What an embeddings folder says about itself.
 
     Attributes:
-        clip_fingerprint: hash of the weights of the CLIP that made them.
+        clip_fingerprint: of the CLIP that made them: a hash of its weights, and of its vocabulary if it has its own.
         dim: D, width of z_i and z_t.
         context: L, tokens a caption.
         sizes: split -> rows; the splits that are complete.

@@ -20,6 +20,7 @@ from torch import Tensor
 from datamodules.embedding_folder import MANIFEST, EmbeddingsInfo, open_embeddings
 from datamodules.embedding_shards import Column, ShardFiles, has_parquet, is_complete, remove_unfinished
 from datamodules.loading import check_split
+from modules.clip_origin import same_clip
 from modules.errors import InputError
 
 SHARD_ROWS = 65_536
@@ -147,11 +148,13 @@ class EmbeddingsWriter:
                 f"{key} {getattr(there, key)}, not {getattr(info, key)}"
                 for key in ("clip_fingerprint", "dim", "context", "features")
                 if getattr(there, key) != getattr(info, key)
+                and not (key == "clip_fingerprint" and same_clip(there.clip_fingerprint, info.clip_fingerprint))
             ]
             if changed and not overwrite:
                 raise InputError(f"{self.path}: holds embeddings with {'; '.join(changed)}; {_OTHER}")
             if not changed:
-                self.info = replace(info, sizes=there.sizes, data_hash=there.data_hash)
+                recorded = there.clip_fingerprint
+                self.info = replace(info, clip_fingerprint=recorded, sizes=there.sizes, data_hash=there.data_hash)
 
     def holds(self, split: str, size: int, data_hash: str, overwrite: bool = False) -> bool:
         """Whether the split is there, complete and of these data.

@@ -74,6 +74,11 @@ class EmbeddingsDataModule(SplitDataModule):
     def clip_fingerprint(self) -> str | None:
         return None if self._foreign else self.info.clip_fingerprint
 
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the embeddings; None for clip-retrieval's, which do not say before they are read."""
+        return None if self._foreign else self.info.dim
+
     def dataset(self, split: str) -> EmbeddingRows:
         if check_split(split) not in self._rows:
             self._rows[split] = self._read(split)

@@ -133,6 +133,11 @@ class PairDataModule(SplitDataModule):
         """Of the CLIP that made the attached embeddings; None without any."""
         return None if self.embeddings is None else open_embeddings(self.embeddings).info.clip_fingerprint
 
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the attached embeddings; None without any."""
+        return None if self.embeddings is None else open_embeddings(self.embeddings).info.dim
+
     def data_hash(self, split: str) -> str:
         """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""
         return digest([self.source_key(split), self.captions(split)])

@@ -145,6 +145,11 @@ class AttributeClassifier(lightning.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._judge(batch, "test")
 
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """What it sees in a batch's images: classes (B, A) and features (B, F), beside the samples' index (B,)."""
+        seen = self.look(batch.images)
+        return {"index": batch.index, "classes": seen.classes, "features": seen.features}
+
     def on_validation_epoch_end(self) -> None:
         self._log_accuracy("val")
 

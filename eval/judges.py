@@ -160,9 +160,22 @@ def _look(
 def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        _reserve(path, array)
+        return array
     except OSError as error:
         raise InputError(f"cannot write features to {path.parent}: {error.strerror or error}") from error
+
+
+def _reserve(path: Path, array: np.memmap) -> None:
+    """Takes the disk's room for all of the file now: a process whose mapped file finds none later is killed."""
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):  # On a file system that cannot do it, the C library writes zeros.
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        else:
+            file.seek(array.offset)
+            for _ in range(len(array)):
+                file.write(bytes(array[0].nbytes))
 
 
 def _seen(judges: dict[str, Extractor], images: Tensor) -> Iterator[tuple[tuple[str, str], np.ndarray]]:

@@ -18,8 +18,8 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 COMMANDS = {
     "fit": "train one stage: --config FILE.yaml [--KEY=VALUE ...] [--ckpt_path last]",
     "validate": "run a stage's validation loop",
-    "test": "run a stage's test loop",
-    "predict": "run a stage's prediction loop",
+    "test": "measure a stage's checkpoint on the test split",
+    "predict": "write what a stage's checkpoint makes of the test split",
     "embed": "compute CLIP embeddings of a data set once, for the priors and the decoder",
     "probe": "test what a CLIP's image embeddings hold, attribute by attribute",
     "rank": "count the principal components of image embeddings that hold a share of their variance",

@@ -54,7 +54,8 @@ class Embedder(LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def predict_step(self, batch: ImageTextBatch, batch_idx: int) -> Encoded:
-        tokens = self.clip.tokenize(batch.captions)
+        # Hours of work shall not end at one long caption; a CLIP has been trained with such ones cut, too.
+        tokens = getattr(self.clip.tokenize, "cutting", self.clip.tokenize)(batch.captions)
         here = tokens.to(self.device)
         features = caption_features(self.clip, here) if self.token_features else None
         z_i, z_t = self.clip.encode_image(batch.images), self.clip.encode_text(here)

@@ -29,6 +29,8 @@ from experiments.boards import HyperParameters
 from experiments.bound_report import BoundReport
 from experiments.callbacks import Announce, FitProgress
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
+from experiments.fitting import check_checkpoint, check_widths, constructing
+from experiments.predictions import WritePredictions, check_place
 from experiments.run_folder import RunFolder
 from experiments.stopping import StopSignals
 from modules.errors import InputError
@@ -184,7 +186,7 @@ class CLI(LightningCLI):
         """Refuse what can be refused before anything is built."""
         trainer = self.config.trainer
         self.folder = RunFolder(Path(trainer.default_root_dir or "."))
-        if self.command == "fit" and trainer.default_root_dir is None:
+        if self.command in ("fit", "predict") and trainer.default_root_dir is None:
             raise InputError("trainer.default_root_dir is not set: name the run folder, as in runs/quickstart/clip")
         if (
             self.command == "fit"
@@ -193,9 +195,21 @@ class CLI(LightningCLI):
             and trainer.max_time is None
         ):
             raise InputError("trainer.max_steps is not set: say how many optimiser steps to train")
+        if self.command in ("test", "predict") and self.config.ckpt_path is None:
+            raise InputError(
+                f"--ckpt_path is not set, so {self.command} would look at untrained weights: give a checkpoint, or "
+                "'last' for the run folder's own"
+            )
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
         if self.command == "fit":
             self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite, self.completed)
+        if self.command == "predict":
+            check_place(self.folder.path, self.config.overwrite)
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and Trainer."""
+        with constructing():
+            super().instantiate_classes()
 
     def dump(self, config: Any = None) -> dict[str, Any]:
         """The whole configuration, defaults included, as plain values; `config` is another parsed one."""
@@ -224,13 +238,21 @@ class CLI(LightningCLI):
             **self.trainer_defaults,
             "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals(), HyperParameters()],
         }
+        if self.command == "predict":
+            self.trainer_defaults["callbacks"].append(WritePredictions(self.folder.path))
         try:
             return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"trainer: {error}") from error
 
     def run(self) -> None:
-        """Do what the command says."""
+        """Do what the command says.
+
+        Raises:
+            InputError: model, data and checkpoint do not go together; nothing has been written then.
+        """
+        check_widths(self.model, self.datamodule)
+        check_checkpoint(self.ckpt_path, self.model)
         if self.command != "fit" or getattr(rank_zero_only, "rank", 0) > 0:
             self._call_trainer()
             return

@@ -45,7 +45,7 @@ class ARPrior(Stage):
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
         super().__init__(network, optimizer, training)
-        for name in ("num_codes", "num_buckets", "num_dot_buckets"):
+        for name in ("embedding_dim", "num_codes", "num_buckets", "num_dot_buckets"):
             ours, theirs = getattr(network, name), getattr(codec, name)
             if ours != theirs:
                 raise InputError(f"model.network.{name} is {ours}, model.codec.{name} is {theirs}: make them equal")
@@ -88,8 +88,16 @@ class ARPrior(Stage):
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
         rows = embeddings_of(batch).rows(slice(64))
-        generators = per_sample_generators(len(rows.z_t))
-        z_i = sample_ar_prior(
+        return cosines(self._draw(rows, per_sample_generators(len(rows.z_t))), rows)
+
+    def predictions(
+        self, batch: EmbeddingBatch | ImageTextBatch, generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """z_i (B, D) of unit norm, drawn."""
+        return {"z_i": self._draw(embeddings_of(batch), generators)}
+
+    def _draw(self, rows: EmbeddingBatch, generators: list[torch.Generator]) -> Tensor:
+        return sample_ar_prior(
             self.averaged,
             self.codec,
             text_of(self.averaged, rows),
@@ -98,7 +106,6 @@ class ARPrior(Stage):
             guidance_scale=self.guidance_scale,
             percentile=self.percentile,
         )
-        return cosines(z_i, rows)
 
     def exported_state(self) -> dict[str, Tensor]:
         return super().exported_state() | {CODEC + name: tensor for name, tensor in self.codec.state_dict().items()}

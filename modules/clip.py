@@ -23,11 +23,12 @@ from modules.errors import InputError
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.sharpness import Perturbation, frozen_statistics
 from modules.stage import Stage, TrainingConfig, adamw, write_weights
-from modules.tokenizer import VOCABULARY_FILE, WordTokenizer
+from modules.tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
 MEAN = STD = (0.5, 0.5, 0.5)  # Images in [-1, 1] are what our own CLIPs see.
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
@@ -36,12 +37,30 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     """The tokeniser of a CLIP: our words where the folder has a vocabulary.json, else open_clip's.
 
     Returns:
-        A callable: list of B captions -> (B, context length) int64.
+        A callable: list of B captions -> (B, context length) int64. open_clip's cut what is too long.
+
+    Raises:
+        InputError: the folder's CLIP was trained on words, and their vocabulary is not there, or damaged.
     """
     folder = Path(name_or_folder)
-    if (folder / VOCABULARY_FILE).exists():
+    kind = _tokenizer_kind(folder)
+    if kind != "bpe" and (folder / VOCABULARY_FILE).exists():
         return WordTokenizer.load(folder)
+    if kind == "words":
+        raise InputError(
+            f"{folder / VOCABULARY_FILE} is missing: this CLIP's tokens are the words in it; put it back, or train or "
+            "export that CLIP again"
+        )
     return open_clip.get_tokenizer(_schema(name_or_folder))
+
+
+def _tokenizer_kind(folder: Path) -> str | None:
+    """ "words" or "bpe", as the folder's config says; None where it does not: open_clip's, and older ones of ours."""
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # No folder, or one that building the model complains about.
+        return None
+    return content.get(TOKENIZER_KEY) if isinstance(content, dict) else None
 
 
 def _schema(name_or_folder: str | Path) -> str:
@@ -79,7 +98,8 @@ class FrozenCLIP(nn.Module):
                 f"internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
             ) from error
         self.model = model.eval().requires_grad_(False)
-        self.tokenize = load_tokenizer(name_or_folder)
+        tokenizer = load_tokenizer(name_or_folder)
+        self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
         size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
         self.image_size = size[0] if isinstance(size, (tuple, list)) else int(size)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -96,12 +116,16 @@ class FrozenCLIP(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights: what embeddings are filed under."""
+        """Hash of the weights and, if its tokens are our words, one of those: what embeddings are filed under.
+
+        `modules.clip_origin.same_clip` compares two.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        words = f"-{self.tokenize.fingerprint}" if isinstance(self.tokenize, WordTokenizer) else ""
+        return digest.hexdigest()[:16] + words
 
     def preprocess(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], square, any size -> resized (bicubic, antialiased) and normalised for the CLIP."""
@@ -197,7 +221,7 @@ class CLIPTrainer(Stage):
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
         self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())
         # A caption that does not fit is found now, not hours into the run.
-        self.tokenize(max(self.trainer.datamodule.captions("train"), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
+        self.tokenize(max(self.trainer.datamodule.texts("train"), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
         self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
 
     def _context(self) -> int:
@@ -211,9 +235,7 @@ class CLIPTrainer(Stage):
         Logged: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
         """
         assert self.tokenize is not None
-        images = batch.images
-        if images.shape[-1] != self.image_size:
-            images = F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
+        images = self._resized(batch.images)
         tokens = self.tokenize(batch.captions).to(self.device)
         out = {name: unit(feature) for name, feature in model(images, tokens).items()}
         rank, world = (self.global_rank, self.trainer.world_size) if gathered else (0, 1)
@@ -228,6 +250,11 @@ class CLIPTrainer(Stage):
             loss = loss + self.swap_weight * F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
             log["order"] = (margins > 0).float().mean()
         return loss, log
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if images.shape[-1] == self.image_size:
+            return images
+        return F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
 
     def _margins(self, model: nn.Module, tokens: Tensor, out: dict[str, Tensor]) -> Tensor:
         """(K,) by how much the K images whose caption has a swapped form are nearer to the caption than to that."""
@@ -263,9 +290,15 @@ class CLIPTrainer(Stage):
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         loss, log = self._loss(self.averaged, batch)
-        named = {f"val/{name}": value for name, value in log.items()}
+        named = {f"{self.measured}/{name}": value for name, value in log.items()}
         self.log_dict(named, batch_size=len(batch.captions), sync_dist=True)
         return loss
+
+    def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """z_i and z_t (B, D) of unit norm."""
+        assert self.tokenize is not None
+        out = self.averaged(self._resized(batch.images), self.tokenize(batch.captions).to(self.device))
+        return {"z_i": unit(out["image_features"]), "z_t": unit(out["text_features"])}
 
     def after_step(self) -> None:
         with torch.no_grad():
@@ -279,9 +312,9 @@ class CLIPTrainer(Stage):
         preprocess = {"mean": MEAN, "std": STD, "size": self.image_size, "interpolation": "bicubic"}
         if isinstance(self.tokenize, WordTokenizer):  # open_clip brings its own along.
             self.tokenize.save(root)
-        (root / CONFIG_FILE).write_text(
-            json.dumps({"model_cfg": self.model_cfg, "preprocess_cfg": preprocess}, indent=1)
-        )
+        kind = "words" if isinstance(self.tokenize, WordTokenizer) else "bpe"
+        content = {"model_cfg": self.model_cfg, "preprocess_cfg": preprocess, TOKENIZER_KEY: kind}
+        (root / CONFIG_FILE).write_text(json.dumps(content, indent=1))
         write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from modules.batches import ImageTextBatch
 from modules.diffusion.denoiser import Model
 from modules.diffusion_stage import DiffusionStage
+from modules.errors import InputError
+from modules.images import to_uint8
 from modules.networks.decoder import DecoderNetwork
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import embeddings_of, per_sample_generators
@@ -45,7 +47,10 @@ class Decoder(DiffusionStage):
     ) -> None:
         super().__init__(network, objective, sampler, optimizer, training, statistics_samples)
         if network.learned_sigma != objective.learned_sigma:
-            raise ValueError("network.learned_sigma and objective.learned_sigma must agree")
+            raise InputError(
+                f"model.network.learned_sigma is {network.learned_sigma}, model.objective.learned_sigma is "
+                f"{objective.learned_sigma}: make them equal"
+            )
         self.drop_text, self.drop_embedding, self.embedding = drop_text, drop_embedding, embedding
 
     def _conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
@@ -79,15 +84,15 @@ class Decoder(DiffusionStage):
         """(2 x 16, 3, H, W): samples, then the true images whose captions and embeddings they were given."""
         tokens, z_i = self._conditions(batch)
         tokens, z_i = tokens[:16], None if z_i is None else z_i[:16]
-        size = batch.images.shape[-1]
-        drawn = sample_decoder(
-            self.averaged,
-            self.objective,
-            self.sampler_now,
-            tokens,
-            z_i,
-            size,
-            per_sample_generators(len(tokens)),
-            statistics=self.statistics,
-        )
+        drawn = self._draw(tokens, z_i, batch.images.shape[-1], per_sample_generators(len(tokens)))
         return torch.cat([drawn, batch.images[:16]])
+
+    def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """images (B, C, H, W) uint8, drawn for the batch's captions and embeddings."""
+        return {"images": to_uint8(self._draw(*self._conditions(batch), batch.images.shape[-1], generators))}
+
+    def _draw(self, tokens: Tensor, z_i: Tensor | None, size: int, generators: list[torch.Generator]) -> Tensor:
+        sampler, statistics = self.sampler_now, self.statistics
+        return sample_decoder(
+            self.averaged, self.objective, sampler, tokens, z_i, size, generators, statistics=statistics
+        )

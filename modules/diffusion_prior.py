@@ -61,17 +61,25 @@ class DiffusionPrior(DiffusionStage):
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
         rows = embeddings_of(batch).rows(slice(64))
-        z_i = sample_diffusion_prior(
+        return cosines(self._draw(rows, per_sample_generators(len(rows.z_t))), rows)
+
+    def predictions(
+        self, batch: EmbeddingBatch | ImageTextBatch, generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """z_i (B, D) of unit norm, drawn."""
+        return {"z_i": self._draw(embeddings_of(batch), generators)}
+
+    def _draw(self, rows: EmbeddingBatch, generators: list[torch.Generator]) -> Tensor:
+        return sample_diffusion_prior(
             self.averaged,
             self.objective,
             self.sampler_now,
             self.scale,
             text_of(self.averaged, rows),
             rows.z_t,
-            per_sample_generators(len(rows.z_t)),
+            generators,
             statistics=self.statistics,
         )
-        return cosines(z_i, rows)
 
     def conditioned(self, batch: EmbeddingBatch | ImageTextBatch) -> tuple[Model, Tensor]:
         rows = embeddings_of(batch)

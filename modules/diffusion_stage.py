@@ -50,6 +50,7 @@ class DiffusionStage(Stage):
         statistics_samples: int = 2048,
     ) -> None:
         super().__init__(network, optimizer, training)
+        _ = objective.noise_schedule  # One that there is not is refused now, and not at the first step.
         self.objective, self.sampler, self.statistics_samples = objective, sampler, statistics_samples
         self.statistics: ScoreStatistics | None = None
         by_loss = objective.timesteps == "loss_second_moment"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.embedding_statistics import EmbeddingStatistics
+from modules.errors import InputError
 
 Buckets = Literal["quantile", "uniform"]
 
@@ -44,7 +45,8 @@ class EmbeddingCodec(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= num_codes <= embedding_dim:
-            raise ValueError(f"num_codes must lie in 1 to {embedding_dim} (the embedding's width), got {num_codes}")
+            raise InputError(f"num_codes must lie in 1 to {embedding_dim} (the embedding's width), got {num_codes}")
+        self.embedding_dim = embedding_dim
         self.num_codes, self.num_buckets, self.num_dot_buckets, self.buckets = (
             num_codes,
             num_buckets,

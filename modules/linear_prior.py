@@ -41,4 +41,10 @@ class LinearPrior(Stage):
 
     def judge(self, batch: EmbeddingBatch | ImageTextBatch) -> dict[str, Tensor]:
         rows = embeddings_of(batch)
-        return cosines(F.normalize(self.averaged(rows.z_t), dim=1), rows)
+        return cosines(self.predictions(batch, [])["z_i"], rows)
+
+    def predictions(
+        self, batch: EmbeddingBatch | ImageTextBatch, generators: list[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """z_i (B, D) of unit norm."""
+        return {"z_i": F.normalize(self.averaged(embeddings_of(batch).z_t), dim=1)}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.clip import FrozenCLIP
-from modules.clip_origin import check_origin
+from modules.clip_origin import check_origin, warn_unknown_origin
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
 from modules.manipulations.methods import ImageMethods
@@ -76,6 +76,8 @@ class UnCLIP(ImageMethods):
                     f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
                     f"{self.clip.embedding_dim}: train it again on this CLIP's (`unclip embed`)"
                 )
+            if stored.clip_fingerprint is None and not name.startswith("upsampler"):  # That sees pictures only.
+                warn_unknown_origin(str(self.run))
             if stored.clip_fingerprint is not None:
                 check_origin(stored.clip_fingerprint, self.clip.fingerprint, f"the run's {name}", "the run has")
             stored.network.to(self.device)

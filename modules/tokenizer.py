@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -68,6 +70,12 @@ class WordTokenizer:
             row[: len(ids)] = torch.tensor(ids)
         return tokens
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of which word is which token."""
+        content = json.dumps([self.words, self.size, self.context_length])
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
     def save(self, folder: Path) -> None:
         """Write vocabulary.json into a CLIP folder."""
         content = {"words": self.words, "size": self.size, "context_length": self.context_length}
@@ -87,3 +95,50 @@ class WordTokenizer:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:  # no JSON, no UTF-8; or not the keys of a vocabulary
             raise InputError(f"{path} is damaged ({error}): train or export that CLIP again") from error
+
+
+class WholeCaptions:
+    """A tokeniser of open_clip's, which cuts long captions and says nothing; this one refuses them.
+
+    Args:
+        tokenizer: (captions, context_length=...) -> (B, context_length) int64; 0 is padding.
+    """
+
+    def __init__(self, tokenizer: Callable[..., Tensor]) -> None:
+        self.tokenizer = tokenizer
+        self._said = False
+
+    def __call__(self, captions: str | Sequence[str]) -> Tensor:
+        """Captions -> (B, context length) int64.
+
+        Raises:
+            InputError: for a caption longer than the context.
+        """
+        tokens, long = self._tokens(captions)
+        if long:
+            raise InputError(f"{long}: shorten it")
+        return tokens
+
+    def cutting(self, captions: str | Sequence[str]) -> Tensor:
+        """As the call, but long captions are cut, as they were in the CLIP's own training; said once, on stderr."""
+        tokens, long = self._tokens(captions)
+        if long and not self._said:
+            self._said = True
+            print(f"unclip: warning: {long}: it is cut, and so are others like it", file=sys.stderr, flush=True)
+        return tokens
+
+    def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str]:
+        """The tokens, and a complaint about the first caption that does not fit ("" if all do)."""
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        tokens = self.tokenizer(captions)
+        context = tokens.shape[1]
+        for caption, row in zip(captions, tokens, strict=True):
+            if row[-1] == 0:
+                continue
+            # Room for a token of every byte; what then lies beyond the context, and is no padding, has been cut off.
+            whole = self.tokenizer([caption], context_length=context + len(caption.encode()) + 2)[0]
+            if (whole[context:] != whole[-1]).any():
+                count = int((whole != whole[-1]).nonzero().max()) + 1
+                shown = caption if len(caption) <= 120 else f"{caption[:120]}..."
+                return tokens, f"the caption {shown!r} has {count} tokens, the CLIP's context holds {context}"
+        return tokens, ""

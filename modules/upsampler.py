@@ -13,6 +13,7 @@ from modules.batches import ImageTextBatch
 from modules.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.diffusion.denoiser import Model
 from modules.diffusion_stage import DiffusionStage
+from modules.images import to_uint8
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import per_sample_generators
@@ -82,7 +83,7 @@ class Upsampler(DiffusionStage):
     def judge(self, batch: ImageTextBatch) -> dict[str, Tensor]:
         images = batch.images[:16]
         low = self._shrink(images)
-        high = self._draw(low)
+        high = self._draw(low, per_sample_generators(len(low)))
         return {"psnr": psnr(high, images), "psnr_bicubic": psnr(self.network.enlarge(low), images)}
 
     def conditioned(self, batch: ImageTextBatch) -> tuple[Model, Tensor]:
@@ -90,8 +91,11 @@ class Upsampler(DiffusionStage):
         enlarged = self.network.enlarge(self._shrink(batch.images))
         return lambda x_t, t: self.averaged(x_t, t, enlarged), batch.images
 
-    def _draw(self, low: Tensor) -> Tensor:
-        generators = per_sample_generators(len(low))
+    def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """images (B, C, H, W) uint8, drawn for the batch's own ones made small."""
+        return {"images": to_uint8(self._draw(self._shrink(batch.images), generators))}
+
+    def _draw(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
         return sample_upsampler(
             self.averaged, self.objective, self.sampler_now, low, generators, statistics=self.statistics
         )
@@ -100,7 +104,7 @@ class Upsampler(DiffusionStage):
         """(3 x 4, 3, H, W): enlarged conditions, samples, and the true images."""
         images = batch.images[:4]
         low = self._shrink(images)
-        return torch.cat([self.network.enlarge(low), self._draw(low), images])
+        return torch.cat([self.network.enlarge(low), self._draw(low, per_sample_generators(len(low))), images])
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:

@@ -145,8 +145,10 @@ def write_clip(folder: Path, seed: int = 0, words: list[str] | None = None) -> P
     return folder / "export"
 
 
-def write_stage(folder: Path, stage: str, network: Any, extra: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """A stage's export, as training leaves it."""
+def write_stage(
+    folder: Path, stage: str, network: Any, extra: dict[str, Any] | None = None, clip: str | None = None, **changes: Any
+) -> Path:
+    """A stage's export, as training on the embeddings of the CLIP of that fingerprint leaves it."""
     import yaml
     from safetensors.torch import save_file
 
@@ -161,10 +163,44 @@ def write_stage(folder: Path, stage: str, network: Any, extra: dict[str, Any] | 
             "training": {"ema_decay": 0.99},
             **changes,
         },
+        "clip_fingerprint": clip,
     }
     (export / "config.yaml").write_text(yaml.safe_dump(config))
     save_file({**network.state_dict(), **(extra or {})}, export / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Callable[..., Any]:
+    """Runs a command as a process for which a folder, `.path`, is a disk of its own; it is as small as one wants.
+
+    `small_disk(size, words)` gives its exit code, its stderr and the names of the files that it leaves on the disk.
+    """
+    import os
+    import shutil
+    import subprocess
+    from types import SimpleNamespace
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = (
+        'place="$1"; mount -t tmpfs -o size="$2" tmpfs "$place" || exit 77; shift 2; "$@" >&2; code=$?; '
+        'find "$place" -type f; exit $code'
+    )
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+    def run(size: str, words: list[str], timeout: float = 900) -> Any:
+        if shutil.which("unshare") is None:
+            pytest.skip("needs a namespace of its own for a small disk")
+        command = ["unshare", "-rm", "sh", "-c", script, "sh", str(disk), size, *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
+        if done.returncode == 77 or "unshare: " in done.stderr:
+            pytest.skip("no small disk may be mounted here")
+        return SimpleNamespace(code=done.returncode, error=done.stderr, files=done.stdout.splitlines())
+
+    run.path = disk  # type: ignore[attr-defined]
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -219,14 +255,17 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     write_clip(run / "clip")
     extra: dict[str, dict[str, Any]] = {}
     codec = EmbeddingCodec(DIM, **CODES)
-    rows = open_embeddings(embeddings).rows("train")[range(SIZES["train_size"])]
+    opened = open_embeddings(embeddings)
+    rows = opened.rows("train")[range(SIZES["train_size"])]
     codec.fit(rows.z_i, rows.z_t)
     extra["ar_prior"] = {f"codec.{name}": tensor for name, tensor in codec.state_dict().items()}
     steps = respace(cosine(1000), 4, "adm").timesteps
     statistics = ScoreStatistics(steps, torch.full((len(steps),), 0.9, dtype=torch.float64), 0.3, 64)
     extra["diffusion_prior"] = {f"statistics.{name}": tensor for name, tensor in statistics.to_tensors().items()}
     for seed, stage in enumerate(STAGES):
-        write_stage(run / stage, stage, randomise(make_network(stage), seed), extra.get(stage))
+        write_stage(
+            run / stage, stage, randomise(make_network(stage), seed), extra.get(stage), opened.info.clip_fingerprint
+        )
     return run
 
 

@@ -27,6 +27,7 @@ from experiments.manipulations.common import (
     start,
     walk_of,
 )
+from modules.clip_origin import same_clip
 from modules.embedding_codec import EmbeddingCodec
 from modules.errors import InputError
 from modules.manipulations import Latents, component_counts, fresh_noise, principal_components, redraw, tokens_of
@@ -92,7 +93,7 @@ def fit(folder: str | Path, system: UnCLIP) -> EmbeddingCodec:
         InputError: embeddings of another CLIP.
     """
     opened = open_embeddings(folder)
-    if opened.info.clip_fingerprint != system.clip.fingerprint:
+    if not same_clip(opened.info.clip_fingerprint, system.clip.fingerprint):
         raise InputError(f"{folder} holds embeddings of another CLIP than that of {system.run}: embed the data again")
     rows = opened.rows("train")
     return principal_components(rows[range(min(len(rows), LARGEST_FIT))].z_i).to(system.device)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from modules.clip_origin import same_clip
 from modules.errors import InputError
 from modules.manipulations.system import System
 
@@ -90,7 +91,7 @@ def load_latents(path: str | Path, system: System) -> Latents:
         raise InputError(f"{path} holds no inverted latents (format {metadata.get('format')!r}): see `unclip invert`")
     made_by = json.loads(metadata["made_by"])
     for part, own in _fingerprints(system).items():
-        if made_by.get(part) != own:
+        if not same_clip(made_by.get(part, ""), own):
             raise InputError(
                 f"{path} was inverted under another {part} ({made_by.get(part)}) than that of {system.run} ({own}): "
                 "invert the image again under this run, or name the run that it came from"

@@ -63,7 +63,7 @@ class ARPriorNetwork(nn.Module):
         super().__init__()
         if text_width is not None and feature_dim is not None:
             raise ValueError("text_width and feature_dim are two ways to encode the caption: choose one")
-        self.feature_dim = feature_dim
+        self.embedding_dim, self.feature_dim = embedding_dim, feature_dim
         self.num_codes, self.num_buckets, self.num_dot_buckets = num_codes, num_buckets, num_dot_buckets
         self.tokens: TokenEmbedding | TextEncoder | FeatureEmbedding
         if feature_dim is not None:

@@ -10,6 +10,7 @@ class LinearPriorNetwork(nn.Module):
 
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
+        self.embedding_dim = embedding_dim
         self.linear = nn.Linear(embedding_dim, embedding_dim)
 
     def forward(self, z_t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,32 @@ def test_probes_need_a_clip():
     probe = LinearProbe("aesthetic", "clip", np.ones(3), 0, {})
     with pytest.raises(InputError, match="give --clip as well"):
         Judges(network=Counting(), aesthetic=probe)
+
+
+FULL = """
+import sys
+from pathlib import Path
+from eval.judges import Judges, look
+from eval.samples import SampleFolder
+from experiments.cli import guarded
+
+class Wide:
+    name, resizing = "wide", "none"
+    def __call__(self, images):
+        return images.float().mean((1, 2, 3))[:, None].repeat(1, 4096)
+
+def run():
+    look(SampleFolder.open(sys.argv[1]), Judges(network=Wide()), 4, cache=Path(sys.argv[2]))
+    return 0
+
+sys.exit(guarded(run))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(make_folder, small_disk):
+    """16 images x 4,096 features of 4 bytes are 256 KiB: mapped, they would end the process with SIGBUS."""
+    words = [sys.executable, "-c", FULL, str(make_folder("a").path), str(small_disk.path / "cache")]
+    done = small_disk("128k", words)
+    assert done.error == f"unclip: cannot write features to {small_disk.path / 'cache'}: No space left on device\n"
+    assert (done.code, done.files) == (2, [])
+    assert small_disk("1m", words).code == 0

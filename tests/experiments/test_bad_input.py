@@ -6,7 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -56,6 +58,10 @@ def there(tmp_path, stored_run):
     (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "numbers.jsonl").write_text("1\n")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"caption": CAPTION, "caption_index": 0}) + "\n")
+    (tmp_path / "untold.jsonl").write_text(json.dumps({"caption": None, "caption_index": 0}) + "\n")
+    (tmp_path / "named.jsonl").write_text(json.dumps({"caption": CAPTION, "caption_index": "a"}) + "\n")
+    twice = [{"caption": CAPTION, "caption_index": 3}] * 2 + [{"caption": "a large blue square", "caption_index": 3}]
+    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(record) + "\n" for record in twice))
     (tmp_path / "folder").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.docx").write_text("years of work")
@@ -72,6 +78,18 @@ SAMPLE = {
     "a manifest that is damaged": (["--captions", "broken.jsonl"], "broken.jsonl is not a manifest of samples"),
     "a manifest of something else": (["--captions", "other.jsonl"], "other.jsonl is not a manifest of samples"),
     "a manifest of numbers": (["--captions", "numbers.jsonl"], "numbers.jsonl is not a manifest of samples"),
+    "a caption that is no text": (
+        ["--captions", "untold.jsonl"],
+        "untold.jsonl: record 1 has the caption None and the caption_index 0: a text that is not empty and a whole",
+    ),
+    "a caption_index that is no number": (["--captions", "named.jsonl"], "and the caption_index 'a': a text that"),
+    "two captions with one caption_index": (
+        ["--captions", "twice.jsonl"],
+        "twice.jsonl: two captions have the caption_index 3, 'a small red circle' and 'a large blue square': number",
+    ),
+    "an empty caption": ([""], "the caption is empty: say what to draw"),
+    "a blank caption": ([" \t"], "the caption is empty: say what to draw"),
+    "an option that there is not": ([CAPTION, "--magic"], "sample: unrecognized arguments: --magic; `unclip sample --"),
     "no caption": ([], "give one caption, or a file of them with --captions"),
     "two sources of captions": ([CAPTION, "--captions", "captions.jsonl"], "give one caption, or a file"),
     "a caption that is too long": ([LONG], "the caption has 30 words, the model's context holds 19: shorten 'red red"),
@@ -166,6 +184,19 @@ def test_a_full_disk(there, stored_run, refused, full_disk):
     assert not list(there.glob(".out*"))
 
 
+def test_a_disk_that_is_really_full(stored_run, small_disk):
+    out = small_disk.path / "out"
+    stages = ["--run", str(stored_run), "--condition", "caption_only", "--decoder-steps", "1", "--no-upsample"]
+    words = ["sample", CAPTION, "-n", "8", "--batch-size", "2", *stages, "--out", str(out)]
+    done = small_disk("20k", [sys.executable, "-m", "experiments.cli", *words])
+    lines = done.error.splitlines()
+    assert lines[-1] == f"unclip: cannot write {out}: No space left on device; free space or choose another folder"
+    assert all(re.fullmatch(r"\d of 8 pictures are finished; the same command with --resume .*", x) for x in lines[:-1])
+    assert done.code == 2
+    # What was finished is kept beside the folder, and nothing half written.
+    assert not [name for name in done.files if ".partial" in name or name.startswith(str(out))]
+
+
 @contextlib.contextmanager
 def nobody():
     """Rights as those of an ordinary user, whoever runs the tests."""
@@ -177,6 +208,14 @@ def nobody():
         yield
     finally:
         os.setresuid(0, 0, 0)
+
+
+def test_a_config_without_permission_is_named(locked, refused):
+    (locked.parent / "secret.yaml").write_text("a: 1")
+    (locked.parent / "secret.yaml").chmod(0)
+    with nobody():
+        line = refused("fit", "--config", locked.parent / "secret.yaml", within=locked)
+    assert line.endswith("secret.yaml' cannot be read: Permission denied")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import open_clip
 import pytest
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.testing import assert_close
 
+from datamodules.scenes import VOCABULARY
 from modules.clip import CLIPTrainer, FrozenCLIP, load_tokenizer, warn_unknown_words
 from modules.errors import InputError
 from modules.stage import TrainingConfig
-from modules.tokenizer import WordTokenizer
+from modules.tokenizer import WholeCaptions, WordTokenizer
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.8)
 SWAPS = [("above", "below"), ("left", "right")]
@@ -187,7 +189,14 @@ def test_the_fingerprint_is_that_of_the_weights(clip, clip_folder, tiny, tmp_pat
     again, other = tiny.write_clip(tmp_path / "a"), tiny.write_clip(tmp_path / "b", seed=1)
     assert FrozenCLIP(str(clip_folder)).fingerprint == FrozenCLIP(str(again)).fingerprint == clip.fingerprint
     assert FrozenCLIP(str(other)).fingerprint != clip.fingerprint
-    assert len(clip.fingerprint) == 16
+    assert re.fullmatch("[0-9a-f]{16}-[0-9a-f]{8}", clip.fingerprint)
+
+
+def test_the_fingerprint_is_that_of_the_words_too(clip, tiny, tmp_path):
+    words = sorted(VOCABULARY)
+    other = FrozenCLIP(str(tiny.write_clip(tmp_path, words=[words[1], words[0], *words[2:]])))
+    assert other.fingerprint[:16] == clip.fingerprint[:16]
+    assert other.fingerprint != clip.fingerprint
 
 
 def test_the_tokeniser_is_the_folders(clip, clip_folder, tmp_path):
@@ -216,8 +225,6 @@ def damaged(tiny, folder, name, content):
 @pytest.mark.parametrize("content", [b"damaged", b"{}", None])
 def test_a_damaged_folder_is_named(tiny, tmp_path, name, content):
     export = damaged(tiny, tmp_path / "clip", name, content)
-    if name == "vocabulary.json" and content is None:
-        pytest.skip("without a vocabulary the tokeniser is open_clip's")
     with pytest.raises(InputError) as error:
         FrozenCLIP(str(export))
     assert str(export) in str(error.value)
@@ -232,3 +239,39 @@ def test_a_clip_that_is_not_there(name):
 def test_weights_that_can_not_be_had(tmp_path):
     with pytest.raises(InputError, match=r"the CLIP ViT-B-32 \(.*weights.bin\) can't be loaded"):
         FrozenCLIP("ViT-B-32", str(tmp_path / "weights.bin"))
+
+
+def test_a_missing_vocabulary_is_named(tiny, tmp_path):
+    export = damaged(tiny, tmp_path / "clip", "vocabulary.json", None)
+    with pytest.raises(InputError, match=r"vocabulary.json is missing: this CLIP's tokens are the words in it"):
+        load_tokenizer(export)
+
+
+def test_folders_that_do_not_say_which_tokeniser(clip, tiny, tmp_path):
+    """Those of before it was recorded: the words if they are there, else open_clip's."""
+    export = tiny.write_clip(tmp_path)
+    config = json.loads((export / "open_clip_config.json").read_text())
+    assert config.pop("tokenizer") == "words"
+    (export / "open_clip_config.json").write_text(json.dumps(config))
+    assert FrozenCLIP(str(export)).fingerprint == clip.fingerprint
+    (export / "vocabulary.json").unlink()
+    assert load_tokenizer(export)(["a"])[0, 0] == 49406
+
+
+def test_open_clips_tokeniser_refuses_what_it_would_cut(capsys):
+    theirs = load_tokenizer("ViT-B-32")
+    tokenize = WholeCaptions(theirs)
+    fits, long = "red " * 75, "red " * 76  # With start and end of the text, 77 and 78 tokens.
+    assert torch.equal(tokenize([fits, "a red circle"]), theirs([fits, "a red circle"]))
+    with pytest.raises(InputError, match=r"the caption 'red red .*\.\.\.' has 78 tokens, the CLIP's context holds 77"):
+        tokenize(["a red circle", long])
+    rare = "\u9f98" * 40  # Letters of several tokens each.
+    count = len(theirs.encode(rare)) + 2
+    assert count > 100
+    with pytest.raises(InputError, match=f"has {count} tokens"):
+        tokenize(rare)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        assert torch.equal(tokenize.cutting(["a", long]), theirs(["a", long]))
+    error = capsys.readouterr().err
+    assert "has 78 tokens, the CLIP's context holds 77: it is cut" in error and error.count("\n") == 1
