@@ -34,7 +34,7 @@ def test_the_example_of_manipulations_runs(stored_run, tmp_path, monkeypatch):
     assert near < far
 
 
-@pytest.mark.parametrize("document", ["manipulations.md", "protocols.md"])
+@pytest.mark.parametrize("document", ["manipulations.md", "protocols.md", "training.md"])
 def test_commands_that_a_document_names_exist(document):
     from experiments.cli import COMMANDS
 
