@@ -82,12 +82,14 @@ class ShapesDataModule(PairDataModule):
     def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """As in the base class; sample k > 0 is another scene that the caption describes, drawn from `seed`.
 
-        The truth is {"mentioned": what the caption says, "scene": all that the picture shows}, both as in
-        `scenes.describe`.
+        The truth is {"mentioned": what the caption says, "scene": all that the picture shows, "held_out": whether the
+        caption names a combination that training never shows}; the first two as in `scenes.describe`.
         """
         pair = self.pair(split, index)
         scene = scenes.scene_for(pair.mentioned, seed) if sample else pair.scene
-        return scenes.render(scene, size), {"mentioned": pair.mentioned, "scene": scenes.describe(scene)}
+        named = {(thing["colour"], thing["shape"]) for thing in pair.mentioned["objects"]}
+        truth = {"mentioned": pair.mentioned, "scene": scenes.describe(scene)}
+        return scenes.render(scene, size), {**truth, "held_out": not named.isdisjoint(scenes.HELD_OUT)}
 
     def pair(self, split: str, index: int) -> scenes.Pair:
         """The index-th pair with its scene and what its caption mentions."""

@@ -80,7 +80,7 @@ class LinearProbe:
             raise InputError(f"cannot read the {kind} probe {path} ({error!r}); fit one with `unclip judge`") from error
         if probe.kind != kind:
             raise InputError(f"{path} is a probe of {probe.kind}, not of {kind}")
-        if clip is not None and probe.clip != clip:
+        if clip is not None and probe.clip.split()[-1:] != clip.split()[-1:]:  # the weights' hash; names may differ
             raise InputError(f"{path} was fitted on embeddings by {probe.clip}, not by {clip}; fit it with that CLIP")
         return probe
 

@@ -153,8 +153,13 @@ def load_clip(
     except Exception as error:  # open_clip, safetensors and the hub each raise their own kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load the CLIP {name} ({reason}); name a folder that holds one") from error
-    label = Path(name).resolve().name if is_folder else f"{name} {pretrained}"
-    return CLIPExtractor(model, label, tokenizer, device)
+    return CLIPExtractor(model, _folder_label(Path(name)) if is_folder else f"{name} {pretrained}", tokenizer, device)
+
+
+def _folder_label(folder: Path) -> str:
+    """What a CLIP in a folder is called: STAGE for STAGE/export, which all stages have."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "export" else folder.name
 
 
 class InceptionExtractor:

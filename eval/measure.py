@@ -18,6 +18,7 @@ from eval.features import NO_INCEPTION
 from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
 from eval.further import candidates, further
 from eval.judges import Judges, Seen, look
+from eval.kinds import HELD_OUT, accuracy_by_kind
 from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS
 from eval.samples import SampleFolder
 from eval.scoring import describe, score_all
@@ -116,10 +117,11 @@ def measure(
     """All metrics of one folder, JSON-ready.
 
     Returns:
-        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "protocol", "warnings"}, and what
-        `eval.further.further` adds: each metric is {"value", "low", "high"} (95 % interval over captions), or None
-        where it cannot be measured. "accuracy" holds one for each name of `eval.scoring.ATTRIBUTES`, with the number
-        "n" of samples whose caption mentions it; None without ground truth.
+        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity", "protocol",
+        "warnings"}, and what `eval.further.further` adds: each metric is {"value", "low", "high"} (95 % interval over
+        captions), or None where it cannot be measured. "accuracy" holds one for each name of
+        `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions it, "accuracy_by_kind" one
+        for each of `eval.kinds.KINDS`; None without ground truth.
     """
     resampler = Resampler(folder.caption_index, draws, seed)
     main = judges.main
@@ -131,6 +133,8 @@ def measure(
     fid = None
     if judges.inception is not None:
         fid = frechet_interval(seen.features["inception"], reference.statistics["inception"], resampler)
+    scores = _scores(folder, seen, judges)
+    by_kind = None if scores is None else accuracy_by_kind(folder.records, scores["all"], resampler)
     diversity = within_caption_distance(seen.features[main], folder.caption_index)
     return {
         "condition": folder.condition,
@@ -138,12 +142,30 @@ def measure(
         "frechet": as_json(frechet_interval(seen.features[main], reference.statistics[main], resampler)),
         "fid": as_json(fid),
         "clip_score": as_json(_clip_score(folder, seen, judges, resampler)),
-        "accuracy": _accuracy(folder, seen, judges, resampler),
+        "accuracy": None if scores is None else {name: _counted(x, resampler) for name, x in scores.items()},
+        "accuracy_by_kind": by_kind,
         "diversity": as_json(resampler.mean(diversity)),
         **further(folder, seen, judges, reference.features, resampler),
-        "warnings": [f"{name}: {text}" for name, text in warned.items() if text],
+        "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
+        + held_out_note(folder, reference.folder),
         "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
     }
+
+
+def held_out_note(folder: SampleFolder, reference: SampleFolder) -> list[str]:
+    """Says that samples and real images differ in their share of held-out combinations, if both manifests tell."""
+    shares = []
+    for records in (folder.records, reference.records):
+        known = [bool(record[HELD_OUT]) for record in records if HELD_OUT in record]
+        if not known:
+            return []
+        shares.append(100 * sum(known) / len(known))
+    if shares[0] == shares[1]:
+        return []
+    return [
+        f"{shares[0]:.1f} % of the samples' captions name held-out combinations, {shares[1]:.1f} % of the reference's:"
+        " this difference is a part of every Frechet distance, of that of the real images (the floor), too."
+    ]
 
 
 def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler) -> Interval | None:
@@ -153,10 +175,8 @@ def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Res
     return resampler.mean(clip_score(seen.features["clip"], texts))
 
 
-def _accuracy(
-    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
-) -> dict[str, dict[str, float] | None] | None:
-    """None without a classifier or without ground truth; an image without it counts for nothing."""
+def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.ndarray] | None:
+    """(N,) for each name of `ATTRIBUTES`; an image without ground truth has nan. None without any or a classifier."""
     if judges.classifier is None or seen.classes is None:
         return None
     known = [k for k, record in enumerate(folder.records) if record.get("mentioned")]
@@ -168,9 +188,13 @@ def _accuracy(
     for name, values in scores.items():
         column = np.full(len(folder), np.nan)
         column[known] = values
-        interval = as_json(resampler.mean(column))
-        result[name] = interval and {**interval, "n": int((~np.isnan(values)).sum())}
+        result[name] = column
     return result
+
+
+def _counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
+    interval = as_json(resampler.mean(column))
+    return interval and {**interval, "n": int((~np.isnan(column)).sum())}
 
 
 def _protocol(

@@ -11,6 +11,7 @@ from PIL import Image
 from eval import plots
 from eval.figure_folder import RECORD, read_figure
 from eval.figures import comparison
+from eval.kinds import kind_table
 from eval.pages import FOLDER as MANIPULATIONS
 from eval.paper_tables import ablation_table, binding_table, table_1, table_2, table_3
 from eval.samples import SampleFolder
@@ -32,6 +33,8 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
         "table_2_fid": table_2(rows),
         "table_3_hyperparameters": table_3(run),
     }
+    if any(row.get("accuracy_by_kind") for row in rows):
+        made["accuracy_by_kind"] = kind_table(rows)
     if "guidance" in sweeps and sweeps["guidance"].points:
         made["ablation"] = ablation_table(sweeps["guidance"])
     made |= {f"sweep_{name}": sweep_table(sweep) for name, sweep in sweeps.items()}

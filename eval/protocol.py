@@ -77,6 +77,11 @@ def digest(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(protocol), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def _essence(key: str, value: Any) -> Any:
+    """What has to agree: of a CLIP its weights' hash, wherever they lie and whatever the folder is called."""
+    return value.split()[-1] if key == "clip" and value else value
+
+
 def check_protocols(rows: Sequence[Row], ignore: Sequence[str] = ()) -> dict[str, Any]:
     """The protocol that all rows share.
 
@@ -91,7 +96,7 @@ def check_protocols(rows: Sequence[Row], ignore: Sequence[str] = ()) -> dict[str
     for row in rows:
         for key in {**first["protocol"], **row["protocol"]}:
             ours, theirs = first["protocol"].get(key), row["protocol"].get(key)
-            if ours != theirs and key not in ignore:
+            if _essence(key, ours) != _essence(key, theirs) and key not in ignore:
                 raise InputError(
                     f"{first['condition']} was measured with {key} = {ours!r} and {row['condition']} with {theirs!r}:"
                     " these cannot stand in one table; run `unclip evaluate` on both together"

@@ -23,12 +23,22 @@ from eval.pages import PAGE
 from eval.paper_figures import paper_figures, paper_tables
 from eval.plots import save
 from eval.protocol import check_protocols
-from eval.samples import GRID, SampleFolder
+from eval.samples import GRID, SampleFolder, attributions
 from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_table, seconds_table
 
 METRICS = "metrics.json"
-RESULT_KEYS = ("condition", "n", "frechet", "fid", "clip_score", "accuracy", "diversity", "shared_with_reference")
-IN_REPORT = ("ablation", "binding")
+RESULT_KEYS = (
+    "condition",
+    "n",
+    "frechet",
+    "fid",
+    "clip_score",
+    "accuracy",
+    "accuracy_by_kind",
+    "diversity",
+    "shared_with_reference",
+)
+IN_REPORT = ("accuracy_by_kind", "ablation", "binding")
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
 """The comparison and the page of manipulations show them."""
 PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
@@ -176,6 +186,7 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
         versions=versions(),
         commits=commits(run),
+        attributions=attributions(record for f in sample_folders(run).values() for record in f.records),
         manipulations=PAGE if (run.path / PAGE).is_file() else None,
     )
 

@@ -24,6 +24,7 @@ from eval.manifest import REQUIRED, read_manifest
 
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
+ATTRIBUTION = "ATTRIBUTION.txt"  # whom to name where the images are shown, if anybody
 GRID_CAPTIONS = 32  # the first ones, by number, are shown in it
 SIDECARS = {".json", ".jsonl", ".txt", ".md", ".yaml", ".html"}  # metrics, licences: may stand beside the images
 PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -169,20 +170,29 @@ def write_samples(
     return SampleFolder.open(folder)
 
 
+def attributions(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Whom to name, and under which licence, where the images of these manifest lines are shown: each once."""
+    return sorted({str(record["attribution"]) for record in records if record.get("attribution")})
+
+
 def captions_shown(records: Iterable[dict[str, Any]]) -> set[int]:
     """The numbers of the captions that grid.png shows."""
     return set(sorted({record["caption_index"] for record in records})[:GRID_CAPTIONS])
 
 
 def write_index(folder: Path, lines: Iterable[str], shown: list[Image.Image], records: list[dict[str, Any]]) -> None:
-    """Writes what goes with the images of a folder: manifest.jsonl, and grid.png of the images that are shown in it.
+    """Writes what goes with the images of a folder: manifest.jsonl, grid.png of the first ones, and whom to name.
 
     Args:
         folder: holds the images.
         lines: of the manifest, as `write_image` returns them.
         shown, records: the images of the captions of `captions_shown`, and their manifest lines.
     """
+    lines = list(lines)
     (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+    whom = attributions(map(json.loads, lines))
+    if whom:
+        (folder / ATTRIBUTION).write_text("\n".join(whom) + "\n", encoding="utf-8")
     captions, groups = [r["caption"] for r in records], [r["caption_index"] for r in records]
     caption_grid(shown, captions, groups, GRID_CAPTIONS).save(folder / GRID)
     read_manifest(folder / MANIFEST)

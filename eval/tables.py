@@ -30,6 +30,9 @@ CONDITIONS = {
 STAGES = {"text_decoder": "decoder trained on z_t", "decoder": "decoder", "upsampler": "upsampler"}
 """What is no row of the main table but has a name in others."""
 
+PROBE_PAIRS = {"train_pairs": "fitted on", "test_pairs": "judged on"}
+"""What `unclip probe` writes beside accuracies."""
+
 Row = dict[str, Any]
 """What `eval.measure.measure` returns for one condition."""
 
@@ -221,7 +224,10 @@ def _clock(seconds: float) -> str:
 
 
 def probe_table(probe: Mapping[str, float]) -> Table:
-    """What a linear probe reads from the CLIP's image embedding."""
-    body = [[Cell(name), Cell(f"{value:.3f}")] for name, value in probe.items() if isinstance(value, int | float)]
-    note = "Accuracy of a linear probe on z_i: what the embedding does not hold, no decoder can draw."
-    return Table("CLIP probe", ["attribute", "accuracy"], body, [note] if body else ["no probe has been recorded"])
+    """What a linear probe reads from the CLIP's image embedding; the numbers of pairs stand in a note."""
+    numbers = {name: value for name, value in probe.items() if isinstance(value, int | float)}
+    body = [[Cell(name), Cell(f"{value:.3f}")] for name, value in numbers.items() if name not in PROBE_PAIRS]
+    said = ["Accuracy of a linear probe on z_i: what the embedding does not hold, no decoder can draw."]
+    pairs = [f"{PROBE_PAIRS[name]} {numbers[name]:,.0f} pairs" for name in PROBE_PAIRS if name in numbers]
+    said += [f"The probe was {', '.join(pairs)}."] if pairs else []
+    return Table("CLIP probe", ["attribute", "accuracy"], body, said if body else ["no probe has been recorded"])

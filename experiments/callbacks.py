@@ -107,7 +107,7 @@ def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
 
 
 def memory(module: LightningModule, activations: int | None) -> str:
-    """'memory about 1.2 GB: weights 0.2 GB, ...': what a step needs on each device, from what is there."""
+    """'memory about 1.2 GB beside program and data: weights ...': what a step's tensors take on each device."""
     trained = [p for p in module.parameters() if p.requires_grad]
     every = sum(local(p).numel() * p.element_size() for p in module.parameters())
     gradients = sum(local(p).numel() * p.element_size() for p in trained)
@@ -115,7 +115,7 @@ def memory(module: LightningModule, activations: int | None) -> str:
     if activations is not None:
         parts["activations"] = activations
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
-    return f"memory about {gigabytes(sum(parts.values()))}: {listed}"
+    return f"memory about {gigabytes(sum(parts.values()))} beside program and data: {listed}"
 
 
 def gigabytes(size: int) -> str:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eval.samples import MANIFEST, SampleFolder
 from modules.errors import InputError
 
-COPIED = ("mentioned", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
 
 
 @dataclass(frozen=True)
 class Request:
-    """One caption of which pictures are wanted: its position, what its source knows of it, and its image if any."""
+    """One caption of which pictures are wanted.
+
+    Attributes:
+        caption: the caption.
+        index: its position.
+        known: what its source knows of it.
+        images: the positions of its images in its source, by their sample's number; empty where there are none.
+    """
 
     caption: str
     index: int
     known: dict[str, Any]
-    image: int | None = None
+    images: tuple[int, ...] = ()
+
+    def image(self, sample: int) -> int:
+        """The position of the image that sample `sample` is made from: its own, in turn where there are fewer."""
+        return self.images[sample % len(self.images)]
 
 
 def read_requests(caption: str | None, captions: str | None) -> tuple[list[Request], SampleFolder | None]:
@@ -49,8 +61,16 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     return [Request(text, k, {}) for k, text in enumerate(found)], None
 
 
+def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    """Each caption_index of a manifest, in the order of appearance -> the positions of its lines, by sample_index."""
+    found: dict[int, list[int]] = {}
+    for k, record in enumerate(records):
+        found.setdefault(record["caption_index"], []).append(k)
+    return {index: sorted(own, key=lambda k: records[k].get("sample_index", 0)) for index, own in found.items()}
+
+
 def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
-    """The captions of a sample folder's manifest, each once, with the first of its images."""
+    """The captions of a sample folder's manifest, each once, with its images."""
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         found: dict[int, Request] = {}
@@ -62,15 +82,17 @@ def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
                     "is not empty and a whole number are needed"
                 )
             known = {key: record[key] for key in COPIED if key in record}
-            if found.setdefault(index, Request(caption, index, known, k)).caption != caption:
+            if found.setdefault(index, Request(caption, index, known)).caption != caption:
                 raise InputError(
                     f"{path}: two captions have the caption_index {index}, {found[index].caption!r} and {caption!r}: "
                     "number them anew"
                 )
+        images = images_of(records)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
     if not found:
         raise InputError(f"{path} holds no caption")
-    return list(found.values()), SampleFolder.open(path.parent) if path.name == MANIFEST else None
+    requests = [replace(request, images=tuple(images[index])) for index, request in found.items()]
+    return requests, SampleFolder.open(path.parent) if path.name == MANIFEST else None

@@ -67,7 +67,8 @@ class Job:
         """The manifest line of picture k, without its file."""
         request = self.requests[k // self.n]
         place = {"caption": request.caption, "caption_index": request.index, "sample_index": k % self.n}
-        return {**place, "seed": self.seed, **self.shared, **request.known}
+        true = {} if self.source is None else {"true_image": self.source.records[request.image(k % self.n)]["file"]}
+        return {**place, "seed": self.seed, **self.shared, **true, **request.known}
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         """Pictures as uint8 (B, 3, H, W), on the CPU."""
@@ -77,16 +78,16 @@ class Job:
             self.condition,
             self.seed,
             [(request.index, k % self.n) for request, k in zip(requests, numbers, strict=True)],
-            self._true_images(requests),
+            self._true_images(numbers),
             self.upsample,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
-    def _true_images(self, requests: list[Request]) -> Tensor | None:
-        """(B, 3, H, W) in [-1, 1]."""
+    def _true_images(self, numbers: list[int]) -> Tensor | None:
+        """(B, 3, H, W) in [-1, 1]: for sample k of a caption, that caption's real image k."""
         if self.source is None:
             return None
-        places = [request.image for request in requests if request.image is not None]
+        places = [self.requests[k // self.n].image(k % self.n) for k in numbers]
         return torch.cat([self.source.images(place, place + 1) for place in places]).float() / 127.5 - 1
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from eval.samples import MANIFEST, SampleFolder, require_writable
 from eval.shards import Shards
 from experiments.arguments import CommandParser
-from experiments.captions import read_requests
+from experiments.captions import Request, read_requests
 from experiments.drawing import Drawing, Job, predict
 from experiments.embed import find_device
 from experiments.provenance import commit, config_hash, file_hashes
@@ -51,6 +51,8 @@ def main(argv: list[str]) -> int:
         predict(drawing, 0, device, options.devices, options.strategy)
         return 0
     warn_unknown_words(system.clip.tokenize, captions)
+    if images is not None:
+        _warn_few_images(requests, options.n)
     with shards.started(_request(system, options, job), options.overwrite, options.resume) as finished:
         if finished:
             print(f"{options.out}: going on, {finished} of {len(job)} pictures are there", flush=True)
@@ -103,6 +105,12 @@ def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> Sa
     return source
 
 
+def _warn_few_images(requests: list[Request], n: int) -> None:
+    few = sum(len(request.images) < n for request in requests)
+    if few:
+        print(f"{few} of {len(requests)} captions have fewer than {n} true images: these are taken in turn", flush=True)
+
+
 def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     prior = {"guidance_scale": options.prior_guidance, "steps": options.prior_steps}
     decoder = {
@@ -151,7 +159,9 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
 def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str, Any]:
     """All that decides the pictures: an unfinished folder is gone on with if it was begun with the same."""
     captions = [[request.caption, request.index, request.known] for request in job.requests]
-    truth = None if job.source is None else [record.get("sha256") for record in job.source.records]
+    truth: Any = None
+    if job.source is not None:
+        truth = [[job.source.records[k].get("sha256") for k in request.images] for request in job.requests]
     folders = {name: system.run / name for name in _needed(options)}
     exports = {name: file_hashes(folder / "export" / "config.yaml") for name, folder in folders.items()}
     made = {key: value for key, value in job.shared.items() if key != "commit"}
@@ -186,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
     parser.add_argument("--upsampler-steps", type=int, help="sampling steps of the upsampler")
     parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cuda (default cpu)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
     parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")

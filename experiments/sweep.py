@@ -112,11 +112,12 @@ def main(argv: list[str]) -> int:
     from eval.files import write_file
     from eval.samples import SampleFolder
     from eval.sweeps import FOLDER, Sweep, sweep_table
+    from experiments.embed import find_device
     from experiments.evaluate import show
     from experiments.sweep_points import Sampler
 
     real = SampleFolder.open(options.real or run / "samples" / "real")
-    sampler = Sampler(run, plan, real, options.device)
+    sampler = Sampler(run, plan, real, find_device(options.device))
     points = [(condition, settings) for condition, settings in plan.expand() if sampler.has(condition)]
     missing = list(dict.fromkeys(c for c, _ in plan.expand() if not sampler.has(c)))
     if not points:
@@ -204,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", required=True, help="run folder of the trained stages")
     made.add_argument("--real", help="sample folder whose captions are used (default: RUN/samples/real)")
     made.add_argument("--captions", type=positive, metavar="N", help="instead of the sweep's own number")
-    made.add_argument("--device", default="cpu", help="where to sample (default cpu)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made)
     for action in made._actions:
         if action.dest == "reference":

@@ -20,6 +20,7 @@ from eval.judges import Judges, look
 from eval.measure import Reference, measure
 from eval.samples import SampleFolder, write_samples
 from eval.sweeps import FOLDER
+from experiments.captions import COPIED, images_of
 from experiments.provenance import commit, config_hash
 from modules.errors import InputError
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP, image_generators
@@ -44,16 +45,16 @@ class Sampler:
         InputError: an unknown condition, or fewer captions than the sweep asks for.
     """
 
-    def __init__(self, run: Path, plan: Plan, real: SampleFolder, device: str) -> None:
+    def __init__(self, run: Path, plan: Plan, real: SampleFolder, device: str | torch.device) -> None:
         self.run, self.plan, self.real = run, plan, real
         self.system = UnCLIP(run, device)
-        first: dict[int, int] = {}
-        for k, record in enumerate(real.records):
-            first.setdefault(record["caption_index"], k)
-        if len(first) < plan.captions:
-            raise InputError(f"{real.path} holds {len(first)} captions, the sweep {plan.name} asks for {plan.captions}")
-        self.rows = [real.records[k] for k in list(first.values())[: plan.captions]]
-        self.images = list(first.values())[: plan.captions]
+        images = list(images_of(real.records).values())
+        if len(images) < plan.captions:
+            raise InputError(
+                f"{real.path} holds {len(images)} captions, the sweep {plan.name} asks for {plan.captions}"
+            )
+        self.images = images[: plan.captions]
+        self.rows = [real.records[own[0]] for own in self.images]
         for condition, _ in plan.expand():
             if condition not in (*CONDITIONS, TEXT_DECODER):
                 raise InputError(f"unknown condition {condition!r}; there are {', '.join((*CONDITIONS, TEXT_DECODER))}")
@@ -84,6 +85,8 @@ class Sampler:
         weights = {name: self.system.stage(name).fingerprint for name in stages}
         samplers = {name: str(self.system.stage(name).settings.get("sampler")) for name in stages}
         content = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
+        if condition == "image_embedding" or self.plan.space == "embeddings":
+            content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
         content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
         return folder, config_hash(content | {"judges": dict(judged_by)})
 
@@ -112,14 +115,18 @@ class Sampler:
             if key not in self.drawn:
                 generators = image_generators(self.plan.seed, places, "prior")
                 given = "text_embedding" if condition == TEXT_DECODER else condition
-                images = self.true_images(rows) if condition == "image_embedding" else None
+                images = self.true_images(rows, places) if condition == "image_embedding" else None
                 self.drawn[key] = self.system.embedding(given, tokens, z_t, generators, images)
             yield tokens, self.drawn[key], places
 
-    def true_images(self, rows: list[int]) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], the first real image of each caption."""
-        uint8 = torch.cat([self.real.images(self.images[row], self.images[row] + 1) for row in rows])
-        return uint8.float() / 127.5 - 1
+    def true_images(self, rows: list[int], places: list[tuple[int, int]]) -> Tensor:
+        """(B, 3, H, W) in [-1, 1]: for sample k of a caption, that caption's real image k."""
+        chosen = [self.true_image(row, sample) for row, (_, sample) in zip(rows, places, strict=True)]
+        return torch.cat([self.real.images(k, k + 1) for k in chosen]).float() / 127.5 - 1
+
+    def true_image(self, row: int, sample: int) -> int:
+        """The position of the real image that a sample stands beside: in turn where there are fewer."""
+        return self.images[row][sample % len(self.images[row])]
 
     def measure_images(
         self, condition: str, settings: Mapping[str, Any], folder: Path, judges: Judges, reference: Reference
@@ -134,7 +141,7 @@ class Sampler:
             if self.plan.upsample:
                 drawn = self.system.upsample(drawn, image_generators(self.plan.seed, places, "upsampler"))
             pictures.append(((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
-        known = ("caption", "caption_index", "mentioned", "attribution")
+        known = ("caption", "caption_index", *COPIED)
         shared = {"condition": condition, "seed": self.plan.seed, "settings": dict(settings), "commit": commit()}
         records = [
             {**{key: self.rows[row][key] for key in known if key in self.rows[row]}, "sample_index": sample, **shared}
@@ -146,7 +153,7 @@ class Sampler:
         return measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
 
     def measure_embeddings(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Draws z_i, and measures them against true ones: those of the captions' own images, and those of all."""
+        """Draws z_i, and measures them against true ones: sample k's against real image k's, and those of all."""
         self.override(condition, settings)
         drawn = [z_i for _, z_i, _ in self.embeddings(condition, settings)]
         if any(z_i is None for z_i in drawn):
@@ -160,7 +167,7 @@ class Sampler:
         return {
             "n": len(z_i),
             "frechet": as_json(frechet_interval(z_i, statistics, resampler)),
-            "cosine_true": as_json(resampler.mean((z_i * true[rows]).sum(1))),
+            "cosine_true": as_json(resampler.mean((z_i * true).sum(1))),
             "cosine_text": as_json(resampler.mean((z_i * text[rows]).sum(1))),
             "diversity": as_json(resampler.mean(within_caption_distance(z_i, rows))),
             "warnings": [f"z_i: {warned}"] if warned else [],
@@ -177,7 +184,7 @@ class Sampler:
         }
 
     def truth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """z_i of the captions' own images, their z_t, and z_i of all real images of the folder."""
+        """z_i of each sample's real image, the captions' z_t, and z_i of all real images of the folder."""
         if not hasattr(self, "_truth"):
             parts = [
                 self.system.embed_image(self.real.images(k, k + BATCH).float() / 127.5 - 1)
@@ -185,7 +192,9 @@ class Sampler:
             ]
             population = torch.cat(parts).double().cpu().numpy()
             _, z_t = self.system.embed_text([row["caption"] for row in self.rows])
-            self._truth = population[self.images], z_t.double().cpu().numpy(), population
+            places = [(row, k) for row in range(len(self.rows)) for k in range(self.plan.per_caption)]
+            true = population[[self.true_image(row, k) for row, k in places]]
+            self._truth = true, z_t.double().cpu().numpy(), population
         return self._truth
 
     def evaluations(self, condition: str, settings: Mapping[str, Any]) -> int | None:

@@ -19,6 +19,7 @@ from eval.figure_folder import FigureRecord, require_writable_figure, write_figu
 from eval.samples import SampleFolder
 from eval.tables import Cell, Table
 from experiments.arguments import CommandParser
+from experiments.embed import find_device
 from experiments.provenance import commit
 from modules.errors import InputError
 from modules.images import load_images, to_pil
@@ -61,7 +62,7 @@ def parser(name: str, description: str, images: bool = True, steps: int = 50) ->
     made.add_argument("--steps", type=int, default=steps, help="DDIM steps, down as up (default %(default)s)")
     made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
     made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
-    made.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
     return made
 
@@ -69,7 +70,7 @@ def parser(name: str, description: str, images: bool = True, steps: int = 50) ->
 def start(options: argparse.Namespace) -> UnCLIP:
     """The system, after what can be checked has been checked."""
     require_writable_figure(options.out, options.overwrite)
-    system = UnCLIP(options.run, options.device)
+    system = UnCLIP(options.run, find_device(options.device))
     options.size = reachable_sizes(system, options.size)[-1]
     return system
 

@@ -29,11 +29,12 @@ def main(argv: list[str]) -> int:
     made = CommandParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
     made.add_argument("run", help="run folder, as in runs/quickstart; its data are the shapes")
     made.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to make (default all)")
-    made.add_argument("--device", default="cpu", help="where to compute (default cpu)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     options = made.parse_args(argv)
+    device = ["--device", options.device] if options.device else []
     for name in progress(options.only, "figures"):
         command, *words = shlex.split(FIGURES[name])
         out = Path(options.run) / FOLDER / name
         module = import_module(f"experiments.manipulations.{command.replace('-', '_')}")
-        module.main([*words, "--run", options.run, "--out", str(out), "--device", options.device, "--overwrite"])
+        module.main([*words, "--run", options.run, "--out", str(out), *device, "--overwrite"])
     return 0

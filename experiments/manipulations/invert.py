@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.embed import find_device
 from experiments.manipulations.common import parser, psnr, sources, walk_of
 from modules.errors import InputError
 from modules.images import resized
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     out = Path(options.out)
     if out.is_dir() or (out.exists() and not options.overwrite):
         raise InputError(f"{out} is there already; name another file or pass --overwrite")
-    system = UnCLIP(options.run, options.device)
+    system = UnCLIP(options.run, find_device(options.device))
     found = sources(options)
     walk = walk_of(options)
     walk = type(walk)(**{**vars(walk), "fixed_point_iterations": options.fixed_point})

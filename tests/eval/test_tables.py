@@ -68,6 +68,15 @@ def test_protocols_are_not_mixed(row, key: str):
     assert check_protocols([rows[0], copy.deepcopy(rows[0])]) == row("glide")["protocol"]
 
 
+def test_a_clip_is_its_weights_whatever_its_folder_is_called(row):
+    rows = [row("glide"), row("real")]
+    rows[1]["protocol"]["clip"] = "export 34cd"
+    assert check_protocols(rows)["clip"] == "eval_clip 34cd"
+    rows[1]["protocol"]["clip"] = None
+    with pytest.raises(InputError, match="with clip = 'eval_clip 34cd' and real with None"):
+        check_protocols(rows)
+
+
 def test_markdown():
     table = Table("Title", ["a", "b|c"], [[Cell("x"), Cell("1", "[0, 2]")]], ["a note"])
     assert table.markdown() == "## Title\n\n| a | b\\|c |\n| --- | --- |\n| x | 1 [0, 2] |\n\n- a note\n"
@@ -94,5 +103,8 @@ def test_small_tables():
     assert seconds_table({"clip": 95.4, "decoder": 3725}).notes == ["in all 1:03:40 of stages; some ran side by side"]
     assert seconds_table({}).notes == ["no stage has been recorded"]
     assert probe_table({"colour": 0.9123, "n": "x"}).rows == [[Cell("colour"), Cell("0.912")]]
+    counted = probe_table({"colour": 0.5, "train_pairs": 8000, "test_pairs": 2000})
+    assert counted.rows == [[Cell("colour"), Cell("0.500")]]
+    assert counted.notes[1] == "The probe was fitted on 8,000 pairs, judged on 2,000 pairs."
     assert probe_table({}).notes == ["no probe has been recorded"]
     assert main_table([]).notes == ["nothing has been evaluated yet: `unclip evaluate`"]

@@ -66,7 +66,8 @@ def test_memory_is_the_sum_of_its_parts():
     frozen = nn.Linear(500, 1000, bias=False).requires_grad_(False)
     both = nn.ModuleList([module, frozen])
     assert memory(both, 1_000_000) == (
-        "memory about 19.0 MB: weights and their average 6.0 MB, gradients 4.0 MB, optimiser 8.0 MB, activations 1.0 MB"
+        "memory about 19.0 MB beside program and data: weights and their average 6.0 MB, gradients 4.0 MB, "
+        "optimiser 8.0 MB, activations 1.0 MB"
     )
     assert "activations" not in memory(both, None)
 

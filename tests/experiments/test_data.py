@@ -49,6 +49,8 @@ def test_the_pictures_and_their_truth(config):
         assert record["mentioned"] == pair.mentioned
         assert record["scene"] == scenes.describe(scene)
         assert record["condition"] == "real"
+        # Pair 0 is a yellow square, 1 names a yellow circle, 2 a blue cross.
+        assert record["held_out"] is (index > 0)
 
 
 def test_hash_commit_size_and_split(config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from eval.samples import SampleFolder
+from experiments.captions import images_of
 from experiments.cli import main
 from modules.pipeline import CONDITIONS, UnCLIP
 
@@ -104,7 +106,8 @@ def test_every_condition_says_how_it_was_made(sample, real, condition):
     truth = SampleFolder.open(real)
     assert folder.captions == truth.captions
     assert folder.condition == condition
-    assert [record["mentioned"] for record in folder.records] == [record["mentioned"] for record in truth.records]
+    for key in ("mentioned", "held_out"):
+        assert [record[key] for record in folder.records] == [record[key] for record in truth.records]
     assert "scene" not in folder.records[0]  # That was the real picture's.
     record = folder.records[0]
     guidance = {"decoder": 1.0 if condition == "glide" else 2.0}
@@ -120,14 +123,47 @@ def test_every_condition_says_how_it_was_made(sample, real, condition):
     assert "commit" in record
 
 
-def test_a_true_embedding_is_that_of_the_captions_own_picture(sample, real, stored_run):
-    folder = sample("a", "--captions", real / "manifest.jsonl", "--condition", "image_embedding", "--no-upsample")
-    truth = SampleFolder.open(real).images().float() / 127.5 - 1
+@pytest.mark.parametrize(("n", "of"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 0])])
+def test_a_true_embedding_is_that_of_the_samples_own_picture(real, stored_run, tmp_path, capsys, n, of):
+    """Sample k is given real picture k of its caption; where there are fewer, in turn, which is said."""
+    words = ["--captions", str(real / "manifest.jsonl"), "-n", str(n), "--condition", "image_embedding"]
+    out = ["--no-upsample", "--out", str(tmp_path / "a"), "--batch-size", "3", *QUICK]
+    assert main(["sample", "--run", str(stored_run), *words, *out]) == 0
+    said = "4 of 4 captions have fewer than 3 true images: these are taken in turn"
+    assert (said in capsys.readouterr().out) == (n == 3)
+    folder, source = SampleFolder.open(tmp_path / "a"), SampleFolder.open(real)
+    truth = source.images().float() / 127.5 - 1
+    chosen = [2 * caption + k for caption in range(4) for k in of]
     quick = UnCLIP(stored_run, overrides={"decoder": {"steps": 1}})
-    captions, places = folder.captions, [(k, 0) for k in range(4)]
-    drawn = quick.generate(captions, "image_embedding", 0, places, truth[::2], upsample=False)
+    places = [(caption, k) for caption in range(4) for k in range(n)]
+    drawn = quick.generate(folder.captions, "image_embedding", 0, places, truth[chosen], upsample=False)
     assert (folder.images().float() / 127.5 - 1 - drawn).abs().max() < 0.01
+    assert [record["true_image"] for record in folder.records] == [source.records[k]["file"] for k in chosen]
     assert folder.size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "words", [["gallery", "RUN", "--only", "variations"], ["sample", "a circle"], ["invert", "x.png"]]
+)
+def test_the_accelerator_is_taken_where_there_is_one(stored_run, tmp_path, monkeypatch, capsys, words):
+    """Without --device every command that draws asks for the machine's own; here it is one that does not exist."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    asked = []
+    monkeypatch.setattr(UnCLIP, "__init__", lambda self, run, device="cpu", *rest: asked.append(device) or sys.exit(3))
+    words = [str(stored_run) if word == "RUN" else word for word in words]
+    words += [] if words[0] == "gallery" else ["--run", str(stored_run), "--out", str(tmp_path / "a")]
+    (tmp_path / "x.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="3"):
+        main(words)
+    assert asked == [torch.device("meta")]
+
+
+def test_images_of_a_caption_are_ordered_by_their_sample():
+    places = [(7, 1), (3, 0), (7, 0), (7, 2)]
+    lines = [{"caption_index": index, "sample_index": sample} for index, sample in places]
+    assert images_of(lines) == {7: [2, 0, 3], 3: [1]} and list(images_of(lines)) == [7, 3]
 
 
 def test_options_change_what_they_name(sample, captions):

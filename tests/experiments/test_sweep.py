@@ -114,6 +114,18 @@ def test_embeddings_without_a_decoder(run: Path):
     assert linear["diversity"]["value"] == pytest.approx(0, abs=1e-6) and ar["diversity"]["value"] > 0
 
 
+def test_the_ceiling_is_given_each_samples_own_image(run: Path):
+    words = ["--config", str(run / "data.yaml"), "--captions", "8", "--per-caption", "2", "--overwrite"]
+    assert main(["data", "export", *words, "--out", str(run / "samples" / "real")]) == 0
+    plan = {"conditions": ["image_embedding"], "fixed": {}, "points": [{}], "per_caption": 2}
+    assert sweep(run, space="embeddings", **plan) == 0
+    (point,) = read_sweeps(run)["small"].points
+    assert point["cosine_true"]["value"] == pytest.approx(1, abs=1e-5)
+    z_i = UnCLIP(run).embed_image(SampleFolder.open(run / "samples" / "real").images() / 127.5 - 1).double()
+    apart = (z_i[::2] - z_i[1::2]).norm(dim=1)
+    assert apart.min() > 1e-3 and point["diversity"]["value"] == pytest.approx(apart.mean().item(), rel=1e-3)
+
+
 def test_expansion():
     plan = Plan(
         **{**PLAN, "points": [{"decoder.name": ["a", "b"], "decoder.steps": [1, 2]}, {"conditions": ["glide"]}]}

@@ -234,6 +234,10 @@ def full_after(count):
 def test_weights_that_can_not_be_written_leave_what_was_there(tmp_path):
     path = tmp_path / "model.safetensors"
     write_weights({"w": torch.ones(3)}, path)
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode  # who may read the rest may read it
+    other.unlink()
     before = path.read_bytes()
     with full_after(1000), pytest.raises(OSError, match=r"model.safetensors") as error:
         write_weights({"w": torch.zeros(100_000)}, path)
