@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from experiments.arguments import CommandParser
 from experiments.lightning_cli import CLI, quiet
-from experiments.memory import EXPLAINED, Memory, activations, memory, optimiser_bytes, with_checkpointing
+from experiments.memory import EXPLAINED, Memory, activations, memory, optimiser_bytes, shapes_only, with_checkpointing
 from experiments.table3 import aligned
 from modules.errors import InputError
 from modules.stage import Stage
@@ -134,7 +133,7 @@ def plan(config: dict[str, Any], devices: list[int]) -> tuple[Stage, list[Row]]:
     # A layout takes no memory, and fake weights can't be given another.
     model["init_args"].setdefault("training", {})["channels_last"] = False
     bf16 = str(config["trainer"].get("precision")).startswith("bf16")
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with shapes_only():
         stage = builder(model)()
     # SAM keeps a copy of the weights beside the perturbed ones, and one more gradient.
     per_parameter = optimiser_bytes(stage.optimizer) + (8 if getattr(stage, "_perturbation", None) else 0)
