@@ -11,10 +11,12 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from datamodules.embeddings import open_embeddings
 from datamodules.loading import SeededBatchSampler
 from datamodules.shapes import ShapesDataModule
 from modules.batches import ImageTextBatch
@@ -22,7 +24,7 @@ from modules.networks.decoder import DecoderNetwork
 from modules.networks.unet import UNetConfig
 from modules.objective import Objective
 
-SIZES = {"train_size": 40000, "val_size": 2048, "test_size": 2048}
+SIZES: dict[str, Any] = {"train_size": 40000, "val_size": 2048, "test_size": 2048}
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
     config = UNetConfig(
         options.channels, (1, 2), 1, attention, options.channels, image_size=32, patch_size=options.patch
     )
-    network = DecoderNetwork(config, data.dataset("train").embeddings[range(1)].z_i.shape[1], 30, 20, 32, 1, 2)
+    network = DecoderNetwork(config, open_embeddings(options.embeddings).info.dim, 30, 20, 32, 1, 2)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.lr, betas=(0.9, options.beta2), eps=1e-10, weight_decay=0.0, fused=True
     )
