@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.errors import InputError
-from eval.report import read_run, write_report
+from eval.report import html, read_run, write_report
 from eval.samples import SampleFolder, write_samples
 
 
@@ -77,19 +77,18 @@ def test_the_page_needs_no_other_file(run: Path):
     assert (run / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(run: Path, make_folder):
-    assert "Pictures:" not in html_of(run) and not list(run.glob("samples/*/ATTRIBUTION.txt"))
+def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(tmp_path: Path, make_folder, monkeypatch):
+    monkeypatch.setattr("eval.report.drawn", lambda run: {})
+    run = make_folder("run/samples/glide", condition="glide").path.parents[1]
+    assert "Pictures:" not in html(read_run(run), [], None) and not list(run.glob("samples/*/ATTRIBUTION.txt"))
     whom = ["Cats by A <a@b> (CC BY 4.0)", "Dogs by B (CC0)"]
     folder = make_folder("other", condition="ar_prior")
     records = [{**record, "attribution": whom[k % 2]} for k, record in enumerate(folder.records)]
     write_samples(run / "samples" / "ar_prior", folder.images(), records)
     assert (run / "samples" / "ar_prior" / "ATTRIBUTION.txt").read_text() == "\n".join(whom) + "\n"
     SampleFolder.open(run / "samples" / "ar_prior")
-    assert "Pictures: Cats by A &lt;a@b&gt; (CC BY 4.0)<br>Dogs by B (CC0)</p>" in html_of(run)
-
-
-def html_of(run: Path) -> str:
-    return write_report(run)[0].read_text()
+    page = html(read_run(run), [], None)
+    assert "Pictures: Cats by A &lt;a@b&gt; (CC BY 4.0)<br>Dogs by B (CC0)</p>" in page
 
 
 def test_an_empty_run_has_a_report(tmp_path: Path):
