@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.faults_suite import differing_results, interrupted, reproduce, two_runners
@@ -21,28 +22,31 @@ from benchmarks.small_training import Outcome, Training
 from benchmarks.workspace import Workspace, table, write_block
 
 
-def training_faults(workspace: Workspace, only: str) -> Iterator[tuple[str, Outcome]]:
-    """Those of one training run whose name contains `only`."""
+def training_faults(workspace: Workspace, only: str, jobs: int) -> Iterator[tuple[str, Outcome]]:
+    """Those of one training run whose name contains `only`, so many at a time."""
     wanted = {name: attempt for name, attempt in FAULTS.items() if only in name}
     if not wanted:
         return
     workspace.embed()
     training = Training(workspace)
-    for name, attempt in wanted.items():
-        yield name, attempt(training)
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from zip(wanted, pool.map(lambda attempt: attempt(training), wanted.values()), strict=True)
 
 
-def suite_faults(workspace: Workspace) -> Iterator[tuple[str, Outcome]]:
-    """Those of the whole suite."""
+def suite_faults(workspace: Workspace, jobs: int) -> Iterator[tuple[str, Outcome]]:
+    """Those of the whole suite, so many at a time."""
     folder = workspace.folder
-    yield "a second `unclip reproduce` on the same run folder", two_runners(folder / "two")
-    first = reproduce(workspace, folder / "first")
-    different = differing_results(first, reproduce(workspace, folder / "second"))
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = [pool.submit(reproduce, folder / name) for name in ("first", "second")]
+        stopped = pool.submit(interrupted, folder / "interrupted", random.Random(0))
+        yield "a second `unclip reproduce` on the same run folder", pool.submit(two_runners, folder / "two").result()
+        first, second = (run.result() for run in runs)
+    different = differing_results(first, second)
     count = sum(1 for pattern in ("*.png", "*.safetensors", "*.npy") for _ in first.rglob(pattern))
     happened = f"results.json, tables and {count} files of weights, embeddings and pictures are identical"
     name = "nothing: the whole quickstart twice, with the same seed"
     yield name, Outcome(f"DIFFERS: {', '.join(different[:5])}" if different else happened, not different)
-    came, again = interrupted(folder / "interrupted", random.Random(0))
+    came, again = stopped.result()
     different = differing_results(first, again)
     happened = f"{len(came)} interruptions ({', '.join(came)}), each followed by the same command: "
     happened += (
@@ -57,6 +61,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="faults of one training run whose name contains this")
     parser.add_argument("--suite", action="store_true", help="also those of the whole quickstart, made small")
     parser.add_argument("--no-training", action="store_true", help="not those of one training run")
+    parser.add_argument("--jobs", type=int, default=1, help="faults side by side")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=Path("runs/faults.json"))
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="put the table into this document")
@@ -65,8 +70,8 @@ def main() -> int:
     bad = []
     with tempfile.TemporaryDirectory() as temporary:
         workspace = Workspace((options.folder or Path(temporary)).absolute())
-        tries = [] if options.no_training else [training_faults(workspace, options.only)]
-        tries += [suite_faults(workspace)] if options.suite else []
+        tries = [] if options.no_training else [training_faults(workspace, options.only, options.jobs)]
+        tries += [suite_faults(workspace, options.jobs)] if options.suite else []
         for name, outcome in (pair for each in tries for pair in each):
             print(f"{'ok ' if outcome.well else 'BAD'} {name}: {outcome.happened}", flush=True)
             found[name] = outcome.happened

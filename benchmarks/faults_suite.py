@@ -24,7 +24,7 @@ NOT_NUMBERS = ("seconds", "commit", "created", "date", "time", "machine", "host"
 """Keys of results.json that tell of the run, not of what it computed."""
 
 
-def reproduce(workspace: Workspace, folder: Path) -> Path:
+def reproduce(folder: Path) -> Path:
     """Runs the small quickstart in `folder` from nothing to its end; returns its run folder.
 
     Raises:

@@ -42,13 +42,14 @@ def signalled(number: signal.Signals) -> Callable[[Training], Outcome]:
 
 def damaged(damage: Callable[[Path], object], notice: str) -> Callable[[Training], Outcome]:
     """Something that happens to the last checkpoint of a run that was killed."""
+    name = f"damaged_{damage.__name__}"
 
     def attempt(training: Training) -> Outcome:
-        training.suffer("damaged", "Signal", number=int(signal.SIGKILL))
-        damage(training.last("damaged"))
-        done = training.fit("damaged")
+        training.suffer(name, "Signal", number=int(signal.SIGKILL))
+        damage(training.last(name))
+        done = training.fit(name)
         warnings = [line for line in done.out.splitlines() if line.startswith("unclip: ")]
-        different = differing_runs(training.whole, training.workspace.folder / "damaged") if done.code == 0 else []
+        different = differing_runs(training.whole, training.workspace.folder / name) if done.code == 0 else []
         end = "the end is identical to an untouched run's" if done.code == 0 else "nothing is trained"
         happened = f"exit code {done.code}, `{shorten(' '.join(warnings))}`; {end}"
         return Outcome(happened, notice in done.out and not different and "Traceback" not in done.out)
@@ -131,11 +132,12 @@ def dead_worker(training: Training) -> Outcome:
 def dead_rank(training: Training) -> Outcome:
     """Two processes on the CPU; the untouched run is another one, since two ranks see other batches."""
     ranks = ["--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_false"]
-    whole = training.fit("whole_ranks", *ranks)
-    done = training.suffer("rank", "DeadRank", *ranks)
+    anew = ["env"]  # A rank starts the next by loading the program, so it has to be loaded itself.
+    whole = training.fit("whole_ranks", *ranks, before=anew)
+    done = training.suffer("rank", "DeadRank", *ranks, before=anew)
     how = f"exit code {done.code}" if done.code >= 0 else f"killed by {signal.Signals(-done.code).name}"
     there = training.step("rank")
-    again = training.fit("rank", *ranks)
+    again = training.fit("rank", *ranks, before=anew)
     different = [f"exit codes {whole.code}, {again.code}"]
     if whole.code == again.code == 0:
         different = differing_runs(training.workspace.folder / "whole_ranks", training.workspace.folder / "rank")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,13 @@ class Training:
     def fit(self, name: str, *words: str, **options: object) -> Done:
         """`unclip fit` into the folder NAME, from its last checkpoint if there is one."""
         own = ["fit", "--config", f"{STAGE}.yaml", f"--trainer.default_root_dir={name}", "--ckpt_path", "last"]
-        return self.workspace.run(*own, *words, **options)  # type: ignore[arg-type]
+        return self.workspace.run(*own, *words, log=f"{name}.txt", **options)  # type: ignore[arg-type]
 
-    def suffer(self, name: str, fault: str, *words: str, **settings: object) -> Done:
+    def suffer(self, name: str, fault: str, *words: str, before: Sequence[str] = (), **settings: object) -> Done:
         """`fit`, with a class of `benchmarks.injected`."""
         shutil.rmtree(self.workspace.folder / name, ignore_errors=True)
         callback = {"class_path": f"benchmarks.injected.{fault}", "init_args": {"at": AT, **settings}}
-        return self.fit(name, f"--trainer.callbacks={json.dumps([callback])}", *words)
+        return self.fit(name, f"--trainer.callbacks={json.dumps([callback])}", *words, before=before)
 
     def last(self, name: str) -> Path:
         """Its last checkpoint."""

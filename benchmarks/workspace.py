@@ -18,6 +18,7 @@ from benchmarks.forked import Forked
 from benchmarks.small import ROOT, write_stage
 
 Process = subprocess.Popen[bytes] | Forked
+TIMEOUT = 7200.0  # seconds; a machine may have other things to do
 EMBEDDINGS = Path("runs/quickstart/embeddings")
 
 
@@ -67,7 +68,7 @@ class Workspace:
         with path.open("wb") as file:
             return subprocess.Popen(program, cwd=self.folder, env=env, stdout=file, stderr=subprocess.STDOUT, **options)
 
-    def run(self, *words: str, timeout: float = 600, log: str = "out.txt", **options: Any) -> Done:
+    def run(self, *words: str, timeout: float = TIMEOUT, log: str = "out.txt", **options: Any) -> Done:
         """`unclip WORDS` to its end."""
         began = time.monotonic()
         process = self.start(*words, log=log, **options)

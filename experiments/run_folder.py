@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from experiments.checkpoint_files import kept, newest_sound, tidy
 from experiments.checkpoints import LAST
 from experiments.folders import PREVIOUS, set_aside, write_text
-from experiments.holding import holding
+from experiments.holding import LOCK, holding
 from experiments.settings import differences
 from modules.errors import InputError
 
@@ -52,9 +53,10 @@ class RunFolder:
         Raises:
             InputError: another one does; the message says which.
         """
-        # Beside the folder, which `prepare` may move.
+        # Beside the folder, which `prepare` may move; where that cannot be, it will not move it either.
         path = self.path.absolute()
-        lock = path.parent / LOCKS / f"{path.name}.fit"
+        inside = path.is_dir() and not os.access(path.parent, os.W_OK)
+        lock = path / LOCK if inside else path.parent / LOCKS / f"{path.name}.fit"
         way_out = "wait for it, end it, or choose another trainer.default_root_dir"
         return holding(lock, f"run folder {str(self.path)!r}", way_out)
 
