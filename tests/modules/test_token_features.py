@@ -82,6 +82,14 @@ def test_captions_with_the_same_features_are_computed_once(rows):
     assert len(unique_rows(other, z_t)[0]) == 4
 
 
+def test_captions_that_are_dropped_are_computed_once(tiny, rows, monkeypatch):
+    prior, computed = network(tiny, "diffusion_prior"), []
+    prefix = prior._prefix
+    monkeypatch.setattr(prior, "_prefix", lambda *text: computed.append(len(text[0])) or prefix(*text))
+    prior.encode(rows.features, rows.z_t, torch.zeros(12, dtype=torch.bool))
+    assert computed == [1]
+
+
 def test_the_ar_prior_reads_features(tiny, rows):
     prior = network(tiny, "ar_prior")
     codes, dot = torch.randint(0, 8, (12, 6)), torch.randint(0, 4, (12,))
