@@ -94,6 +94,11 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"run folder {str(self.path)!r} is a file; choose another trainer.default_root_dir")
+        above = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise InputError(
+                f"run folder {str(self.path)!r} would lie in a file; choose another trainer.default_root_dir"
+            )
         if kept(self.last) and not overwrite:
             self._refuse_mixture(config, resumed, complete)
 

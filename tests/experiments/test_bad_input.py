@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -167,6 +166,20 @@ def test_a_decoder_of_another_clip(there, tiny, refused, monkeypatch):
     assert "the run's decoder was trained on embeddings of 16 dimensions, its CLIP has 8" in line
 
 
+def test_a_clip_of_the_same_sizes_that_is_another(there, tiny, refused):
+    """Other weights, then the right weights with other words: what training recorded covers both."""
+    clip = there / "partial" / "clip"
+    vocabulary = clip / "export" / "vocabulary.json"
+    words = ["--run", there / "partial", "--condition", "text_embedding", "--no-upsample", "--out", there / "out"]
+    content = json.loads(vocabulary.read_text())
+    vocabulary.write_text(json.dumps({**content, "words": content["words"][::-1]}))
+    swapped = refused("sample", CAPTION, *words)
+    tiny.write_clip(clip, seed=5)
+    for line in (swapped, refused("sample", CAPTION, *words)):
+        assert "the run's decoder was trained on embeddings of the CLIP" in line
+        assert "but the run has the CLIP" in line
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """No picture can be written."""
@@ -188,7 +201,7 @@ def test_a_disk_that_is_really_full(stored_run, small_disk):
     out = small_disk.path / "out"
     stages = ["--run", str(stored_run), "--condition", "caption_only", "--decoder-steps", "1", "--no-upsample"]
     words = ["sample", CAPTION, "-n", "8", "--batch-size", "2", *stages, "--out", str(out)]
-    done = small_disk("20k", [sys.executable, "-m", "experiments.cli", *words])
+    done = small_disk("20k", lambda: main(words))
     lines = done.error.splitlines()
     assert lines[-1] == f"unclip: cannot write {out}: No space left on device; free space or choose another folder"
     assert all(re.fullmatch(r"\d of 8 pictures are finished; the same command with --resume .*", x) for x in lines[:-1])

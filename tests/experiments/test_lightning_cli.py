@@ -51,7 +51,7 @@ def test_print_config_shows_everything_with_overrides_and_interpolation(toy, cap
         (["--checkpoint.every_minutes=0"], "checkpoint.every_minutes above 0"),
         (["--trainer.default_root_dir=null"], "trainer.default_root_dir is not set"),
         (["--trainer.max_steps=-1"], "trainer.max_steps is not set"),
-        (["--trainer.default_root_dir=toy.yaml/a"], "Not a directory: 'toy.yaml/a'"),
+        (["--trainer.default_root_dir=toy.yaml/a"], "run folder 'toy.yaml/a' would lie in a file; choose another"),
         (["--trainer.default_root_dir=toy.yaml"], "run folder 'toy.yaml' is a file"),
         (["--trainer.accelerator=warp"], "trainer: You selected an invalid accelerator name"),
     ],
