@@ -94,6 +94,11 @@ def test_a_pair_shows_its_own_drawing_in_its_own_style(folder):
         assert picture[23, 23].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize(("box", "view"), [((2, 3, 16, 32), "-6 3 32 32"), ((2, 3, 32, 16), "2 -5 32 32")])
+def test_a_drawing_that_is_not_square_is_in_the_middle(box, view):
+    assert f'viewBox="{view}"' in iconify.Icon("x", "", box, ()).svg()
+
+
 def test_all_drawings_of_an_emoji_are_in_one_split(folder):
     data = make(folder, skin_tones=True)
     where = {}
