@@ -114,11 +114,11 @@ def test_real_pictures_of_a_caption(tmp_path):
     pair = scenes.make_pair("test", 5)
     own, truth = data.real("test", 5, 0, 24, seed=77)
     np.testing.assert_array_equal(own, scenes.render(pair.scene, 24))
-    assert truth == {"mentioned": pair.mentioned, "scene": scenes.describe(pair.scene)}
+    assert truth == {"mentioned": pair.mentioned, "scene": scenes.describe(pair.scene), "held_out": False}
     other, truth = data.real("test", 5, 1, 24, seed=77)
     scene = scenes.scene_for(pair.mentioned, 77)
     np.testing.assert_array_equal(other, scenes.render(scene, 24))
-    assert truth == {"mentioned": pair.mentioned, "scene": scenes.describe(scene)}
+    assert truth == {"mentioned": pair.mentioned, "scene": scenes.describe(scene), "held_out": False}
 
 
 @pytest.mark.parametrize("name", ["image_size", "batch_size", "train_size", "val_size", "test_size"])

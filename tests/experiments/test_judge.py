@@ -38,7 +38,7 @@ def test_probes(rated: Path, stored_run: Path, capsys: pytest.CaptureFixture):
     assert judge(rated, clip, "aesthetic", "ratings.csv") == 0 and "n 24" in capsys.readouterr().out
     assert judge(rated, clip, "preference", "votes.csv") == 0
     probe = LinearProbe.load(rated / "aesthetic.json", "aesthetic")
-    assert probe.clip.startswith("export ") and probe.fit["n"] == 24 and len(probe.weights) == 16
+    assert probe.clip.startswith("clip ") and probe.fit["n"] == 24 and len(probe.weights) == 16
     assert LinearProbe.load(rated / "preference.json", "preference").bias == 0
 
 

@@ -374,8 +374,8 @@ with open("journal.txt", "a") as journal:
     lines = dict(line.split() for line in journal())
     assert sorted(lines) == ["s0", "s1", "s2", "s3", "s4"] and set(lines.values()) == {"3", "5"}
     assert "CUDA_VISIBLE_DEVICES=3 python gpu.py s0" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        reproduce("--devices", "3,3")
+    assert reproduce("--devices", "3,3") == 2
+    assert "--devices" in capsys.readouterr().err
 
 
 def test_a_stage_that_outlives_its_runner_is_waited_for(folder, monkeypatch, capsys):

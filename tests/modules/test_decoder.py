@@ -131,7 +131,7 @@ def test_the_papers_drop_rates_and_objective_are_the_defaults(tiny):
 
 
 def test_learned_sigma_has_to_be_the_networks_and_the_objectives(tiny):
-    with pytest.raises(ValueError, match=r"network.learned_sigma and objective.learned_sigma must agree"):
+    with pytest.raises(ValueError, match=r"network\.learned_sigma is True, model\.objective\.learned_sigma is False"):
         Decoder(tiny.make_network("decoder", learned_sigma=True), OBJECTIVE)
 
 
