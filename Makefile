@@ -7,6 +7,7 @@ VENV_STAMP := $(VENV)/.stamp-venv
 BASE_STAMP := $(VENV)/.stamp-base
 EMOJI_STAMP := $(VENV)/.stamp-emoji
 DEV_STAMP := $(VENV)/.stamp-dev
+PEERS_STAMP := $(VENV)/.stamp-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # At most four test processes, one thread each: two threads in each of several processes are far slower than one.
 TEST_PROCESSES ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1`; [ $$n -gt 4 ] && n=4; echo $$n)
@@ -15,7 +16,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install install-dev quickstart shapes emoji test bench lint format clean distclean
+.PHONY: help venv install install-dev quickstart shapes emoji test bench peers lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,8 +39,10 @@ emoji: $(EMOJI_STAMP) ## the same stages on OpenMoji's drawings
 test: lint ## ruff, mypy, import-linter and pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
-bench: $(DEV_STAMP) ## time the networks beside other people's (add DALLE2-pytorch: pip install -e '.[peers]')
+bench: $(DEV_STAMP) ## time the networks beside other people's (`make peers` first adds DALLE2-pytorch)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+peers: $(PEERS_STAMP) ## install DALLE2-pytorch, to be timed by `make bench`
 
 lint: $(DEV_STAMP) ## ruff, mypy and import-linter only
 	$(BIN)/ruff check .
@@ -77,4 +80,9 @@ $(EMOJI_STAMP): $(BASE_STAMP) pyproject.toml
 
 $(DEV_STAMP): $(BASE_STAMP) pyproject.toml
 	$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(PEERS_STAMP): $(DEV_STAMP) pyproject.toml
+	$(PIP) install -e '.[dev,peers]'
+	$(PIP) install --no-deps 'dalle2-pytorch>=1.15'
 	@touch $@
