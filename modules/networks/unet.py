@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modules.networks.blocks import TimeEmbedding, add_, attention, merge_heads, silu_, split_heads, zero_init
+from modules.networks.blocks import (
+    TimeEmbedding,
+    add_,
+    attention,
+    merge_heads,
+    silu_,
+    split_heads,
+    upsampled_conv,
+    zero_init,
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
-        h = self.conv_1(self._resample(silu_(self.norm_1(x))))
+        h = silu_(self.norm_1(x))
+        h = upsampled_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(self._resample(h))
         scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
         h = self.conv_2(self.dropout(silu_(h)))

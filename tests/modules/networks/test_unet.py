@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.networks.blocks import upsampled_conv
 from modules.networks.unet import AttentionBlock, ResidualBlock, UNet, UNetConfig, group_norm
 
 CONFIG = UNetConfig(
@@ -219,3 +220,22 @@ def test_the_widths_are_those_of_the_table():
     plain = [stage for stage in network.up if stage.residual.resample == "none"]
     assert [stage.residual.conv_1.in_channels for stage in plain] == [32, 32, 32, 32, 32, 24, 24, 16, 16]
     assert sum(stage.residual.resample == "up" for stage in network.up) == 2
+
+
+@pytest.mark.parametrize("size", [(2, 3), (16, 20)])
+def test_an_enlarging_convolution_is_that_of_the_enlarged_image(size):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    out = upsampled_conv(x, conv)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), conv.weight, conv.bias, padding=1)
+    assert_close(out, expected)
+    wanted = (x, conv.weight, conv.bias)
+    upstream = torch.randn_like(out)
+    assert_close(torch.autograd.grad(out, wanted, upstream), torch.autograd.grad(expected, wanted, upstream))
+
+
+def test_large_images_are_enlarged_by_the_cheaper_convolution(monkeypatch):
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1)
+    monkeypatch.setattr(F, "interpolate", lambda *_, **__: pytest.fail("the slow path was taken"))
+    assert upsampled_conv(torch.zeros(1, 3, 16, 16), conv).shape == (1, 5, 32, 32)
