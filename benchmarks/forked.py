@@ -1,7 +1,9 @@
 """`unclip` in processes forked from one that has imported everything: real processes, without their slow start.
 
 Python with torch and Lightning takes seconds of a core to start, which a tool that starts hundreds does not have. What
-is forked can be killed, stopped and waited for like any other process; only the program was not loaded anew.
+is forked can be killed, stopped and waited for like any other process; only the program was not loaded anew. Each has a
+session of its own, in which `benchmarks.orphans` finds what it leaves behind, and forks its loader processes as any
+other Python on Linux does, so that they end with it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Forked:
 
     def __init__(self, words: list[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
         SERVER.set_forkserver_preload(PRELOAD)
-        self.process = SERVER.Process(target=run, args=(words, cwd, dict(env), log))
+        self.process = SERVER.Process(target=lead, args=(words, cwd, dict(env), log))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
@@ -98,6 +100,13 @@ class ForkedStage:
             os.kill(self.process.pid, number) if number == signal.SIGINT else os.killpg(self.process.pid, number)
 
 
+def lead(words: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
+    """In the forked process: in a session of its own, become `unclip WORDS`; dies with the tool, and its server."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+    run(words, cwd, env, log)
+
+
 def run_stage(runner: int, words: list[str], env: dict[str, str], log: Path) -> None:
     """In the forked process of a stage: dies with its runner, and has a session of its own."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -109,6 +118,8 @@ def run_stage(runner: int, words: list[str], env: dict[str, str], log: Path) -> 
 
 def run(words: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
     """In the forked process: become `unclip WORDS`."""
+    # A child of a server would start its own through that server, whose children do not notice when it is killed.
+    multiprocessing.set_start_method("fork", force=True)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -60,14 +60,14 @@ def write_quickstart(folder: Path) -> Path:
     return own / "suite.yaml"
 
 
-def write_stage(folder: Path, stage: str, trainer: dict[str, Any], data: dict[str, Any], **more: Any) -> Path:
+def write_stage(folder: Path, stage: str, trainer: dict[str, Any], data: dict[str, Any], /, **more: Any) -> Path:
     """One stage's YAML, made small, in `folder`.
 
     Args:
         folder: what runs/quickstart/embeddings is relative to.
         stage: one of STAGES.
         trainer, data: settings that replace those of the YAML.
-        more: further top-level settings.
+        more: further top-level settings, or other ones.
     """
     config = shrink(read(QUICKSTART / f"{stage}.yaml"))
     config["trainer"] |= trainer

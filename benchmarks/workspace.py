@@ -11,10 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from platform import machine, python_version, system
 from typing import Any
 
 from benchmarks.forked import Forked
+from benchmarks.orphans import in_session, wait_until_gone
 from benchmarks.small import ROOT, write_stage
 
 Process = subprocess.Popen[bytes] | Forked
@@ -24,11 +28,16 @@ EMBEDDINGS = Path("runs/quickstart/embeddings")
 
 @dataclass(frozen=True)
 class Done:
-    """A process that has ended."""
+    """A process that has ended.
+
+    Attributes:
+        lingering: seconds until the last process that it had started was gone too.
+    """
 
     code: int
     out: str
     seconds: float
+    lingering: float = 0.0
 
     @property
     def last_line(self) -> str:
@@ -66,10 +75,15 @@ class Workspace:
             return Forked(list(words), self.folder, env, path)
         program = [*before, sys.executable, "-m", "experiments.cli", *words]
         with path.open("wb") as file:
-            return subprocess.Popen(program, cwd=self.folder, env=env, stdout=file, stderr=subprocess.STDOUT, **options)
+            own: dict[str, Any] = {"stderr": subprocess.STDOUT, "start_new_session": True, **options}
+            return subprocess.Popen(program, cwd=self.folder, env=env, stdout=file, **own)
 
     def run(self, *words: str, timeout: float = TIMEOUT, log: str = "out.txt", **options: Any) -> Done:
-        """`unclip WORDS` to its end."""
+        """`unclip WORDS` to its end.
+
+        Raises:
+            RuntimeError: it left processes behind.
+        """
         began = time.monotonic()
         process = self.start(*words, log=log, **options)
         try:
@@ -77,7 +91,9 @@ class Workspace:
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        return Done(code, (self.folder / log).read_text(errors="replace"), time.monotonic() - began)
+        seconds = time.monotonic() - began
+        lingering = wait_until_gone(partial(in_session, process.pid))
+        return Done(code, (self.folder / log).read_text(errors="replace"), seconds, lingering)
 
     def must(self, *words: str) -> Done:
         """`unclip WORDS`, which has to go well.
@@ -122,6 +138,13 @@ def kill(process: Process, number: int = signal.SIGKILL) -> int:
     """Send a signal and wait; returns the exit code."""
     process.send_signal(number)
     return process.wait(120)
+
+
+def made_by(*words: str) -> str:
+    """The line above a table: which command made it, with what."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "numpy"))
+    where = f"Python {python_version()}, {versions}; {system()}, {machine()}, {os.cpu_count()} cores"
+    return f"Made by `{shlex.join(['python', '-m', *words])}` ({where})."
 
 
 def write_block(document: Path, name: str, text: str) -> None:

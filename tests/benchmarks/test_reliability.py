@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,11 @@ import torch
 
 from benchmarks.compare import differing, digests
 from benchmarks.faults_suite import numbers
+from benchmarks.orphans import in_folder, in_session, wait_until_gone
 from benchmarks.resume import Result
+from benchmarks.small import dumped
 from benchmarks.soak import look, sixths
-from benchmarks.workspace import table, write_block
+from benchmarks.workspace import Workspace, made_by, table, write_block
 
 
 def test_differences_are_found():
@@ -51,6 +57,12 @@ def test_a_table_goes_into_its_place(tmp_path):
         write_block(document, "y", "")
 
 
+def test_a_table_says_how_it_was_made():
+    text = made_by("benchmarks.faults", "--suite")
+    assert text.startswith(f"Made by `python -m benchmarks.faults --suite` (Python 3.{sys.version_info.minor}.")
+    assert re.search(r", torch 2\.\d+\.\d+", text) and text.endswith(" cores).")
+
+
 def test_kills_are_counted():
     row = Result("clip", 200, [-1, 17, 3], []).row()
     assert row == ["clip", "200", "3 (1 before training began)", "3, 17", "identical"]
@@ -65,6 +77,63 @@ def test_a_process_is_looked_at(tmp_path):
     assert after["files"] == before["files"] + 5 and after["memory"] > 10
     for file in files:
         file.close()
+
+
+# Starts a helper in another folder, says that it is there, and waits for it.
+PARENT = """
+import os, subprocess, sys
+helper = subprocess.Popen(["sleep", "60"], cwd=os.environ["THERE"])
+print(helper.pid, flush=True)
+helper.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_outlives_its_parent_is_found_and_ended(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there / "deep", here):
+        folder.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        cwd=here,
+        env={**os.environ, "THERE": str(there / "deep")},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    helper = int(process.stdout.readline())
+    assert sorted(in_session(process.pid)) == sorted([process.pid, helper])
+    assert (in_folder(here), in_folder(there)) == ([process.pid], [helper])
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert in_session(process.pid) == [helper]
+    with pytest.raises(RuntimeError, match=rf"outlived their parent by 0 s: {helper} \(sleep 60 \)"):
+        wait_until_gone(partial(in_session, process.pid), seconds=0.2)
+    assert wait_until_gone(partial(in_folder, tmp_path), seconds=5) < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes")
+def test_loader_processes_end_with_a_command_that_is_killed(tiny, embeddings, tmp_path):
+    """They look for their parent; those that a fork server had started for it would have another one, and stay."""
+    path, network, arguments, own = tiny.STAGES["linear_prior"]
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
+    network = {"class_path": network, "init_args": arguments}
+    kill = {"class_path": "benchmarks.injected.Signal", "init_args": {"at": 1, "number": int(signal.SIGKILL)}}
+    loader = {"folder": str(embeddings), "batch_size": 8, "num_workers": 2}
+    config = {
+        "trainer": {"max_steps": 5, "default_root_dir": "run", "logger": False, "callbacks": [kill]},
+        "model": {"class_path": path, "init_args": {"network": network, "optimizer": optimizer, **own}},
+        "data": {"class_path": "datamodules.embeddings.EmbeddingsDataModule", "init_args": loader},
+    }
+    (tmp_path / "stage.yaml").write_text(dumped(config))
+    process = Workspace(tmp_path).start("fit", "--config", "stage.yaml")
+    seen: set[int] = set()
+    while process.poll() is None:
+        seen.update(in_session(process.pid))
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
+    assert len(seen) >= 3
+    assert wait_until_gone(partial(in_session, process.pid)) < 30
 
 
 def test_growth_is_measured_between_the_second_and_the_last_sixth():
