@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 
 from datamodules.loading import SPLITS, SplitDataModule
 from datamodules.pairs import PairDataModule
@@ -89,16 +90,22 @@ def export(
     if data.attribution:
         shared["attribution"] = data.attribution
     texts = data.captions(split)
-    images, records = [], []
-    for index in progress(range(captions), f"exporting {split}"):
-        for sample in range(per_caption):
-            # A seed of its own for every picture, none for the pair's own, which has no other.
-            own = (seed * 1_000_000 + index) * 1_000 + sample if sample else None
-            pixels, truth = data.real(split, index, sample, size, own or 0)
-            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
-            place = {"caption": texts[index], "caption_index": index, "sample_index": sample, "seed": own}
-            records.append({**place, **shared, **truth})
-    return write_samples(out, torch.stack(images), records, overwrite).path
+    places = [(index, sample) for index in range(captions) for sample in range(per_caption)]
+    # A seed of its own for every picture, none for the pair's own, which has no other.
+    seeds = [(seed * 1_000_000 + index) * 1_000 + sample if sample else None for index, sample in places]
+    records = [
+        {"caption": texts[index], "caption_index": index, "sample_index": sample, "seed": own, **shared}
+        for (index, sample), own in zip(places, seeds, strict=True)
+    ]
+
+    def pictures() -> Iterator[Image.Image]:
+        """One at a time, for they may be many; what is true of a picture is known when it is there."""
+        for k in progress(range(len(places)), f"exporting {split}"):
+            pixels, truth = data.real(split, *places[k], size, seeds[k] or 0)
+            records[k].update(truth)
+            yield Image.fromarray(pixels)
+
+    return write_samples(out, pictures(), records, overwrite).path
 
 
 def load_data(
