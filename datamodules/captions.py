@@ -48,6 +48,15 @@ class CaptionConfig:
         if self.shares and not sum(self.shares.values()) > 0:
             raise InputError("captions.shares are all 0: give at least one source a share")
 
+    def refuse_columns(self, what: str) -> None:
+        """For captions that have no columns to choose from.
+
+        Raises:
+            InputError: `columns` names some.
+        """
+        if self.columns:
+            raise InputError(f"captions.columns is {self.columns}, but {what} have no columns: leave it out")
+
 
 class CaptionFault(Exception):
     """A text that cannot be a caption; the first argument says why in words that are the same for all such texts."""

@@ -67,6 +67,7 @@ class CocoDataModule(PictureDataModule):
         self.folder = Path(folder).expanduser()
 
     def list_pairs(self, source: str) -> Listed:
+        self.caption_config.refuse_columns("COCO's annotations")
         annotations = self.folder / "annotations" / f"captions_{source}.json"
         folders = [self.folder / source, self.folder / "images" / source]
         root = next((folder for folder in folders if folder.is_dir()), None)

@@ -27,12 +27,14 @@ class Fault:
         kind: a few words that are the same for all such faults.
         detail: what else is known, or "".
         pairs: how many pairs are lost with it, as near as that is known.
+        exact: False where `pairs` is only the least that it can be.
     """
 
     place: str
     kind: str
     detail: str = ""
     pairs: int = 1
+    exact: bool = True
 
     def __str__(self) -> str:
         return f"{self.place}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
@@ -44,8 +46,10 @@ class FaultPolicy:
 
     Attributes:
         on_error: "skip" leaves it out, says so and counts it; "refuse" stops with its name.
-        max_skipped: of a split; when more are skipped, everything stops. Below 1 a share of the split's pairs (one pair
-            is always within it), from 1 on a number, 0 for none. Every process counts what it meets.
+        max_skipped: when more are skipped, everything stops. From 1 on a number of a split's pairs, 0 for none. Below
+            1 a share (one pair is always within it): of the source's pairs for what is found when they are listed, of
+            the split's for what is found when they are read. Every process lists all pairs, and counts those that it
+            reads.
 
     Raises:
         InputError: a negative limit.
@@ -69,7 +73,7 @@ class FaultLog:
     Attributes:
         pairs: number of pairs that the limit is a share of.
         found: the faults, by place and kind.
-        file: a .jsonl file that each fault is added to, or None.
+        file: a .jsonl file that each fault is added to, once however often the same data are opened; or None.
     """
 
     def __init__(self, policy: FaultPolicy, split: str, quiet: bool = False) -> None:
@@ -77,10 +81,19 @@ class FaultLog:
         self.pairs = 0
         self.file: Path | None = None
         self.found: dict[tuple[str, str], Fault] = {}
+        self._lost = 0
+        self._listed = 0
+        self._written: tuple[Path, set[tuple[str, str]]] | None = None
 
     def __len__(self) -> int:
         """Pairs lost so far."""
-        return sum(fault.pairs for fault in self.found.values())
+        return self._lost
+
+    def read(self, pairs: int) -> None:
+        """From here on faults are met while so many pairs are read, not while they are listed."""
+        self.pairs = pairs
+        if self.policy.max_skipped < 1:  # A share of other pairs: those of the list have had theirs.
+            self._listed = self._lost
 
     def add(self, fault: Fault) -> None:
         """Counts a fault.
@@ -91,6 +104,7 @@ class FaultLog:
         if (fault.place, fault.kind) in self.found:
             return
         self.found[fault.place, fault.kind] = fault
+        self._lost += fault.pairs
         if self.policy.on_error == "refuse":
             raise InputError(f"{fault}; correct it, or skip such pairs with faults.on_error: skip")
         if not self.quiet and len(self.found) <= SHOWN:
@@ -98,10 +112,11 @@ class FaultLog:
             _logger.warning("skipped from %s: %s%s", self.split, fault, more)
         self._write(fault)
         limit = self.policy.limit(self.pairs)
-        if len(self) > limit:
+        if self._lost - self._listed > limit:
+            beside = f" beside the {self._listed:,} that were left out of the list" if self._listed else ""
             raise InputError(
                 f"{self.summary()}: more than the {limit} that faults.max_skipped ({self.policy.max_skipped:g}) "
-                f"allows; the last: {fault}"
+                f"allows{beside}; the last: {fault}"
             )
 
     def summary(self) -> str:
@@ -111,8 +126,9 @@ class FaultLog:
         kinds: Counter[str] = Counter()
         for fault in self.found.values():
             kinds[fault.kind] += fault.pairs
-        listed = ", ".join(f"{count:,} for {kind}" for kind, count in kinds.most_common())
-        return f"{len(self):,} skipped from {self.split} ({listed})"
+        least = {fault.kind for fault in self.found.values() if not fault.exact}
+        listed = ", ".join(f"{'at least ' * (kind in least)}{n:,} for {kind}" for kind, n in kinds.most_common())
+        return f"{'at least ' * bool(least)}{self._lost:,} skipped from {self.split} ({listed})"
 
     def tell(self) -> None:
         """Says the summary."""
@@ -122,10 +138,30 @@ class FaultLog:
     def _write(self, fault: Fault) -> None:
         if self.file is None:
             return
-        line = json.dumps({"split": self.split, **asdict(fault)}, ensure_ascii=False)
+        line = {"split": self.split, **asdict(fault)}
+        if fault.exact:
+            del line["exact"]
         try:
+            if self._written is None or self._written[0] != self.file:
+                self._written = self.file, _places(self.file, self.split)
+            if (fault.place, fault.kind) in self._written[1]:  # By the run that this one goes on with.
+                return
             with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:  # The count goes on; a full disk is the checkpoint's to tell.
             _logger.warning("%s can't be written: %s", self.file, error.strerror)
             self.file = None
+
+
+def _places(file: Path, split: str) -> set[tuple[str, str]]:
+    """(place, kind) of a split's faults that a file holds."""
+    found = set()
+    if file.exists():
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                row = json.loads(line)
+                if row["split"] == split:
+                    found.add((row["place"], row["kind"]))
+            except (ValueError, KeyError, TypeError):  # Half a line, of a process that was killed.
+                continue
+    return found

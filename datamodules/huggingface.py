@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def load(path: str, name: str | None, split: str) -> Any:
     saved = any((folder / marker).exists() for marker in ("dataset_dict.json", "state.json"))
     try:
         if not saved:
-            return datasets.load_dataset(str(folder) if folder.exists() else path, name, split=split)
+            place = str(folder) if folder.exists() else path
+            return datasets.load_dataset(place, name, split=split, **_no_code(datasets.load_dataset))
         found = datasets.load_from_disk(str(folder))
         return found[split] if isinstance(found, datasets.DatasetDict) else found
     except KeyError as error:
@@ -138,6 +140,11 @@ def load(path: str, name: str | None, split: str) -> Any:
         raise InputError(f"{path}: no split {split!r}; there are {there}") from error
     except Exception as error:  # The library raises many of its own, for data sets that are not there among others.
         raise InputError(f"{path}, split {split!r}: {' '.join(str(error).split())}") from error
+
+
+def _no_code(function: Callable[..., Any]) -> dict[str, bool]:
+    """Of `datasets` below 4, which knows of data sets that bring code along, and runs it where a variable says so."""
+    return {"trust_remote_code": False} if "trust_remote_code" in signature(function).parameters else {}
 
 
 def _as_stored(rows: Any, column: str, path: str) -> Any:

@@ -80,11 +80,14 @@ class ImageFolderDataModule(PictureDataModule):
         root = Path(source).expanduser()
         if not root.is_dir():
             raise InputError(f"{source}: no such folder; name the folder of the pictures")
-        files = sorted(_files(root))
+        closed: list[Fault] = []
+        files = sorted(_files(root, closed))
         tables = [name for name in files if name.rpartition("/")[2] in METADATA]
         how = self.captions_from
         if how == "auto":
             how = "metadata" if tables else "text"
+        if how != "metadata":
+            self.caption_config.refuse_columns(f"captions of {'file names' if how == 'names' else 'text files'}")
         pictures = [name for name in files if name.lower().endswith(SUFFIXES)]
         if how == "metadata" and not tables:
             raise InputError(f"{source}: neither metadata.jsonl nor metadata.csv; {WAYS}")
@@ -96,7 +99,7 @@ class ImageFolderDataModule(PictureDataModule):
             entries, faults = self._from_tables(root, tables, files, pictures)
         else:
             entries, faults = self._from_files(root, pictures, files, named=how == "names")
-        return Listed(entries, faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+        return Listed(entries, closed + faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
 
     def _from_files(
         self, root: Path, pictures: list[str], files: list[str], named: bool
@@ -160,10 +163,19 @@ class FolderReader:
             return file.read()
 
 
-def _files(root: Path) -> Iterator[str]:
-    """Names of all files below a folder, relative, with slashes; hidden ones left out, links followed once."""
+def _files(root: Path, closed: list[Fault]) -> Iterator[str]:
+    """Names of all files below a folder, relative, with slashes; hidden ones left out, links followed once.
+
+    Folders that cannot be read are added to `closed`.
+    """
+
+    def note(error: OSError) -> None:
+        if error.filename == str(root):
+            raise InputError(f"{root} cannot be read: {error.strerror}") from error
+        closed.append(Fault(str(error.filename), "a folder that cannot be read", error.strerror or "", exact=False))
+
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()

@@ -35,6 +35,7 @@ class SeededBatchSampler(Sampler[list[int]]):
         world: number of processes; together they see every sample exactly once a pass.
         permute: makes the (n,) order of a pass from its generator; None shuffles all n uniformly.
         number_passes: hand out index + (pass + 1) * n instead of the index, for data that draw anew in every pass.
+        order: what `permute` does, in words that tell one order from another.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class SeededBatchSampler(Sampler[list[int]]):
         world: int = 1,
         permute: Callable[[np.random.Generator], np.ndarray] | None = None,
         number_passes: bool = False,
+        order: str = "shuffled",
     ) -> None:
         if n < 1:
             raise InputError("the training split is empty: give it at least one sample")
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}")
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
-        self.start = start
+        self.start, self.order = start, order
         self.total = -(-n // (batch_size * world)) if total is None else total
         self._permute = permute or (lambda rng: rng.permutation(n))
         self._number_passes = number_passes
@@ -104,17 +106,17 @@ def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader whose position is the Trainer's; its state only records which order the position counts in."""
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         sampler = self.batch_sampler
         assert isinstance(sampler, SeededBatchSampler)
-        return {"n": sampler.n, "batch_size": sampler.batch_size, "seed": sampler.seed, "world": sampler.world}
+        return {key: getattr(sampler, key) for key in ("n", "batch_size", "seed", "world", "order")}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         here = self.state_dict()
         then = here | state
         # Batch k of all ranks together is the same slice of the stream, on however many ranks.
         regrouped = then["batch_size"] * then["world"] == here["batch_size"] * here["world"]
-        keys = ("n", "seed") if regrouped else here
+        keys = ("n", "seed", "order") if regrouped else here
         changed = [f"{key} {then[key]} -> {here[key]}" for key in keys if then[key] != here[key]]
         if changed:
             rank_zero_warn(

@@ -144,6 +144,7 @@ class PictureDataModule(PairDataModule):
                     f"{source}: no pairs for the {split} split ({len(entries)} pairs, {log.summary()}); "
                     f"name a source for it, or raise splits.{split}_share"
                 )
+            log.read(len(chosen))
             self._pairs[split] = Pairs(chosen, self.caption_config, reader(chosen))
         return self._pairs[split]
 
@@ -198,6 +199,7 @@ class PictureDataModule(PairDataModule):
         return [type(self).__name__, split]
 
     def data_hash(self, split: str) -> str:
+        """Of names and captions. Pixels are not read for it: pictures that are exchanged under their names keep it."""
         return digest([*self.source_key(split), self.pairs(split).digest()])
 
     def setup(self, stage: str) -> None:

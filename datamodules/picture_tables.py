@@ -43,11 +43,16 @@ def _csv_rows(path: Path, text: str, needed: set[str]) -> Iterator[tuple[str, di
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # A caption that is too long is one line's fault.
     reader = csv.DictReader(io.StringIO(text, newline=""))
     names = reader.fieldnames or ()
+    for name in sorted(name for name in needed if list(names).count(name) > 1):
+        raise InputError(f"{path} has two columns {name!r}: rename one")
     for name in sorted(needed - set(names)):
         raise InputError(f"{path} has no column {name!r}; it has {', '.join(names)}")
     try:
         for row in reader:
-            yield f"{path}:{reader.line_num}", row if row["file_name"] else "a line without file_name"
+            wrong = "" if row["file_name"] else "a line without file_name"
+            if None in row:  # Most often a caption with a comma and without quotes, whose end would be lost.
+                wrong = "a line with too many fields"
+            yield f"{path}:{reader.line_num}", wrong or row
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}") from error
 

@@ -68,7 +68,7 @@ def index_shard(
             groups[key][extension] = member
     pairs = []
     for key, members in groups.items():
-        picture = next((member for ext, member in members.items() if ext.rpartition(".")[2] in PICTURES), None)
+        picture = _picture(members)
         if picture is None:
             faults.append(Fault(f"{name}:{key}", "a pair without a picture", ", ".join(members)))
             continue
@@ -77,6 +77,12 @@ def index_shard(
         if captions:
             pairs.append([key, *picture, [list(caption) for caption in captions]])
     return pairs, faults, whole
+
+
+def _picture(members: dict[str, Member]) -> Member | None:
+    """KEY.jpg rather than KEY.mask.jpg, whichever comes first in the archive."""
+    pictures = [extension for extension in members if extension.rpartition(".")[2] in PICTURES]
+    return members[min(pictures, key=lambda extension: extension.count("."))] if pictures else None
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[tuple[str | None, Member]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +28,7 @@ from datamodules.pictures import Entry
 from datamodules.shards import NotAShard, ShardReader, index_shard, windowed
 from modules.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Of what an index holds; goes into the names of cached ones."""
 
 
@@ -103,9 +105,8 @@ class WebDatasetDataModule(PictureDataModule):
                 entries.append(Entry(f"{Path(url).name}:{key}", [(s, text) for s, text in captions], place))
             faults += [Fault(*fault) for fault in found["faults"]]
             if not found["whole"]:
-                broken.append(
-                    (Fault(url, "a shard that is cut off", f"{len(found['pairs'])} pairs"), len(found["pairs"]))
-                )
+                count = len(found["pairs"])
+                broken.append((Fault(url, "a shard that is cut off", f"{count} pairs are before the cut"), count))
         return Listed(entries, faults + _estimated(broken, entries, len(shards)), partial(_reader, paths))
 
     def _indexed(self, url: str) -> tuple[str, Any]:
@@ -153,7 +154,8 @@ class WebDatasetDataModule(PictureDataModule):
             return super()._order()
         reader = self.pairs("train").reader
         assert isinstance(reader, ShardReader)
-        return {**super()._order(), "permute": windowed(reader.shard, self.shuffle_shards)}
+        order = f"shuffle_shards {self.shuffle_shards}"
+        return {**super()._order(), "permute": windowed(reader.shard, self.shuffle_shards), "order": order}
 
 
 def expand(pattern: str) -> list[str]:
@@ -180,6 +182,10 @@ def expand(pattern: str) -> list[str]:
         if not found:
             raise InputError(f"{url}: no shards there")
         shards += found
+    places = [url if "://" in url else os.path.abspath(url) for url in shards]  # noqa: PTH100
+    twice = [url for url, count in Counter(places).items() if count > 1]
+    if twice:
+        raise InputError(f"{pattern}: names {twice[0]} twice, whose pairs would count double: name it once")
     return shards
 
 
@@ -225,9 +231,26 @@ def _copy(system: Any, place: str, copy: Path, size: int | None) -> None:
 
 
 def _estimated(broken: list[tuple[Fault, int]], entries: list[Entry], shards: int) -> list[Fault]:
-    """The faults of whole shards, with the number of pairs that a shard usually holds as what is lost."""
-    usual = round(len(entries) / max(1, shards - len(broken)))
-    return [replace(fault, pairs=max(1, usual - found)) for fault, found in broken]
+    """The faults of whole shards, and how many pairs are lost with each.
+
+    It is what img2dataset's notes beside the shard say, else as many as whole shards hold on average, else at least 1.
+    """
+    whole = shards - len(broken)
+    usual = round((len(entries) - sum(found for _, found in broken)) / whole) if whole else 0
+    faults = []
+    for fault, found in broken:
+        lost = (_successes(fault.place) or usual) - found
+        faults.append(replace(fault, pairs=lost) if lost > 0 else replace(fault, exact=False))
+    return faults
+
+
+def _successes(url: str) -> int | None:
+    """The number of pairs that img2dataset noted in 00012_stats.json beside 00012.tar, if it is there."""
+    try:
+        with fsspec.open(f"{url.removesuffix('.tar')}_stats.json", "rb") as file:
+            return int(json.loads(file.read())["successes"])
+    except Exception:  # None, or no such notes; each file system has errors of its own.
+        return None
 
 
 def _reader(paths: list[str], entries: Sequence[Entry]) -> ShardReader:

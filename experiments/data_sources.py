@@ -65,7 +65,7 @@ def section_of(place: str) -> dict[str, Any]:
         raise InputError(f"{place}: no such folder; name {KINDS}")
     if any((path / "annotations").glob("captions_*.json")):
         return _section("coco.CocoDataModule", folder=place)
-    if any(path.glob("iconify-json-*.tgz")):
+    if any(path.glob("iconify-json-*.tgz")) or any(path.glob("*/icons.json")) or (path / "icons.json").is_file():
         return _section("emoji_styles.EmojiStylesDataModule", packages=place)
     return _section("image_folder.ImageFolderDataModule", train=place)
 

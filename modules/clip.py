@@ -221,7 +221,8 @@ class CLIPTrainer(Stage):
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
         self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())
         # A caption that does not fit is found now, not hours into the run.
-        self.tokenize(max(self.trainer.datamodule.texts("train"), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            self.tokenize(max(self.trainer.datamodule.texts(split), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
         self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
 
     def _context(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from modules.clip import load_tokenizer
+from modules.tokenizer import WholeCaptions, WordTokenizer
 
 
 class CLIPTokenizer:
@@ -18,7 +19,13 @@ class CLIPTokenizer:
 
     def __init__(self, name_or_folder: str) -> None:
         self.name_or_folder = name_or_folder
-        self._tokenize = load_tokenizer(name_or_folder)
+        tokenizer = load_tokenizer(name_or_folder)
+        self._tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> (B, L); an InputError for one that does not fit."""
         return self._tokenize(list(captions))
+
+    def cutting(self, captions: Sequence[str]) -> Tensor:
+        """The same, but what does not fit is cut, as in the CLIP's own training; said once, on stderr."""
+        return self._tokenize.cutting(list(captions))

@@ -37,6 +37,7 @@ class WordTokenizer:
             )
         self.words, self.size, self.context_length = list(words), size, context_length
         self._token = {word: k + 2 for k, word in enumerate(words)}
+        self._said = False
 
     def unknown(self, caption: str) -> list[str]:
         """The words of a caption that the vocabulary does not hold."""
@@ -58,17 +59,34 @@ class WordTokenizer:
         Raises:
             InputError: for a caption longer than the context.
         """
+        tokens, long = self._tokens(captions)
+        if long is not None:
+            raise InputError(f"the caption has {self._excess(long)}: shorten {long!r}")
+        return tokens
+
+    def cutting(self, captions: str | Sequence[str]) -> Tensor:
+        """As the call, but of a long caption only the first words are read; said once, on stderr."""
+        tokens, long = self._tokens(captions)
+        if long is not None and not self._said:
+            self._said = True
+            _say_cut(f"the caption {_shown(long)} has {self._excess(long)}")
+        return tokens
+
+    def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str | None]:
+        """The tokens, and the first caption that does not fit."""
         captions = [captions] if isinstance(captions, str) else captions
         tokens = torch.zeros(len(captions), self.context_length, dtype=torch.int64)
+        room, long = self.context_length - 1, None
         for row, caption in zip(tokens, captions, strict=True):
-            ids = [self._token.get(word, UNKNOWN) for word in caption.lower().split()] + [self.size - 1]
-            if len(ids) > self.context_length:
-                raise InputError(
-                    f"the caption has {len(ids) - 1} words, the model's context holds {self.context_length - 1}: "
-                    f"shorten {caption!r}"
-                )
+            words = caption.lower().split()
+            if len(words) > room and long is None:
+                long = caption
+            ids = [self._token.get(word, UNKNOWN) for word in words[:room]] + [self.size - 1]
             row[: len(ids)] = torch.tensor(ids)
-        return tokens
+        return tokens, long
+
+    def _excess(self, caption: str) -> str:
+        return f"{len(caption.split())} words, the model's context holds {self.context_length - 1}"
 
     @property
     def fingerprint(self) -> str:
@@ -124,7 +142,7 @@ class WholeCaptions:
         tokens, long = self._tokens(captions)
         if long and not self._said:
             self._said = True
-            print(f"unclip: warning: {long}: it is cut, and so are others like it", file=sys.stderr, flush=True)
+            _say_cut(long)
         return tokens
 
     def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str]:
@@ -139,6 +157,13 @@ class WholeCaptions:
             whole = self.tokenizer([caption], context_length=context + len(caption.encode()) + 2)[0]
             if (whole[context:] != whole[-1]).any():
                 count = int((whole != whole[-1]).nonzero().max()) + 1
-                shown = caption if len(caption) <= 120 else f"{caption[:120]}..."
-                return tokens, f"the caption {shown!r} has {count} tokens, the CLIP's context holds {context}"
+                return tokens, f"the caption {_shown(caption)} has {count} tokens, the CLIP's context holds {context}"
         return tokens, ""
+
+
+def _say_cut(complaint: str) -> None:
+    print(f"unclip: warning: {complaint}: it is cut, and so are others like it", file=sys.stderr, flush=True)
+
+
+def _shown(caption: str) -> str:
+    return repr(caption if len(caption) <= 120 else f"{caption[:120]}...")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.formats import samples, write_coco
+from datamodules.captions import CaptionConfig
 from datamodules.coco import CocoDataModule
 from datamodules.faults import FaultPolicy
 from datamodules.picture_data import SplitConfig
@@ -102,3 +103,10 @@ def test_a_file_that_is_not_cocos_is_named(folder, damage, message):
 def test_a_missing_folder_is_named(folder):
     with pytest.raises(InputError, match="train2014: no such folder; unpack COCO's train2014 pictures there"):
         data(folder, train="train2014").size("train")
+
+
+def test_columns_are_refused_for_there_are_none(folder):
+    with pytest.raises(
+        InputError, match=r"captions\.columns is .*, but COCO's annotations have no columns: leave it out"
+    ):
+        data(folder, captions=CaptionConfig(columns={"ground_truth": "caption"})).size("train")

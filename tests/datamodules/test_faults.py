@@ -69,3 +69,54 @@ def test_a_file_that_cannot_be_written_stops_nothing(tmp_path, caplog):
     counted.add(Fault("b", "bad"))
     assert len(counted) == 2
     assert "can't be written: No such file" in caplog.text
+
+
+def test_what_is_read_has_a_share_of_its_own(tmp_path):
+    """A share of a large source would let a small split lose all of its pairs."""
+    shared = log(max_skipped=0.1, pairs=1000)
+    shared.add(Fault("list", "no caption", pairs=90))
+    shared.read(20)
+    for k in range(2):
+        shared.add(Fault(str(k), "bad"))
+    with pytest.raises(
+        InputError,
+        match=r"93 skipped from train .* more than the 2 that .* \(0.1\) allows beside the 90 that were left out",
+    ):
+        shared.add(Fault("third", "bad"))
+    number = log(max_skipped=91, pairs=1000)
+    number.add(Fault("list", "no caption", pairs=90))
+    number.read(20)
+    number.add(Fault("0", "bad"))
+    with pytest.raises(InputError, match=r"92 skipped from train .* more than the 91 that .* allows; the last: 1: bad"):
+        number.add(Fault("1", "bad"))
+
+
+def test_what_is_only_known_to_be_lost_at_least_is_said_so(tmp_path):
+    counted = log()
+    counted.file = tmp_path / "skipped.jsonl"
+    counted.add(Fault("a", "bad", pairs=3))
+    counted.add(Fault("b", "cut", exact=False))
+    assert counted.summary() == "at least 4 skipped from train (3 for bad, at least 1 for cut)"
+    lines = [json.loads(line) for line in counted.file.read_text().splitlines()]
+    assert [line.get("exact") for line in lines] == [None, False]
+
+
+def test_a_run_that_goes_on_writes_what_is_new(tmp_path):
+    file = tmp_path / "skipped.jsonl"
+    for faults in (["a", "b\u2028"], ["a", "b\u2028", "c"]):
+        counted = log()
+        counted.file = file
+        for place in faults:
+            counted.add(Fault(place, "bad"))
+        other = FaultLog(FaultPolicy(max_skipped=9), "val")
+        other.file = file
+        other.add(Fault("a", "bad"))
+        with file.open("a") as lines:
+            lines.write('{"split": "train", "pla\n')  # Half a line, of a process that was killed.
+    rows = [line for line in file.read_text().split("\n") if line.endswith("}")]
+    assert [(json.loads(row)["split"], json.loads(row)["place"]) for row in rows] == [
+        ("train", "a"),
+        ("train", "b\u2028"),
+        ("val", "a"),
+        ("train", "c"),
+    ]

@@ -108,3 +108,24 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install -e "\.\[hf\]"'):
         data(tmp_path).size("train")
+
+
+def test_code_that_a_data_set_brings_along_is_never_run(tmp_path, monkeypatch):
+    import datasets
+
+    folder = tmp_path / "scripted"
+    folder.mkdir()
+    (folder / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\n")
+    monkeypatch.setenv("HF_DATASETS_TRUST_REMOTE_CODE", "1")
+    with pytest.raises(InputError, match="scripted"):
+        data(folder).size("train")
+    assert not (tmp_path / "ran").exists()
+    given = {}
+
+    def of_version_3(path, name=None, split=None, trust_remote_code=None):
+        given.update(trust=trust_remote_code)
+        return rows(image=[b"x"], text=["a"])
+
+    monkeypatch.setattr(datasets, "load_dataset", of_version_3)
+    huggingface.load("name", None, "train")
+    assert given == {"trust": False}

@@ -180,3 +180,47 @@ def test_vocabulary_and_texts_hold_every_caption_that_may_be_drawn(tmp_path):
     assert list(module.texts("train")) == ["a dog", "a Cat", "a cat"]
     assert module.vocabulary() == ["a", "cat", "dog"]
     assert module.vocabulary(min_count=2) == ["a", "cat"]
+
+
+def test_a_line_with_too_many_fields_is_no_caption_cut_short(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,a red bird, on a branch\nb.jpg,good\n")
+    found, faults = listed(tmp_path)
+    assert found == {"b.jpg": ["good"]}
+    assert faults == {"metadata.csv:2": "a line with too many fields", "a.jpg": "no caption"}
+    (tmp_path / "metadata.csv").write_text("file_name,text,text\na.jpg,one,two\n")
+    with pytest.raises(InputError, match=r"metadata\.csv has two columns 'text': rename one"):
+        data(tmp_path).size("train")
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    import os
+
+    put(tmp_path, a_dot_jpg=PICTURE, a_dot_txt="a dog", closed__b_dot_jpg=PICTURE, closed__b_dot_txt="a cat")
+    plain = os.scandir
+
+    def scandir(path):  # The user who runs the tests may be one who may read everything.
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    closed = str(tmp_path / "closed")
+    assert listed(tmp_path) == ({"a.jpg": ["a dog"]}, {"closed": "a folder that cannot be read"})
+    assert data(tmp_path).log("train").summary() == "nothing skipped from train"
+    module = data(tmp_path)
+    module.size("train")
+    assert module.log("train").summary().startswith("at least 1 skipped from train")
+    with pytest.raises(InputError, match=r"closed: a folder that cannot be read \(Permission denied\); correct it"):
+        data(tmp_path, faults=FaultPolicy("refuse")).size("train")
+    closed = str(tmp_path)
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        data(tmp_path).size("train")
+
+
+def test_columns_are_refused_where_there_are_none(tmp_path):
+    write_text_files(tmp_path, samples(3, 16))
+    columns = CaptionConfig(columns={"ground_truth": "text"})
+    for how, what in (("auto", "text files"), ("names", "file names")):
+        with pytest.raises(InputError, match=rf"captions\.columns is .*, but captions of {what} have no columns"):
+            data(tmp_path, captions=columns, captions_from=how).size("train")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from benchmarks.formats import FORMATS, samples, write_shards
+from benchmarks.formats import FORMATS, samples, write_shards, write_text_files
 from datamodules.cache import digest
 from datamodules.captions import CaptionConfig
 from datamodules.decoding import PictureConfig
@@ -329,3 +329,17 @@ def test_a_pair_never_changes_its_split_when_others_are_added():
 def test_bad_settings_are_named(make_config, message):
     with pytest.raises(InputError, match=message):
         make_config()
+
+
+def test_the_share_that_may_be_broken_is_one_of_the_split(tmp_path):
+    """Not of the source: 10 % of 60 pairs would be as many as the split has."""
+    write_text_files(tmp_path, samples(60, 16))
+    splits = SplitConfig(val_share=0.0, test_share=0.0, train_size=6)
+    make = lambda share: ImageFolderDataModule(  # noqa: E731
+        str(tmp_path), image_size=16, batch_size=3, splits=splits, faults=FaultPolicy(max_skipped=share)
+    )
+    for key in list(make(0.1).pairs("train").keys)[:2]:
+        (tmp_path / key).write_bytes(b"")
+    with pytest.raises(InputError, match=r"2 skipped from train .* more than the 1 that faults.max_skipped \(0.1\)"):
+        list(make(0.1).train_dataloader())
+    assert len(list(make(0.3).train_dataloader())) == 2

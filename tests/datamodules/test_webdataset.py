@@ -291,3 +291,50 @@ def test_no_room_for_a_copy_is_said_before_copying(shards, tmp_path, monkeypatch
     monkeypatch.setattr(webdataset.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="has 0 MB free: set cache_dir to another folder"):
         data("memory://full/x.tar", cache_dir=str(tmp_path / "cache")).size("train")
+
+
+def test_the_picture_is_not_its_mask_whichever_comes_first(tmp_path):
+    picture, mask = PAIRS[0].data, PAIRS[1].data
+    for number, files in enumerate(
+        ([("x.mask.png", mask), ("x.jpg", picture)], [("x.jpg", picture), ("x.a.png", mask)])
+    ):
+        tar(tmp_path / f"{number}.tar", *files, ("x.txt", b"a"))
+        pairs = data(tmp_path / f"{number}.tar").pairs("train")
+        assert pairs.reader.read(0) == picture
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{0}/00000.tar::{0}/00000.tar", "{0}::{0}/*2.tar", "{0}/00000.tar::{0}/./00000.tar"]
+)
+def test_a_shard_that_is_named_twice_is_refused(shards, pattern):
+    with pytest.raises(InputError, match=r"names .*/0000[02]\.tar twice, whose pairs would count double"):
+        expand(pattern.format(shards[0].parent))
+
+
+def test_a_cut_shard_costs_as_many_pairs_as_can_be_known(shards):
+    def lost(train):
+        module = data(train)
+        module.size("train")
+        (fault,) = [fault for fault in module.log("train").found.values() if fault.kind == "a shard that is cut off"]
+        return fault.pairs, fault.exact
+
+    with tarfile.open(shards[1]) as archive:
+        third = [member for member in archive.getmembers() if member.name.endswith(".jpg")][2].offset
+    shards[1].write_bytes(shards[1].read_bytes()[:third])
+    folder = shards[0].parent
+    assert lost(folder) == (1, False)  # The others hold 2.5 pairs on average, this one 2 before the cut.
+    write_shards(folder / "more", samples(30, 16, first=50), [30])[0].rename(folder / "00003.tar")
+    assert lost(folder) == (round((3 + 2 + 30) / 3) - 2, True)
+    assert lost(shards[1]) == (1, False)  # Nothing to compare with.
+    (folder / "00001_stats.json").write_text(json.dumps({"count": 8, "successes": 7}))
+    assert lost(shards[1]) == lost(folder) == (5, True)  # As img2dataset noted.
+
+
+def test_another_shuffling_of_shards_is_said_when_a_run_goes_on(shards):
+    before, after = (data(shards[0].parent, shuffle_shards=k).train_dataloader() for k in (2, None))
+    with pytest.warns(UserWarning, match=r"\(order shuffle_shards 2 -> shuffled\)"):
+        after.load_state_dict(before.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before.load_state_dict(before.state_dict())
+        after.load_state_dict({"n": 12, "batch_size": 4, "seed": 0, "world": 1})  # Of a run before orders had names.

@@ -155,3 +155,7 @@ def test_a_place_says_what_it_is(tmp_path):
     (tmp_path / "emoji" / "iconify-json-noto-1.2.3.tgz").write_bytes(b"")
     assert kind(tmp_path / "emoji") == ("emoji_styles.EmojiStylesDataModule", {"packages": str(tmp_path / "emoji")})
     assert kind("hf:imagefolder") == ("huggingface.HuggingFaceDataModule", {"path": "imagefolder"})
+    (tmp_path / "unpacked" / "noto").mkdir(parents=True)
+    (tmp_path / "unpacked" / "noto" / "icons.json").write_text("{}")
+    for place in ("unpacked", "unpacked/noto"):
+        assert kind(tmp_path / place) == ("emoji_styles.EmojiStylesDataModule", {"packages": str(tmp_path / place)})

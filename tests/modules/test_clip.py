@@ -129,6 +129,10 @@ def test_a_vocabulary_and_captions_have_to_fit_before_training(make, shapes, tin
     short = {**tiny.CLIP["text_cfg"], "context_length": 4}
     with pytest.raises(InputError, match=r"the caption has \d+ words, the model's context holds 3"):
         tiny.fit(make(text_cfg=short), shapes(embeddings=None), 1, tmp_path)
+    data = shapes(embeddings=None)
+    data.texts = lambda split: ["a circle"] if split == "train" else ["a circle " * 30]
+    with pytest.raises(InputError, match=r"the caption has 60 words, the model's context holds 19"):
+        tiny.fit(make(), data, 1, tmp_path)  # Of validation, which would come hours later.
     small = {**tiny.CLIP["text_cfg"], "vocab_size": 10}
     with pytest.raises(InputError, match=r"text_cfg.vocab_size \(10\) leaves room for 7"):
         tiny.fit(make(text_cfg=small), shapes(embeddings=None), 1, tmp_path)
@@ -275,3 +279,14 @@ def test_open_clips_tokeniser_refuses_what_it_would_cut(capsys):
         assert torch.equal(tokenize.cutting(["a", long]), theirs(["a", long]))
     error = capsys.readouterr().err
     assert "has 78 tokens, the CLIP's context holds 77: it is cut" in error and error.count("\n") == 1
+
+
+def test_a_clips_tokeniser_in_yaml_cuts_as_the_clip_does(clip_folder, capsys):
+    from modules.clip_tokenizer import CLIPTokenizer
+
+    for name, long in ((clip_folder, "red " * 30), ("ViT-B-32", "red " * 90)):
+        tokenize = CLIPTokenizer(str(name))
+        with pytest.raises(InputError, match="context holds"):
+            tokenize(["a", long])
+        assert (tokenize.cutting(["a", long])[1] != 0).all()
+        assert capsys.readouterr().err.count("it is cut") == 1

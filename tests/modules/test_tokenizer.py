@@ -38,6 +38,16 @@ def test_a_caption_that_is_too_long(tokenize):
     assert "\n" not in str(error.value)
 
 
+def test_a_caption_that_is_too_long_can_be_cut_and_it_is_said_once(tokenize, capsys):
+    for _ in range(2):
+        assert tokenize.cutting(["a", "big blue a circle small a"]).tolist() == [[2, 7, 0, 0, 0], [3, 1, 2, 4, 7]]
+    said = capsys.readouterr().err
+    assert "'big blue a circle small a' has 6 words, the model's context holds 4: it is cut" in said
+    assert said.count("\n") == 1
+    assert torch.equal(tokenize.cutting("a a a a"), tokenize("a a a a"))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_vocabulary_that_is_too_large():
     WordTokenizer(list("abc"), 6, 4)
     with pytest.raises(InputError, match=r"has 4 words, but text_cfg.vocab_size \(6\) leaves room for 3"):
