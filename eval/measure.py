@@ -35,14 +35,14 @@ class Reference:
         digest: hash of their content.
         statistics: mean and covariance of their features, by judge.
         features: the features themselves, (M, D) by judge.
-        fid_digest: hash of other images, if the FID's statistics are of them.
+        origins: hash and number of other images, by judge, where the statistics are of them.
     """
 
     folder: SampleFolder
     digest: str
     statistics: dict[str, FeatureStatistics] = field(repr=False)
     features: dict[str, np.ndarray] = field(repr=False)
-    fid_digest: str | None = None
+    origins: dict[str, str] = field(default_factory=dict)
 
 
 def read_reference(
@@ -214,7 +214,8 @@ def _protocol(
         "reference": reference.folder.path.resolve().name,
         "reference_n": len(reference.folder),
         "reference_digest": reference.digest,
-        "fid_reference": reference.fid_digest,
+        "fid_reference": reference.origins.get("inception"),
+        "frechet_reference": reference.origins.get(judges.main),
         "size": list(folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "candidates": candidates(folder),

@@ -173,11 +173,14 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -> list[str]:
+    real_images = f"{protocol['reference_n']} real images ({protocol['reference_digest']})"
+    from_file = protocol.get("frechet_reference")
+    against = f"statistics of the real images {from_file}; what else needs real images: {real_images}"
     notes = [
         f"n = {protocol['n']} a row: {protocol['captions']} held-out captions, {protocol['per_caption']} samples each."
         f" In brackets: {protocol['level']:.0%} bootstrap interval over captions, {protocol['bootstrap']} draws.",
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
-        f" {protocol['reference_n']} real images ({protocol['reference_digest']}). It depends on n and on the features:"
+        f" {against if from_file else real_images}. It depends on n and on the features:"
         " compare within this table only. Diversity: mean distance of a caption's samples, in the same features.",
     ]
     if protocol["clip"]:
@@ -194,7 +197,15 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     ]
     notes += sorted({warning for row in rows for warning in row.get("warnings") or []})
     inception = protocol["inception"]
-    notes.append(inception if " is left out" in inception else f"FID: {inception}, against the same real images.")
+    fid_file = protocol.get("fid_reference")
+    fid_against = (
+        f"statistics of the real images {fid_file}"
+        if fid_file
+        else real_images
+        if from_file
+        else "the same real images"
+    )
+    notes.append(inception if " is left out" in inception else f"FID: {inception}, against {fid_against}.")
     return notes
 
 

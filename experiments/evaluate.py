@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,13 @@ def main(argv: list[str]) -> int:
     bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
     with bar:
         reference = read_reference(real, judges, tick=bar.advance, cache=cache)
-        if options.fid_reference:
-            reference = with_fid_reference(options.fid_reference, reference, judges)
+        reference = with_statistics(options.statistics, reference, judges)
         for folder in folders:
             seen = look(folder, judges, tick=bar.advance, cache=cache)
             row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
             rows.append({**row, "shared_with_reference": content_shared(folder, real)})
-    if options.write_fid_reference:
-        save_fid_reference(options.write_fid_reference, reference, judges)
+    if options.write_statistics:
+        save_statistics(Path(options.write_statistics), reference, judges)
     table = main_table(rows)
     for folder, row, target in zip(folders, rows, targets, strict=True):
         write_file(target, json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -102,43 +102,60 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     )
 
 
-def fid_protocol(judges: Judges) -> dict[str, Any]:
-    """How the features of a FID's reference have to have been made.
+def with_statistics(paths: Sequence[str], reference: Reference, judges: Judges) -> Reference:
+    """The reference with statistics from files for Frechet distances, such as those of all images of a data set.
 
     Raises:
-        InputError: there are no Inception weights to compute a FID with.
-    """
-    if judges.inception is None:
-        raise InputError("statistics for FID need the Inception weights: name them by --inception")
-    return {"extractor": judges.inception.name, "resizing": judges.inception.resizing}
-
-
-def with_fid_reference(path: str, reference: Reference, judges: Judges) -> Reference:
-    """The reference with the statistics of a file for FID, such as those of all images of a data set.
-
-    Raises:
-        InputError: the file is damaged, or was made with another extractor or resizing.
+        InputError: a file is damaged, or made of images of another size, or with a network or resizing that nothing
+            here is measured with.
     """
     from dataclasses import replace
 
     from eval.reference import ReferenceStatistics
 
-    found = ReferenceStatistics.load(path).require(**fid_protocol(judges))
-    theirs, ours = (len(s.mean) for s in (found.statistics, reference.statistics["inception"]))
-    if theirs != ours:
-        raise InputError(
-            f"{path} holds statistics of {theirs} features, the Inception weights give {ours}: make it again"
-        )
-    chosen = {**reference.statistics, "inception": found.statistics}
-    return replace(reference, statistics=chosen, fid_digest=str(found.protocol.get("digest")))
+    chosen, origins = dict(reference.statistics), dict(reference.origins)
+    for path in paths:
+        found = ReferenceStatistics.load(path).require(size=list(reference.folder.size))
+        name = judge_of(path, found.protocol, judges)
+        theirs, ours = (len(s.mean) for s in (found.statistics, reference.statistics[name]))
+        if theirs != ours:
+            raise InputError(
+                f"{path} holds statistics of {theirs} features, the {name} weights give {ours}: make it again"
+            )
+        chosen[name] = found.statistics
+        origins[name] = f"{found.protocol.get('digest')} (n = {found.protocol.get('n')})"
+    return replace(reference, statistics=chosen, origins=origins)
 
 
-def save_fid_reference(path: str, reference: Reference, judges: Judges) -> None:
-    """Writes the statistics of the real images for later FIDs."""
-    from eval.reference import ReferenceStatistics
+def judge_of(path: str, protocol: Mapping[str, Any], judges: Judges) -> str:
+    """Whose features the statistics in a file are of.
 
-    protocol = {**fid_protocol(judges), "n": len(reference.folder), "digest": reference.digest}
-    ReferenceStatistics(reference.statistics["inception"], protocol).save(path)
+    Raises:
+        InputError: of none that is here.
+    """
+    for name, judge in judges.extractors().items():
+        if protocol.get("extractor") == judge.name and protocol.get("resizing") == judge.resizing:
+            return name
+    here = "; ".join(f"{judge.name} ({judge.resizing})" for judge in judges.extractors().values())
+    raise InputError(
+        f"{path} holds statistics by {protocol.get('extractor')} ({protocol.get('resizing')}), measured is by {here}:"
+        " name that network too (--inception, --network, --classifier, --clip), or make the statistics by these"
+    )
+
+
+def save_statistics(folder: Path, reference: Reference, judges: Judges) -> None:
+    """Writes the statistics of the real images, a file for each network: FOLDER/inception.npz and so on."""
+    from eval.reference import SUFFIX, ReferenceStatistics
+
+    for name, judge in judges.extractors().items():
+        protocol = {
+            "extractor": judge.name,
+            "resizing": judge.resizing,
+            "size": list(reference.folder.size),
+            "n": len(reference.folder),
+            "digest": reference.digest,
+        }
+        ReferenceStatistics(reference.statistics[name], protocol).save(folder / f"{name}{SUFFIX}")
 
 
 def feature_cache(named: str | None, reference: Path) -> Path | None:
@@ -227,8 +244,14 @@ def parser() -> argparse.ArgumentParser:
     add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    made.add_argument("--fid-reference", help="statistics of real images to compute FID against (.npz)")
-    made.add_argument("--write-fid-reference", help="write such a file from --reference")
+    made.add_argument(
+        "--statistics",
+        action="append",
+        default=[],
+        metavar="FILE.npz",
+        help="of other real images than --reference, to compute FID or the Frechet distance against; may be repeated",
+    )
+    made.add_argument("--write-statistics", metavar="DIR", help="write such files from --reference, one a network")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
     return made
 

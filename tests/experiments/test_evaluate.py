@@ -277,21 +277,61 @@ def test_without_inception_weights_one_line_says_what_to_put_where(run: Path, ca
     assert row["fid"] is None and row["inception_score"] is None
 
 
-def test_fid_against_statistics_in_a_file(run: Path, inception: Path, capsys: pytest.CaptureFixture):
-    statistics, weights = str(run / "fid.npz"), {"inception": inception.name}
+def test_frechet_distances_against_statistics_in_files(run: Path, inception: Path, capsys: pytest.CaptureFixture):
+    written, weights = run / "statistics", {"inception": inception.name}
     metrics = run / "samples" / "glide" / "metrics.json"
-    assert evaluate(run, "--write-fid-reference", statistics, conditions=("glide",), **weights) == 0
+    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",), **weights) == 0
     direct = json.loads(metrics.read_text())
-    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **weights) == 0
-    through_file = json.loads(metrics.read_text())
-    assert through_file["fid"] == direct["fid"] and direct["fid"]["value"] > 0
-    assert direct["protocol"]["fid_reference"] is None
-    assert through_file["protocol"]["fid_reference"] == direct["protocol"]["reference_digest"]
+    assert {file.name for file in written.iterdir()} == {"classifier.npz", "clip.npz", "inception.npz"}
+    fid, main = str(written / "inception.npz"), str(written / "classifier.npz")
+    assert evaluate(run, "--statistics", fid, "--statistics", main, conditions=("glide",), **weights) == 0
+    through_files = json.loads(metrics.read_text())
+    for metric in ("fid", "frechet"):
+        assert through_files[metric] == direct[metric] and direct[metric]["value"] > 0
+        assert direct["protocol"][f"{metric}_reference"] is None
+        assert through_files["protocol"][f"{metric}_reference"].startswith(direct["protocol"]["reference_digest"])
+    assert f"against statistics of the real images {direct['protocol']['reference_digest']}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_statistics_in_a_file_are_those_that_are_compared_with(run: Path):
+    written = run / "statistics"
+    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",)) == 0
+    found = ReferenceStatistics.load(written / "classifier.npz")
+    moved = FeatureStatistics(found.statistics.n, found.statistics.mean + 1.0, found.statistics.scatter)
+    ReferenceStatistics(moved, {**found.protocol, "digest": "moved"}).save(written / "classifier.npz")
+    metrics = run / "samples" / "glide" / "metrics.json"
+    before = json.loads(metrics.read_text())
+    assert evaluate(run, "--statistics", str(written / "classifier.npz"), conditions=("glide",)) == 0
+    after = json.loads(metrics.read_text())
+    assert after["frechet"]["value"] != before["frechet"]["value"] and after["kid"] == before["kid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"extractor": "another"}, "name that network too"),
+        ({"resizing": "nearest"}, "name that network too"),
+        ({"size": [8, 8]}, "were made with size = [8, 8]"),
+    ],
+)
+def test_statistics_of_another_protocol_are_refused(run: Path, change, told, capsys: pytest.CaptureFixture):
+    written = run / "statistics"
+    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",)) == 0
+    file = written / "clip.npz"
+    found = ReferenceStatistics.load(file)
+    ReferenceStatistics(found.statistics, {**found.protocol, **change}).save(file)
     capsys.readouterr()
-    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",)) == 2
-    assert "need the Inception weights" in capsys.readouterr().err
-    found = ReferenceStatistics.load(statistics)
-    narrow = FeatureStatistics(12, found.statistics.mean[:8], found.statistics.scatter[:8, :8])
-    ReferenceStatistics(narrow, found.protocol).save(statistics)
-    assert evaluate(run, "--fid-reference", statistics, conditions=("glide",), **weights) == 2
-    assert "holds statistics of 8 features, the Inception weights give 2048" in capsys.readouterr().err
+    assert evaluate(run, "--statistics", str(file), conditions=("glide",)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_statistics_of_another_width_are_refused(run: Path, capsys: pytest.CaptureFixture):
+    written = run / "statistics"
+    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",)) == 0
+    found = ReferenceStatistics.load(written / "clip.npz")
+    narrow = FeatureStatistics(12, found.statistics.mean[:3], found.statistics.scatter[:3, :3])
+    ReferenceStatistics(narrow, found.protocol).save(written / "clip.npz")
+    assert evaluate(run, "--statistics", str(written / "clip.npz"), conditions=("glide",)) == 2
+    assert "holds statistics of 3 features, the clip weights give" in capsys.readouterr().err
