@@ -41,9 +41,10 @@ class Job:
         n: pictures of each.
         condition: see `UnCLIP.embedding`.
         seed: of the run.
-        upsample: whether the upsampler enlarges them.
+        upsample: whether the upsamplers enlarge them.
         shared: what all manifest lines say of how the pictures were made.
         source: the folder of the true images, for image_embedding.
+        size: how far the upsamplers enlarge them; by default to the largest that they reach.
     """
 
     requests: list[Request]
@@ -53,6 +54,7 @@ class Job:
     upsample: bool
     shared: dict[str, Any]
     source: SampleFolder | None = None
+    size: int | None = None
 
     def __len__(self) -> int:
         return len(self.requests) * self.n
@@ -80,6 +82,7 @@ class Job:
             [(request.index, k % self.n) for request, k in zip(requests, numbers, strict=True)],
             self._true_images(numbers),
             self.upsample,
+            self.size,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 

@@ -174,8 +174,8 @@ def _measured(run: Run, name: str) -> list[str]:
     if name == "clip":
         found = {key: value for key, value in run.probe.items() if not key.endswith("_pairs")}
         lines += ["- linear probe: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items())] if found else []
-    used = {"decoder": [key for key in CONDITIONS if key != "glide"], "upsampler": list(CONDITIONS)}
-    part = used.get(name, [name, "real"])
+    used = {"decoder": [key for key in CONDITIONS if key != "glide"]}
+    part = list(CONDITIONS) if name.startswith("upsampler") else used.get(name, [name, "real"])
     rows = [row for row in run.rows if row["condition"] in part]
     if any(row["condition"] != "real" for row in rows):
         lines += ["", main_table(rows).markdown().rstrip()]

@@ -23,6 +23,8 @@ from experiments.embed import find_device
 from experiments.provenance import commit, config_hash, file_hashes
 from modules.clip import warn_unknown_words
 from modules.errors import InputError
+from modules.manipulations.enlarging import reachable_sizes, upsampler_names
+from modules.manipulations.walks import decoder_size
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
 
 
@@ -38,13 +40,14 @@ def main(argv: list[str]) -> int:
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
-    system = UnCLIP(options.run, device if first else "cpu", _overrides(options))
+    system = UnCLIP(options.run, device if first else "cpu")
     _check_stages(system, options)
+    system.overrides = _overrides(system, options)
     captions = [request.caption for request in requests]
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     shared = _provenance(system, options)
-    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images)
+    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images, options.size)
     shards = Shards(options.out)
     drawing = Drawing(system, job, shards, options.batch_size)
     if not first:
@@ -78,19 +81,38 @@ def _said_what_is_kept(shards: Shards, count: int) -> Iterator[None]:
 def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
     if options.condition not in CONDITIONS:
         raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(CONDITIONS)}")
-    for name in _needed(options):
+    if options.size is not None and not options.upsample:
+        raise InputError("--size and --no-upsample exclude each other: leave one out")
+    needed = [*_networks(options), *(["upsampler"] if options.upsample and not upsampler_names(system) else [])]
+    for name in needed:
         if not system.has(name):
             raise InputError(
                 f"the run {system.run} holds no trained {name}, which --condition {options.condition} needs: train it, "
                 "or choose another condition or run" + (", or pass --no-upsample" if name == "upsampler" else "")
             )
+    _upsamplers(system, options)  # A size that they do not reach is refused before any work.
 
 
-def _needed(options: argparse.Namespace) -> list[str]:
-    """The stages that take part."""
-    needed = ["glide" if options.condition == "glide" else "decoder"]
-    needed += [options.condition] if options.condition in PRIORS else []
-    return needed + (["upsampler"] if options.upsample else [])
+def _networks(options: argparse.Namespace) -> list[str]:
+    """The decoder and the prior that take part."""
+    return [_decoder(options), *([options.condition] if options.condition in PRIORS else [])]
+
+
+def _decoder(options: argparse.Namespace) -> str:
+    return "glide" if options.condition == "glide" else "decoder"
+
+
+def _upsamplers(system: UnCLIP, options: argparse.Namespace) -> list[str]:
+    """The upsamplers that take part."""
+    if not options.upsample:
+        return []
+    first = decoder_size(system, _decoder(options))
+    return upsampler_names(system)[: len(reachable_sizes(system, options.size, first)) - 1]
+
+
+def _needed(system: UnCLIP, options: argparse.Namespace) -> list[str]:
+    """All stages that take part."""
+    return [*_networks(options), *_upsamplers(system, options)]
 
 
 def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
@@ -111,7 +133,7 @@ def _warn_few_images(requests: list[Request], n: int) -> None:
         print(f"{few} of {len(requests)} captions have fewer than {n} true images: these are taken in turn", flush=True)
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     prior = {"guidance_scale": options.prior_guidance, "steps": options.prior_steps}
     decoder = {
         "guidance_scale": options.decoder_guidance,
@@ -123,20 +145,18 @@ def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "diffusion_prior": prior,
         "decoder": decoder,
         "glide": decoder,
-        "upsampler": {"steps": options.upsampler_steps},
+        **{name: {"steps": options.upsampler_steps} for name in ("upsampler", *upsampler_names(system))},
     }
     return {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
 
 
 def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     """What all lines of the manifest share: how the pictures were made."""
-    decoder = "glide" if options.condition == "glide" else "decoder"
-    stages = {"decoder": system.sampler(decoder)}
+    stages, upsamplers = {"decoder": system.sampler(_decoder(options))}, _upsamplers(system, options)
     if options.condition == "diffusion_prior":
         stages["prior"] = system.sampler("diffusion_prior")
-    if options.upsample:
-        stages["upsampler"] = system.sampler("upsampler")
-    guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name != "upsampler"}
+    stages |= {name: system.sampler(name) for name in upsamplers}
+    guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in upsamplers}
     if options.condition == "ar_prior":
         own = system.stage("ar_prior").settings["guidance_scale"]
         guidance["prior"] = own if options.prior_guidance is None else options.prior_guidance
@@ -145,7 +165,7 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         "sampler": {name: sampler.name for name, sampler in stages.items()},
         "steps": {name: sampler.steps for name, sampler in stages.items()},
     }
-    weights = {name: system.stage(name).fingerprint for name in _needed(options)}
+    weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
     made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
     return {
         "condition": options.condition,
@@ -162,7 +182,7 @@ def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str,
     truth: Any = None
     if job.source is not None:
         truth = [[job.source.records[k].get("sha256") for k in request.images] for request in job.requests]
-    folders = {name: system.run / name for name in _needed(options)}
+    folders = {name: system.run / name for name in _needed(system, options)}
     exports = {name: file_hashes(folder / "export" / "config.yaml") for name, folder in folders.items()}
     made = {key: value for key, value in job.shared.items() if key != "commit"}
     return {
@@ -170,7 +190,7 @@ def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str,
         "captions": config_hash({"captions": captions}),
         "pictures": len(job),
         "seed": job.seed,
-        "settings of the stages": config_hash({"exports": exports, "overrides": _overrides(options)}),
+        "settings of the stages": config_hash({"exports": exports, "overrides": system.overrides}),
         "true images": config_hash({"sha256": truth}),
     }
 
@@ -194,7 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder-guidance", type=float, help="guidance scale of the decoder; 1 is none")
     parser.add_argument("--decoder-steps", type=int, help="sampling steps of the decoder")
     parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
-    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of the upsampler")
+    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
+    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
     parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")

@@ -23,7 +23,9 @@ from eval.sweeps import FOLDER
 from experiments.captions import COPIED, images_of
 from experiments.provenance import commit, config_hash
 from modules.errors import InputError
+from modules.manipulations.enlarging import upsampler_names
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP, image_generators
+from modules.seeds import ImageSeeds
 
 if TYPE_CHECKING:
     from experiments.sweep import Plan
@@ -64,7 +66,8 @@ class Sampler:
         """Whether the run holds the stages of a condition."""
         needed = [] if self.plan.space == "embeddings" else [self.decoder(condition)]
         needed += [condition] if condition in PRIORS else []
-        needed += ["upsampler"] if self.plan.upsample else []
+        if self.plan.upsample and not upsampler_names(self.system):
+            return False
         return all(map(self.system.has, needed))
 
     @staticmethod
@@ -79,7 +82,7 @@ class Sampler:
         folder = self.run / FOLDER / self.plan.name / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
         stages = [*([condition] if condition in PRIORS else [])]
         stages += [] if self.plan.space == "embeddings" else [self.decoder(condition)]
-        stages += ["upsampler"] if self.plan.upsample else []
+        stages += upsampler_names(self.system) if self.plan.upsample else []
         captions = [[r["caption"], r["caption_index"], r.get("sha256")] for r in self.rows]
         plan = {key: getattr(self.plan, key) for key in ("space", "per_caption", "seed", "bootstrap", "upsample")}
         weights = {name: self.system.stage(name).fingerprint for name in stages}
@@ -93,10 +96,15 @@ class Sampler:
     def override(self, condition: str, settings: Mapping[str, Any]) -> None:
         """Gives the system the settings of a point."""
         chosen: dict[str, dict[str, Any]] = {}
-        names = {"prior": condition, "decoder": self.decoder(condition), "upsampler": "upsampler"}
+        names = {
+            "prior": [condition],
+            "decoder": [self.decoder(condition)],
+            "upsampler": upsampler_names(self.system),
+        }
         for key, value in settings.items():
             stage, _, setting = key.partition(".")
-            chosen.setdefault(names[stage], {})[setting] = value
+            for name in names[stage]:
+                chosen.setdefault(name, {})[setting] = value
         self.system.overrides = chosen
 
     def chunks(self) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
@@ -139,7 +147,7 @@ class Sampler:
                 tokens, z_i, image_generators(self.plan.seed, places, "decoder"), self.decoder(condition)
             )
             if self.plan.upsample:
-                drawn = self.system.upsample(drawn, image_generators(self.plan.seed, places, "upsampler"))
+                drawn = self.system.upsample(drawn, ImageSeeds.at(self.plan.seed, places))
             pictures.append(((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
         known = ("caption", "caption_index", *COPIED)
         shared = {"condition": condition, "seed": self.plan.seed, "settings": dict(settings), "commit": commit()}

@@ -16,12 +16,13 @@ from modules.clip import FrozenCLIP
 from modules.clip_origin import check_origin, warn_unknown_origin
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
+from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
 from modules.networks.diffusion_prior import embedding_scale
 from modules.objective import SamplerConfig
 from modules.prior_batches import caption_features
-from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
-from modules.seeds import image_generators
+from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior
+from modules.seeds import ImageSeeds, image_generators
 from modules.stored import StoredStage, export_folder, is_export, load_stage
 
 Condition = Literal[
@@ -38,7 +39,7 @@ class UnCLIP(ImageMethods):
 
     Args:
         run: the run folder, or what `unclip export` made of it; its stages are clip, linear_prior, ar_prior,
-            diffusion_prior, decoder, glide, upsampler.
+            diffusion_prior, decoder, glide, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
         overrides: SamplerConfig fields to replace, by stage: {"decoder": {"steps": 50, "guidance_scale": 2.0}}; for
             ar_prior: guidance_scale, percentile, temperature; for diffusion_prior also candidates.
@@ -179,12 +180,18 @@ class UnCLIP(ImageMethods):
         objective, statistics = stored.settings["objective"], stored.statistics
         return sample_decoder(stored.network, objective, sampler, tokens, z_i, size, generators, statistics=statistics)
 
-    def upsample(self, low: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """(B, 3, h, w) in [-1, 1] -> (B, 3, factor h, factor w), through the run's upsampler."""
-        stored = self.stage("upsampler")
-        sampler = self.sampler("upsampler")
-        objective, statistics = stored.settings["objective"], stored.statistics
-        return sample_upsampler(stored.network, objective, sampler, low, generators, statistics=statistics)
+    def upsample(self, low: Tensor, seeds: ImageSeeds, size: int | None = None) -> Tensor:
+        """(B, 3, s, s) in [-1, 1] -> (B, 3, size, size), through as many of the run's upsamplers as that takes.
+
+        Args:
+            size: a side that they reach; by default the largest.
+
+        Raises:
+            InputError: the run has no upsampler, or none that makes pictures of that size.
+        """
+        if not upsampler_names(self):
+            raise InputError(f"no trained stage at {self.run / 'upsampler'}: train it, or keep the decoder's own size")
+        return enlarge(self, low, size, seeds, batch_size=len(low))
 
     def generate(
         self,
@@ -194,6 +201,7 @@ class UnCLIP(ImageMethods):
         places: Sequence[tuple[int, int]] | None = None,
         images: Tensor | None = None,
         upsample: bool = True,
+        size: int | None = None,
     ) -> Tensor:
         """One image for each caption.
 
@@ -204,7 +212,8 @@ class UnCLIP(ImageMethods):
             places: (caption's position, sample's position) of each image, which with the seed decide its noise; by
                 default (k, 0). The same place gives the same picture at any batch size.
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
-            upsample: whether the run's upsampler enlarges the decoder's images.
+            upsample: whether the run's upsamplers enlarge the decoder's images.
+            size: how far they do, a side that they reach; by default the largest.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
@@ -214,4 +223,4 @@ class UnCLIP(ImageMethods):
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
         decoder = "glide" if condition == "glide" else "decoder"
         low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder)
-        return self.upsample(low, image_generators(seed, where, "upsampler")) if upsample else low
+        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

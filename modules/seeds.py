@@ -50,6 +50,11 @@ class ImageSeeds:
             raise InputError(f"{len(seed)} seeds do not go with {count} pictures: give one seed, or one a picture")
         return cls(tuple((int(value), (0, 0)) for value in seed))
 
+    @classmethod
+    def at(cls, seed: int, places: Sequence[tuple[int, int]]) -> ImageSeeds:
+        """One seed of a run, and the place of each image: (caption's position, sample's position)."""
+        return cls(tuple((seed, place) for place in places))
+
     def __len__(self) -> int:
         return len(self.pairs)
 

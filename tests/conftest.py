@@ -293,6 +293,19 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run
 
 
+@pytest.fixture(scope="session")
+def chained_run(stored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`stored_run` with the paper's two upsamplers, which make 32 and 64 px here; not to be written to."""
+    import shutil
+
+    run = tmp_path_factory.mktemp("chained") / "run"
+    shutil.copytree(stored_run, run)
+    shutil.rmtree(run / "upsampler")
+    for seed, name in enumerate(("upsampler_1024", "upsampler_256")):
+        write_stage(run / name, "upsampler", randomise(make_network("upsampler"), seed))
+    return run
+
+
 def fit(module: Any, data: Any, steps: int, root: Path, resumed: Path | None = None, **trainer: Any) -> Any:
     """Train with a Trainer that is set up as `unclip fit` does it; returns the Trainer."""
     import lightning

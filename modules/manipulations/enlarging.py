@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -11,22 +13,28 @@ from modules.manipulations.walks import decoder_size
 from modules.sampling import sample_upsampler
 from modules.seeds import ImageSeeds
 
-UPSAMPLERS = ("upsampler", "upsampler_2", "upsampler_1024")
-"""Names of upsampling stages, in the order in which a run applies those that it has."""
+UPSAMPLER = re.compile(r"upsampler(?:_(\d+))?")
+"""Names of upsampling stages: `upsampler`, or with the side that it makes, as in `upsampler_256`, `upsampler_1024`."""
 
 
 def upsampler_names(system: System) -> list[str]:
-    """The run's upsamplers, the first one first."""
-    return [name for name in UPSAMPLERS if system.has(name)]
+    """The run's upsamplers, the first one first: the one without a number, then by their numbers."""
+    matches = (UPSAMPLER.fullmatch(path.name) for path in system.run.iterdir())
+    found = sorted((int(match[1] or 0), match[0]) for match in matches if match)
+    return [name for _, name in found if system.has(name)]
 
 
-def reachable_sizes(system: System, size: int | None = None) -> list[int]:
+def reachable_sizes(system: System, size: int | None = None, first: int | None = None) -> list[int]:
     """Sides that the run's stages reach: the decoder's, then one for each upsampler; up to `size` if it is given.
+
+    Args:
+        size: where to stop; by default the largest.
+        first: of what the upsamplers are given, if that is not the decoder's.
 
     Raises:
         InputError: `size` is not among them.
     """
-    sizes = [decoder_size(system)]
+    sizes = [decoder_size(system) if first is None else first]
     for name in upsampler_names(system):
         sizes.append(sizes[-1] * int(system.stage(name).network.factor))
     if size is None:
@@ -37,14 +45,14 @@ def reachable_sizes(system: System, size: int | None = None) -> list[int]:
 
 
 def enlarge(system: System, low: Tensor, size: int | None, seeds: ImageSeeds, batch_size: int = 32) -> Tensor:
-    """(B, 3, s, s) at the decoder's size -> (B, 3, size, size), both in [-1, 1].
+    """(B, 3, s, s) as a decoder drew them -> (B, 3, size, size), both in [-1, 1].
 
     Args:
         size: see `reachable_sizes`; None is the largest.
         seeds: one an image.
         batch_size: images at once; changes no image.
     """
-    names = upsampler_names(system)[: len(reachable_sizes(system, size)) - 1]
+    names = upsampler_names(system)[: len(reachable_sizes(system, size, low.shape[-1])) - 1]
     for name in names:
         stored = system.stage(name)
         low = torch.cat(

@@ -48,9 +48,9 @@ class Walk:
             )
 
 
-def decoder_size(system: System) -> int:
-    """Side of the decoder's images."""
-    return int(system.stage("decoder").network.unet.config.image_size)
+def decoder_size(system: System, decoder: str = "decoder") -> int:
+    """Side of the images of a decoder of the run, "decoder" or "glide"."""
+    return int(system.stage(decoder).network.unet.config.image_size)
 
 
 def invert(system: System, images: Tensor, captions: Sequence[str] | None = None, walk: Walk = Walk()) -> Latents:

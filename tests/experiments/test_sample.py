@@ -231,3 +231,28 @@ def test_progress_counts_pictures(sample, captions, tmp_path, monkeypatch):
     sample("a", "--captions", captions, "-n", "2", "--condition", "caption_only", "--batch-size", "4")
     state = json.loads((tmp_path / "progress.json").read_text())
     assert (state["label"], state["done"], state["total"]) == ("sampling caption_only", 6, 6)
+
+
+def test_pictures_of_every_size_that_a_chain_of_upsamplers_reaches(sample, chained_run):
+    """The manifest names each upsampler that took part, and --upsampler-steps is of each."""
+    quick = {name: {"steps": 1} for name in ("decoder", "upsampler_256", "upsampler_1024")}
+    system = UnCLIP(chained_run, overrides=quick)
+    words = [CAPTIONS[0], "--condition", "text_embedding"]
+    for size, taken in ((64, ["upsampler_256", "upsampler_1024"]), (32, ["upsampler_256"]), (16, [])):
+        folder = sample(f"at {size}", *words, *([] if size == 64 else ["--size", str(size)]), run=chained_run)
+        expected = system.generate(CAPTIONS[:1], "text_embedding", size=size)
+        assert folder.size == (size, size)
+        assert (folder.images().int() - ((expected + 1) * 127.5).round().int()).abs().max() <= 1
+        (record,) = folder.records
+        assert record["steps"] == {"decoder": 1, **dict.fromkeys(taken, 1)}
+        assert record["guidance"] == {"decoder": 2.0}
+
+
+def test_sizes_that_no_stage_reaches_are_refused_before_any_work(chained_run, tmp_path, capsys):
+    for words, message in (
+        (["--size", "48"], "makes pictures of 16, 32, 64 pixels a side, not of 48"),
+        (["--size", "32", "--no-upsample"], "--size and --no-upsample exclude each other"),
+    ):
+        assert main(["sample", CAPTIONS[0], "--run", str(chained_run), "--out", str(tmp_path / "out"), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from modules.errors import InputError
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
 from modules.sampling import sample_diffusion_prior
-from modules.seeds import image_generators
+from modules.seeds import ImageSeeds, image_generators
 
 CAPTIONS = ["a small red circle", "a large blue square above a green triangle", "two shapes"]
 PLACES = [(0, 0), (1, 0), (2, 0)]
@@ -145,7 +145,7 @@ def test_conditions_share_the_decoders_noise(system, monkeypatch):
 def test_without_the_upsampler_the_picture_is_the_decoders(system):
     low, high = (generate(system, "text_embedding", upsample=flag) for flag in (False, True))
     assert (low.shape, high.shape) == ((3, 3, 16, 16), (3, 3, 32, 32))
-    assert_close(system.upsample(low, image_generators(0, PLACES, "upsampler")), high)
+    assert_close(system.upsample(low, ImageSeeds.at(0, PLACES)), high)
     assert high.abs().max() <= 1
 
 
@@ -187,7 +187,7 @@ def test_a_run_may_lack_what_is_not_asked_for(stored_run, tmp_path):
     assert [name for name in (*PRIORS, "decoder", "glide", "upsampler") if partial.has(name)] == ["decoder"]
     picture = generate(partial, "text_embedding", upsample=False)
     assert torch.equal(picture, generate(UnCLIP(stored_run), "text_embedding", upsample=False))
-    with pytest.raises(InputError, match=r"no trained stage at .*upsampler"):
+    with pytest.raises(InputError, match=r"no trained stage at .*upsampler: train it, or keep"):
         generate(partial, "text_embedding")
 
 
