@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.faults_suite import differing_results, interrupted, reproduce, two_runners
 from benchmarks.faults_training import FAULTS
 from benchmarks.small_training import Outcome, Training
-from benchmarks.workspace import Workspace, table, write_block
+from benchmarks.workspace import Workspace, made_by, table, write_block
 
 
 def training_faults(workspace: Workspace, only: str, jobs: int) -> Iterator[tuple[str, Outcome]]:
@@ -79,7 +79,8 @@ def main() -> int:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(json.dumps(found, indent=1))
     if options.write:
-        write_block(options.write, "faults", table(["fault", "what happened"], [[k, v] for k, v in found.items()]))
+        text = table(["fault", "what happened"], [[k, v] for k, v in found.items()])
+        write_block(options.write, "faults", f"{made_by('benchmarks.faults', '--suite')}\n\n{text}")
     return 1 if bad else 0
 
 

@@ -7,12 +7,14 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.compare import digests
+from benchmarks.orphans import in_folder, wait_until_gone
 from benchmarks.small import write_quickstart
 from benchmarks.small_training import Outcome, shorten
 from benchmarks.workspace import Workspace, kill, wait_for
@@ -35,6 +37,7 @@ def reproduce(folder: Path) -> Path:
     write_quickstart(folder)
     inside = Workspace(folder)
     inside.must("reproduce", SUITE, "--jobs", "1")
+    wait_until_gone(partial(in_folder, folder))
     return folder / RUN
 
 
@@ -45,7 +48,7 @@ def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
         What each interruption came to ('clip SIGINT'), and the run folder.
 
     Raises:
-        RuntimeError: the suite did not end well.
+        RuntimeError: the suite did not end well, or has left processes behind.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -66,6 +69,7 @@ def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
             now = [name for name in names if (folder / RUN / name / "started.json").exists()]
             kill(process, number)
             came.append(f"{' '.join(now) or 'between two'} {number.name}")
+        wait_until_gone(partial(in_folder, folder))
     workspace.must("reproduce", SUITE, "--jobs", "1")
     return came, folder / RUN
 
@@ -112,9 +116,10 @@ def two_runners(folder: Path) -> Outcome:
     wait_until_started(folder, ["reference"], first)
     second = workspace.run("reproduce", SUITE, "--only", "reference")
     kill(first)
+    seconds = wait_until_gone(partial(in_folder, folder))
     third = workspace.run("reproduce", SUITE, "--only", "reference")
     happened = (
         f"exit code {second.code}, `{shorten(second.last_line)}`; when the first one has been killed (SIGKILL), its "
-        f"stage is dead too, and the same command ends with exit code {third.code}"
+        f"stage is gone after {seconds:.1f} s, and the same command ends with exit code {third.code}"
     )
     return Outcome(happened, second.code == 2 and f"process {first.pid} on" in second.out and third.code == 0)

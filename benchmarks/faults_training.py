@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,13 +21,15 @@ from benchmarks.workspace import kill, wait_for
 from experiments.checkpoint_files import earlier
 from experiments.checkpoints import load_checkpoint
 
+RANKS_LOCK = threading.Lock()
 CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
 
 
 def killed(training: Training) -> Outcome:
     """The step is lost, and those since the last checkpoint."""
     done = training.suffer("killed", "Signal", number=int(signal.SIGKILL))
-    return training.verdict("killed", done, -signal.SIGKILL)
+    outcome = training.verdict("killed", done, -signal.SIGKILL)
+    return replace(outcome, happened=f"{outcome.happened}; its loader processes were gone after {done.lingering:.0f} s")
 
 
 def signalled(number: signal.Signals) -> Callable[[Training], Outcome]:
@@ -129,23 +133,41 @@ def dead_worker(training: Training) -> Outcome:
     return training.verdict("worker", done, 2, "a worker process of the data loader died")
 
 
+RANKS = ("--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_false")
+ANEW = ("env",)
+"""A rank starts the next by loading the program, so it has to be loaded itself."""
+
+
+def after_ranks(training: Training, name: str) -> str:
+    """Two ranks go on; what differs from two untouched ones, which see other batches than one process."""
+    folder = training.workspace.folder
+    whole = folder / "whole_ranks"
+    with RANKS_LOCK:
+        codes = [] if (whole / "export").exists() else [training.fit(whole.name, *RANKS, before=ANEW).code]
+    codes.append(training.fit(name, *RANKS, before=ANEW).code)
+    different = [f"exit codes {codes}"] if any(codes) else differing_runs(whole, folder / name)
+    return f"DIFFERS: {different[0]}" if different else "the end is identical to that of two untouched ranks"
+
+
 def dead_rank(training: Training) -> Outcome:
-    """Two processes on the CPU; the untouched run is another one, since two ranks see other batches."""
-    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_false"]
-    anew = ["env"]  # A rank starts the next by loading the program, so it has to be loaded itself.
-    whole = training.fit("whole_ranks", *ranks, before=anew)
-    done = training.suffer("rank", "DeadRank", *ranks, before=anew)
+    """Two processes on the CPU, of which the second one is killed."""
+    done = training.suffer("rank", "SignalToRank", *RANKS, before=ANEW, number=int(signal.SIGKILL), rank=1)
     how = f"exit code {done.code}" if done.code >= 0 else f"killed by {signal.Signals(-done.code).name}"
     there = training.step("rank")
-    again = training.fit("rank", *ranks, before=anew)
-    different = [f"exit codes {whole.code}, {again.code}"]
-    if whole.code == again.code == 0:
-        different = differing_runs(training.workspace.folder / "whole_ranks", training.workspace.folder / "rank")
-    end = f"DIFFERS: {different[0]}" if different else "the end is identical to that of two untouched ranks"
+    end = after_ranks(training, "rank")
     happened = (
         f"the other ends too, after {done.seconds:.0f} s in all ({how}); checkpoint of step {there} is sound; {end}"
     )
-    return Outcome(happened, done.code not in (0, 1) and not different)
+    return Outcome(happened, done.code not in (0, 1) and "DIFFERS" not in end)
+
+
+def stopped_rank(training: Training) -> Outcome:
+    """Two processes, of which the second one is asked to stop."""
+    done = training.suffer("stopped_rank", "SignalToRank", *RANKS, before=ANEW, number=int(signal.SIGTERM), rank=1)
+    there = training.step("stopped_rank")
+    end = after_ranks(training, "stopped_rank")
+    happened = f"both stop after that step: exit code {done.code}; checkpoint of step {there} is sound; {end}"
+    return Outcome(happened, done.code == 75 and there == AT + 1 and "DIFFERS" not in end)
 
 
 def clock(training: Training) -> Outcome:
@@ -230,6 +252,7 @@ FAULTS: dict[str, Callable[[Training], Outcome]] = {
     "one gradient 10,000 times too large": spike,
     "`kill -9` to a worker process of the data loader": dead_worker,
     "`kill -9` to one of two ranks": dead_rank,
+    "SIGTERM to one of two ranks": stopped_rank,
     "the wall clock jumps a day ahead, then two days back": clock,
     "the run folder is read-only from the start": read_only,
     "the checkpoints' folder becomes read-only in training": becomes_read_only,

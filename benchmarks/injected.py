@@ -41,6 +41,18 @@ class Signal(At):
         os.kill(os.getpid(), self.number)
 
 
+class SignalToRank(Signal):
+    """The same, to one of several ranks."""
+
+    def __init__(self, at: int, number: int, rank: int) -> None:
+        super().__init__(at, number)
+        self.rank = rank
+
+    def go_wrong(self, trainer: Trainer, batch: Any) -> None:
+        if trainer.global_rank == self.rank:
+            super().go_wrong(trainer, batch)
+
+
 class NotANumber(At):
     """One entry of one embedding of the batch is NaN."""
 
@@ -67,14 +79,6 @@ class DeadWorker(At):
     def go_wrong(self, trainer: Trainer, batch: Any) -> None:
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
-
-
-class DeadRank(At):
-    """SIGKILL to the second of two ranks."""
-
-    def go_wrong(self, trainer: Trainer, batch: Any) -> None:
-        if trainer.global_rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ClockJump(At):

@@ -89,9 +89,18 @@ class StopSignals(Callback):
         lightnings = self._before.get(signal.SIGUSR1)
         if number == signal.SIGUSR1 and SLURMEnvironment.detect() and callable(lightnings):
             lightnings(number, None)
-        # A launcher may end all ranks as soon as one has left with a code: none leaves early, and one speaks for all.
+        # A launcher may end all ranks as soon as one has left with a code: none leaves early.
         trainer.strategy.barrier("stopped")
-        raise Stopped(exit_code(number) if trainer.is_global_zero else 0)
+        raise Stopped(exit_code(number) if trainer.is_global_zero or started_from_outside(trainer) else 0)
+
+
+def started_from_outside(trainer: Trainer) -> bool:
+    """Whether torchrun, srun or the like have started the ranks, and so look at the exit code of each.
+
+    Of ranks that Lightning has started itself, only the first one's is seen; another's would have it killed.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return bool(getattr(environment, "creates_processes_externally", False))
 
 
 def say(text: str) -> None:
