@@ -14,7 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.cache import digest
-from datamodules.embedding_shards import METADATA, PLACES, ShardedArray, numbered, open_array, read_captions
+from datamodules.embedding_shards import (
+    METADATA,
+    PLACES,
+    ShardedArray,
+    numbered,
+    open_array,
+    read_captions,
+    rows_without_caption,
+)
+from datamodules.faults import Fault
 from datamodules.loading import SPLITS
 from modules.errors import InputError
 
@@ -37,24 +46,34 @@ class CaptionTokens:
         return int(self.starts[-1])
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """The captions of some rows; one that lacks is empty."""
+        """The captions of some rows."""
         shards = np.searchsorted(self.starts, np.asarray(rows, np.int64), side="right") - 1
         places = zip(rows, shards.tolist(), strict=True)
-        return [self.columns[shard][row - int(self.starts[shard])].as_py() or "" for row, shard in places]
+        return [self.columns[shard][row - int(self.starts[shard])].as_py() for row, shard in places]
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
-        return self.tokenizer(self.captions(rows)).numpy()
+        # No run shall end at one long caption; the CLIP that made the embeddings has seen such ones cut, too.
+        return getattr(self.tokenizer, "cutting", self.tokenizer)(self.captions(rows)).numpy()
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a split consists of: the shards' rows from `first` on, `count` of them."""
+    """What a split consists of.
+
+    Attributes:
+        z_i, z_t, tokens: of all rows of the folder.
+        first, count: the split's share of them.
+        chosen: those of them that can be used, by number.
+        faults: why the others cannot.
+    """
 
     z_i: ShardedArray
     z_t: ShardedArray
     tokens: CaptionTokens
     first: int
     count: int
+    chosen: range | np.ndarray
+    faults: list[Fault]
 
 
 def is_folder(path: Path) -> bool:
@@ -76,10 +95,11 @@ def read(path: Path, split: str, held_out: dict[str, int], tokenizer: Callable[[
         InputError: shards that lack or do not fit together, unreadable files, too few rows; the line names them.
     """
     flat = (path / PLACES["z_i"]).is_dir()
-    z_i, z_t, columns = _shards(path if flat else path / split)
-    tokens = CaptionTokens(columns, tokenizer)
+    folder = path if flat else path / split
+    z_i, z_t, columns = _shards(folder)
+    tokens = CaptionTokens(list(columns.values()), tokenizer)
     if not flat:
-        return Found(z_i, z_t, tokens, 0, len(z_i))
+        return _usable(folder, columns, z_i, z_t, tokens, range(len(z_i)))
     ends = {"train": len(z_i) - sum(held_out.values()), "val": len(z_i) - held_out["test"], "test": len(z_i)}
     if ends["train"] < 1:
         raise InputError(
@@ -87,7 +107,7 @@ def read(path: Path, split: str, held_out: dict[str, int], tokenizer: Callable[[
             "none to train on: lower them"
         )
     first = {"train": 0, "val": ends["train"], "test": ends["val"]}[split]
-    return Found(z_i, z_t, tokens, first, ends[split] - first)
+    return _usable(folder, columns, z_i, z_t, tokens, range(first, ends[split]))
 
 
 def identity(path: Path, more: list[Any]) -> str:
@@ -96,7 +116,33 @@ def identity(path: Path, more: list[Any]) -> str:
     return digest([more, [[str(file.relative_to(path)), file.stat().st_size] for file in files]])
 
 
-def _shards(folder: Path) -> tuple[ShardedArray, ShardedArray, list[Any]]:
+def _usable(
+    folder: Path, columns: dict[int, Any], z_i: ShardedArray, z_t: ShardedArray, tokens: CaptionTokens, share: range
+) -> Found:
+    """A share of a folder's rows: those without a caption and shards that lack are faults.
+
+    A shard that lacks belongs to the share that the rows after it are in, and counts as many rows as others hold.
+    """
+    faults, lacking = [], []
+    usual = round(len(z_i) / len(columns))
+    paths, starts = numbered(folder, METADATA, ".parquet"), tokens.starts.tolist()
+    following = min(columns)
+    for (number, column), start in zip(columns.items(), starts[:-1], strict=True):
+        if start in share:
+            gap = range(following, number)
+            faults += [Fault(f"{folder}: shard {lost}", "a missing shard", pairs=max(1, usual)) for lost in gap]
+        following = number + 1
+        without = rows_without_caption(column)
+        mine = without[(without + start >= share.start) & (without + start < share.stop)]
+        if len(mine):
+            shown = ", ".join(map(str, mine[:5])) + ", ..." * (len(mine) > 5)
+            faults.append(Fault(str(paths[number]), "no caption", f"rows {shown}", pairs=len(mine)))
+            lacking.append(mine + start)
+    chosen = np.setdiff1d(np.asarray(share), np.concatenate(lacking)) if lacking else share
+    return Found(z_i, z_t, tokens, share.start, len(share), chosen, faults)
+
+
+def _shards(folder: Path) -> tuple[ShardedArray, ShardedArray, dict[int, Any]]:
     images = numbered(folder, PLACES["z_i"])
     if not images:
         raise InputError(f"{folder / PLACES['z_i']}: no shards img_emb_0.npy, img_emb_1.npy, ... there; {_HINT}")
@@ -112,10 +158,10 @@ def _shards(folder: Path) -> tuple[ShardedArray, ShardedArray, list[Any]]:
     )
     if z_i.row_shape != z_t.row_shape:
         raise InputError(f"{folder}: img_emb is {z_i.row_shape[0]} wide, text_emb {z_t.row_shape[0]}; {_HINT}")
-    columns = [read_captions(path) for path in numbered(folder, METADATA, ".parquet").values()]
-    for number, (a, b, column) in enumerate(zip(z_i.parts, z_t.parts, columns, strict=True)):
+    columns = {number: read_captions(path) for number, path in numbered(folder, METADATA, ".parquet").items()}
+    for a, b, (number, column) in zip(z_i.parts, z_t.parts, columns.items(), strict=True):
         counts = len(a), len(b), len(column)
         if len(set(counts)) > 1:
             rows = "{} rows in img_emb, {} in text_emb, {} in metadata".format(*counts)
-            raise InputError(f"{folder}: {rows} of shard {list(images)[number]}; {_HINT}")
+            raise InputError(f"{folder}: {rows} of shard {number}; {_HINT}")
     return z_i, z_t, columns

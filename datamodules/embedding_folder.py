@@ -10,7 +10,7 @@ Row i belongs to pair i of the split. A split is there whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,17 @@ import torch
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
-from datamodules.embedding_shards import METADATA, PLACES, ShardedArray, numbered, open_array, read_captions, shard_path
+from datamodules.embedding_shards import (
+    METADATA,
+    PLACES,
+    REPLACED,
+    ShardedArray,
+    numbered,
+    open_array,
+    read_captions,
+    read_replaced,
+    shard_path,
+)
 from datamodules.loading import check_split
 from modules.batches import EmbeddingBatch
 from modules.errors import InputError
@@ -50,6 +60,9 @@ class EmbeddingsInfo:
         source: what a person wants to know beside (the data's class, the image size, the CLIP's path).
         normalised: whether the embeddings have unit norm; always so.
         features: W, width of the features of every token; None where there are none.
+        settings: split -> what else decided its numbers: image_size, precision, draft_margin.
+        replaced: split -> how many of its rows hold another pair's embeddings, for their own could not be read;
+            `EmbeddingsFolder.replaced` says which.
     """
 
     clip_fingerprint: str
@@ -60,6 +73,8 @@ class EmbeddingsInfo:
     source: dict[str, Any] = field(default_factory=dict)
     normalised: bool = True
     features: int | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    replaced: dict[str, int] = field(default_factory=dict)
 
 
 class EmbeddingRows(Dataset[EmbeddingBatch]):
@@ -70,7 +85,8 @@ class EmbeddingRows(Dataset[EmbeddingBatch]):
         tokens: (n, L) rows.
         features: (n, L, W) rows, or None.
         normalised: whether z_i and z_t have unit norm as they are; else they are given it.
-        first, count: which of the rows these are; all of them when count is None.
+        chosen: the numbers of the rows that these are, in order; all of them when None.
+        replaced: numbers of rows that hold another pair's embeddings.
     """
 
     def __init__(
@@ -80,18 +96,25 @@ class EmbeddingRows(Dataset[EmbeddingBatch]):
         tokens: Rows,
         features: Rows | None = None,
         normalised: bool = True,
-        first: int = 0,
-        count: int | None = None,
+        chosen: range | np.ndarray | None = None,
+        replaced: Iterable[int] = (),
     ) -> None:
         self.z_i, self.z_t, self.tokens, self.features, self.normalised = z_i, z_t, tokens, features, normalised
-        self.first, self.count = first, len(z_i) - first if count is None else count
+        self.chosen = range(len(z_i)) if chosen is None else chosen
+        self.replaced = frozenset(replaced)
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.chosen)
+
+    def without(self, rows: Iterable[int]) -> EmbeddingRows:
+        """The same but for some rows, by their numbers."""
+        left = np.setdiff1d(np.asarray(self.chosen, np.int64), np.fromiter(rows, np.int64))
+        return EmbeddingRows(self.z_i, self.z_t, self.tokens, self.features, self.normalised, left, self.replaced)
 
     def __getitem__(self, indices: int | Sequence[int]) -> EmbeddingBatch:
         positions = [indices] if isinstance(indices, int) else list(indices)
-        rows = positions if not self.first else [self.first + position for position in positions]
+        every = self.chosen == range(len(self.z_i)) if isinstance(self.chosen, range) else False
+        rows = positions if every else [int(self.chosen[position]) for position in positions]
         z_i, z_t = (torch.from_numpy(array[rows]).float() for array in (self.z_i, self.z_t))
         if not self.normalised:
             z_i, z_t = normalize(z_i, dim=1), normalize(z_t, dim=1)
@@ -140,13 +163,27 @@ class EmbeddingsFolder:
             raise InputError(f"{self.path}: holds no token features; run `unclip embed --token-features`")
         z_i, z_t = (self._array(split, kind, "float32", (self.info.dim,), found) for kind in ("z_i", "z_t"))
         tokens = self._array(split, "tokens", "int64", (self.info.context,), found)
-        if not token_features:
-            return EmbeddingRows(z_i, z_t, tokens)
-        shape = (self.info.context, self.info.features or 0)
-        return EmbeddingRows(z_i, z_t, tokens, self._array(split, "features", "float16", shape, found))
+        features = None
+        if token_features:
+            features = self._array(split, "features", "float16", (self.info.context, self.info.features or 0), found)
+        return EmbeddingRows(z_i, z_t, tokens, features, replaced=self.replaced(split)[:, 0].tolist())
+
+    def replaced(self, split: str) -> np.ndarray:
+        """(K, 2) int64: rows of a split that hold the embeddings of another pair, and which pair's.
+
+        Raises:
+            InputError: the files that say so are damaged, or not as many as embeddings.json says.
+        """
+        expected = self.info.replaced.get(check_split(split), 0)
+        found = read_replaced(self.path / split, self.info.sizes.get(split, 0))
+        if len(found) != expected:
+            raise InputError(
+                f"{self.path / split / REPLACED}: {len(found)} rows, but {MANIFEST} says {expected}; {_AGAIN}"
+            )
+        return found
 
     def captions(self, split: str) -> list[str]:
-        """The captions of a split, where the folder holds them.
+        """The captions of a split's rows, where the folder holds them.
 
         Raises:
             InputError: it does not, or they can't be read.

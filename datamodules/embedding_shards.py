@@ -5,6 +5,7 @@
     tokens/tokens_0.npy                     (n, L) int64 caption tokens, 0 = padding; not in clip-retrieval's
     token_features/token_features_0.npy     (n, L, W) float16 features of every token; where asked for, nor in its
     metadata/metadata_0.parquet             column "caption"
+    replaced/replaced_0.npy                 (K, 2) int64 rows of this shard that hold another pair's, and whose; if any
     img_emb/img_emb_1.npy, ...
 
 Numbers may be padded with zeros. Nothing that is read here is ever unpickled.
@@ -30,6 +31,7 @@ from modules.errors import InputError
 PLACES = {"z_i": "img_emb", "z_t": "text_emb", "tokens": "tokens", "features": "token_features"}
 """Kind of array -> its folder, and the start of its files' names."""
 METADATA = "metadata"
+REPLACED = "replaced"
 INSTALL = '`pip install -e ".[parquet]"`'
 _TEMPORARY = ".part"
 
@@ -55,6 +57,11 @@ def shard_path(folder: Path, kind: str, number: int) -> Path:
 def metadata_path(folder: Path, number: int) -> Path:
     """Where a shard's captions lie: folder/metadata/metadata_3.parquet."""
     return folder / METADATA / f"{METADATA}_{number}.parquet"
+
+
+def replaced_path(folder: Path, number: int) -> Path:
+    """Where it is said which of a shard's rows hold another pair's: folder/replaced/replaced_3.npy."""
+    return folder / REPLACED / f"{REPLACED}_{number}.npy"
 
 
 def numbered(folder: Path, place: str, suffix: str = ".npy") -> dict[int, Path]:
@@ -146,6 +153,9 @@ class ShardFiles:
         columns: kind -> what its rows are.
         captions: whether there is a metadata file as well.
 
+    Attributes:
+        replaced: (row of the split, pair) of rows that hold the embeddings of another pair.
+
     Raises:
         OSError: they can't be written.
     """
@@ -153,6 +163,7 @@ class ShardFiles:
     def __init__(self, folder: Path, number: int, size: int, columns: Mapping[str, Column], captions: bool) -> None:
         self.folder, self.number, self.size, self.rows = folder, number, size, 0
         self.captions: list[str] | None = [] if captions else None
+        self.replaced: list[tuple[int, int]] = []
         self._columns = dict(columns)
         self._files: dict[str, IO[bytes]] = {}
         for kind, column in columns.items():
@@ -194,6 +205,7 @@ class ShardFiles:
             file.flush()
             os.fsync(file.fileno())
             file.close()
+        write_replaced(replaced_path(self.folder, self.number), self.replaced)
         if self.captions is not None:
             write_captions(metadata_path(self.folder, self.number), self.captions)
         for kind in self._columns:
@@ -212,6 +224,36 @@ def is_complete(folder: Path, number: int, columns: Mapping[str, Column], captio
     """Whether all files of a shard are there; each is there whole or not at all."""
     paths = [shard_path(folder, kind, number) for kind in columns]
     return all(path.exists() for path in [*paths, *([metadata_path(folder, number)] if captions else [])])
+
+
+def write_replaced(path: Path, replaced: Sequence[tuple[int, int]]) -> None:
+    """Write the rows of a shard that hold another pair's embeddings, and whose, atomically; no file if there are none.
+
+    Before the shard's other files get their names, so that a complete shard never lacks it.
+    """
+    path.unlink(missing_ok=True)  # Of a shard that has been made before.
+    if replaced:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path).open("wb") as file:
+            np.save(file, np.array(replaced, np.int64), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        _temporary(path).replace(path)
+
+
+def read_replaced(folder: Path, size: int) -> np.ndarray:
+    """(K, 2) int64: the rows of a split of `size` rows that hold another pair's embeddings, in order, and whose.
+
+    Raises:
+        InputError: a file that is damaged or of something else; the line names it.
+    """
+    parts = [np.zeros((0, 2), np.int64)]
+    for path in numbered(folder, REPLACED).values():
+        found = open_array([path], ["int64"], (2,), "run `unclip embed` again").parts[0].array
+        if len(found) and (found.min() < 0 or found.max() >= size):
+            raise InputError(f"{path}: names row {found.max()} of {size}; run `unclip embed` again")
+        parts.append(found)
+    return np.concatenate(parts)
 
 
 def has_parquet() -> bool:
@@ -250,7 +292,18 @@ def read_captions(path: Path) -> Any:
     kind = column.type
     if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
         raise InputError(f"{path}: the column 'caption' holds {kind}, no text")
+    try:
+        column.validate(full=True)
+    except ValueError as error:
+        raise InputError(f"{path}: the column 'caption' is not UTF-8 ({' '.join(str(error).split())})") from error
     return column
+
+
+def rows_without_caption(column: Any) -> np.ndarray:
+    """(K,) the rows of a column from `read_captions` that are null or blank."""
+    compute = import_module("pyarrow.compute")
+    blank = compute.equal(compute.utf8_length(compute.utf8_trim_whitespace(column)), 0)
+    return np.flatnonzero(compute.fill_null(blank, True).to_numpy(zero_copy_only=False))
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 from datamodules import clip_retrieval
 from datamodules.embedding_folder import MANIFEST, EmbeddingRows, EmbeddingsFolder, EmbeddingsInfo, open_embeddings
+from datamodules.embedding_shards import REPLACED
 from datamodules.embedding_writer import EmbeddingsWriter
-from datamodules.loading import SplitDataModule, at_least, check_split
+from datamodules.fault_counting import FaultCounting
+from datamodules.faults import Fault, FaultPolicy
+from datamodules.loading import at_least, check_split
 from modules.errors import InputError
 
 __all__ = [
@@ -29,8 +32,11 @@ Tokenizer = Callable[[list[str]], Any]
 """Captions -> (B, L) int64 tokens. (Were it said that this is a Tensor, YAML would have to name a class of Tensors.)"""
 
 
-class EmbeddingsDataModule(SplitDataModule):
+class EmbeddingsDataModule(FaultCounting):
     """Batches of cached embeddings, without images and without a CLIP in memory: what a prior trains on.
+
+    Rows that hold another pair's embeddings, since their own could not be read, and rows of clip-retrieval's without a
+    caption are left out and counted.
 
     Args:
         folder: written by `unclip embed`, or by clip-retrieval.
@@ -43,9 +49,10 @@ class EmbeddingsDataModule(SplitDataModule):
             init_args: {name_or_folder: ViT-L-14}}; a folder of ours holds tokens.
         val_size, test_size: rows of the validation and test splits, the last ones of a clip-retrieval folder that has
             no splits; a folder of ours says which rows are which.
+        faults: what happens with rows that cannot be used.
 
     Raises:
-        InputError: no such folder, or one that is damaged.
+        InputError: no such folder, one that is damaged, or more faults than allowed.
     """
 
     def __init__(
@@ -58,12 +65,15 @@ class EmbeddingsDataModule(SplitDataModule):
         tokenizer: Tokenizer | None = None,
         val_size: int = 1000,
         test_size: int = 1000,
+        faults: FaultPolicy = FaultPolicy(),
     ) -> None:
         super().__init__(batch_size, seed, num_workers)
         self.folder, self.token_features, self.tokenizer = folder, token_features, tokenizer
         self.held_out = {"val": at_least(1, "val_size", val_size), "test": at_least(1, "test_size", test_size)}
+        self.faults = faults
         self._opened: EmbeddingsFolder | None = None
         self._rows: dict[str, EmbeddingRows] = {}
+        self._retrieved: dict[str, clip_retrieval.Found] = {}
 
     @property
     def info(self) -> EmbeddingsInfo:
@@ -86,16 +96,16 @@ class EmbeddingsDataModule(SplitDataModule):
 
     def data_hash(self, split: str) -> str:
         if self._foreign:
-            rows = self.dataset(split)
-            return clip_retrieval.identity(Path(self.folder).expanduser(), [split, rows.first, rows.count])
+            found = self._found(split)
+            return clip_retrieval.identity(Path(self.folder).expanduser(), [split, found.first, found.count])
         return self.info.data_hash[check_split(split)]
 
     def captions(self, split: str) -> list[str]:
+        rows = self.dataset(split).chosen
         if self._foreign:
-            rows = self.dataset(split)
-            assert isinstance(rows.tokens, clip_retrieval.CaptionTokens)
-            return rows.tokens.captions(range(rows.first, rows.first + rows.count))
-        return self._open().captions(split)
+            return self._found(split).tokens.captions(rows)  # type: ignore[arg-type]
+        texts = self._open().captions(split)
+        return [texts[row] for row in rows]
 
     @property
     def _foreign(self) -> bool:
@@ -103,17 +113,39 @@ class EmbeddingsDataModule(SplitDataModule):
         return not (path / MANIFEST).exists() and clip_retrieval.is_folder(path)
 
     def _read(self, split: str) -> EmbeddingRows:
-        if not self._foreign:
-            return self._open().rows(split, token_features=self.token_features)
-        if self.token_features:
-            raise InputError(f"{self.folder}: clip-retrieval writes no token features; use `unclip embed`")
-        if self.tokenizer is None:
-            raise InputError(
-                f"{self.folder}: clip-retrieval writes captions, no tokens: set data.init_args.tokenizer, as in "
-                "{class_path: modules.clip_tokenizer.CLIPTokenizer, init_args: {name_or_folder: ViT-L-14}}"
-            )
-        found = clip_retrieval.read(Path(self.folder).expanduser(), split, self.held_out, self.tokenizer)
-        return EmbeddingRows(found.z_i, found.z_t, found.tokens, None, False, found.first, found.count)
+        rows, faults = self._ours(split) if not self._foreign else self._theirs(split)
+        log = self.log(split)
+        log.pairs = len(rows) + sum(fault.pairs for fault in faults)
+        for fault in faults:
+            log.add(fault)
+        if not len(rows):
+            raise InputError(f"{self.folder}: no rows for the {split} split ({log.summary()})")
+        return rows
+
+    def _ours(self, split: str) -> tuple[EmbeddingRows, list[Fault]]:
+        folder = self._open()
+        rows = folder.rows(split, token_features=self.token_features)
+        if not rows.replaced:
+            return rows, []
+        place, count = str(folder.path / split / REPLACED), len(rows.replaced)
+        return rows.without(rows.replaced), [Fault(place, "a row that holds another pair", pairs=count)]
+
+    def _theirs(self, split: str) -> tuple[EmbeddingRows, list[Fault]]:
+        found = self._found(split)
+        return EmbeddingRows(found.z_i, found.z_t, found.tokens, None, False, found.chosen), found.faults
+
+    def _found(self, split: str) -> clip_retrieval.Found:
+        if split not in self._retrieved:
+            if self.token_features:
+                raise InputError(f"{self.folder}: clip-retrieval writes no token features; use `unclip embed`")
+            if self.tokenizer is None:
+                raise InputError(
+                    f"{self.folder}: clip-retrieval writes captions, no tokens: set data.init_args.tokenizer, as in "
+                    "{class_path: modules.clip_tokenizer.CLIPTokenizer, init_args: {name_or_folder: ViT-L-14}}"
+                )
+            path = Path(self.folder).expanduser()
+            self._retrieved[split] = clip_retrieval.read(path, check_split(split), self.held_out, self.tokenizer)
+        return self._retrieved[split]
 
     def _open(self) -> EmbeddingsFolder:
         # Not in the constructor: `--print_config` and a dry run must work before the folder exists.

@@ -12,6 +12,7 @@ from typing import Literal
 
 from modules.errors import InputError
 
+LOG_FILE = "skipped.jsonl"
 SHOWN = 10
 """Faults of a split that are told one by one; the summary counts all."""
 
@@ -88,6 +89,11 @@ class FaultLog:
     def __len__(self) -> int:
         """Pairs lost so far."""
         return self._lost
+
+    def write_into(self, folder: Path, rank: int) -> None:
+        """Add each fault to folder/skipped.jsonl, a second process to 1-skipped.jsonl; only the first tells of them."""
+        self.quiet = rank > 0
+        self.file = folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
 
     def read(self, pairs: int) -> None:
         """From here on faults are met while so many pairs are read, not while they are listed."""

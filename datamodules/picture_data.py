@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,8 @@ from datamodules.cache import RenderedOnDemand, digest
 from datamodules.captions import CaptionConfig
 from datamodules.decoding import PictureConfig
 from datamodules.embeddings import EmbeddingRows, open_embeddings
-from datamodules.faults import Fault, FaultLog, FaultPolicy
+from datamodules.fault_counting import FaultCounting
+from datamodules.faults import Fault, FaultPolicy
 from datamodules.loading import SPLITS, ResumableLoader, SeededBatchSampler, at_least, check_split, evaluation_batches
 from datamodules.pairs import PairDataModule, Records
 from datamodules.picture_loading import CountingLoader, Delivered, TrainingLoader
@@ -22,8 +22,6 @@ from datamodules.pictures import Entry, Pairs, PictureDataset, Reader, choose_sp
 from datamodules.transforms import normalised
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
-
-LOG_FILE = "skipped.jsonl"
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Listed(NamedTuple):
     reader: Callable[[Sequence[Entry]], Reader]
 
 
-class PictureDataModule(PairDataModule):
+class PictureDataModule(FaultCounting, PairDataModule):
     """Base of the DataModules that read picture files.
 
     Args:
@@ -115,7 +113,6 @@ class PictureDataModule(PairDataModule):
         self.caption_config, self.picture, self.faults = captions, picture, faults
         self._listed: dict[str, Listed] = {}
         self._pairs: dict[str, Pairs] = {}
-        self._logs: dict[str, FaultLog] = {}
         self._opened: dict[str, PictureDataset] = {}
 
     def list_pairs(self, source: str) -> Listed:
@@ -147,14 +144,6 @@ class PictureDataModule(PairDataModule):
             log.read(len(chosen))
             self._pairs[split] = Pairs(chosen, self.caption_config, reader(chosen))
         return self._pairs[split]
-
-    def log(self, split: str) -> FaultLog:
-        """What has been skipped from the split so far, in this process."""
-        if split not in self._logs:
-            trainer = self.trainer
-            # Every process lists all pairs; one tells of it.
-            self._logs[split] = FaultLog(self.faults, split, quiet=trainer is not None and trainer.global_rank > 0)
-        return self._logs[split]
 
     def dataset(self, split: str) -> PictureDataset:  # type: ignore[override]
         if split not in self._opened:
@@ -202,18 +191,6 @@ class PictureDataModule(PairDataModule):
         """Of names and captions. Pixels are not read for it: pictures that are exchanged under their names keep it."""
         return digest([*self.source_key(split), self.pairs(split).digest()])
 
-    def setup(self, stage: str) -> None:
-        if self.trainer is not None:
-            for split in SPLITS:
-                self.log(split).file = self._log_file()
-        super().setup(stage)
-
-    def teardown(self, stage: str) -> None:
-        """Says how many pairs were skipped."""
-        for log in self._logs.values():
-            if log.found:
-                log.tell()
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Pixels become floats where the model is, whole batches at a time."""
         if isinstance(batch, ImageTextBatch) and not batch.images.is_floating_point():
@@ -228,12 +205,6 @@ class PictureDataModule(PairDataModule):
             return {name: shares[name] for name in mine}
         total = sum(shares[name] for name in mine)
         return {name: shares[name] / total if total else 1 / len(mine) for name in mine}
-
-    def _log_file(self) -> Path | None:
-        assert self.trainer is not None
-        folder = Path(self.trainer.default_root_dir)
-        rank = self.trainer.global_rank
-        return folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
 
     def _order(self) -> dict[str, Any]:
         return {"number_passes": True}

@@ -174,6 +174,9 @@ class PictureDataset(Dataset[ImageTextBatch]):
         reader, captions = self.pairs.reader, self.pairs.captions
         caption = captions.first(index) if rng is None else captions.drawn(index, rng)
         pixels = decode(reader.read(index), reader.name(index), self.size, self.picture, rng)
+        if self.embeddings is not None and index in self.embeddings.replaced:
+            name = reader.name(index)
+            raise PictureError(f"{name}: its embeddings are of another pair", "no embeddings of its own", "embed again")
         return index, pixels if rng is None else mirrored(pixels, caption, self.picture, rng), caption
 
 

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.embedding_writer import SHARD_ROWS, EmbeddingsWriter
-from datamodules.embeddings import EmbeddingsInfo
+from datamodules.embedding_shards import REPLACED
+from datamodules.embedding_split import SHARD_ROWS
+from datamodules.embedding_writer import EmbeddingsWriter
+from datamodules.embeddings import EmbeddingsInfo, open_embeddings
+from datamodules.faults import LOG_FILE
 from datamodules.loading import SPLITS, SplitDataModule
 from experiments.arguments import CommandParser
 from experiments.data_sources import add_arguments, is_yaml, open_data
@@ -82,6 +85,9 @@ def embed(
 ) -> None:
     """Writes z_i, z_t and tokens of every pair; splits and shards that are there already are kept.
 
+    What cannot be read is named in OUT/skipped.jsonl (further processes: OUT/1-skipped.jsonl, ...), and which rows hold
+    another pair for it in OUT/SPLIT/replaced.
+
     Args:
         data: the pairs, at the size at which the CLIP shall see them.
         clip: a frozen CLIP.
@@ -90,13 +96,14 @@ def embed(
         batch_size: pairs at once; the result does not depend on it.
         device: where to compute.
         source: what a person may want to know about the origin; JSON-able.
-        overwrite: replace embeddings of another CLIP or of other data.
+        overwrite: replace embeddings of another CLIP, of other data or made with other settings.
         token_features: also write the features of every token.
         shard_rows: rows of a shard, which is what an interruption costs each process at most.
         trainer: settings of Lightning's Trainer in place of `device`: accelerator, devices, strategy, ...
 
     Raises:
-        InputError: the folder holds embeddings of another CLIP or of other data.
+        InputError: the folder holds embeddings of another CLIP, of other data or made with other settings; too many
+            pairs that cannot be used.
         OSError: it can't be written.
     """
     quiet()
@@ -106,21 +113,45 @@ def embed(
         dim = clip.encode_text(tokens.to(here)).shape[1]
         features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
     info = EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source or {}, features=features)
-    writer = EmbeddingsWriter(out, info, overwrite)
+    settings = dict(trainer or trainer_device(device))
+    writer = EmbeddingsWriter(out, info, overwrite, _settings(data, settings.get("precision", "32-true")))
     module = Embedder(clip, token_features)
     for split in splits:
+        log = data.log(split) if hasattr(data, "log") else None
+        if log is not None:
+            log.write_into(writer.path, getattr(rank_zero_only, "rank", 0))
         size, data_hash = data.size(split), data.data_hash(split)
+        if log is not None and log.found and not log.quiet:
+            log.tell()  # What is wrong with the lists.
         if writer.holds(split, size, data_hash, overwrite):
             _say(f"{split}: {size} rows are there")
             continue
         files = writer.split(split, size, data_hash, shard_rows)
+        files.check()  # In every process, before any waits for another.
         if not files.captions:
             _say(f"{split}: captions are left out, for pyarrow is not installed")
         work = Work(data, writer, files, batch_size)
-        run(module, work, dict(trainer or trainer_device(device)))
-        if work.replaced:
-            _say(f"{split}: {work.replaced} pairs cannot be read; other pairs stand in their rows")
+        run(module, work, settings)
+        _say_replaced(writer.path, split)
         _say(f"{split}: {size} rows of {dim} written to {out}")
+
+
+def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:
+    """What decides the numbers beside the CLIP and the pairs; not the batches, the devices or the shards."""
+    picture = getattr(data, "picture", None)
+    draft = {} if picture is None else {"draft_margin": picture.draft_margin if picture.draft else None}
+    return {"image_size": getattr(data, "image_size", None), "precision": str(precision), **draft}
+
+
+@rank_zero_only
+def _say_replaced(folder: Path, split: str) -> None:
+    """Of all processes, and of the runs that this one went on with."""
+    replaced = open_embeddings(folder).info.replaced.get(split, 0)
+    if replaced:
+        _say(
+            f"{split}: {replaced:,} pairs cannot be read; other pairs stand in their rows, which "
+            f"{folder / split / REPLACED} lists; {folder / LOG_FILE} says why"
+        )
 
 
 @rank_zero_only
@@ -159,5 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-nodes", type=int, default=1, help="how many machines (default 1)")
     parser.add_argument("--strategy", default="auto", help="Lightning's strategy for several devices (default auto)")
     parser.add_argument("--precision", default="32-true", help="Lightning's precision, such as bf16-mixed")
-    parser.add_argument("--overwrite", action="store_true", help="replace embeddings of another CLIP or other data")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace embeddings of another CLIP, other data or settings"
+    )
     return parser

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.embedding_shards import ShardFiles
-from datamodules.embedding_writer import EmbeddingsWriter, Encoded, SplitFiles
+from datamodules.embedding_split import Encoded, SplitFiles
+from datamodules.embedding_writer import EmbeddingsWriter
 from datamodules.loading import SplitDataModule
 from datamodules.transforms import normalised
 from experiments.progress import Progress
@@ -59,7 +60,7 @@ class Embedder(LightningModule):
         here = tokens.to(self.device)
         features = caption_features(self.clip, here) if self.token_features else None
         z_i, z_t = self.clip.encode_image(batch.images), self.clip.encode_text(here)
-        return Encoded(z_i, z_t, tokens, batch.captions, features)
+        return Encoded(z_i, z_t, tokens, batch.captions, features, batch.index)
 
 
 Loaded = tuple[Any, list[Any]]
@@ -111,9 +112,6 @@ class Work(LightningDataModule):
         data: the pairs.
         writer, files: where the embeddings go.
         batch_size: pairs at once; batches begin anew with each shard, so that a shard does not depend on who makes it.
-
-    Attributes:
-        replaced: rows of this process that belong to another pair than the row's own, whose file cannot be read.
     """
 
     def __init__(self, data: SplitDataModule, writer: EmbeddingsWriter, files: SplitFiles, batch_size: int) -> None:
@@ -123,7 +121,6 @@ class Work(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.numbers: list[int] = []
         self.batches: Batches
-        self.replaced = 0
 
     def prepare_data(self) -> None:
         """By one process, while the others wait."""
@@ -135,6 +132,8 @@ class Work(LightningDataModule):
         mine = self.files.missing()[self.trainer.global_rank :: self.trainer.world_size]
         cut = [(number, rows) for number in mine for rows in in_batches(self.files.ranges[number], self.batch_size)]
         self.numbers = [number for number, _ in cut]
+        if hasattr(self.data, "log"):
+            self.data.log(self.files.split).write_into(self.writer.path, self.trainer.global_rank)
         self.batches = Batches(self.data.dataset(self.files.split), [rows for _, rows in cut])
         # Of items that are batches, for Lightning re-builds a loader with a batch sampler around its own.
         return PairLoader(self.batches, batch_size=None, collate_fn=_as_is, num_workers=self.data.num_workers)
@@ -182,8 +181,6 @@ class WriteShards(Callback):
         if self._open is None:
             self._open = self.work.files.shard(number)
         self.work.files.append(self._open, outputs)
-        rows = self.work.batches.rows[batch_idx]
-        self.work.replaced += int((batch.index.cpu() != torch.tensor(list(rows))).sum())
         if batch_idx + 1 == len(numbers) or numbers[batch_idx + 1] != number:
             self._open.close()
             self._open = None

@@ -1,11 +1,14 @@
 """Folders as clip-retrieval writes them: float16, several shards, captions in parquet, and nothing said about them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from datamodules.embeddings import EmbeddingsDataModule
+from datamodules.faults import FaultPolicy
 from modules.errors import InputError
 from modules.tokenizer import WordTokenizer
 
@@ -71,13 +74,79 @@ def test_a_folder_for_each_split_needs_no_sizes(tmp_path):
     assert [data.size(split) for split in ("train", "val", "test")] == [8, 3, 2]
 
 
-def test_a_missing_caption_is_an_empty_one(tmp_path):
+def without_captions(folder, *rows, value=None):
+    for row in rows:
+        path = folder / "metadata" / f"metadata_0{int(row >= 5) + int(row >= 11)}.parquet"
+        table = pd.read_parquet(path)
+        table.loc[row - (0, 5, 11)[int(path.stem[-1])], "caption"] = value
+        table.to_parquet(path)
+
+
+def test_rows_without_a_caption_are_left_out_and_counted(tmp_path):
+    z = torch.nn.functional.normalize(write(tmp_path), dim=2)
+    without_captions(tmp_path, 1, 9)
+    without_captions(tmp_path, 6, value=" \t ")
+    data = opened(tmp_path, faults=FaultPolicy(max_skipped=3))
+    own = [0, 2, 3, 4, 5, 7]  # Of the first eight; row 9 is one of the validation split's two.
+    assert [data.size(split) for split in ("train", "val", "test")] == [6, 1, 3]
+    batch = data.dataset("train")[range(6)]
+    assert torch.equal(batch.z_t, z[1, own])
+    assert torch.equal(batch.tokens, TOKENIZER([CAPTIONS[row] for row in own]))
+    assert data.captions("train") == [CAPTIONS[row] for row in own]
+    assert data.captions("val") == [CAPTIONS[8]]
+    found = [(fault.place.rpartition("/")[2], fault.kind, fault.detail) for fault in data.log("train").found.values()]
+    assert found == [("metadata_00.parquet", "no caption", "rows 1"), ("metadata_01.parquet", "no caption", "rows 1")]
+    assert [len(data.log(split)) for split in ("train", "val", "test")] == [2, 1, 0]
+    with pytest.raises(InputError, match=r"2 skipped from train \(2 for no caption\): more than the 1 that"):
+        opened(tmp_path).dataset("train")
+    with pytest.raises(InputError, match=r"metadata_00\.parquet: no caption \(rows 1\); correct it"):
+        opened(tmp_path, faults=FaultPolicy("refuse")).dataset("train")
+    without_captions(tmp_path, 8)
+    with pytest.raises(InputError, match=r"no rows for the val split \(2 skipped from val \(2 for no caption\)\)"):
+        opened(tmp_path, faults=FaultPolicy(max_skipped=3)).dataset("val")
+
+
+def test_what_is_left_out_is_said_in_the_run_folder(tmp_path):
+    write(tmp_path / "data")
+    without_captions(tmp_path / "data", 1)
+    (tmp_path / "run").mkdir()
+    data = opened(tmp_path / "data")
+    data.trainer = SimpleNamespace(default_root_dir=tmp_path / "run", global_rank=0)
+    data.setup("fit")
+    (line,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    assert '"no caption"' in line
+
+
+def test_a_shard_that_lacks_everywhere_counts_as_many_rows_as_the_others_hold(tmp_path):
     write(tmp_path)
-    path = tmp_path / "metadata" / "metadata_00.parquet"
-    table = pd.read_parquet(path)
-    table.loc[1, "caption"] = None
-    table.to_parquet(path)
-    assert opened(tmp_path).captions("train")[:3] == [CAPTIONS[0], "", CAPTIONS[2]]
+    for name in ("img_emb/img_emb_01.npy", "text_emb/text_emb_01.npy", "metadata/metadata_01.parquet"):
+        (tmp_path / name).unlink()
+    data = opened(tmp_path, faults=FaultPolicy(max_skipped=9), val_size=1, test_size=1)
+    assert data.captions("train") == CAPTIONS[:5]
+    assert data.log("test").found == {} == data.log("train").found
+    data.size("val")  # The rows that follow are its.
+    assert data.log("val").summary() == "4 skipped from val (4 for a missing shard)"
+    with pytest.raises(InputError, match=r"shard 1: a missing shard; correct it"):
+        opened(tmp_path, faults=FaultPolicy("refuse"), val_size=1, test_size=1).dataset("val")
+
+
+def test_a_caption_that_is_too_long_is_cut_and_said(tmp_path, capsys):
+    write(tmp_path)
+    without_captions(tmp_path, 1, value="a red circle " * 9)
+    tokens = opened(tmp_path).dataset("train")[[1]].tokens
+    assert torch.equal(tokens, TOKENIZER(["a red circle a"]))
+    assert "has 27 words, the model's context holds 4: it is cut" in capsys.readouterr().err
+
+
+def test_captions_that_are_not_utf8_are_named(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    write(tmp_path)
+    column = pyarrow.array([b"na\xefve"] * 6).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"caption": column}), tmp_path / "metadata" / "metadata_01.parquet")
+    with pytest.raises(InputError, match=r"metadata_01\.parquet: the column 'caption' is not UTF-8"):
+        opened(tmp_path).dataset("train")
 
 
 def test_the_hash_tells_folders_and_splits_apart(tmp_path):

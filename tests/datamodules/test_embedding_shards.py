@@ -1,6 +1,7 @@
 """Shards of embeddings: several files are one array, a split grows shard by shard, and what is half is not seen."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch.nn.functional import normalize
 
 from datamodules.embedding_shards import metadata_path, numbered, open_array, read_captions, shard_path
-from datamodules.embedding_writer import EmbeddingsWriter, Encoded
+from datamodules.embedding_split import Encoded
+from datamodules.embedding_writer import EmbeddingsWriter
 from datamodules.embeddings import EmbeddingsDataModule, EmbeddingsInfo, open_embeddings
+from datamodules.faults import FaultPolicy
 from modules.errors import InputError
 
 INFO = EmbeddingsInfo("abc", 6, 4, features=3)
@@ -32,8 +35,8 @@ def write(writer, files, numbers):
         shard.close()
 
 
-def made(folder, shard_rows=4, captions=True):
-    writer = EmbeddingsWriter(folder, INFO)
+def made(folder, shard_rows=4, captions=True, **more):
+    writer = EmbeddingsWriter(folder, INFO, **more)
     files = writer.split("train", 10, "h", shard_rows, captions)
     files.prepare()
     write(writer, files, files.missing())
@@ -123,17 +126,131 @@ def test_a_shard_is_complete_when_all_of_its_files_are(tmp_path, lacking):
     assert files.missing() == [1]
 
 
-@pytest.mark.parametrize("change", [{"size": 9}, {"data_hash": "other"}, {"shard_rows": 5}, {"captions": False}])
-def test_shards_of_another_plan_are_not_mixed_in(tmp_path, change):
-    plan = {"size": 10, "data_hash": "h", "shard_rows": 4, "captions": True}
-    writer = EmbeddingsWriter(tmp_path, INFO)
-    files = writer.split("train", **plan)
+PLAN = {"size": 10, "data_hash": "h", "shard_rows": 4, "captions": True}
+SETTINGS = {"image_size": 32, "precision": "32-true"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"size": 9}, "rows 10, not 9"),
+        ({"data_hash": "other"}, "data of hash h, not other"),
+        ({"shard_rows": 5}, "--shard-rows 4, not 5"),
+        ({"captions": False}, r"captions beside \(with pyarrow\) True, not False"),
+        ({"image_size": 64}, "--image-size 32, not 64"),
+        ({"precision": "bf16-mixed"}, "--precision 32-true, not bf16-mixed"),
+    ],
+)
+def test_shards_of_another_plan_are_neither_mixed_in_nor_removed_unasked(tmp_path, change, named):
+    writer = EmbeddingsWriter(tmp_path, INFO, settings=SETTINGS)
+    files = writer.split("train", **PLAN)
     files.prepare()
     write(writer, files, [0, 1])
-    other = writer.split("train", **{**plan, **change})
+    plan = {key: change.get(key, value) for key, value in PLAN.items()}
+    settings = {key: change.get(key, value) for key, value in SETTINGS.items()}
+    for act in ("check", "prepare"):
+        with pytest.raises(
+            InputError, match=rf"\.train\.partial: holds unfinished .*\({named}\): .*--overwrite"
+        ) as error:
+            getattr(EmbeddingsWriter(tmp_path, INFO, settings=settings).split("train", **plan), act)()
+        assert "\n" not in str(error.value)
+    assert files.missing() == [2]
+    other = EmbeddingsWriter(tmp_path, INFO, overwrite=True, settings=settings).split("train", **plan)
     other.prepare()
     assert other.missing() == list(range(len(other.ranges)))
     assert not shard_path(files.partial, "z_i", 0).exists()
+
+
+def test_shards_of_which_nothing_is_known_are_not_removed_unasked(tmp_path):
+    writer = EmbeddingsWriter(tmp_path, INFO)
+    files = writer.split("train", **PLAN)
+    files.prepare()
+    (files.partial / "plan.json").unlink()
+    files.prepare()  # Nothing would be lost.
+    write(writer, files, [0])
+    (files.partial / "plan.json").write_text("{")
+    with pytest.raises(InputError, match=r"\(plan\.json is missing or damaged\)"):
+        files.prepare()
+
+
+def test_shards_from_before_settings_were_recorded_are_gone_on_with(tmp_path):
+    writer = EmbeddingsWriter(tmp_path, INFO)
+    files = writer.split("train", **PLAN)
+    files.prepare()
+    write(writer, files, [0])
+    later = EmbeddingsWriter(tmp_path, INFO, settings=SETTINGS).split("train", **PLAN)
+    later.prepare()
+    assert later.missing() == [1, 2]
+
+
+def test_a_finished_split_made_with_other_settings_is_refused(tmp_path):
+    made(tmp_path, settings=SETTINGS)
+    assert EmbeddingsWriter(tmp_path, INFO, settings=SETTINGS).holds("train", 10, "h")
+    changed = {**SETTINGS, "draft_margin": 1.0, "image_size": 64}
+    with pytest.raises(InputError, match=r"holds train embeddings made with --image-size 32, not 64; .*--overwrite"):
+        EmbeddingsWriter(tmp_path, INFO, settings=changed).holds("train", 10, "h")
+    assert not EmbeddingsWriter(tmp_path, INFO, settings=changed).holds("train", 10, "h", overwrite=True)
+    made(tmp_path, settings=changed, overwrite=True)
+    assert open_embeddings(tmp_path).info.settings == {"train": changed}
+    said = json.loads((tmp_path / "embeddings.json").read_text())
+    del said["settings"], said["replaced"]
+    (tmp_path / "embeddings.json").write_text(json.dumps({**said, "source": SETTINGS}))  # Of an older version.
+    with pytest.raises(InputError, match=r"--image-size 32, not 64"):
+        EmbeddingsWriter(tmp_path, INFO, settings=changed).holds("train", 10, "h")
+    assert EmbeddingsWriter(tmp_path, INFO, settings=SETTINGS).holds("train", 10, "h")
+
+
+def standing_in(pairs, rows):
+    """Rows of which some hold another pair's embeddings."""
+    index = [pairs.get(row, row) for row in rows]
+    return replace(encoded(index), index=torch.tensor(index))
+
+
+def test_rows_that_hold_another_pair_are_recorded_shard_by_shard_and_left_out(tmp_path):
+    pairs = {2: 7, 9: 0}
+    for numbers in ([0], [1, 2]):  # Interrupted after the first shard.
+        writer = EmbeddingsWriter(tmp_path, INFO)
+        files = writer.split("train", **PLAN)
+        files.prepare()
+        for number in numbers:
+            shard, rows = files.shard(number), files.ranges[number]
+            files.append(shard, standing_in(pairs, rows[:1]))
+            files.append(shard, standing_in(pairs, rows[1:]))
+            shard.close()
+    writer.finish(files)
+    folder = open_embeddings(tmp_path)
+    assert folder.info.replaced == {"train": 2}
+    assert folder.replaced("train").tolist() == [[2, 7], [9, 0]]
+    assert folder.rows("train").replaced == {2, 9}
+    assert torch.equal(folder.rows("train")[[2]].z_i, encoded([7]).z_i)
+    data = EmbeddingsDataModule(str(tmp_path), faults=FaultPolicy(max_skipped=2), token_features=True)
+    own = [0, 1, 3, 4, 5, 6, 7, 8]
+    assert data.size("train") == 8
+    batch = data.dataset("train").__getitems__(list(range(8)))
+    assert torch.equal(batch.z_i, encoded(own).z_i)
+    assert torch.equal(batch.features, encoded(own).features)
+    assert data.captions("train") == [f"caption {row}" for row in own]
+    assert data.log("train").summary() == "2 skipped from train (2 for a row that holds another pair)"
+    with pytest.raises(InputError, match=r"more than the 1 that faults.max_skipped \(0.1\)"):
+        EmbeddingsDataModule(str(tmp_path), faults=FaultPolicy(max_skipped=0.1)).dataset("train")
+    with pytest.raises(InputError, match=r"train/replaced: a row that holds another pair; correct it"):
+        EmbeddingsDataModule(str(tmp_path), faults=FaultPolicy("refuse")).dataset("train")
+    (tmp_path / "train" / "replaced" / "replaced_2.npy").unlink()
+    with pytest.raises(InputError, match=r"train/replaced: 1 rows, but embeddings\.json says 2"):
+        folder.rows("train")
+    np.save(tmp_path / "train" / "replaced" / "replaced_2.npy", np.array([[10, 0]]))
+    with pytest.raises(InputError, match=r"replaced_2\.npy: names row 10 of 10"):
+        folder.rows("train")
+
+
+def test_a_shard_that_is_made_again_keeps_no_record_of_the_one_before(tmp_path):
+    files = EmbeddingsWriter(tmp_path, INFO).split("train", **PLAN)
+    files.prepare()
+    for pairs in ({2: 7}, {}):
+        shard = files.shard(0)
+        files.append(shard, standing_in(pairs, files.ranges[0]))
+        shard.close()
+        assert len(files.replaced()) == len(pairs)
 
 
 def test_a_run_that_ended_before_it_said_so_is_taken_over(tmp_path):

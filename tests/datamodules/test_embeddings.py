@@ -112,7 +112,9 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_embeddings_of_another_clip_are_not_mixed_in(folder):
-    with pytest.raises(InputError, match=r"clip_fingerprint abc, not xyz; dim 6, not 8; name another folder"):
+    with pytest.raises(
+        InputError, match=r"--clip of fingerprint abc, not xyz; --clip of width 6, not 8; name another folder"
+    ):
         EmbeddingsWriter(folder, info(clip_fingerprint="xyz", dim=8))
     assert open_embeddings(folder).info.sizes == {"train": 10, "val": 5}
     EmbeddingsWriter(folder, info(clip_fingerprint="xyz"), overwrite=True).write("val", 5, "h", chunks(rows(5, 2)))

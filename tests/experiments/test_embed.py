@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from datamodules.embedding_writer import SplitFiles
+from datamodules.captions import CaptionConfig
+from datamodules.decoding import PictureConfig
+from datamodules.embedding_split import SplitFiles
 from datamodules.embeddings import EmbeddingsDataModule, open_embeddings
-from datamodules.faults import Fault
+from datamodules.faults import Fault, FaultPolicy
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.pairs import ImageTextDataset
+from datamodules.picture_data import SplitConfig
 from datamodules.shapes import ShapesDataModule
 from experiments.cli import main
 from experiments.data import load_data
@@ -80,7 +83,7 @@ def test_the_features_of_every_token_are_written_where_asked_for_and_padding_has
     expected = torch.where(tokens[..., None] != 0, clip.encode_tokens(tokens), 0.0)
     assert torch.allclose(rows.features, expected, atol=1e-3)
     assert (tokens == 0).any()
-    with pytest.raises(InputError, match=r"features 2, not None; name another folder"):
+    with pytest.raises(InputError, match=r"--token-features of width 2, not None; name another folder"):
         embed(data, clip, tmp_path, ["val"])
 
 
@@ -184,7 +187,7 @@ def test_a_pair_that_cannot_be_read_is_said_and_has_anothers_row(tmp_path, capsy
 
 def test_other_data_or_another_clip_are_refused_unless_told(tmp_path):
     embed(shapes(), FakeCLIP(), tmp_path, splits=["val", "test"])
-    with pytest.raises(InputError, match=r"clip_fingerprint fake-1, not fake-2.*--overwrite"):
+    with pytest.raises(InputError, match=r"--clip of fingerprint fake-1, not fake-2.*--overwrite"):
         embed(shapes(), FakeCLIP("fake-2"), tmp_path)
     with pytest.raises(InputError, match=r"val embeddings of other data \(5 rows.*these \(4 rows"):
         embed(shapes(val_size=4), FakeCLIP(), tmp_path, splits=["val"])
@@ -276,3 +279,134 @@ def test_a_folder_of_pictures_is_embedded_at_the_clips_size(tmp_path, clip_folde
     attached = ImageFolderDataModule(str(folder), image_size=8, embeddings=str(tmp_path / "e"))
     assert attached.dataset("train").__getitems__([0]).embeddings.z_i.shape == (1, 16)
     assert attached.clip_fingerprint == opened.info.clip_fingerprint
+
+
+def pictures(folder, count=12):
+    """Noise with captions."""
+    folder.mkdir()
+    for k in range(count):
+        pixels = np.random.default_rng(k).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k:02}.png")
+        (folder / f"{k:02}.txt").write_text(f"a circle {'very ' * k}red")
+    return folder
+
+
+def folder_of(path, **more):
+    options = {"splits": SplitConfig(val_share=0.0, test_share=0.0), "faults": FaultPolicy(max_skipped=5), **more}
+    return ImageFolderDataModule(str(path), image_size=16, **options)
+
+
+def skipped(folder, name="skipped.jsonl"):
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return sorted((row["split"], row["place"].rpartition("/")[2], row["kind"]) for row in rows)
+
+
+def test_what_cannot_be_used_is_told_written_down_and_known_to_who_reads_the_embeddings(tmp_path, capsys, caplog):
+    data, out = pictures(tmp_path / "data"), tmp_path / "e"
+    (data / "07.txt").unlink()
+    good = (data / "03.png").read_bytes()
+    (data / "03.png").write_bytes(good[:200])
+    for _ in range(2):  # The second time nothing is left to do.
+        embed(folder_of(data), FakeCLIP(), out, ["train"], batch_size=4, shard_rows=5)
+    assert caplog.text.count("1 skipped from train (1 for no caption)") == 2
+    said = capsys.readouterr().out
+    assert f"train: 1 pairs cannot be read; other pairs stand in their rows, which {out}/train/replaced lists" in said
+    assert f"{out}/skipped.jsonl says why" in said
+    assert skipped(out) == [("train", "03.png", "a damaged picture"), ("train", "07.png", "no caption")]
+    opened = open_embeddings(out)
+    assert opened.info.replaced == {"train": 1}
+    ((row, pair),) = opened.replaced("train").tolist()
+    assert row == 3 != pair
+    rows = opened.rows("train")
+    assert torch.equal(rows[[row]].z_i, rows[[pair]].z_i)
+    (data / "03.png").write_bytes(good)  # Whole again; its embeddings are still another's.
+    attached = folder_of(data, embeddings=str(out), captions=CaptionConfig(draw=False), batch_size=11)
+    assert 3 not in next(iter(attached.train_dataloader())).index
+    assert [fault.kind for fault in attached.log("train").found.values()] == ["no caption", "no embeddings of its own"]
+    prior = EmbeddingsDataModule(str(out), faults=FaultPolicy(max_skipped=1))
+    assert prior.size("train") == 10
+
+
+@pytest.mark.timeout(300)
+def test_what_other_processes_and_runs_could_not_read_is_counted(tmp_path, capsys):
+    data, out = pictures(tmp_path / "data"), tmp_path / "e"
+    pictures(tmp_path / "val", 4)
+    for number in (1, 6, 11):
+        (data / f"{number:02}.png").write_bytes(b"")
+    two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
+
+    class Killed(FakeCLIP):
+        def encode_image(self, images):
+            if len(self.seen) == 2:
+                raise RuntimeError("the machine is gone")
+            return super().encode_image(images)
+
+    options = {"batch_size": 3, "shard_rows": 3}
+    with pytest.raises(RuntimeError, match="gone"):
+        embed(folder_of(data), Killed(), out, ["train"], **options)
+    both = folder_of(data, val=str(tmp_path / "val"))
+    embed(both, FakeCLIP(), out, ["train", "val"], trainer=two, **options)
+    info = open_embeddings(out).info
+    assert info.sizes == {"train": 12, "val": 4}  # One process wrote both.
+    assert info.replaced == {"train": 3}
+    assert open_embeddings(out).replaced("train")[:, 0].tolist() == [1, 6, 11]
+    assert "train: 3 pairs cannot be read" in capsys.readouterr().out
+    assert {place for _, place, _ in skipped(out) + skipped(out, "1-skipped.jsonl")} == {"01.png", "06.png", "11.png"}
+    embed(both, FakeCLIP(), tmp_path / "one", ["train", "val"], **options)
+    one, other = (
+        {name: data for name, data in contents(folder).items() if "skipped" not in name}
+        for folder in (out, tmp_path / "one")
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda data: setattr(data, "image_size", 24), "--image-size 16, not 24"),
+        (
+            lambda data: {"trainer": {"accelerator": "cpu", "precision": "bf16-mixed"}},
+            "--precision 32-true, not bf16-mixed",
+        ),
+        (lambda data: setattr(data, "picture", PictureConfig(draft=False)), r"picture\.draft_margin 2\.0, not None"),
+    ],
+)
+def test_a_finished_split_made_with_other_settings_is_refused_unless_told(tmp_path, change, named):
+    path, out = pictures(tmp_path / "data"), tmp_path / "e"
+    embed(folder_of(path), FakeCLIP(), out, ["train"])
+    assert open_embeddings(out).info.settings == {
+        "train": {"image_size": 16, "precision": "32-true", "draft_margin": 2.0}
+    }
+
+    class Exact(FakeCLIP):  # As FrozenCLIP, whose embeddings have unit norm in any precision.
+        def encode_image(self, images):
+            with torch.autocast("cpu", enabled=False):
+                return super().encode_image(images)
+
+        def encode_text(self, tokens):
+            with torch.autocast("cpu", enabled=False):
+                return super().encode_text(tokens)
+
+    data, clip = folder_of(path), Exact()
+    more = change(data) or {}
+    with pytest.raises(InputError, match=rf"{out}: holds train embeddings made with .*{named}; name .*--overwrite"):
+        embed(data, clip, out, ["train"], **more)
+    assert clip.seen == []
+    embed(data, clip, out, ["train"], overwrite=True, **more)
+    assert clip.seen == [12]
+
+
+def test_unfinished_shards_of_another_command_are_refused_by_the_flag(tmp_path):
+    class Killed(FakeCLIP):
+        def encode_image(self, images):
+            if len(self.seen) == 3:
+                raise RuntimeError("the machine is gone")
+            return super().encode_image(images)
+
+    with pytest.raises(RuntimeError, match="gone"):
+        embed(shapes(), Killed(), tmp_path, ["train"], batch_size=5, shard_rows=5)
+    with pytest.raises(InputError, match=r"\.train\.partial: holds unfinished .*--shard-rows 5, not 7.*--overwrite"):
+        embed(shapes(), FakeCLIP(), tmp_path, ["train"], batch_size=5, shard_rows=7)
+    rest = FakeCLIP()
+    embed(shapes(), rest, tmp_path, ["train"], batch_size=5, shard_rows=5)
+    assert rest.seen == [5, 3]
