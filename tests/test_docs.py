@@ -34,10 +34,23 @@ def test_the_example_of_manipulations_runs(stored_run, tmp_path, monkeypatch):
     assert near < far
 
 
-@pytest.mark.parametrize("document", ["manipulations.md", "protocols.md", "training.md"])
+DOCUMENTS = sorted([*DOCS.glob("*.md"), *(DOCS.parent / name for name in ("README.md", "benchmarks/README.md"))])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(DOCS.parent).as_posix())
 def test_commands_that_a_document_names_exist(document):
     from experiments.cli import COMMANDS
 
-    named = set(re.findall(r"`unclip ([a-z-]+)", (DOCS / document).read_text()))
-    assert named
+    text = document.read_text()
+    named = set(re.findall(r"`unclip ([a-z][a-z0-9-]*)", text))
     assert named <= set(COMMANDS)
+    tools = re.findall(r"python -m benchmarks\.(\w+)([^`\n#]*)", text)
+    for tool, words in tools:
+        source = (DOCS.parent / "benchmarks" / f"{tool}.py").read_text()
+        assert all(f'"{flag}"' in source for flag in re.findall(r"--[a-z][a-z0-9-]*", words)), (tool, words)
+    assert named or tools
+
+
+def test_the_documents_are_those_that_are_there():
+    names = {path.name for path in DOCUMENTS}
+    assert {"reliability.md", "scaling.md", "training.md", "data.md", "protocols.md", "manipulations.md"} <= names
