@@ -26,6 +26,8 @@ INTERFACES = [
     "tests/experiments/test_paper_configs.py",
     "tests/experiments/test_plan.py",
     "tests/experiments/test_resume.py",
+    "tests/experiments/test_resume_ranks.py",
+    "tests/experiments/test_resume_stages.py",
     "tests/experiments/test_table3.py",
     "tests/modules/test_clip.py",
     "tests/modules/test_clip_features.py",
