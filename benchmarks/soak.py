@@ -2,26 +2,33 @@
 
 Each stage trains on the small quickstart's data with two loader processes, validates every 500 steps and writes a
 checkpoint every 200, while this process looks at it once a second: resident memory, open files, child processes. What
-leaks grows; the mean of the second sixth of the run is compared with that of the last.
+leaks grows; the mean of the second sixth of the run is compared with that of the last, and a stage that has grown makes
+the exit code 1. At the end no process may be left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.orphans import in_session, wait_until_gone
 from benchmarks.small import STAGES, write_stage
-from benchmarks.workspace import Workspace, read_step, table, write_block
+from benchmarks.workspace import Workspace, made_by, read_step, table, write_block
 
 SECONDS = 1.0
-CHEAP = ("linear_prior", "ar_prior", "diffusion_prior")
+LOADING = {"num_workers": 2, "batch_size": 4}
 COLUMNS = ("step", "memory", "files", "processes")
+GROWTH = {"memory": 1.05, "files": 1.2, "processes": 1.2}
+"""What the last sixth may be times the second one: validation, which comes and goes, has files and helpers too."""
 
 
 def look(pid: int) -> dict[str, float]:
@@ -40,11 +47,11 @@ def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]
     """Train a stage; the columns that were seen while it did.
 
     Raises:
-        RuntimeError: it did not go well.
+        RuntimeError: it did not go well, or left processes behind.
     """
     trainer = {"max_steps": steps, "val_check_interval": 500, "default_root_dir": f"soak/{stage}"}
     checkpoint = {"every_n_train_steps": 200}
-    config = write_stage(workspace.folder, stage, trainer, {"num_workers": 2}, checkpoint=checkpoint)
+    config = write_stage(workspace.folder, stage, trainer, LOADING, checkpoint=checkpoint)
     progress = workspace.folder / f"{stage}.json"
     log = f"{stage}.txt"
     env = {"UNCLIP_PROGRESS": str(progress)}
@@ -61,6 +68,7 @@ def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]
         time.sleep(SECONDS)
     if process.wait():
         raise RuntimeError((workspace.folder / log).read_text()[-2000:])
+    wait_until_gone(partial(in_session, process.pid))
     return seen
 
 
@@ -74,6 +82,12 @@ def sixths(seen: dict[str, list[float]], name: str) -> tuple[float, float]:
         if step >= last * 5 / 6:
             parts[1].append(value)
     return mean(parts[0] or [0]), mean(parts[1] or [0])
+
+
+def grown(seen: dict[str, list[float]]) -> list[str]:
+    """The columns that the last sixth of the run has more of."""
+    means = {name: sixths(seen, name) for name in GROWTH}
+    return [name for name, (early, late) in means.items() if late > early * GROWTH[name]]
 
 
 def row(stage: str, seen: dict[str, list[float]]) -> list[str]:
@@ -104,11 +118,12 @@ def plot(runs: dict[str, dict[str, list[float]]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Soak the stages that are asked for; adds to what `--out` holds already."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Soak the stages that are asked for; adds to what `--out` holds. Returns an exit code, 1 when one has grown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(CHEAP))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=Path("runs/soak.json"))
     parser.add_argument("--plot", type=Path, default=Path("runs/soak.png"))
@@ -116,20 +131,23 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     runs: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         workspace = Workspace((options.folder or Path(temporary)).absolute())
         workspace.embed()
-        for stage in options.stages:
-            runs[stage] = soak(workspace, stage, options.steps)
+        soaked = pool.map(partial(soak, workspace, steps=options.steps), options.stages)
+        for stage, seen in zip(options.stages, soaked, strict=True):
+            runs[stage] = seen
             print(" | ".join(row(stage, runs[stage])), flush=True)
             options.out.write_text(json.dumps(runs))
+    runs = {stage: runs[stage] for stage in STAGES if stage in runs}
     plot(runs, options.plot)
     head = ["stage", "steps", "resident memory (MB)", "open files", "child processes"]
     text = table(head, [row(stage, seen) for stage, seen in runs.items()])
     print(text)
     if options.write:
-        write_block(options.write, "soak", text)
+        write_block(options.write, "soak", f"{made_by('benchmarks.soak')}\n\n{text}")
+    return 1 if any(grown(seen) for seen in runs.values()) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

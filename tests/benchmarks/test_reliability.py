@@ -18,7 +18,7 @@ from benchmarks.faults_suite import numbers
 from benchmarks.orphans import in_folder, in_session, wait_until_gone
 from benchmarks.resume import Result
 from benchmarks.small import dumped
-from benchmarks.soak import look, sixths
+from benchmarks.soak import grown, look, sixths
 from benchmarks.workspace import Workspace, made_by, table, write_block
 
 
@@ -141,6 +141,17 @@ def test_growth_is_measured_between_the_second_and_the_last_sixth():
     early, late = sixths({"step": steps, "memory": [100 + step for step in steps]}, "memory")
     assert (early, late) == (100 + 149.5, 100 + 550)
     assert sixths({"step": steps, "memory": [7.0] * 601}, "memory") == (7, 7)
+
+
+def test_what_grows_is_named():
+    steps = [float(k) for k in range(600)]
+    flat, rising = [100.0] * 600, [100 + 0.02 * step for step in steps]
+    assert grown({"step": steps, "memory": flat, "files": flat, "processes": flat}) == []
+    assert grown({"step": steps, "memory": rising, "files": flat, "processes": flat}) == ["memory"]
+    leaking = [20 + step // 100 for step in steps]
+    assert grown({"step": steps, "memory": flat, "files": leaking, "processes": leaking}) == []
+    leaking = [20 + step // 50 for step in steps]
+    assert grown({"step": steps, "memory": flat, "files": leaking, "processes": flat}) == ["files"]
 
 
 def test_the_documents_blocks_are_there():
