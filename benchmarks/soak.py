@@ -69,7 +69,7 @@ def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]
     if process.wait():
         raise RuntimeError((workspace.folder / log).read_text()[-2000:])
     wait_until_gone(partial(in_session, process.pid))
-    return seen
+    return seen | {"steps": [float(steps)]}
 
 
 def sixths(seen: dict[str, list[float]], name: str) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def grown(seen: dict[str, list[float]]) -> list[str]:
 
 def row(stage: str, seen: dict[str, list[float]]) -> list[str]:
     """For the table."""
-    cells = [stage, f"{max(seen['step']):,.0f}"]
+    cells = [stage, f"{seen['steps'][0]:,.0f}"]
     for name in COLUMNS[1:]:
         early, late = sixths(seen, name)
         cells.append(f"{early:.1f} -> {late:.1f}")
