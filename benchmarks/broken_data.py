@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import pickle
+import shutil
 import struct
 import tarfile
 import tempfile
@@ -22,9 +23,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from benchmarks.embedding_formats import EMBEDDINGS, TOKENIZER, write_embeddings
 from benchmarks.formats import FORMATS, Format, Sample, encoded, samples
+from datamodules.embedding_shards import metadata_path, read_captions, shard_path, write_captions
 from datamodules.faults import FaultPolicy
-from datamodules.picture_data import PictureDataModule, SplitConfig
+from datamodules.picture_data import SplitConfig
 from modules.errors import InputError
 
 PAIRS, BROKEN = 24, 5
@@ -38,10 +41,12 @@ class Case:
     Attributes:
         name: what.
         kind: of the fault that must be found; several parted by "; "; None where the pair must be used.
-        formats: of `FORMATS`, where it is planted.
+        formats: of `KINDS`, where it is planted.
         sample: changes the pair number `BROKEN` before it is written.
         folder: changes what was written.
         later: changes it after the pairs have been listed, as training would find it.
+        refused: part of the line that refuses it whatever `on_error` says, or "": nothing is left of such data without
+            the file.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Case:
     sample: Callable[[Sample], Sample] = lambda sample: sample
     folder: Plant = lambda folder: None
     later: Plant = lambda folder: None
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,14 @@ class Outcome:
         kinds: of the faults that were counted, parted by "; ".
         lost: pairs that were counted as lost.
         refusal: the line that `on_error: refuse` stops with; "" where it does not.
+        stopped: the line that `on_error: skip` stops with, all the same.
     """
 
     seen: set[int]
     kinds: str
     lost: int
     refusal: str
+    stopped: str
 
 
 class Explosive:
@@ -184,7 +192,70 @@ def _remove_picture(folder: Path) -> None:
     sorted(folder.rglob("*.jpg"))[BROKEN].unlink()
 
 
-_JSONL, _COCO, _SHARDS = ("metadata.jsonl",), ("COCO",), ("shards",)
+def _array(change: Callable[[np.ndarray], np.ndarray]) -> Plant:
+    """Changes the second shard of picture embeddings."""
+
+    def plant(folder: Path) -> None:
+        path = shard_path(folder / "train", "z_i", 1)
+        np.save(path, change(np.load(path)), allow_pickle=True)
+
+    return plant
+
+
+def _bytes(change: Callable[[bytes], bytes]) -> Plant:
+    """Changes that file's content."""
+
+    def plant(folder: Path) -> None:
+        path = shard_path(folder / "train", "z_i", 1)
+        path.write_bytes(change(path.read_bytes()))
+
+    return plant
+
+
+def _remove(*names: str) -> Plant:
+    """Removes the files of those patterns."""
+
+    def plant(folder: Path) -> None:
+        for name in names:
+            for path in list(folder.rglob(name)):
+                path.unlink()
+
+    return plant
+
+
+def _null_caption(folder: Path) -> None:
+    path = metadata_path(folder / "train", 0)
+    write_captions(path, [None if row == BROKEN else text for row, text in enumerate(read_captions(path).to_pylist())])
+
+
+def _another_pairs_row(folder: Path) -> None:
+    shutil.rmtree(folder)
+    write_embeddings(folder, samples(PAIRS), replaced={BROKEN: 0})
+
+
+def _comma(folder: Path) -> None:
+    path = folder / "metadata.csv"
+    lines = path.read_text().splitlines()
+    lines[BROKEN] += ", on a branch"
+    path.write_text("\n".join(lines))
+
+
+def _cut_parquet(folder: Path) -> None:
+    path = metadata_path(folder / "train", 1)
+    path.write_bytes(path.read_bytes()[:100])
+
+
+_UNREADABLE = "img_emb_1.npy: not a readable array"
+
+KINDS = {
+    **FORMATS,
+    **EMBEDDINGS,
+    "a range of shards": replace(
+        FORMATS["shards"], init_args={"train": "FOLDER/{00000..00002}.tar", "cache_dir": None}
+    ),
+}
+
+_JSONL, _COCO, _SHARDS, _ARRAYS = ("metadata.jsonl",), ("COCO",), ("shards",), tuple(EMBEDDINGS)
 
 CASES = (
     Case("truncated JPEG", "a damaged picture", sample=_content(lambda data: data[: len(data) // 2])),
@@ -210,6 +281,7 @@ CASES = (
     Case("path with .. in a shard", "a path that leads out of the shard", _SHARDS, folder=_add("../../up.jpg", b"")),
     Case("tar cut in the middle", "a shard that is cut off", _SHARDS, folder=_rewrite(lambda d: d[: len(d) // 2])),
     Case("compressed tar", "a shard that cannot be read", _SHARDS, folder=_rewrite(gzip.compress)),
+    Case("shard that is missing", "a missing shard", ("a range of shards",), folder=lambda f: _shard(f).unlink()),
     Case("shard that vanishes", "a missing file", _SHARDS, later=lambda folder: _shard(folder).unlink()),
     Case("shard that shrinks", "a shard that has shrunk", _SHARDS, later=_rewrite(lambda d: d[: len(d) // 2])),
     Case("picture that vanishes", "a missing file", ("text files",), later=_remove_picture),
@@ -244,11 +316,38 @@ CASES = (
         _JSONL,
         folder=_edit_line(lambda line: line[:-5]),
     ),
+    Case("line with too many fields", "a line with too many fields; no caption", ("metadata.csv",), folder=_comma),
+    Case(".npy of another dtype", None, _ARRAYS, folder=_array(lambda a: a.astype("f8")), refused="float64"),
+    Case(".npy of another width", None, _ARRAYS, folder=_array(lambda a: a[:, :-1]), refused="15"),
+    Case(".npy of too few rows", None, _ARRAYS, folder=_array(lambda a: a[:-1]), refused="rows in"),
+    Case(".npy that is cut off", None, _ARRAYS, folder=_bytes(lambda d: d[: len(d) // 2]), refused=_UNREADABLE),
+    Case(
+        ".npy of pickled objects",
+        None,
+        _ARRAYS,
+        folder=_array(lambda a: np.array([Explosive()] * len(a), object)),
+        refused=_UNREADABLE,
+    ),
+    Case("pickle named .npy", None, _ARRAYS, folder=_bytes(lambda data: PICKLE), refused=_UNREADABLE),
+    Case(".npy that is missing", None, _ARRAYS, folder=_remove("img_emb_1.npy"), refused="img_emb"),
+    Case("shard of embeddings that is missing", None, _ARRAYS[:1], folder=_remove("*_1.*"), refused="rows in 2 shards"),
+    Case("number missing among shards", "a missing shard", _ARRAYS[1:], folder=_remove("*_1.*")),
+    Case("shard of embeddings that vanishes", None, _ARRAYS, later=_remove("*_1.npy")),
+    Case("parquet that is cut off", None, _ARRAYS[1:], folder=_cut_parquet, refused="not readable as parquet"),
+    Case("null for a caption", "no caption", _ARRAYS[1:], folder=_null_caption),
+    Case(
+        "row of another pair, its own being unreadable",
+        "a row that holds another pair",
+        _ARRAYS[:1],
+        folder=_another_pairs_row,
+    ),
 )
 
 
-def opened(format: Format, folder: Path, policy: FaultPolicy) -> PictureDataModule:
+def opened(format: Format, folder: Path, policy: FaultPolicy) -> Any:
     """The DataModule of those data, all pairs of which are for training."""
+    if format in EMBEDDINGS.values():
+        return format.open(folder, batch_size=4, tokenizer=TOKENIZER, faults=policy)
     splits = SplitConfig(val_share=0.0, test_share=0.0)
     return format.open(folder, image_size=16, batch_size=4, splits=splits, faults=policy)
 
@@ -264,34 +363,44 @@ def trained(case: Case, format: Format, folder: Path, on_error: Literal["skip", 
     format.write(folder, pairs)
     case.folder(folder)
     module = opened(format, folder, FaultPolicy(on_error, max_skipped=1_000))
-    module.pairs("train")
+    module.dataset("train")
     case.later(folder)
     return module, {index for batch in module.train_dataloader() for index in batch.index.tolist()}
 
 
 def outcome(case: Case, format: Format, folder: Path) -> Outcome:
     """Training past the fault, and training that refuses it."""
-    module, seen = trained(case, format, folder / "skip", "skip")
-    log = module.log("train")
-    refusal = ""
+    seen: set[int] = set()
+    kinds, lost, lines = "", 0, {"skip": "", "refuse": ""}
+    try:
+        module, seen = trained(case, format, folder / "skip", "skip")
+        kinds = "; ".join(sorted({fault.kind for fault in module.log("train").found.values()}))
+        lost = len(module.log("train"))
+    except InputError as error:
+        lines["skip"] = str(error)
     try:
         trained(case, format, folder / "refuse", "refuse")
     except InputError as error:
-        refusal = str(error)
-    kinds = "; ".join(sorted({fault.kind for fault in log.found.values()}))
-    return Outcome(seen, kinds, len(log), refusal)
+        lines["refuse"] = str(error)
+    return Outcome(seen, kinds, lost, lines["refuse"], lines["skip"])
+
+
+HEAD = ("| what is wrong | in | `on_error: skip` | `on_error: refuse` |", "|---|---|---|---|")
+
+
+def line(case: Case, kinds: str, stopped: bool, refused: bool) -> str:
+    """Of the table."""
+    skipped = "refused by name" if stopped else f"skipped and counted: *{kinds}*" if kinds else "used"
+    return f"| {case.name} | {', '.join(case.formats)} | {skipped} | {'refused by name' if refused else 'used'} |"
 
 
 def table(folder: Path) -> Iterator[str]:
     """The lines of a Markdown table of all cases."""
-    yield "| what is wrong | in | `on_error: skip` | `on_error: refuse` |"
-    yield "|---|---|---|---|"
+    yield from HEAD
     for number, case in enumerate(CASES):
-        found = [outcome(case, FORMATS[name], folder / f"{number}-{name}") for name in case.formats]
-        (kinds,) = {each.kinds for each in found}
-        skipped = f"skipped and counted: *{kinds}*" if kinds else "used"
-        refused = "refused by name" if all(each.refusal for each in found) else "used"
-        yield f"| {case.name} | {', '.join(case.formats)} | {skipped} | {refused} |"
+        found = [outcome(case, KINDS[name], folder / f"{number}-{name}") for name in case.formats]
+        ((kinds, stopped, refused),) = {(each.kinds, bool(each.stopped), bool(each.refusal)) for each in found}
+        yield line(case, kinds, stopped, refused)
 
 
 def main() -> None:

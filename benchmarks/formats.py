@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,6 @@ from typing import Any
 from PIL import Image
 
 from datamodules import scenes
-from datamodules.picture_data import PictureDataModule
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,41 @@ def write_rows(folder: Path, pairs: Sequence[Sample]) -> None:
     rows.save_to_disk(str(folder))
 
 
+def write_icons(folder: Path, colours: Sequence[str] = scenes.COLOURS, shapes: Sequence[str] = scenes.SHAPES) -> None:
+    """Two sets of drawings as `npm pack` leaves Iconify's packages: a disc of each colour, called after each shape."""
+    names = [f"{colour}-{shape}" for colour in colours for shape in shapes]
+    for title, radius in (("Small Emoji", 4), ("Large Emoji", 7)):
+        prefix = title.split()[0].lower()
+        bodies = {name: f'<circle cx="8" cy="8" r="{radius}" fill="{name.split("-")[0]}"/>' for name in names}
+        licence = {"title": "Apache 2.0", "spdx": "Apache-2.0", "url": "https://example.org/licence"}
+        write_package(
+            folder,
+            {
+                "icons.json": {
+                    "prefix": prefix,
+                    "icons": {name: {"body": bodies[name]} for name in names},
+                    "height": 16,
+                },
+                "info.json": {"prefix": prefix, "name": title, "author": {"name": "An Author"}, "license": licence},
+                "package.json": {"name": f"@iconify-json/{prefix}", "version": "1.2.3"},
+                "chars.json": {f"{0x1F400 + k:x}": name for k, name in enumerate(names)},
+            },
+        )
+
+
+def write_package(folder: Path, files: dict[str, Any], version: str = "1.2.3") -> Path:
+    """Files of JSON as `npm pack` packs them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{files['package.json']['name'][1:].replace('/', '-')}-{version}.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, value in files.items():
+            data = json.dumps(value).encode()
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
 def _shards(folder: Path, pairs: Sequence[Sample]) -> None:
     third = len(pairs) // 3
     write_shards(folder, pairs, [third, 2 * third // 3, len(pairs) - third - 2 * third // 3])
@@ -153,10 +188,13 @@ class Format:
 
     def section(self, folder: Path, **more: Any) -> dict[str, Any]:
         """The `data:` section for the pairs that were written to a folder."""
-        given = {key: str(folder) if value == "FOLDER" else value for key, value in self.init_args.items()}
+        given = {
+            key: value.replace("FOLDER", str(folder)) if isinstance(value, str) else value
+            for key, value in self.init_args.items()
+        }
         return {"class_path": self.class_path, "init_args": {**given, **more}}
 
-    def open(self, folder: Path, **more: Any) -> PictureDataModule:
+    def open(self, folder: Path, **more: Any) -> Any:
         """The DataModule itself."""
         section = self.section(folder, **more)
         module, _, name = self.class_path.rpartition(".")
@@ -177,3 +215,9 @@ FORMATS: dict[str, Format] = {
     "shards": Format(_shards, "datamodules.webdataset.WebDatasetDataModule", {"train": "FOLDER", "cache_dir": None}),
     "Hugging Face": Format(write_rows, "datamodules.huggingface.HuggingFaceDataModule", {"path": "FOLDER"}),
 }
+
+EMOJI = Format(
+    lambda folder, pairs: write_icons(folder),
+    "datamodules.emoji_styles.EmojiStylesDataModule",
+    {"packages": "FOLDER", "cache_dir": None, "caption": "{style} {name}"},
+)

@@ -121,16 +121,16 @@ def _usable(
 ) -> Found:
     """A share of a folder's rows: those without a caption and shards that lack are faults.
 
-    A shard that lacks belongs to the share that the rows after it are in, and counts as many rows as others hold.
+    A shard that lacks belongs to the share that the rows after it are in, and counts as many rows as the largest.
     """
     faults, lacking = [], []
-    usual = round(len(z_i) / len(columns))
+    usual = max(map(len, columns.values()))  # Only the last one holds fewer.
     paths, starts = numbered(folder, METADATA, ".parquet"), tokens.starts.tolist()
     following = min(columns)
     for (number, column), start in zip(columns.items(), starts[:-1], strict=True):
         if start in share:
             gap = range(following, number)
-            faults += [Fault(f"{folder}: shard {lost}", "a missing shard", pairs=max(1, usual)) for lost in gap]
+            faults += [Fault(f"{folder}: shard {lost}", "a missing shard", pairs=usual) for lost in gap]
         following = number + 1
         without = rows_without_caption(column)
         mine = without[(without + start >= share.start) & (without + start < share.stop)]

@@ -261,7 +261,7 @@ def has_parquet() -> bool:
     return find_spec("pyarrow") is not None
 
 
-def write_captions(path: Path, captions: Sequence[str]) -> None:
+def write_captions(path: Path, captions: Sequence[str | None]) -> None:
     """Write a parquet file with the column "caption", atomically."""
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def test_a_shard_that_lacks_everywhere_counts_as_many_rows_as_the_others_hold(tm
     assert data.captions("train") == CAPTIONS[:5]
     assert data.log("test").found == {} == data.log("train").found
     data.size("val")  # The rows that follow are its.
-    assert data.log("val").summary() == "4 skipped from val (4 for a missing shard)"
+    assert data.log("val").summary() == "5 skipped from val (5 for a missing shard)"
     with pytest.raises(InputError, match=r"shard 1: a missing shard; correct it"):
         opened(tmp_path, faults=FaultPolicy("refuse"), val_size=1, test_size=1).dataset("val")
 

@@ -1,13 +1,12 @@
 """Emoji of several styles, from packages that the tests make in Iconify's format. Needs the optional renderer."""
 
-import io
 import json
-import tarfile
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from benchmarks.formats import write_package
 from datamodules import iconify
 from datamodules.emoji import split_of
 from datamodules.emoji_styles import EmojiStylesDataModule, drawings_of, with_article
@@ -38,16 +37,8 @@ def content(prefix, title, colour, names=NAMES, **more):
 
 
 def pack(folder, files, version="1.2.3"):
-    """As `npm pack` leaves it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{files['package.json']['name'][1:].replace('/', '-')}-{version}.tgz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, value in {**files, "../../escaped.txt": {}}.items():
-            data = json.dumps(value).encode()
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
+    """As `npm pack` leaves it, with a file that leads out of it."""
+    return write_package(folder, {**files, "../../escaped.txt": {}}, version)
 
 
 @pytest.fixture

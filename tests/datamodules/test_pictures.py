@@ -8,11 +8,12 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from benchmarks.embedding_formats import write_embeddings
 from benchmarks.formats import FORMATS, samples, write_shards, write_text_files
 from datamodules.cache import digest
 from datamodules.captions import CaptionConfig
 from datamodules.decoding import PictureConfig
-from datamodules.embeddings import EmbeddingsInfo, EmbeddingsWriter
+from datamodules.embeddings import EmbeddingsDataModule, EmbeddingsInfo, EmbeddingsWriter
 from datamodules.faults import FaultPolicy
 from datamodules.image_folder import ImageFolderDataModule
 from datamodules.loading import SeededBatchSampler
@@ -20,7 +21,7 @@ from datamodules.picture_data import SplitConfig
 from datamodules.pictures import Entry, choose_split, sample
 from datamodules.scenes import make_pair, render
 from datamodules.webdataset import WebDatasetDataModule
-from modules.batches import ImageTextBatch
+from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.errors import InputError
 
 COUNT = 24
@@ -147,13 +148,16 @@ class Watcher(LightningModule):
         self.weight, self.folder, self.seen = torch.nn.Parameter(torch.zeros(())), folder, []
 
     def training_step(self, batch, batch_idx):
+        if isinstance(batch, EmbeddingBatch):
+            self.seen.append([batch.index.tolist(), digest(batch.z_i.tolist()), batch.tokens.tolist()])
+            return (self.weight - batch.z_t.mean()) ** 2
         assert batch.images.dtype == torch.float32
         assert batch.images.abs().max() <= 1
         self.seen.append([batch.index.tolist(), digest(batch.images.tolist()), batch.captions])
         return (self.weight - batch.images.mean()) ** 2
 
     def validation_step(self, batch, batch_idx):
-        assert batch.images.dtype == torch.float32
+        assert isinstance(batch, EmbeddingBatch) or batch.images.dtype == torch.float32
 
     def on_train_end(self):
         (self.folder / f"rank{self.global_rank}.json").write_text(json.dumps(self.seen))
@@ -181,33 +185,45 @@ def fit(tmp_path, data, steps, ckpt=None, callbacks=(), **options):
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
-def test_two_processes_with_four_workers_see_every_pair_once_a_pass_and_go_on_after_an_interruption(tmp_path):
+def shards_of_two_at_a_time(folder):
+    write_shards(folder / "shards", samples(COUNT, 32), [3, 16, 5])
+    return WebDatasetDataModule(
+        str(folder / "shards"),
+        str(folder / "shards" / "00001.tar"),
+        shuffle_shards=2,
+        cache_dir=None,
+        **SERVED,
+        **DRAWN,
+    )
+
+
+def pictures_in_a_folder(folder):
+    write_text_files(folder / "pictures", samples(COUNT, 32))
+    write_text_files(folder / "val", samples(4, 32))
+    return ImageFolderDataModule(str(folder / "pictures"), str(folder / "val"), **SERVED, **DRAWN)
+
+
+def embeddings_alone(folder):
+    write_embeddings(folder / "e", samples(COUNT, 32))
+    write_embeddings(folder / "e", samples(4, 32), "val")
+    return EmbeddingsDataModule(str(folder / "e"), **SERVED)
+
+
+SERVED = {"batch_size": 3, "num_workers": 4}
+DRAWN = {"image_size": 16, "splits": ALL, "picture": PictureConfig(crop="random", flip=True)}
+
+
+@pytest.mark.parametrize("data", [shards_of_two_at_a_time, pictures_in_a_folder, embeddings_alone])
+def test_two_processes_with_four_workers_see_every_pair_once_a_pass_and_go_on_after_an_interruption(tmp_path, data):
     from lightning.pytorch.callbacks import ModelCheckpoint
-
-    write_shards(tmp_path / "shards", samples(COUNT, 32), [3, 16, 5])
-
-    def data(**more):
-        config = {"splits": SplitConfig(val_share=0.0, test_share=0.0), "val": str(tmp_path / "shards" / "00001.tar")}
-        picture = PictureConfig(crop="random", flip=True)
-        return WebDatasetDataModule(
-            str(tmp_path / "shards"),
-            image_size=16,
-            batch_size=3,
-            num_workers=4,
-            cache_dir=str(tmp_path / "cache"),
-            picture=picture,
-            shuffle_shards=2,
-            **config,
-            **more,
-        )
 
     options = {"strategy": "ddp_fork", "devices": 2}
     checkpoint = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
-    whole = fit(tmp_path, data(), 8, callbacks=[checkpoint], **options)
+    whole = fit(tmp_path, data(tmp_path), 8, callbacks=[checkpoint], **options)
     for number in range(2):  # 24 pairs in batches of 2 x 3: a pass is 4 steps.
         seen = [index for rank in whole for batch in rank[number * 4 : number * 4 + 4] for index in batch[0]]
         assert sorted(seen) == list(range(COUNT))
-    rest = fit(tmp_path, data(), 8, ckpt=tmp_path / "step=5.ckpt", **options)
+    rest = fit(tmp_path, data(tmp_path), 8, ckpt=tmp_path / "step=5.ckpt", **options)
     assert [rank[5:] for rank in whole] == rest
 
 
