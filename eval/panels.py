@@ -66,16 +66,23 @@ def stacked(pages: Sequence[Image.Image]) -> Image.Image:
 
 
 def bars(labels: Sequence[str], shares: Sequence[float], cell: int = CELL) -> Image.Image:
-    """A cell with the largest shares as horizontal bars with their labels, largest first."""
+    """A cell with the largest shares as horizontal bars with their labels, largest first.
+
+    Labels are continued on further lines rather than cut off; as many are shown as the cell has room for, 5 at most.
+    """
     scale = 2  # drawn larger and reduced with the other pictures
     image = Image.new("RGB", (cell * scale, cell * scale), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(11 * scale)
-    order = sorted(range(len(shares)), key=lambda k: -shares[k])[:5]
-    step = cell * scale // 5
-    for place, k in enumerate(order):
-        top = place * step
-        draw.rectangle((0, top + 2, shares[k] * cell * scale, top + step - 4), fill=(150, 190, 235))
-        draw.text((4, top + 4), f"{shares[k]:.2f} {labels[k]}", fill="black", font=font)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(10 * scale)
+    line, top = 12 * scale, 0
+    for k in sorted(range(len(shares)), key=lambda k: -shares[k])[:5]:
+        lines = wrap(f"{shares[k]:.2f} {labels[k]}", cell * scale - 8, font.getlength)
+        height = len(lines) * line + 4
+        if top and top + height > cell * scale:
+            break
+        draw.rectangle((0, top, shares[k] * cell * scale, top + height - 1), fill=(150, 190, 235))
+        for number, text in enumerate(lines):
+            draw.text((4, top + number * line), text, fill="black", font=font)
+        top += height + 4
     return image
 
 

@@ -39,7 +39,7 @@ def load_images(sources: ImageLike | Sequence[ImageLike], size: int | None = Non
 
     Args:
         sources: one picture or several; a tensor (B, 3, H, W) is several.
-        size: side that all are brought to; by default the smallest of theirs.
+        size: side that all are brought to; by default the largest of theirs, so that none loses anything.
 
     Returns:
         (B, 3, S, S) float32 in [-1, 1]; see `load_image` for how each is read.
@@ -54,7 +54,7 @@ def load_images(sources: ImageLike | Sequence[ImageLike], size: int | None = Non
     loaded = [load_image(source) for source in sources]
     if not loaded:
         raise InputError("no picture was given: name a file, or pass a PIL picture or a tensor")
-    side = min(image.shape[-1] for image in loaded) if size is None else size
+    side = max(image.shape[-1] for image in loaded) if size is None else size
     return torch.stack([resized(image[None], side)[0] for image in loaded])
 
 

@@ -23,11 +23,13 @@ from experiments.embed import find_device
 from experiments.provenance import commit
 from modules.errors import InputError
 from modules.images import load_images, to_pil
-from modules.manipulations import Walk, enlarge, reachable_sizes
+from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
 DRAWS = 1000
+SAME_PICTURE = 0.995
+"""Smallest cosine of a picture's z_i and that of its latents; the files of one picture may differ a little."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def parser(name: str, description: str, images: bool = True, steps: int = 50) ->
     made.add_argument("--out", required=True, help="figure folder to write")
     made.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
-    made.add_argument("--steps", type=int, default=steps, help="DDIM steps, down as up (default %(default)s)")
+    made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
     made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
     made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
@@ -78,6 +80,57 @@ def start(options: argparse.Namespace) -> UnCLIP:
 def walk_of(options: argparse.Namespace) -> Walk:
     """The trajectory that the options ask for."""
     return Walk(options.steps, options.guidance, batch_size=options.batch_size)
+
+
+def add_latents(made: argparse.ArgumentParser) -> None:
+    """--latents, for commands that start from (z_i, x_T); without --steps and --guidance the file's are taken."""
+    made.add_argument("--latents", help="a file of `unclip invert`, instead of inverting pictures")
+    made.set_defaults(steps=None, guidance=None)
+
+
+def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False) -> tuple[Sources, Latents]:
+    """The pictures and their latents: inverted, or from --latents, and then on the trajectory that they were found on.
+
+    Args:
+        pictures_too: whether the pictures are needed for latents from a file too; the reconstructions stand in for
+            them otherwise, unless pictures are named.
+
+    Raises:
+        InputError: latents of other pictures, or options that say another trajectory than the file.
+    """
+    latents = load_latents(options.latents, system) if options.latents else None
+    own = Walk() if latents is None or latents.walk is None else latents.walk
+    for name, value in (("steps", own.steps), ("guidance", own.guidance_scale)):
+        given = getattr(options, name)
+        if given is None:
+            setattr(options, name, value)
+        elif latents is not None and latents.walk is not None and given != value:
+            raise InputError(
+                f"{options.latents} was inverted in {own.steps} steps at guidance {own.guidance_scale:g} and is drawn "
+                f"again in the same way: leave --{name} out, or invert the pictures again"
+            )
+    walk = replace(own, steps=options.steps, guidance_scale=options.guidance, batch_size=options.batch_size)
+    if latents is None:
+        found = sources(options)
+        return found, invert(system, found.images, None, walk)
+    latents = replace(latents, walk=walk)
+    if not (options.images or pictures_too):
+        names = [f"latents {k + 1}" for k in range(len(latents))]
+        return Sources(redraw(system, latents), names, [{}] * len(latents)), latents
+    found = sources(options, len(latents))
+    if len(found) != len(latents):
+        raise InputError(
+            f"{options.latents} holds the latents of {len(latents)} pictures, and there are {len(found)}: name the "
+            "pictures that were inverted, in their order"
+        )
+    cosines = (system.embed_image(found.images) * latents.z_i).sum(dim=1)
+    if float(cosines.min()) < SAME_PICTURE:
+        k = int(cosines.argmin())
+        raise InputError(
+            f"row {k + 1} of {options.latents} is not of the picture {found.names[k]!r} (their z_i have a cosine of "
+            f"{cosines[k]:.2f}): name the pictures that were inverted, in their order"
+        )
+    return found, latents
 
 
 def sources(options: argparse.Namespace, count: int | None = None) -> Sources:
@@ -128,6 +181,14 @@ def enlarged(system: UnCLIP, options: argparse.Namespace, low: Tensor, seed: int
     """Pictures at the size asked for; all with the same upsampling noise, so that a row changes by what it shows."""
     seeds = ImageSeeds.of([options.seed if seed is None else seed] * len(low), len(low))
     return pictures(enlarge(system, low, options.size, seeds, options.batch_size))
+
+
+def noise_pictures(x_T: Tensor) -> list[Image.Image]:
+    """Noise (B, C, s, s) as pictures: -2.5 standard deviations of unit noise are black, 2.5 are white."""
+    from eval.panels import CELL
+
+    sides = [to_pil(image) for image in (x_T[:, :3] / 2.5).clamp(-1, 1).cpu()]
+    return [image.resize((CELL, CELL), Image.Resampling.NEAREST) for image in sides]
 
 
 def pictures(images: Tensor) -> list[Image.Image]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-
 from eval.figure_folder import FigureRecord
 from eval.panels import panel
 from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
@@ -33,7 +31,7 @@ def main(argv: list[str]) -> int:
         if condition not in CONDITIONS or condition == "image_embedding":
             raise InputError(f"no condition {condition!r} here; there are {', '.join(CONDITIONS[:-1])}")
     system = start(options)
-    use_sampler(system, options)
+    use_sampler(system, options.steps, options.guidance)
     rows, names, drawn = [], [], []
     seeds = ImageSeeds.of([options.seed + k for k in range(options.columns)], options.columns)
     for caption in captions_of(options):
@@ -55,9 +53,9 @@ def main(argv: list[str]) -> int:
     return finish(options, "conditioning-grid", record, {"figure.png": page}, numbered(drawn))
 
 
-def use_sampler(system: UnCLIP, options: argparse.Namespace) -> None:
-    """The decoders sample as their stages say, but for what the options say."""
-    chosen = {"steps": options.steps, "guidance_scale": options.guidance}
+def use_sampler(system: UnCLIP, steps: int | None, guidance: float | None) -> None:
+    """The decoders sample as their stages say, but for what is given here."""
+    chosen = {"steps": steps, "guidance_scale": guidance}
     fields = {key: value for key, value in chosen.items() if value is not None}
     for name in ("decoder", "glide"):
         system.overrides[name] = {**system.overrides.get(name, {}), **fields}

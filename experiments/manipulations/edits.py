@@ -125,8 +125,19 @@ def judge(classifier: AttributeClassifier, task: Task, attribute: str, drawn: Te
 
 def works(before: Outcome, after: Outcome) -> bool:
     """Whether the edit does what the words say and no more, by the limits above."""
+    return float(before.hit.mean()) < BEFORE and margin(before, after) >= 0
+
+
+def margin(before: Outcome, after: Outcome) -> float:
+    """How far the edit is from the nearer of its two limits after it; below 0 it misses one."""
     falls = [float(before.kept[name].mean() - after.kept[name].mean()) for name in after.kept]
-    return float(before.hit.mean()) < BEFORE and float(after.hit.mean()) >= AFTER and max(falls) <= FALL
+    return min(float(after.hit.mean()) - AFTER, FALL - max(falls))
+
+
+def best_theta(thetas: list[float], outcomes: list[Outcome]) -> float:
+    """The theta with the largest margin, the smaller one of equals; the first outcome is the reconstruction's."""
+    margins = {theta: margin(outcomes[0], found) for theta, found in zip(thetas, outcomes, strict=True) if theta > 0}
+    return max(sorted(margins), key=lambda theta: round(margins[theta], 6))
 
 
 def working_thetas(thetas: list[float], outcomes: list[Outcome]) -> list[float]:

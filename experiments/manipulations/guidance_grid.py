@@ -23,6 +23,8 @@ def main(argv: list[str]) -> int:
     options.words = argv
     if options.prior not in PRIORS:
         raise InputError(f"no prior {options.prior!r}; there are {', '.join(PRIORS)}")
+    if options.guidance is not None:
+        raise InputError("guidance-grid compares scales: name them with --scales, not with --guidance")
     system = start(options)
     captions = captions_of(options)
     seeds = ImageSeeds.of([options.seed] * len(captions), len(captions))
@@ -31,8 +33,7 @@ def main(argv: list[str]) -> int:
     cells = {}
     models = ["decoder", *(["glide"] if system.has("glide") else [])]
     for scale in options.scales:
-        options.guidance = scale
-        use_sampler(system, options)
+        use_sampler(system, options.steps, scale)
         for model in models:
             given = None if model == "glide" else z_i
             low = system.decode(tokens, given, seeds.generators("decoder"), model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from datamodules.scenes import caption_of
 from eval.figure_folder import FigureRecord
 from eval.panels import panel
-from experiments.manipulations.common import finish, numbered, parser, pictures, sources, start, walk_of
+from eval.tables import Cell, Table
+from experiments.manipulations.common import cell, finish, interval, numbered, parser, pictures, sources, start, walk_of
 from modules.errors import InputError
 from modules.images import resized
 from modules.manipulations import Hole, inpaint, tokens_of
@@ -58,21 +60,70 @@ def main(argv: list[str]) -> int:
     known = hole.at(drawn.shape[-1])
     error = float(((drawn.cpu() - known.images).abs() * known.keep).max())
     shown = resized(found.images, drawn.shape[-1])
-    holes = torch.where(resized(keep.expand(1, 3, -1, -1) * 2 - 1, shown.shape[-1]) > 0, shown, torch.zeros(()))
+    holes = torch.where(known.keep[::count].cpu() > 0, shown, hatched(shown.shape[-1]))
+    table, steps = seams(drawn.cpu(), shown.repeat_interleave(count, dim=0), known.keep.cpu(), count)
     cells = pictures(drawn)
     rows = [
         [original, hollow, *cells[k * count : (k + 1) * count]]
         for k, (original, hollow) in enumerate(zip(pictures(shown), pictures(holes), strict=True))
     ]
     notes = [
-        f"Grey is drawn anew, {options.steps} steps, each taken {options.resamples} times with the known pixels noised "
-        f"afresh (RePaint), then in the same way by the upsamplers; guidance {options.guidance:g}.",
+        f"What is hatched is drawn anew, {options.steps} steps, each taken {options.resamples} times with the known "
+        f"pixels noised afresh (RePaint), then in the same way by the upsamplers; guidance {options.guidance:g}.",
         f"Known pixels differ from the picture's by {error:.2g} at most (of a range of 2).",
     ]
     names = [text or name for text, name in zip(texts, found.names, strict=True)]
     page = panel(rows, ["picture", "hole", *(f"seed {options.seed + k}" for k in range(count))], names)
-    record = FigureRecord("Inpainting", notes, numbers={"largest_error_of_known_pixels": error})
+    record = FigureRecord("Inpainting", notes, [table], numbers={"largest_error_of_known_pixels": error, **steps})
     return finish(options, "inpaint", record, {"figure.png": page}, numbered(cells))
+
+
+def hatched(side: int) -> Tensor:
+    """(3, side, side) magenta and white stripes, which no picture is taken for."""
+    places = torch.arange(side)
+    width = max(2, side // 16)
+    stripe = ((places[:, None] + places[None]) // width % 2).float()
+    return torch.stack([torch.ones(side, side), stripe * 2 - 1, torch.ones(side, side)])
+
+
+def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[Table, dict[str, float]]:
+    """How much neighbouring pixels differ across the hole's border, beside elsewhere and beside the true picture.
+
+    Args:
+        drawn, truth: (B, 3, S, S) in [-1, 1].
+        keep: (B, 1, S, S), 1 where a pixel is known.
+        fills: of each picture, behind one another.
+    """
+    places = {"border": lambda a, b: a != b, "known": lambda a, b: (a + b) == 2, "drawn": lambda a, b: (a + b) == 0}
+    found = {
+        name: [_steps(images, keep, inside).reshape(-1, fills).nanmean(dim=1) for images in (drawn, truth)]
+        for name, inside in places.items()
+    }
+    labels = {"border": "across the border", "known": "among known pixels", "drawn": "among drawn pixels"}
+    rows = [
+        [Cell(labels[name]), cell(interval(made), 4), cell(interval(true), 4)] for name, (made, true) in found.items()
+    ]
+    note = (
+        f"Mean absolute difference of neighbouring pixels, as a share of the range from black to white; n = "
+        f"{len(drawn) // fills} pictures of {fills} fills each. In brackets: 95% bootstrap interval over pictures. A "
+        "seam shows as a border that is rougher than the true picture's."
+    )
+    table = Table("The seam", ["neighbouring pixels", "inpainted", "true picture"], rows, [note])
+    numbers = {f"step_{name}": float(made.nanmean()) for name, (made, _) in found.items()}
+    return table, numbers | {f"true_step_{name}": float(true.nanmean()) for name, (_, true) in found.items()}
+
+
+def _steps(images: Tensor, keep: Tensor, inside: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(B,) mean difference of neighbours, to the right and below, whose two values of `keep` are as wanted."""
+    total, count = torch.zeros(len(images)), torch.zeros(len(images))
+    for a, b in (
+        ((..., slice(1, None)), (..., slice(None, -1))),
+        ((..., slice(1, None), slice(None)), (..., slice(None, -1), slice(None))),
+    ):
+        wanted = inside(keep[a], keep[b]).float()
+        total += ((images[a] - images[b]).abs().mean(dim=1, keepdim=True) / 2 * wanted).flatten(1).sum(dim=1)
+        count += wanted.flatten(1).sum(dim=1)
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan)
 
 
 def whole_caption(record: dict[str, Any]) -> str:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from eval.figure_folder import FigureRecord, require_writable_figure
+from eval.panels import panel
+from eval.tables import Cell, Table
 from experiments.embed import find_device
-from experiments.manipulations.common import parser, psnr, sources, walk_of
+from experiments.manipulations.common import (
+    Sources,
+    enlarged,
+    finish,
+    noise_pictures,
+    numbered,
+    parser,
+    pictures,
+    psnr,
+    sources,
+    walk_of,
+)
 from modules.errors import InputError
 from modules.images import resized
-from modules.manipulations import decoder_size, invert, redraw, save_latents
+from modules.manipulations import Latents, decoder_size, invert, reachable_sizes, redraw, save_latents
 from modules.pipeline import UnCLIP
 
 
@@ -19,18 +38,57 @@ def main(argv: list[str]) -> int:
     made.add_argument(
         "--fixed-point", type=int, default=0, help="further evaluations a step: nearly exact at few steps"
     )
+    made.add_argument("--figure", metavar="DIR", help="figure folder to write too: pictures, x_T, reconstructions")
     options = made.parse_args(argv)
+    options.words = argv
     out = Path(options.out)
     if out.is_dir() or (out.exists() and not options.overwrite):
         raise InputError(f"{out} is there already; name another file or pass --overwrite")
+    if options.figure:
+        require_writable_figure(options.figure, options.overwrite)
     system = UnCLIP(options.run, find_device(options.device))
+    options.size = reachable_sizes(system, options.size)[-1]
     found = sources(options)
-    walk = walk_of(options)
-    walk = type(walk)(**{**vars(walk), "fixed_point_iterations": options.fixed_point})
+    walk = replace(walk_of(options), fixed_point_iterations=options.fixed_point)
     latents = invert(system, found.images, None if options.caption is None else [options.caption], walk)
     save_latents(out, latents, system)
-    errors = psnr(redraw(system, latents, walk), resized(found.images, decoder_size(system)))
+    again = redraw(system, latents)
+    errors = psnr(again, resized(found.images, decoder_size(system)))
     for name, value in zip(found.names, errors.tolist(), strict=True):
         print(f"{name}: reconstructed at {value:.1f} dB")
     print(f"{out}: latents of {len(found)} pictures")
-    return 0
+    return _figure(system, options, found, latents, again, errors) if options.figure else 0
+
+
+def _figure(
+    system: UnCLIP, options: argparse.Namespace, found: Sources, latents: Latents, again: Tensor, errors: Tensor
+) -> int:
+    columns = [pictures(found.images), noise_pictures(latents.x_T), enlarged(system, options, again)]
+    spread, alike = latents.x_T.flatten(1).std(dim=1), neighbours(latents.x_T)
+    rows = [
+        [Cell(name), Cell(f"{error:.1f}"), Cell(f"{sd:.2f}"), Cell(f"{r:.2f}")]
+        for name, error, sd, r in zip(found.names, errors.tolist(), spread.tolist(), alike.tolist(), strict=True)
+    ]
+    note = (
+        "PSNR of the reconstruction in dB; standard deviation of x_T; correlation of its neighbouring pixels. Of the "
+        "noise that the decoder was trained on they are 1 and 0: what they lack is what x_T knows of the picture."
+    )
+    heads = ["picture", "PSNR ↑", "sd of x_T", "neighbours"]
+    table = Table("The noise that was found", heads, rows, [note])
+    notes = [
+        f"x_T is the noise from which DDIM in {options.steps} steps at guidance {options.guidance:g} arrives at the "
+        "picture, with z_i as the condition: together they are the picture, as far as the decoder can draw it.",
+    ]
+    numbers = {"psnr": errors.tolist(), "std": spread.tolist(), "neighbours": alike.tolist()}
+    page = panel([list(row) for row in zip(*columns, strict=True)], ["picture", "x_T", "reconstruction"], found.names)
+    record = FigureRecord("Inversion", notes, [table], numbers=numbers)
+    options.out = options.figure
+    return finish(options, "invert", record, {"figure.png": page}, numbered(columns[2]))
+
+
+def neighbours(x_T: Tensor) -> Tensor:
+    """(B,) correlation of pixels with the next ones to the right and below; 0 for white noise."""
+    centred = x_T - x_T.mean(dim=(2, 3), keepdim=True)
+    right = (centred[..., 1:] * centred[..., :-1]).flatten(1).mean(dim=1)
+    below = (centred[..., 1:, :] * centred[..., :-1, :]).flatten(1).mean(dim=1)
+    return torch.stack([right, below]).mean(dim=0) / centred.flatten(1).square().mean(dim=1)

@@ -113,9 +113,11 @@ def accuracies(run: str, drawn: list[Tensor], scenes: list[dict[str, Any]]) -> l
 def table(names: list[str], scores: list[dict[str, Tensor]], count: int) -> Table:
     """Accuracy of each attribute against the number of components."""
     rows = [[Cell(name), *(cell(interval(s[a])) for a in ATTRIBUTES)] for name, s in zip(names, scores, strict=True)]
+    fewer = {a: int((~scores[0][a].isnan()).sum()) for a in ATTRIBUTES}
+    apply = ", ".join(f"{a} {n}" for a, n in fewer.items() if n < count)
     note = (
-        f"n = {count} test pictures; the share of a scene's attributes that the classifier sees in what is drawn. In "
-        "brackets: 95% bootstrap interval over pictures."
+        f"n = {count} test pictures{f' ({apply}: the others have none)' if apply else ''}; the share of a scene's "
+        "attributes that the classifier sees in what is drawn. In brackets: 95% bootstrap interval over pictures."
     )
     return Table("Accuracy against components", ["components", *ATTRIBUTES], rows, [note])
 
@@ -127,7 +129,8 @@ def first_seen(counts: list[int], means: dict[str, list[float]]) -> str:
         reached = [count for count, value in zip(counts, values, strict=False) if value >= SHARE * values[-1]]
         places[name] = reached[0] if reached else None
     known = sorted((count, name) for name, count in places.items() if count is not None)
-    order = ", ".join(f"{name} ({count})" for count, name in known)
+    together = {count: " and ".join(name for c, name in known if c == count) for count, _ in known}
+    order = ", ".join(f"{names} ({count})" for count, names in together.items())
     late = [name for name, count in places.items() if count is None]
     return f"Order of appearance (components at {SHARE:.0%} of the accuracy with all of z_i): {order or 'none'}" + (
         f"; not before all of z_i: {', '.join(late)}." if late else "."

@@ -11,45 +11,47 @@ from eval.figure_folder import FigureRecord
 from eval.panels import panel
 from eval.tables import Cell, Table
 from experiments.manipulations.common import (
+    add_latents,
     cell,
     enlarged,
     finish,
     interval,
+    noise_pictures,
     numbered,
     parser,
     pictures,
     psnr,
-    sources,
+    read_latents,
     start,
-    walk_of,
 )
 from modules.images import resized
-from modules.manipulations import Latents, Walk, decoder_size, fresh_noise, invert, load_latents, redraw
+from modules.manipulations import Latents, Walk, decoder_size, fresh_noise, invert, redraw
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
-HEADS = ["picture", "eta 0, own noise", "fresh noise, same z_i"]
+HEADS = ["picture", "x_T", "eta 0, own noise", "fresh noise, same z_i"]
 
 
 def main(argv: list[str]) -> int:
     """Runs `unclip reconstruct ...`; returns the exit code."""
     made = parser("reconstruct", "Invert pictures and draw them again from their latents.")
-    made.add_argument("--latents", help="a file of `unclip invert` for these pictures, instead of inverting them")
+    add_latents(made)
     made.add_argument("--sweep-steps", type=int, nargs="*", default=[10, 25, 50], help="steps to compare")
     made.add_argument("--sweep-guidance", type=float, nargs="*", default=[1.0, 2.0], help="guidance scales to compare")
     options = made.parse_args(argv)
     options.words = argv
     system = start(options)
-    found, walk = sources(options), walk_of(options)
+    found, latents = read_latents(system, options, pictures_too=True)
+    walk = latents.walk or Walk()
     truth = resized(found.images, decoder_size(system))
-    latents = load_latents(options.latents, system) if options.latents else invert(system, found.images, None, walk)
     again, fresh = both(system, latents, walk, options.seed)
     errors = {"own": psnr(again, truth), "fresh": psnr(fresh, truth)}
     for name, own, other in zip(found.names, errors["own"].tolist(), errors["fresh"].tolist(), strict=True):
         print(f"{name}: {own:.1f} dB, from fresh noise {other:.1f} dB")
     table = sweep(system, found.images, truth, walk, options)
     gain = interval(errors["own"] - errors["fresh"])
-    columns = [pictures(found.images), enlarged(system, options, again), enlarged(system, options, fresh)]
+    columns = [pictures(found.images), noise_pictures(latents.x_T)]
+    columns += [enlarged(system, options, again), enlarged(system, options, fresh)]
     rows = [list(row) for row in zip(*columns, strict=True)]
     names = [f"{name} ({value:.1f} dB)" for name, value in zip(found.names, errors["own"].tolist(), strict=True)]
     notes = [
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
     ]
     numbers = {"psnr": errors["own"].tolist(), "psnr_fresh": errors["fresh"].tolist(), "gain": list(gain)}
     record = FigureRecord("Reconstruction", notes, [table], numbers=numbers)
-    return finish(options, "reconstruct", record, {"figure.png": panel(rows, HEADS, names)}, numbered(columns[1]))
+    return finish(options, "reconstruct", record, {"figure.png": panel(rows, HEADS, names)}, numbered(columns[2]))
 
 
 def both(system: UnCLIP, latents: Latents, walk: Walk, seed: int) -> tuple[Tensor, Tensor]:

@@ -5,34 +5,43 @@ from __future__ import annotations
 from eval.figure_folder import FigureRecord
 from eval.panels import panel
 from experiments.manipulations.common import (
+    add_latents,
     enlarged,
     finish,
     numbered,
     parser,
     pictures,
-    sources,
+    read_latents,
     start,
-    walk_of,
 )
 from experiments.manipulations.edit_table import table_figure
 from modules.clip import warn_unknown_words
 from modules.errors import InputError
-from modules.manipulations import invert, redraw, text_diff, text_direction
+from modules.manipulations import redraw, text_diff, text_direction
 
 
 def main(argv: list[str]) -> int:
     """Runs `unclip text-diff ...`; returns the exit code."""
     made = parser("text-diff", "Change pictures by the difference of two captions.")
+    add_latents(made)
     made.add_argument("--target", help='what the picture is to be, as "a blue circle"')
     made.add_argument("--base", help='what it is, as "a red circle", or "a photo"; without it, z_i moves to the target')
     made.add_argument("--theta", type=float, nargs="+", default=[0.0, 0.125, 0.25, 0.375, 0.5], help="of the angle")
     made.add_argument(
         "--table", type=int, metavar="N", help="measure edits of N held-out scenes each (shapes data), no --target"
     )
+    made.add_argument(
+        "--choose",
+        type=int,
+        metavar="M",
+        help="with --table: choose each edit's theta on M other scenes (default: none)",
+    )
     options = made.parse_args(argv)
     options.words = argv
     if (options.target is None) == (options.table is None):
         raise InputError("give a --target caption, or --table N to measure edits whose truth is known")
+    if options.choose is not None and options.table is None:
+        raise InputError("--choose goes with --table: it chooses theta for the edits that are measured")
     if not all(0 <= theta <= 1 for theta in options.theta):
         raise InputError("--theta goes from 0 to 1; the paper's edits go up to 0.25 - 0.5")
     system = start(options)
@@ -41,9 +50,8 @@ def main(argv: list[str]) -> int:
     captions = [options.target] if options.base is None else [options.target, options.base]
     warn_unknown_words(system.clip.tokenize, captions)
     z_d = text_direction(system, [options.target], None if options.base is None else [options.base])
-    found, walk = sources(options), walk_of(options)
-    latents = invert(system, found.images, None, walk)
-    low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta), walk) for theta in options.theta]
+    found, latents = read_latents(system, options)
+    low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta)) for theta in options.theta]
     columns = [pictures(found.images), *(enlarged(system, options, images) for images in low)]
     cosines = [(system.embed_image(images) @ z_d.T).mean().item() for images in low]
     heads = ["picture", *(f"theta {theta:g}" for theta in options.theta)]

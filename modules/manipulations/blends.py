@@ -29,7 +29,7 @@ def blend(a: Latents, b: Latents, theta: float, shared_noise: Tensor | None = No
     """
     x_T = slerp(a.x_T, b.x_T, theta) if shared_noise is None else shared_noise
     tokens = a.tokens if torch.equal(a.tokens, b.tokens) else torch.zeros_like(a.tokens)
-    return Latents(slerp(a.z_i, b.z_i, theta), x_T, tokens)
+    return Latents(slerp(a.z_i, b.z_i, theta), x_T, tokens, a.walk if a.walk == b.walk else None)
 
 
 def path(stops: Latents, count: int, shared_noise: Tensor | None = None) -> Latents:
@@ -41,11 +41,11 @@ def path(stops: Latents, count: int, shared_noise: Tensor | None = None) -> Late
         shared_noise: (1, C, s, s) for every point, or None to blend the stops' own.
 
     Raises:
-        InputError: fewer than two stops or two points.
+        InputError: fewer than two stops, or fewer points than stops.
     """
-    if len(stops) < 2 or count < 2:
+    if len(stops) < 2 or count < len(stops):
         raise InputError(
-            f"an interpolation goes through 2 or more pictures in 2 or more steps, got {len(stops)}, {count}"
+            f"an interpolation goes through 2 or more pictures, in as many or more, got {len(stops)} and {count}"
         )
     points = []
     for k in range(count):

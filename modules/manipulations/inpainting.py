@@ -14,9 +14,9 @@ from modules.diffusion.schedules import NoiseSchedule, respace
 from modules.errors import InputError
 from modules.images import resized
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
-from modules.manipulations.latents import Latents
+from modules.manipulations.latents import Latents, Walk
 from modules.manipulations.system import System
-from modules.manipulations.walks import Walk, decoder_denoiser, decoder_size, walk_schedule
+from modules.manipulations.walks import decoder_denoiser, decoder_size, walk_schedule
 from modules.seeds import ImageSeeds
 
 

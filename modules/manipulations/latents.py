@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,38 @@ from safetensors.torch import save
 from torch import Tensor
 
 from modules.clip_origin import same_clip
+from modules.diffusion.schedules import Spacing
 from modules.errors import InputError
 from modules.manipulations.system import System
 
 FORMAT = "unclip latents 1"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How the trajectory is walked; the same one down as up.
+
+    Attributes:
+        steps: of DDIM; more of them reconstruct better, and leave less of the picture in x_T.
+        guidance_scale: of the decoder; 1 is none, and reconstructs best.
+        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
+        fixed_point_iterations: further evaluations for each step of an inversion, see `ddim_invert`. They make the
+            reconstruction nearly exact at few steps, and x_T less like noise.
+        batch_size: images at once; changes no image.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 1.0
+    spacing: Spacing = "trailing"
+    fixed_point_iterations: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.fixed_point_iterations < 0:
+            raise InputError(
+                f"steps and the batch size are 1 or more and fixed-point iterations 0 or more, got {self.steps}, "
+                f"{self.batch_size} and {self.fixed_point_iterations}"
+            )
 
 
 @dataclass(frozen=True)
@@ -29,29 +57,34 @@ class Latents:
         z_i: (B, D) CLIP embeddings of unit norm.
         x_T: (B, C, s, s) noise from which the decoder's DDIM arrives at the images.
         tokens: (B, L) tokens of the captions; all 0 for none.
+        walk: the trajectory on which x_T was found; None where it was not, or not on one.
     """
 
     z_i: Tensor
     x_T: Tensor
     tokens: Tensor
+    walk: Walk | None = None
 
     def __len__(self) -> int:
         return len(self.z_i)
 
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Latents:
-        return Latents(self.z_i[rows], self.x_T[rows], self.tokens[rows])
+        return Latents(self.z_i[rows], self.x_T[rows], self.tokens[rows], self.walk)
 
     def with_embedding(self, z_i: Tensor) -> Latents:
         """The same noise and captions with other embeddings."""
-        return Latents(z_i, self.x_T, self.tokens)
+        return replace(self, z_i=z_i)
 
     def repeat(self, count: int) -> Latents:
         """Each image `count` times in a row: (count B, ...)."""
-        return Latents(*(part.repeat_interleave(count, dim=0) for part in (self.z_i, self.x_T, self.tokens)))
+        z_i, x_T, tokens = (part.repeat_interleave(count, dim=0) for part in (self.z_i, self.x_T, self.tokens))
+        return Latents(z_i, x_T, tokens, self.walk)
 
 
 def save_latents(path: str | Path, latents: Latents, system: System) -> None:
     """Write latents into one safetensors file, with the fingerprints of the CLIP and decoder that they belong to.
+
+    The trajectory on which they were found goes with them, so that what reads them walks the same one.
 
     Raises:
         OSError: it could not be written; an older file is then as it was.
@@ -60,7 +93,10 @@ def save_latents(path: str | Path, latents: Latents, system: System) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     tensors = {name: getattr(latents, name).detach().cpu().contiguous() for name in ("z_i", "x_T", "tokens")}
-    content = save(tensors, {"format": FORMAT, "made_by": json.dumps(_fingerprints(system))})
+    metadata = {"format": FORMAT, "made_by": json.dumps(_fingerprints(system))}
+    if latents.walk is not None:
+        metadata["walk"] = json.dumps({k: v for k, v in asdict(latents.walk).items() if k != "batch_size"})
+    content = save(tensors, metadata)
     try:
         partial.write_bytes(content)
         partial.replace(path)
@@ -96,7 +132,11 @@ def load_latents(path: str | Path, system: System) -> Latents:
                 f"{path} was inverted under another {part} ({made_by.get(part)}) than that of {system.run} ({own}): "
                 "invert the image again under this run, or name the run that it came from"
             )
-    return Latents(**{name: tensor.to(system.device) for name, tensor in tensors.items()})
+    try:  # Files of before walks were recorded have none.
+        walk = Walk(**json.loads(metadata["walk"])) if "walk" in metadata else None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} names no trajectory that is known here ({error}): invert the image again") from error
+    return Latents(**{name: tensor.to(system.device) for name, tensor in tensors.items()}, walk=walk)
 
 
 def _fingerprints(system: System) -> dict[str, str]:
@@ -105,4 +145,6 @@ def _fingerprints(system: System) -> dict[str, str]:
 
 def stack_latents(parts: Sequence[Latents]) -> Latents:
     """Batches behind one another."""
-    return Latents(*(torch.cat([getattr(part, name) for part in parts]) for name in ("z_i", "x_T", "tokens")))
+    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("z_i", "x_T", "tokens")}
+    walk = parts[0].walk
+    return Latents(**tensors, walk=walk if all(part.walk == walk for part in parts) else None)

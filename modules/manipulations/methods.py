@@ -14,9 +14,9 @@ from modules.images import ImageLike, Pictures, load_image, load_images, resized
 from modules.manipulations.blends import from_captions, path, text_diff, text_direction
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
-from modules.manipulations.latents import Latents, load_latents
+from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
 from modules.manipulations.system import System
-from modules.manipulations.walks import Walk, fresh_noise, invert, redraw, tokens_of
+from modules.manipulations.walks import fresh_noise, invert, redraw, tokens_of
 from modules.seeds import ImageSeeds
 
 T = TypeVar("T")
@@ -32,6 +32,8 @@ class ImageMethods:
     """Mixed into `UnCLIP`. All return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
 
     `size` is the side of what is returned, one that the run's decoder and upsamplers reach; the largest by default.
+    `seed` is one seed or a list of them. It names the noise that is drawn, where nothing else is the upsamplers'.
+    `walk` is how the decoder's trajectory is walked; by default as latents were inverted, 50 steps for pictures.
     Bad input raises `modules.errors.InputError` with one line that says what is wrong.
     """
 
@@ -46,8 +48,8 @@ class ImageMethods:
         """Pictures of captions: one a caption, or one a seed if there are several seeds for one caption.
 
         Args:
-            condition: what the decoder is given, see `UnCLIP.embedding`; the same caption, condition and seed give
-                the picture that `unclip sample` draws.
+            condition: what the decoder is given, see `UnCLIP.embedding`. Picture k of a list of captions under one
+                seed is that of caption k of `unclip sample --captions FILE --seed SEED`, at any `size`.
         """
         texts, seeds = _paired([captions] if isinstance(captions, str) else list(captions), seed)
         if condition == "image_embedding":
@@ -68,10 +70,13 @@ class ImageMethods:
         """What `save_latents` or `unclip invert` wrote; refuses latents of another run."""
         return load_latents(file, self)
 
-    def reconstruct(self: System, images: Inputs, *, walk: Walk = Walk(), size: int | None = None) -> Pictures:
-        """The pictures again, from their latents."""
+    def reconstruct(
+        self: System, images: Inputs, *, seed: Seed = 0, walk: Walk | None = None, size: int | None = None
+    ) -> Pictures:
+        """The pictures again, from their latents: one a picture, or one a seed if there are several for one picture."""
         latents = _latents(self, images, walk)
-        return Pictures(enlarge(self, redraw(self, latents, walk), size, ImageSeeds.of(0, len(latents))))
+        rows, seeds = _paired(list(range(len(latents))), seed)
+        return Pictures(enlarge(self, redraw(self, latents, walk)[rows], size, seeds))
 
     def image_variations(
         self: System,
@@ -79,7 +84,7 @@ class ImageMethods:
         *,
         eta: float | None = None,
         seed: Seed = 0,
-        walk: Walk = Walk(),
+        walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
         """Other pictures with the same z_i: one a picture, or one a seed if there are several seeds for one picture.
@@ -106,34 +111,44 @@ class ImageMethods:
         images: Inputs,
         count: int = 7,
         *,
-        noise_seed: int | None = None,
-        walk: Walk = Walk(),
+        noise_seed: Seed | None = None,
+        seed: Seed = 0,
+        walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """`count` pictures on the way through two or more, ends included.
+        """`count` pictures on the way through two or more, ends included; a list of seeds gives a row for each.
 
         Args:
             noise_seed: None blends the pictures' own noise, so that the ends are their reconstructions; a seed gives
-                all the same fresh noise.
+                all of a row the same fresh noise.
+            seed: of the upsamplers' noise, one for all of a row.
         """
-        shared = None if noise_seed is None else fresh_noise(self, ImageSeeds.of([noise_seed], 1))
-        points = path(_latents(self, images, walk), count, shared)
-        return Pictures(enlarge(self, redraw(self, points, walk), size, _same(0, len(points))))
+        stops = _latents(self, images, walk)
+        noises: list[int | None] = [None] if noise_seed is None else list(_alike(noise_seed, 1))
+        noises, seeds = _paired(noises, _alike(seed, len(noises)))
+        fresh = [None if own is None else fresh_noise(self, ImageSeeds.of([own], 1)) for own in noises]
+        return _rows(self, [path(stops, count, shared) for shared in fresh], seeds, walk, size)
 
     def interpolate_captions(
         self: System,
         captions: Sequence[str],
         count: int = 7,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         prior: str = "diffusion_prior",
-        walk: Walk = Walk(),
+        walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """`count` pictures on the way through two or more captions, by the prior's z_i; all have the same noise."""
-        stops = from_captions(self, captions, _same(seed, len(captions)), prior)
-        points = path(stops, count, stops.x_T[:1])
-        return Pictures(enlarge(self, redraw(self, points, walk), size, _same(seed, len(points))))
+        """`count` pictures on the way through two or more captions, by the prior's z_i; all have the same noise.
+
+        A list of seeds gives a row for each.
+        """
+        rows, seeds = [], list(_alike(seed, 1))
+        for own in seeds:
+            same = ImageSeeds.of([own] * len(captions), len(captions))
+            stops = from_captions(self, captions, same, prior)
+            rows.append(path(stops, count, stops.x_T[:1]))
+        return _rows(self, rows, ImageSeeds.of(seeds, len(rows)), walk, size)
 
     def text_diff(
         self: System,
@@ -142,7 +157,8 @@ class ImageMethods:
         base: str | None = None,
         *,
         theta: float | Sequence[float] = 0.5,
-        walk: Walk = Walk(),
+        seed: Seed = 0,
+        walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
         """Pictures changed towards what `target` says and `base` does not, the noise being kept.
@@ -151,13 +167,17 @@ class ImageMethods:
             target, base: "a blue circle", "a red circle": the base says what the picture is. Without one, z_i moves
                 towards the target's own z_t.
             theta: how far, from 0 to 0.5 or so of the angle; a list gives a picture each, for each image in turn.
+            seed: of the upsamplers' noise, the same for all thetas; a list has one for each image, or gives a row of
+                thetas for each seed if there is one image.
         """
         latents = _latents(self, images, walk)
         thetas = [theta] if isinstance(theta, (int, float)) else list(theta)
+        if not thetas:
+            raise InputError("nothing was given to draw: name a theta or several")
         z_d = text_direction(self, [target], None if base is None else [base])
-        moved = [text_diff(latents[[k]], z_d, value) for k in range(len(latents)) for value in thetas]
-        drawn = torch.cat([redraw(self, part, walk) for part in moved])
-        return Pictures(enlarge(self, drawn, size, _same(0, len(drawn))))
+        places, seeds = _paired(list(range(len(latents))), _alike(seed, len(latents)))
+        rows = [stack_latents([text_diff(latents[[k]], z_d, value) for value in thetas]) for k in places]
+        return _rows(self, rows, seeds, walk, size)
 
     def inpaint(
         self: System,
@@ -207,13 +227,21 @@ def open_part(mask: ImageLike, side: int) -> Tensor:
     return found
 
 
-def _latents(system: System, images: Inputs, walk: Walk) -> Latents:
-    return images if isinstance(images, Latents) else invert(system, load_images(images), None, walk)
+def _latents(system: System, images: Inputs, walk: Walk | None) -> Latents:
+    return images if isinstance(images, Latents) else invert(system, load_images(images), None, walk or Walk())
 
 
-def _same(seed: int, count: int) -> ImageSeeds:
-    """One seed and place for all: pictures of a row share their noise."""
-    return ImageSeeds.of([seed] * count, count)
+def _rows(system: System, rows: list[Latents], seeds: ImageSeeds, walk: Walk | None, size: int | None) -> Pictures:
+    """Rows of one length, drawn at once; pictures of a row share the upsamplers' noise, so that it changes nothing."""
+    if not rows or not len(rows[0]):
+        raise InputError("nothing was given to draw")
+    low = redraw(system, stack_latents(rows), walk)
+    return Pictures(enlarge(system, low, size, seeds.repeat(len(rows[0]))))
+
+
+def _alike(seed: Seed, count: int) -> Sequence[int]:
+    """A seed for each; one serves all."""
+    return [seed] * count if isinstance(seed, int) else seed
 
 
 def _paired(inputs: list[T], seed: Seed) -> tuple[list[T], ImageSeeds]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,40 +12,13 @@ from modules.diffusion.denoiser import Denoiser, Model, Threshold, as_denoiser
 from modules.diffusion.guidance import guide
 from modules.diffusion.noise import randn_per_image
 from modules.diffusion.samplers import ddim, ddim_invert
-from modules.diffusion.schedules import NoiseSchedule, Spacing, respace
+from modules.diffusion.schedules import NoiseSchedule, respace
 from modules.errors import InputError
 from modules.images import resized
-from modules.manipulations.latents import Latents, stack_latents
+from modules.manipulations.latents import Latents, Walk, stack_latents
 from modules.manipulations.system import System
 from modules.networks.decoder import Condition
 from modules.seeds import ImageSeeds
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How the trajectory is walked; the same one down as up.
-
-    Attributes:
-        steps: of DDIM; more of them reconstruct better.
-        guidance_scale: of the decoder; 1 is none, and reconstructs best.
-        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
-        fixed_point_iterations: further evaluations for each step of an inversion, see `ddim_invert`. They make the
-            reconstruction nearly exact at few steps, and x_T less like noise.
-        batch_size: images at once; changes no image.
-    """
-
-    steps: int = 50
-    guidance_scale: float = 1.0
-    spacing: Spacing = "trailing"
-    fixed_point_iterations: int = 0
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.fixed_point_iterations < 0:
-            raise InputError(
-                f"steps and the batch size are 1 or more and fixed-point iterations 0 or more, got {self.steps}, "
-                f"{self.batch_size} and {self.fixed_point_iterations}"
-            )
 
 
 def decoder_size(system: System, decoder: str = "decoder") -> int:
@@ -78,22 +51,23 @@ def invert(system: System, images: Tensor, captions: Sequence[str] | None = None
         )
         for part in in_batches(found, walk.batch_size)
     ]
-    return stack_latents(parts)
+    return replace(stack_latents(parts), walk=walk)
 
 
 def redraw(
-    system: System, latents: Latents, walk: Walk = Walk(), *, eta: float = 0.0, seeds: ImageSeeds | None = None
+    system: System, latents: Latents, walk: Walk | None = None, *, eta: float = 0.0, seeds: ImageSeeds | None = None
 ) -> Tensor:
     """(z_i, x_T) -> images: at eta = 0 the reconstruction; above, variations, the further from it the larger eta.
 
     Args:
+        walk: by default the one that the latents were found on.
         eta: of DDIM, 0 to 1.
         seeds: of the steps' noise, one an image; needed where eta > 0.
 
     Returns:
         (B, 3, s, s) in [-1, 1], at the decoder's size.
     """
-    drawn = []
+    drawn, walk = [], walk or latents.walk or Walk()
     for k, part in enumerate(in_batches(latents, walk.batch_size)):
         own = None if seeds is None else seeds[k * walk.batch_size :][: len(part)]
         drawn.append(

@@ -157,9 +157,11 @@ def test_what_is_unclear_is_refused(source, message):
         load_image(source)
 
 
-def test_several_pictures_come_at_the_smallest_side():
-    batch = load_images([gradient(8, 8), values(gradient(6, 6))])
-    assert batch.shape == (2, 3, 6, 6)
+def test_several_pictures_come_at_the_largest_side_so_that_none_loses_anything():
+    batch = load_images([values(gradient(6, 6)), gradient(8, 8)])
+    assert batch.shape == (2, 3, 8, 8)
+    assert torch.equal(batch[1], values(gradient(8, 8)))
+    assert_close(batch[0], load_images(gradient(6, 6), size=8)[0])
     assert torch.equal(load_images(torch.zeros(2, 3, 5, 5)), torch.zeros(2, 3, 5, 5))
     assert load_images(gradient(), size=4).shape == (1, 3, 4, 4)
     with pytest.raises(InputError, match="no picture was given"):

@@ -13,11 +13,17 @@ from PIL import Image
 from eval.figure_folder import read_figure
 from eval.pages import ORDER, write_manipulations_page
 from experiments import cli
+from experiments.manipulations import edit_table
+from experiments.manipulations.edits import EDITS, make_task
+from experiments.manipulations.interpolate import row_length
+from experiments.manipulations.invert import neighbours
+from modules.manipulations import load_latents
+from modules.pipeline import UnCLIP
 
 COMMANDS = {
     "reconstruct": ["-n", "2", "--steps", "3", "--sweep-steps", "2", "--sweep-guidance", "1", "2"],
     "variations": ["-n", "3", "--steps", "3", "--eta", "0", "0.5", "1", "--shown", "2"],
-    "interpolate": ["--count", "3", "--grid", "2", "--steps", "2", "--captions", "a red circle", "a blue square"],
+    "interpolate": ["--count", "4", "--grid", "2", "--steps", "2", "--captions", "a red circle", "a blue square"],
     "text-diff": ["-n", "2", "--steps", "2", "--target", "a blue circle", "--base", "a red circle"],
     "inpaint": ["-n", "2", "--steps", "2", "--fills", "2", "--mask", "left", "--resamples", "2"],
     "pca": ["-n", "3", "--steps", "2", "--components", "1", "4", "--shown", "2"],
@@ -96,6 +102,77 @@ def test_latents_go_through_a_file(unclip, whole_run, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.fixture
+def latents(unclip, whole_run, tmp_path):
+    """A file of the latents of two pictures, in 3 steps at guidance 1.5; and the pictures."""
+    pictures = [str(whole_run / "samples" / "real" / f"{k:05d}.png") for k in (1, 0)]
+    words = [*pictures, "--steps", "3", "--guidance", "1.5"]
+    assert unclip("invert", *words, out=tmp_path / "made" / "latents.safetensors")[0] == 0
+    return str(tmp_path / "made" / "latents.safetensors"), pictures
+
+
+def test_latents_take_the_place_of_pictures(unclip, latents, tmp_path):
+    """Drawn as they were inverted, whether or not the steps are said again, and as the pictures themselves would be."""
+    file, pictures = latents
+    edit = ["--target", "a blue circle", "--theta", "0", "0.4", "--size", "16"]
+    for command, words in (("interpolate", ["--count", "3", "--size", "16"]), ("text-diff", edit)):
+        found = []
+        for k, start in enumerate(
+            (["--latents", file], ["--latents", file, "--steps", "3"], [*pictures, "--steps", "3", "--guidance", "1.5"])
+        ):
+            code, _, err, folder = unclip(command, *start, *words, out=tmp_path / f"{command}{k}")
+            assert (code, err) == (0, "")
+            found.append([path.read_bytes() for path in sorted(folder.glob("images/*.png"))])
+            settings = read_figure(folder).how["settings"]
+            assert (settings["steps"], settings["guidance"]) == (3, 1.5)
+        assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([0], "holds the latents of 2 pictures, and there are 1: name the pictures that were inverted"),
+        ([0, 1, 0], "holds the latents of 2 pictures, and there are 3"),
+        ([1, 0], "row 1 of "),
+        (
+            [0, 1, "--steps", "4"],
+            "was inverted in 3 steps at guidance 1.5 and is drawn again in the same way: leave --steps",
+        ),
+        ([0, 1, "--guidance", "1"], "leave --guidance out"),
+    ],
+)
+def test_latents_of_other_pictures_or_another_walk_are_refused(unclip, latents, tmp_path, words, message):
+    file, pictures = latents
+    words = [pictures[word] if isinstance(word, int) else word for word in words]
+    code, _, err, folder = unclip("reconstruct", *words, "--latents", file)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not folder.exists()
+
+
+def test_an_inversions_figure_shows_the_noise(unclip, whole_run, tmp_path):
+    words = ["-n", "2", "--steps", "3", "--figure", str(tmp_path / "figure")]
+    code, out, err, file = unclip("invert", *words, out=tmp_path / "latents.safetensors")
+    assert (code, err) == (0, "")
+    record = read_figure(tmp_path / "figure")
+    found = load_latents(file, UnCLIP.from_run(whole_run))
+    assert record.numbers["std"] == pytest.approx(found.x_T.flatten(1).std(dim=1).tolist(), abs=1e-3)
+    assert [f"{value:.1f} dB" in out for value in record.numbers["psnr"]] == [True, True]
+    with Image.open(tmp_path / "figure" / "figure.png") as page:
+        assert page.width > 3 * 112
+    code, _, err, _ = unclip("invert", *words, out=tmp_path / "other.safetensors")
+    assert code == 2 and "holds a figure" in err and not (tmp_path / "other.safetensors").exists()
+
+
+def test_neighbours_of_white_noise_have_no_correlation():
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert neighbours(noise).abs().max() < 0.03
+    smooth = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    assert neighbours(smooth + 5) > 0.9
+    stripes = (torch.arange(64) % 2 * 2.0 - 1).expand(1, 3, 64, 64)
+    assert neighbours(stripes).abs() < 0.05  # opposite to the right, equal below
+
+
 def test_numbers_of_reconstruct_are_its_pictures(unclip, whole_run):
     _, _, _, folder = unclip("reconstruct", *COMMANDS["reconstruct"], "--size", "16")
     numbers = read_figure(folder).numbers
@@ -134,6 +211,40 @@ def test_edits_are_measured(unclip):
     assert [row[0].text for row in record.tables[1].rows] == ["what the picture is", "a shape", "none"]
 
 
+def test_theta_is_chosen_on_scenes_that_are_not_counted(unclip, monkeypatch):
+    """Of the thetas tried the one that does best on the others is reported, and on other scenes."""
+    asked = []
+
+    def task(edit, count, seed):
+        asked.append((edit.name, count, seed))
+        return make_task(edit, count, seed)
+
+    monkeypatch.setattr(edit_table, "make_task", task)
+    words = ["--table", "2", "--choose", "3", "--theta", "0.2", "0.4", "--steps", "2", "--size", "16", "--seed", "5"]
+    code, _, err, folder = unclip("text-diff", *words)
+    assert (code, err) == (0, "")
+    for edit in EDITS:
+        (_, tried, first), (_, counted, second) = (one for one in asked if one[0] == edit.name)
+        assert (tried, counted, second) == (3, 2, 5)
+        assert first != second
+    record = read_figure(folder)
+    assert record.tables[0].columns[:3] == ["edit", "theta", "wanted class"]
+    for row, edit in zip(record.tables[0].rows, EDITS, strict=True):
+        numbers = record.numbers["edits"][edit.name]
+        assert numbers["theta"] == [0, float(row[1].text) / 2, float(row[1].text)]
+        assert row[2].text == f"{numbers['hit'][0]:.2f} → {numbers['hit'][2]:.2f}"
+        assert len(numbers["chosen_from"]) == 3
+        assert row[-1].text == ("yes" if record.numbers["works"][edit.name] else "no")
+    assert "n = 2 scenes" in record.tables[0].notes[0] and "on 3 other scenes" in record.tables[0].notes[0]
+
+
+@pytest.mark.parametrize(
+    ("stops", "count", "expected"), [(2, None, 7), (3, None, 7), (4, None, 10), (8, None, 22), (3, 3, 3)]
+)
+def test_a_row_stops_at_every_picture(stops, count, expected):
+    assert row_length(stops, count, "pictures") == expected
+
+
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
@@ -145,6 +256,15 @@ def test_edits_are_measured(unclip):
         ("reconstruct", ["--latents", "absent.safetensors"], "no latents at absent.safetensors"),
         ("interpolate", ["--captions", "a red circle"], "--captions needs two or more"),
         ("interpolate", ["-n", "1", "--count", "1"], "--count and --grid need 2 or more"),
+        ("interpolate", ["-n", "1"], "an interpolation needs two pictures or more"),
+        ("interpolate", ["-n", "3", "--count", "6"], "--count 6 does not stop at each of 3 pictures: take 5 or 7"),
+        ("interpolate", ["-n", "4", "--count", "2"], "--count 2 does not stop at each of 4 pictures: take 4"),
+        ("interpolate", ["-n", "3", "--grid", "3"], "--grid lies between four pictures, there are 3"),
+        ("text-diff", ["--table", "2", "--latents", "a"], "--table draws its own scenes"),
+        ("text-diff", ["--table", "2", "--theta", "0"], "--theta needs a theta above 0"),
+        ("text-diff", ["--table", "2", "--choose", "1"], "--table and --choose need 2 scenes or more"),
+        ("text-diff", ["--target", "a blue circle", "--choose", "8"], "--choose goes with --table"),
+        ("guidance-grid", ["--guidance", "2"], "name them with --scales, not with --guidance"),
         ("text-diff", [], "give a --target caption, or --table N"),
         ("text-diff", ["--target", "a red circle", "--base", "a red circle"], "no direction between them"),
         ("text-diff", ["--target", "red", "--theta", "1.5"], "--theta goes from 0 to 1"),

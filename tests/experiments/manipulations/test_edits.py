@@ -8,7 +8,7 @@ import torch
 from datamodules.scenes import ATTRIBUTES
 from eval.attributes import Attributes
 from experiments.manipulations.edit_table import _row
-from experiments.manipulations.edits import EDITS, Outcome, judge, make_task, working_thetas, works
+from experiments.manipulations.edits import EDITS, Outcome, best_theta, judge, make_task, margin, working_thetas, works
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.name)
@@ -87,6 +87,17 @@ def outcome(hit: float, shape: float) -> Outcome:
 )
 def test_an_edit_works_within_its_limits(before, after, expected):
     assert works(before, after) == expected
+
+
+def test_the_best_theta_lies_furthest_inside_the_limits():
+    thetas = [0.0, 0.25, 0.3, 0.375, 0.5]
+    before = outcome(0.0, 1.0)
+    after = [outcome(0.4, 1.0), outcome(0.55, 1.0), outcome(0.6, 0.95), outcome(1.0, 0.8)]
+    assert margin(before, after[0]) == pytest.approx(-0.1)
+    assert margin(before, after[3]) == pytest.approx(-0.05)
+    assert best_theta(thetas, [before, *after]) == 0.375
+    assert best_theta(thetas[:3], [before, after[0], after[0]]) == 0.25  # the smaller of equals, though neither works
+    assert best_theta([0.0, 0.25, 0.5], [outcome(1.0, 1.0), outcome(0.55, 1.0), outcome(0.4, 1.0)]) == 0.25
 
 
 def test_what_is_kept_is_told_at_the_smallest_theta_that_works():

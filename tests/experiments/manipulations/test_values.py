@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch.testing import assert_close
 
 from eval.figure_folder import read_figure
 from experiments import cli
+from experiments.manipulations.inpaint import hatched, seams
 from modules.images import load_images, to_pil
-from modules.manipulations import Latents, Walk, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
+from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
@@ -110,7 +112,7 @@ def test_variations_distances_are_those_of_the_pictures(figure, sources):
 
 
 def test_ends_of_the_interpolation_are_the_reconstructions(figure, whole_run, sources):
-    record, found = figure("interpolate", "--count", "3", "--grid", "0", "--steps", "3")
+    record, found = figure("interpolate", "-n", "2", "--count", "3", "--steps", "3")
     assert min(record.numbers["ends_psnr"]) > 60
     system = system_of(whole_run)
     again = redraw(system, invert(system, sources[0][:2], None, Walk(steps=3)), Walk(steps=3))
@@ -118,6 +120,21 @@ def test_ends_of_the_interpolation_are_the_reconstructions(figure, whole_run, so
     noise = fresh_noise(system, ImageSeeds.of([0], 1))
     latents = Latents(system.embed_image(sources[0][:2]), noise.repeat(2, 1, 1, 1), tokens_of(system, None, 2))
     assert_pictures(found[[3, 5]], redraw(system, latents, Walk(steps=3)))
+
+
+def test_a_row_goes_through_all_pictures(figure, whole_run, sources):
+    """Three pictures stand at a half and at the ends, in the row of their own noise and in that of a fresh one."""
+    files = [str(whole_run / "samples" / "real" / f"{k:05d}.png") for k in (2, 0, 1)]
+    record, found = figure("interpolate", *files, "--count", "5", "--steps", "2")
+    assert len(found) == 10 and len(record.numbers["ends_psnr"]) == 3 and min(record.numbers["ends_psnr"]) > 60
+    assert record.pictures == ["figure.png"]
+    system, images = system_of(whole_run), sources[0][[2, 0, 1]]
+    latents = invert(system, images, None, Walk(steps=2))
+    assert_pictures(found[[0, 2, 4]], redraw(system, latents))
+    noise = fresh_noise(system, ImageSeeds.of([0], 1)).repeat(3, 1, 1, 1)
+    assert_pictures(found[[5, 7, 9]], redraw(system, replace(latents, x_T=noise)))
+    between = redraw(system, blend(latents[[1]], latents[[2]], 0.5))
+    assert_close(found[[3]], between, atol=STEP, rtol=0)
 
 
 def test_text_diff_turns_z_i_alone(figure, whole_run, sources):
@@ -143,11 +160,44 @@ def test_all_components_are_z_i_and_few_are_not(figure):
 
 
 def test_inpainting_leaves_what_is_known(figure, sources):
-    _, found = figure("inpaint", "-n", "2", "--steps", "2", "--fills", "2", "--mask", "left", "--resamples", "1")
+    words = ["-n", "2", "--steps", "2", "--fills", "2", "--mask", "left", "--resamples", "1"]
+    record, found = figure("inpaint", *words)
     truth = load_images([*sources[0][:2]], size=16).repeat_interleave(2, dim=0)
     assert_close(found[..., 8:], truth[..., 8:], atol=STEP, rtol=0)
     assert (found[..., :8] - truth[..., :8]).abs().amax(dim=(1, 2, 3)).min() > 10 * STEP
     assert (found[0] - found[1]).abs().max() > 10 * STEP
+    across = ((found[..., 8] - found[..., 7]).abs() / 2).mean()
+    assert record.numbers["step_border"] == pytest.approx(float(across), abs=0.01)
+    known = (
+        (truth[..., 9:] - truth[..., 8:-1]).abs().mean() + (truth[..., 1:, 8:] - truth[..., :-1, 8:]).abs().mean()
+    ) / 4
+    assert record.numbers["true_step_known"] == pytest.approx(float(known), abs=0.01)
+
+
+def test_the_hole_is_marked_so_that_no_picture_looks_like_it(figure, tmp_path):
+    figure("inpaint", "-n", "2", "--steps", "1", "--fills", "1", "--mask", "left", "--resamples", "1")
+    page = np.asarray(Image.open(tmp_path / "inpaint" / "figure.png").convert("RGB")).astype(int)
+    magenta = (page[..., 0] > 200) & (page[..., 1] < 60) & (page[..., 2] > 200)
+    assert magenta.sum() > 2 * 112 * 112 / 2 / 2 * 0.6  # in two cells, half of the half that is open
+    assert {tuple(pixel) for pixel in hatched(16).flatten(1).T.tolist()} == {(1, -1, 1), (1, 1, 1)}
+
+
+def test_seams_are_told_from_rough_pictures():
+    """A step of 0.5 at the border of two flat halves, in one picture of two; columns that differ by 0.1 elsewhere."""
+    keep = torch.ones(2, 1, 6, 6)
+    keep[..., 3:] = 0
+    flat = torch.zeros(2, 3, 6, 6)
+    drawn = flat.clone()
+    drawn[:, :, :, 3:] = torch.tensor([0.0, 1.0])[:, None, None, None]
+    drawn[:, :, :, 5] += 0.2
+    table, numbers = seams(drawn, flat, keep)
+    assert numbers["step_border"] == pytest.approx(0.25)  # (0 + 0.5) / 2
+    assert (numbers["step_known"], numbers["true_step_border"]) == (0, 0)
+    assert numbers["step_drawn"] == pytest.approx(0.1 * 6 / 27)  # 12 pairs to the right, 15 below
+    assert [row[0].text for row in table.rows] == ["across the border", "among known pixels", "among drawn pixels"]
+    assert "n = 2 pictures of 1 fills" in table.notes[0]
+    together, _ = seams(drawn, flat, keep, fills=2)
+    assert together.rows[0][1].interval == "[0.2500, 0.2500]"  # one picture: two fills of it are no two pictures
 
 
 def strange(folder: Path) -> dict[str, Path]:

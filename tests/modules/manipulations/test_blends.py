@@ -115,7 +115,7 @@ def test_components_rebuild_more_the_more_there_are():
         principal_components(z_i[:8])
 
 
-@pytest.mark.parametrize(("stops", "count"), [(1, 3), (2, 1)])
+@pytest.mark.parametrize(("stops", "count"), [(1, 3), (2, 1), (3, 2)])
 def test_a_path_needs_two_stops_and_two_points(stops, count):
     with pytest.raises(InputError, match="2 or more"):
         path(latents(stops), count)

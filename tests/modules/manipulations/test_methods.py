@@ -76,6 +76,71 @@ def test_text_diff_gives_a_picture_for_each_theta(system, test_pictures):
     assert (made[1] - made[0]).abs().max() > 1e-2
 
 
+def test_edits_of_many_pictures_are_drawn_in_batches(system, test_pictures, monkeypatch):
+    """All thetas of all pictures go through the decoder together, as far as the batch size lets them."""
+    latents, sizes = system.invert(test_pictures[:2], walk=QUICK), []
+    network = system.stage("decoder").network
+    forward = type(network).forward
+
+    def spy(self, x_t, t, condition):
+        sizes.append(len(x_t))
+        return forward(self, x_t, t, condition)
+
+    monkeypatch.setattr(type(network), "forward", spy)
+    walk = Walk(steps=1, batch_size=4)
+    system.text_diff(latents, "a blue circle", theta=[0.0, 0.2, 0.4], walk=walk, size=16)
+    assert sizes == [4, 2]
+
+
+def test_every_method_takes_a_seed_or_a_list(system, test_pictures):
+    """What a seed draws in a list is what it draws alone, and another seed draws another picture."""
+    latents = system.invert(test_pictures[:2], walk=QUICK)
+    one = latents[:1]
+    captions = ["a red circle", "a blue square"]
+    calls = {
+        "reconstruct": lambda seed: system.reconstruct(one, seed=seed),
+        "text_diff": lambda seed: system.text_diff(one, "a blue circle", theta=[0.1, 0.3], seed=seed),
+        "interpolate": lambda seed: system.interpolate(latents, 3, seed=seed),
+        "interpolate, noise": lambda seed: system.interpolate(latents, 3, noise_seed=seed),
+        "interpolate, both": lambda seed: system.interpolate(latents, 3, noise_seed=seed, seed=seed),
+        "captions": lambda seed: system.interpolate_captions(captions, 3, seed=seed, walk=QUICK),
+    }
+    for name, call in calls.items():
+        both, first, second = call([7, 8]).tensor, call([7]).tensor, call(8).tensor
+        assert len(both) == 2 * len(first) == 2 * len(second), name
+        assert_close(both[: len(first)], first, atol=1e-4, rtol=0)
+        assert_close(both[len(first) :], second, atol=1e-4, rtol=0)
+        assert (first - second).abs().max() > 1e-2, name
+
+
+def test_seeds_of_several_pictures_are_theirs(system, test_pictures):
+    latents = system.invert(test_pictures[:2], walk=QUICK)
+    made = system.text_diff(latents, "a blue circle", theta=[0.1, 0.3], seed=[7, 8]).tensor
+    second = system.text_diff(latents[1:], "a blue circle", theta=[0.1, 0.3], seed=8).tensor
+    assert_close(made[2:], second, atol=1e-4, rtol=0)
+    assert_close(
+        system.reconstruct(latents, seed=[7, 8]).tensor[1:],
+        system.reconstruct(latents[1:], seed=[8]).tensor,
+        atol=1e-4,
+        rtol=0,
+    )
+    for call in (
+        lambda: system.text_diff(latents, "a blue circle", seed=[1, 2, 3]),
+        lambda: system.reconstruct(latents, seed=[1, 2, 3]),
+        lambda: system.interpolate(latents, 3, noise_seed=[1, 2], seed=[1, 2, 3]),
+    ):
+        with pytest.raises(InputError, match="3 seeds do not go with 2 pictures"):
+            call()
+    for call in (
+        lambda: system.interpolate_captions(["a red circle", "a blue square"], seed=[]),
+        lambda: system.text_diff(latents[:1], "a blue circle", seed=[]),
+        lambda: system.text_diff(latents[:1], "a blue circle", theta=[]),
+        lambda: system.interpolate(latents, 3, noise_seed=[]),
+    ):
+        with pytest.raises(InputError, match="nothing was given to draw"):
+            call()
+
+
 def test_inpainting_keeps_what_is_known_and_draws_the_rest(system, test_pictures):
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[:, 8:] = True

@@ -12,7 +12,17 @@ import torch
 from torch.testing import assert_close
 
 from modules.errors import InputError
-from modules.manipulations import Latents, Walk, fresh_noise, invert, load_latents, redraw, save_latents, tokens_of
+from modules.manipulations import (
+    Latents,
+    Walk,
+    fresh_noise,
+    invert,
+    load_latents,
+    redraw,
+    save_latents,
+    stack_latents,
+    tokens_of,
+)
 from modules.seeds import ImageSeeds, image_generators
 
 
@@ -89,6 +99,33 @@ def test_latents_survive_a_file(system, inverted, tmp_path):
     for name in ("z_i", "x_T", "tokens"):
         assert torch.equal(getattr(found, name), getattr(inverted, name))
     assert [p.name for p in file.parent.iterdir()] == ["latents.safetensors"]
+
+
+def test_a_file_of_latents_knows_the_walk_that_they_were_found_on(system, test_pictures, tmp_path):
+    """What reads it draws them as they were inverted, with nothing said; older files have no walk."""
+    walk = Walk(steps=4, guidance_scale=1.5, spacing="leading", fixed_point_iterations=1, batch_size=3)
+    made = invert(system, test_pictures, None, walk)
+    assert made.walk == walk
+    save_latents(tmp_path / "latents", made, system)
+    found = load_latents(tmp_path / "latents", system)
+    assert found.walk == replace(walk, batch_size=64)
+    assert_close(redraw(system, found), redraw(system, made, walk), atol=1e-4, rtol=0)
+    assert rmse(redraw(system, found), redraw(system, made, Walk())) > 1e-2
+    assert_close(system.reconstruct(found, size=16).tensor, redraw(system, made, walk), atol=1e-4, rtol=0)
+    for part in (found[:2], found.with_embedding(found.z_i), found.repeat(2), stack_latents([found, found])):
+        assert part.walk == found.walk
+    assert stack_latents([found, replace(found, walk=Walk())]).walk is None
+    save_latents(tmp_path / "older", replace(made, walk=None), system)
+    assert load_latents(tmp_path / "older", system).walk is None
+
+
+def test_a_walk_that_is_unknown_here_is_refused(system, inverted, tmp_path):
+    save_latents(tmp_path / "latents", inverted, system)
+    content = (tmp_path / "latents").read_bytes()
+    for other in (b'{\\"stops\\": 50, ', b'{\\"steps\\": -1, '):
+        (tmp_path / "latents").write_bytes(content.replace(b'{\\"steps\\": 50, ', other))
+        with pytest.raises(InputError, match="names no trajectory that is known here"):
+            load_latents(tmp_path / "latents", system)
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(system, inverted, tmp_path, monkeypatch):
