@@ -93,7 +93,7 @@ def poisoned(path: Path) -> None:
 
 def poison(training: Training) -> Outcome:
     """It has to be refused, and nothing may have been run."""
-    found = damaged(poisoned, "cannot be read (Weights only load failed")(training)
+    found = damaged(poisoned, "cannot be read (it holds posix.system, and only tensors")(training)
     ran = (training.workspace.folder / "sentinel").exists()
     end = "; IT RAN" if ran else "; the command did not run"
     return Outcome(found.happened + end, found.well and not ran)

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import random
+import re
 import shutil
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import numpy as np
@@ -76,11 +78,18 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except PermissionError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = held_back(error) if isinstance(error, UnpicklingError) else str(error).strip().split("\n")[0]
         raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}); use another, or train anew") from error
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {str(path)!r} holds no training state; use another, or train anew")
     return content
+
+
+def held_back(error: UnpicklingError) -> str:
+    """Why a sound file was not read: torch's own text begins with how to read it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    what = found[1] if found else "more"
+    return f"it holds {what}, and only tensors and plain values are read: anything else could run code"
 
 
 def write_error(error: RuntimeError, path: Path) -> Exception:
