@@ -165,7 +165,7 @@ def shards(workspace: Workspace) -> dict[str, Any]:
 def main() -> int:
     """Try the stages that are asked for, and write what came out; returns an exit code, 1 when something differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description=__doc__)
-    parser.add_argument("--stages", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--stages", nargs="*", choices=CASES, default=list(CASES), help="none: the table only")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
@@ -177,7 +177,8 @@ def main() -> int:
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         workspace = Workspace((options.folder or Path(temporary)).absolute())
-        workspace.embed()
+        if options.stages:
+            workspace.embed()
         trials = [Trial(workspace, case, options.steps) for case in options.stages]
         draws = [random.Random(f"{options.seed}{case}") for case in options.stages]
         for result in pool.map(partial(Trial.run, kills=options.kills), trials, draws):

@@ -121,7 +121,7 @@ def plot(runs: dict[str, dict[str, list[float]]], path: Path) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Soak the stages that are asked for; adds to what `--out` holds. Returns an exit code, 1 when one has grown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES), help="none: the table only")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
@@ -133,7 +133,8 @@ def main(words: Sequence[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         workspace = Workspace((options.folder or Path(temporary)).absolute())
-        workspace.embed()
+        if options.stages:
+            workspace.embed()
         soaked = pool.map(partial(soak, workspace, steps=options.steps), options.stages)
         for stage, seen in zip(options.stages, soaked, strict=True):
             runs[stage] = seen
