@@ -53,9 +53,22 @@ def test_stacked_pages_keep_their_pixels():
 def test_bars_are_as_long_as_their_shares_largest_first():
     image = np.asarray(bars(["a", "b"], [0.25, 0.75], cell=100))
     blue = np.array([150, 190, 235])
-    lengths = [int((image[row] == blue).all(axis=1).nonzero()[0].max()) for row in (36, 76)]
+    lengths = [int((image[row] == blue).all(axis=1).nonzero()[0].max()) for row in (26, 58)]
     assert lengths[0] == pytest.approx(150, abs=2)
     assert lengths[1] == pytest.approx(50, abs=2)
+
+
+def test_long_labels_go_on_in_further_lines():
+    """The end of a label can be read: another end is another picture, and nothing reaches the right edge."""
+    label = "a small green cross right of a large"
+    one, other = (np.asarray(bars([f"{label} {end}"], [0.0])) for end in ("yellow circle", "purple square"))
+    assert (one != other).any()
+    assert (one[:, -4:] == 255).all()
+    several = np.asarray(bars([f"{label} yellow circle"] * 5, [0.0] * 5))
+    assert several.shape == (224, 224, 3)
+    rows = (several < 128).any(axis=(1, 2))
+    assert not rows[-4:].any()  # a label that would be cut off below is left out
+    assert rows[:60].any()
 
 
 def test_a_plot_is_a_png():

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from eval.figure_folder import read_figure
 from experiments import cli
 from experiments.manipulations.inpaint import hatched, seams
+from experiments.manipulations.pca import ATTRIBUTES, first_seen, table
 from modules.images import load_images, to_pil
 from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
 from modules.pipeline import UnCLIP
@@ -72,7 +73,8 @@ def test_the_conditioning_grid_has_one_noise_a_column(figure, whole_run):
 def test_the_guidance_grid_fixes_z_i_and_noise(figure, whole_run):
     """Along a row the scale alone grows; GLIDE's rows lie between unCLIP's."""
     captions, scales = ["a red circle", "a blue square"], [1.0, 3.0]
-    _, found = figure("guidance-grid", *captions, "--scales", "1", "3", "--steps", "2", "--seed", "5")
+    record, found = figure("guidance-grid", *captions, "--scales", "1", "3", "--steps", "2", "--seed", "5")
+    assert record.how["settings"]["guidance"] is None and record.how["settings"]["scales"] == scales
     drawn = {}
     for scale in scales:
         system = system_of(whole_run, steps=2, guidance_scale=scale)
@@ -157,6 +159,26 @@ def test_all_components_are_z_i_and_few_are_not(figure):
     assert_close(all_of_them, z_i, atol=3 * STEP, rtol=0)
     assert (few - z_i).abs().amax() > 10 * STEP
     assert set(record.numbers["accuracy"]) == {"background", "count", "colour", "shape", "size", "relation"}
+
+
+def test_attributes_that_appear_together_are_said_together():
+    means = {
+        "colour": [0.5, 0.9, 1.0],
+        "shape": [0.2, 0.95, 1.0],
+        "count": [0.95, 1.0, 1.0],
+        "relation": [0.0, 0.1, 1.0],
+    }
+    said = first_seen([5, 10], means)
+    assert "count (5), colour and shape (10); not before all of z_i: relation." in said
+
+
+def test_the_table_of_components_says_how_many_pictures_have_an_attribute():
+    scores = {name: torch.tensor([1.0, 0.0, 1.0]) for name in ATTRIBUTES}
+    scores["relation"] = torch.tensor([float("nan"), 1.0, float("nan")])
+    note = table(["5"], [scores], 3).notes[0]
+    assert "n = 3 test pictures (relation 1: the others have none)" in note
+    scores["relation"] = scores["colour"]
+    assert "n = 3 test pictures; the share" in table(["5"], [scores], 3).notes[0]
 
 
 def test_inpainting_leaves_what_is_known(figure, sources):
