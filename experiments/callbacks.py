@@ -101,7 +101,7 @@ def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
         crop = getattr(module, "crop", 1.0)
         amount, unit = round(images.shape[-2] * images.shape[-1] * crop**2), "pixels"
     else:
-        codes = getattr(getattr(module, "network", None), "num_codes", 0)
+        codes = getattr(getattr(module, "codec", None), "kept", 0)
         amount, unit = batch.tokens.shape[1] + codes, "caption tokens" + (" and codes" if codes else "")
     return f"{label(trainer)}: {product} samples a step, {millions(effective * amount)} {unit} a step"
 

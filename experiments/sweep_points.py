@@ -218,5 +218,5 @@ class Sampler:
         if condition == "ar_prior":
             stored = self.system.stage(condition)
             scale = self.system.overrides.get(condition, {}).get("guidance_scale", stored.settings["guidance_scale"])
-            return int(stored.network.num_codes) * (2 if scale != 1 else 1)
+            return int(stored.extra.get("codec.kept_count", stored.network.num_codes)) * (2 if scale != 1 else 1)
         return 1 if condition == "linear_prior" else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
@@ -55,6 +56,8 @@ class ARPrior(Stage):
     def on_fit_start(self) -> None:
         if not self.codec.fitted:
             self.codec.fit_statistics(self._statistics())
+        kept, dim, share = self.codec.kept, self.codec.embedding_dim, self.codec.share_kept()
+        rank_zero_info(f"the codec keeps {kept} of {dim} principal components: {share:.2%} of the variance of z_i")
 
     def _statistics(self) -> EmbeddingStatistics:
         """Of the training split, read in parts; every rank reads all of it and comes to the same codec."""

@@ -285,6 +285,10 @@ class CLIPTrainer(Stage):
         self.log_dict({f"train/{name}": value for name, value in log.items()})
         return loss
 
+    def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        # Of this replica's pairs alone: the others, whose losses may be good, do not wait to be gathered.
+        return self.outputs_of(lambda: self._loss(self.network, batch, gathered=False))
+
     def on_after_backward(self) -> None:
         if self._perturbation is not None:  # The gradient was that of the perturbed weights; the step is from here.
             self._perturbation.restore()

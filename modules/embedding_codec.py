@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from modules.embedding_statistics import EmbeddingStatistics
+from modules.embedding_statistics import EmbeddingStatistics, components_for
 from modules.errors import InputError
 
 Buckets = Literal["quantile", "uniform"]
@@ -22,6 +22,8 @@ class EmbeddingCodec(nn.Module):
     Args:
         embedding_dim: D.
         num_codes: K, kept components. The paper keeps 319 of 1,024 for less than 1 % mean squared error.
+        retained_variance: keep only as many components as hold this share of the variance, 0 to 1; num_codes is then
+            the most that there may be, and K is known after the fit (`kept`).
         num_buckets: per component.
         num_dot_buckets: of the dot product.
         buckets: "quantile" gives every bucket equally many training values; "uniform" equal widths over their range.
@@ -34,6 +36,7 @@ class EmbeddingCodec(nn.Module):
     centres: Tensor
     dot_edges: Tensor
     dot_counts: Tensor
+    kept_count: Tensor
 
     def __init__(
         self,
@@ -42,11 +45,16 @@ class EmbeddingCodec(nn.Module):
         num_buckets: int = 1024,
         num_dot_buckets: int = 64,
         buckets: Buckets = "quantile",
+        retained_variance: float | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= num_codes <= embedding_dim:
             raise InputError(f"num_codes must lie in 1 to {embedding_dim} (the embedding's width), got {num_codes}")
-        self.embedding_dim = embedding_dim
+        if retained_variance is not None and not 0 < retained_variance <= 1:
+            raise InputError(
+                f"retained_variance is a share of the variance, above 0 and up to 1, not {retained_variance}"
+            )
+        self.embedding_dim, self.retained_variance, self.kept = embedding_dim, retained_variance, num_codes
         self.num_codes, self.num_buckets, self.num_dot_buckets, self.buckets = (
             num_codes,
             num_buckets,
@@ -60,6 +68,16 @@ class EmbeddingCodec(nn.Module):
         self.register_buffer("centres", torch.zeros(num_codes, num_buckets))
         self.register_buffer("dot_edges", torch.zeros(num_dot_buckets - 1))
         self.register_buffer("dot_counts", torch.zeros(num_dot_buckets))
+        if retained_variance is not None:  # Without it checkpoints are as they have always been.
+            self.register_buffer("kept_count", torch.tensor(num_codes))
+
+    def _read_kept(self) -> None:
+        if self.retained_variance is not None:
+            self.kept = int(self.kept_count)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._read_kept()
 
     @property
     def fitted(self) -> bool:
@@ -83,18 +101,24 @@ class EmbeddingCodec(nn.Module):
         """As `fit`, from a pass over the data: components from all of them, buckets from the sample that it kept.
 
         Raises:
-            ValueError: for too few embeddings.
+            InputError: for too few embeddings, or more components to keep than num_codes allows.
         """
         dim = len(statistics.mean)
         if statistics.count <= dim:
-            raise ValueError(f"the codec needs more embeddings than their {dim} dimensions, got {statistics.count}")
+            raise InputError(
+                f"the codec needs more embeddings than their {dim} dimensions, the training split holds"
+                f" {statistics.count}"
+            )
         values, vectors = statistics.principal()
+        if self.retained_variance is not None:
+            self.kept_count.fill_(self._enough(values, self.retained_variance))
+            self._read_kept()
         self.mean.copy_(statistics.mean)
         self.eigenvalues.copy_(values)
-        self.components.copy_(_oriented(vectors[: self.num_codes]))
+        self.components[: self.kept] = _oriented(vectors[: self.kept])
         z_i, z_t = statistics.z_i, statistics.z_t
         scores = self._project(z_i)
-        for k in range(self.num_codes):
+        for k in range(self.kept):
             edges = _edges(scores[:, k], self.num_buckets, self.buckets)
             self.edges[k] = edges
             self.centres[k] = _centres(scores[:, k], edges)
@@ -102,19 +126,29 @@ class EmbeddingCodec(nn.Module):
         self.dot_edges.copy_(_edges(dots, self.num_dot_buckets, "uniform"))
         self.dot_counts.copy_(torch.bincount(self.encode_dot(z_i, z_t), minlength=self.num_dot_buckets))
 
+    def _enough(self, eigenvalues: Tensor, retained: float) -> int:
+        """As many components as hold the share, no more than there is room for."""
+        count = components_for(eigenvalues, retained)
+        if count > self.num_codes:
+            raise InputError(
+                f"{count} components hold {retained:g} of the variance, num_codes allows {self.num_codes}: raise"
+                " num_codes of codec and network, or lower retained_variance"
+            )
+        return count
+
     def _project(self, z_i: Tensor) -> Tensor:
         with exact_products(z_i):
-            return (z_i.float() - self.mean) @ self.components.T
+            return (z_i.float() - self.mean) @ self.components[: self.kept].T
 
     def encode(self, z_i: Tensor) -> Tensor:
         """(B, D) -> (B, K) int64 codes in 0 to num_buckets - 1."""
-        return torch.searchsorted(self.edges, self._project(z_i).T.contiguous()).T.contiguous()
+        return torch.searchsorted(self.edges[: self.kept], self._project(z_i).T.contiguous()).T.contiguous()
 
     def decode(self, codes: Tensor) -> Tensor:
         """(B, K) codes -> (B, D) embeddings of unit norm, each code at the mean of its bucket's training values."""
-        scores = torch.gather(self.centres, 1, codes.T).T
+        scores = torch.gather(self.centres[: self.kept], 1, codes.T).T
         with exact_products(scores):
-            return nn.functional.normalize(scores @ self.components + self.mean, dim=1)
+            return nn.functional.normalize(scores @ self.components[: self.kept] + self.mean, dim=1)
 
     def reconstruct(self, z_i: Tensor, num_components: int) -> Tensor:
         """(B, D) -> (B, D): z_i from its leading components alone, unquantised (the paper's figure 7).
@@ -122,8 +156,8 @@ class EmbeddingCodec(nn.Module):
         Raises:
             ValueError: for more components than are kept.
         """
-        if not 0 <= num_components <= self.num_codes:
-            raise ValueError(f"the codec keeps {self.num_codes} components, {num_components} were asked for")
+        if not 0 <= num_components <= self.kept:
+            raise ValueError(f"the codec keeps {self.kept} components, {num_components} were asked for")
         kept = self.components[:num_components]
         with exact_products(z_i):
             return nn.functional.normalize((z_i - self.mean) @ kept.T @ kept + self.mean, dim=1)
@@ -146,9 +180,9 @@ class EmbeddingCodec(nn.Module):
         rows = [torch.multinomial(weights, 1, generator=g) for g in generators]
         return torch.cat(rows).to(self.dot_counts.device)
 
-    def retained_variance(self) -> float:
+    def share_kept(self) -> float:
         """Share of the training variance that the kept components hold, 0 to 1."""
-        return float(self.eigenvalues[: self.num_codes].sum() / self.eigenvalues.sum())
+        return float(self.eigenvalues[: self.kept].sum() / self.eigenvalues.sum())
 
 
 def exact_products(x: Tensor) -> torch.autocast:

@@ -49,6 +49,7 @@ def sample_diffusion_prior(
         z_t: (B, D) of unit norm.
         generators: B of them.
         statistics: of the score, for analytic_dpm and analytic_ddim.
+        candidates: draws a caption, 1 or more.
 
     Returns:
         (B, D) of unit norm.
@@ -63,15 +64,15 @@ def sample_diffusion_prior(
     def model(x_t: Tensor, t: Tensor) -> Tensor:
         return network.step(x_t, t, cache)
 
-    best, best_score = z_t, torch.full_like(z_t[:, 0], -torch.inf)
+    draws = []
     for _ in range(candidates):
         x_T = randn_per_image(generators, z_t.shape, z_t.device, z_t.dtype)
         chosen = _guided(model, objective, sampler) if guided else model
-        z_i = F.normalize(sample(chosen, objective, sampler, x_T, generators, statistics=statistics) / scale, dim=1)
-        score = (z_i * z_t).sum(dim=1)
-        best = torch.where((score > best_score)[:, None], z_i, best)
-        best_score = torch.maximum(score, best_score)
-    return best
+        drawn = sample(chosen, objective, sampler, x_T, generators, statistics=statistics)
+        draws.append(F.normalize(drawn / scale, dim=1))
+    found = torch.stack(draws)  # argmax takes a draw that is not finite, if there is one: nothing hides it.
+    best = (found * z_t).sum(dim=2).argmax(dim=0)
+    return found[best, torch.arange(len(z_t), device=z_t.device)]
 
 
 @torch.no_grad()
@@ -96,8 +97,8 @@ def sample_ar_prior(
         (B, D) of unit norm.
     """
     dot = codec.draw_dot(generators, percentile)
-    codes = network.sample(tokens, z_t, dot, generators, guidance_scale=guidance_scale, temperature=temperature)
-    return codec.decode(codes)
+    drawn_by = {"guidance_scale": guidance_scale, "temperature": temperature}
+    return codec.decode(network.sample(tokens, z_t, dot, generators, length=codec.kept, **drawn_by))
 
 
 @torch.no_grad()

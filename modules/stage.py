@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,35 @@ class Stage(lightning.LightningModule):
         with torch.no_grad():
             terms = self.loss_terms(batch, self.generator(0, self._micro_step()))
         for name, term in terms.items():
-            bad = ~term.flatten(1).isfinite().all(dim=1)
+            bad = ~term.reshape(len(term), -1).isfinite().all(dim=1)
             if bad.any():
                 rows = torch.tensor(_index(batch))[bad.cpu()].tolist() if len(bad) == len(_index(batch)) else "?"
                 return f"{name} is not finite for samples {rows}"
         return "the loss itself is the first"
 
     def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite."""
-        return {}
+        """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite.
+
+        Here what the network gives; stages whose losses have terms add them.
+        """
+        return self.outputs_of(lambda: self.training_loss(batch, generator))
+
+    def outputs_of(self, evaluate: Callable[[], Any]) -> dict[str, Tensor]:
+        """What the network gives while `evaluate` runs, by name; of several evaluations the first."""
+        seen: dict[str, Tensor] = {}
+
+        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+            named = output if isinstance(output, dict) else {"output": output}
+            for name, value in named.items():
+                if isinstance(value, Tensor) and value.ndim > 1:
+                    seen.setdefault(f"the network's {name}", value)
+
+        handle = self.network.register_forward_hook(watch)
+        try:
+            evaluate()
+        finally:
+            handle.remove()
+        return seen
 
     def _micro_step(self) -> int:
         """Batches behind this one in the whole run."""

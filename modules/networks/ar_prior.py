@@ -26,7 +26,7 @@ class ARPriorNetwork(nn.Module):
 
     Args:
         embedding_dim: D of the CLIP embeddings.
-        num_codes: kept dimensions of z_i, that is codes in a sequence.
+        num_codes: kept dimensions of z_i, that is codes in a sequence, at most.
         num_buckets: values of a code.
         num_dot_buckets: values of the dot-product token.
         vocab_size, context_length: of the tokeniser.
@@ -109,15 +109,16 @@ class ARPriorNetwork(nn.Module):
             tokens: (B, L) caption tokens; with `feature_dim`, their (B, L, F) features.
             z_t: (B, D) CLIP text embeddings of unit norm.
             dot: (B,) bucket of z_i . z_t.
-            codes: (B, num_codes) buckets of z_i; the last one is not read.
+            codes: (B, K) buckets of z_i, K being num_codes or fewer; the last one is not read.
             keep: (B,) bool, False where the text is dropped; the dot-product token stays.
 
         Returns:
-            (B, num_codes, num_buckets).
+            (B, K, num_buckets).
         """
-        before = self.codes(codes[:, :-1]) + self.code_positions[2 : self.num_codes + 1]
+        count = codes.shape[1]
+        before = self.codes(codes[:, :-1]) + self.code_positions[2 : count + 1]
         sequence = torch.cat([self._text(tokens, z_t, keep), self._dot(dot), before], dim=1)
-        return self.out(self.transformer(sequence)[:, -self.num_codes :])
+        return self.out(self.transformer(sequence)[:, -count:])
 
     @torch.no_grad()
     def sample(
@@ -129,6 +130,7 @@ class ARPriorNetwork(nn.Module):
         *,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
+        length: int | None = None,
     ) -> Tensor:
         """Draw codes one after another, with a preallocated key/value cache.
 
@@ -139,24 +141,26 @@ class ARPriorNetwork(nn.Module):
             generators: one for each sequence, on the CPU.
             guidance_scale: of classifier-free guidance on the logits; 1 is none.
             temperature: divides the logits; 0 takes the most likely code.
+            length: codes to draw, num_codes or fewer; all by default.
 
         Returns:
-            (B, num_codes) int64.
+            (B, length) int64.
         """
+        length = self.num_codes if length is None else length
         guided = guidance_scale != 1
         cache = self._encode(tokens, z_t, guided)
         transformer: Any = self.transformer
         step = Stepper(transformer, cache) if plain(transformer) else partial(transformer, cache=cache)
         x = self._dot(torch.cat([dot, dot]) if guided else dot)
         drawn: list[Tensor] = []
-        for k in range(self.num_codes):
+        for k in range(length):
             logits = self.out(step(x)[:, -1]).float()
             if guided:
                 conditional, unconditional = logits.chunk(2)
                 logits = unconditional + guidance_scale * (conditional - unconditional)
             drawn.append(_draw(logits, generators, temperature))
             code = torch.cat([drawn[-1], drawn[-1]]) if guided else drawn[-1]
-            if k < self.num_codes - 1:
+            if k < length - 1:
                 x = (self.codes(code) + self.code_positions[2 + k])[:, None]
         return torch.stack(drawn, dim=1)
 

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
 from modules.embedding_codec import EmbeddingCodec
+from modules.errors import InputError
 
 N, D = 2000, 12
 
@@ -49,8 +50,8 @@ def test_the_components_are_scikit_learns(fitted):
     np.testing.assert_allclose(np.abs((ours * pca.components_).sum(axis=1)), 1, atol=1e-5)
     np.testing.assert_allclose(codec.eigenvalues.numpy(), pca.explained_variance_, atol=1e-6)
     np.testing.assert_allclose(codec.mean.numpy(), pca.mean_, atol=1e-6)
-    assert fitted(num_codes=5).retained_variance() == pytest.approx(pca.explained_variance_ratio_[:5].sum(), abs=1e-5)
-    assert fitted(num_codes=5).retained_variance() < 0.999
+    assert fitted(num_codes=5).share_kept() == pytest.approx(pca.explained_variance_ratio_[:5].sum(), abs=1e-5)
+    assert fitted(num_codes=5).share_kept() < 0.999
 
 
 def test_the_sign_of_a_component_is_a_choice_and_always_the_same(fitted):
@@ -188,7 +189,7 @@ def test_a_checkpoint_holds_all_of_it(fitted):
     assert torch.equal(other.decode(codes), codec.decode(codes))
     assert torch.equal(other.encode_dot(z_i, z_t), codec.encode_dot(z_i, z_t))
     assert torch.equal(other.draw_dot(generators(20)), codec.draw_dot(generators(20)))
-    assert other.retained_variance() == codec.retained_variance()
+    assert other.share_kept() == codec.share_kept()
 
 
 def test_nothing_is_mutated(fitted):
@@ -207,8 +208,39 @@ def test_nothing_is_mutated(fitted):
 
 
 def test_too_few_rows_and_too_many_codes():
-    with pytest.raises(ValueError, match="needs more embeddings than their 12 dimensions, got 12"):
+    with pytest.raises(ValueError, match="needs more embeddings than their 12 dimensions, the training split holds 12"):
         EmbeddingCodec(D, 5, 16).fit(*pairs(12))
     for codes in (0, 13):
         with pytest.raises(ValueError, match=f"num_codes must lie in 1 to 12 .*got {codes}"):
             EmbeddingCodec(D, codes)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_as_many_components_as_hold_the_share(share):
+    codec = EmbeddingCodec(D, D, 16, retained_variance=share)
+    codec.fit(*pairs())
+    held = PCA().fit(pairs()[0].double().numpy()).explained_variance_ratio_.cumsum()
+    assert codec.kept == int((held < share).sum()) + 1 < D
+    assert held[codec.kept - 2] < share <= codec.share_kept() + 1e-6
+    z_i = pairs(100, seed=1)[0]
+    by_count = EmbeddingCodec(D, codec.kept, 16)
+    by_count.fit(*pairs())
+    assert torch.equal(codec.encode(z_i), by_count.encode(z_i))
+    assert torch.equal(codec.decode(codec.encode(z_i)), by_count.decode(by_count.encode(z_i)))
+
+
+def test_a_checkpoint_knows_how_many_components_were_kept():
+    codec, other = (EmbeddingCodec(D, 8, 16, retained_variance=0.8) for _ in range(2))
+    codec.fit(*pairs())
+    other.load_state_dict(codec.state_dict())
+    z_i = pairs(100, seed=1)[0]
+    assert other.kept == codec.kept < 8 and torch.equal(other.encode(z_i), codec.encode(z_i))
+    assert "kept_count" not in EmbeddingCodec(D, 8).state_dict()  # older checkpoints load as ever
+
+
+def test_a_share_that_the_codes_cannot_hold_is_refused():
+    with pytest.raises(InputError, match=r"components hold 0.99 of the variance, num_codes allows 2: raise num_codes"):
+        EmbeddingCodec(D, 2, 16, retained_variance=0.99).fit(*pairs())
+    for share in (0.0, 1.5):
+        with pytest.raises(InputError, match=f"retained_variance is a share .* not {share}"):
+            EmbeddingCodec(D, 2, retained_variance=share)

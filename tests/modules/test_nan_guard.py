@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments.checkpoints import Checkpoints
 from modules.decoder import Decoder
 from modules.errors import InputError
 from modules.objective import Objective, SamplerConfig
@@ -80,3 +81,59 @@ def test_spoilt_data_and_weights_are_named(stage, shapes):
     assert stage._offender(batch._replace(images=images)) == "images of the batch is not finite"
     stage.network.unet.last.bias.data[1] = torch.inf
     assert stage._offender(batch) == "the weight unet.last.bias is not finite"
+
+
+def test_a_term_that_is_not_finite_is_named_where_the_output_is(tiny, stage, shapes, tmp_path):
+    whole, loss = Objective.terms, Objective.loss
+
+    def spoilt(self, output, x0, noise, t):
+        terms = whole(self, output, x0, noise, t)
+        return {**terms, "L_vlb": terms["L_vlb"].index_fill(0, torch.tensor([1]), torch.nan)}
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(InputError) as caught:
+        patched.setattr(Objective, "terms", spoilt)
+        patched.setattr(Objective, "loss", lambda *given: loss(*given) * torch.nan)
+        run(tiny, stage, shapes, tmp_path)
+    samples = eval(str(caught.value).split("samples ")[1].split(")")[0])
+    assert f"L_vlb is not finite for samples [{samples[1]}]" in str(caught.value)
+
+
+PRIORS = ["linear_prior", "ar_prior", "diffusion_prior"]
+
+
+@pytest.mark.parametrize("name", [*PRIORS, "clip", "upsampler"])
+def test_every_stage_names_what_is_not_finite_first(tiny, shapes, tmp_path, name):
+    stage, data = tiny.make_stage(name), shapes(image_size=32) if name == "upsampler" else shapes()
+    whole = stage.network.forward
+
+    def spoilt(*args, **kwargs):
+        out = whole(*args, **kwargs)
+        first = out["text_features"] if name == "clip" else out
+        row = torch.zeros_like(first)
+        row[3] = torch.nan
+        return {**out, "text_features": first + row} if name == "clip" else first + row
+
+    stage.network.forward = spoilt
+    with pytest.raises(InputError, match=r"the loss is nan at step 0 \(samples \[") as caught:
+        tiny.fit(stage, data, 3, tmp_path, limit_val_batches=0)
+    samples = eval(str(caught.value).split("samples ")[1].split(")")[0])
+    what = "text_features" if name == "clip" else "output"
+    assert f"the network's {what} is not finite for samples [{samples[3]}]" in str(caught.value)
+
+
+def test_the_last_good_checkpoint_stays(tiny, shapes, tmp_path):
+    """What was written before the loss that is not finite is left, and training goes on from it."""
+    stage = tiny.make_stage("decoder")
+    whole, calls = stage.network.forward, []
+
+    def spoilt(*args, **kwargs):
+        calls.append(1)
+        return whole(*args, **kwargs) * (torch.nan if len(calls) == 5 else 1)
+
+    stage.network.forward = spoilt
+    with pytest.raises(InputError, match="the loss is nan at step 4"):
+        saving = {"enable_checkpointing": True, "callbacks": [Checkpoints(every_n_train_steps=2)]}
+        tiny.fit(stage, shapes(), 6, tmp_path, limit_val_batches=0, **saving)
+    found = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert found["global_step"] == 4
+    assert all(tensor.isfinite().all() for tensor in found["state_dict"].values() if tensor.is_floating_point())
