@@ -26,7 +26,18 @@ def test_the_example_of_manipulations_runs(stored_run, tmp_path, monkeypatch):
     code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / "manipulations.md").read_text(), re.DOTALL))
     names: dict = {}
     exec(compile(code, "docs/manipulations.md", "exec"), names)
-    counts = {"drawn": 3, "again": 1, "near": 3, "far": 3, "free": 3, "row": 5, "blend": 5, "edited": 2, "filled": 2}
+    counts = {
+        "drawn": 3,
+        "again": 1,
+        "near": 3,
+        "far": 3,
+        "free": 3,
+        "row": 5,
+        "rows": 10,
+        "blend": 5,
+        "edited": 2,
+        "filled": 2,
+    }
     for name, count in counts.items():
         assert [image.size for image in names[name]] == [(32, 32)] * count, name
     assert (tmp_path / "circle.png").is_file()
