@@ -57,7 +57,8 @@ def oldest(session: nox.Session) -> None:
     pins = Path(session.create_tmp()) / "oldest.txt"
     session.install("uv")
     resolve = ["uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python-version", OLDEST]
-    session.run(*resolve, "--extra", "emoji", "pyproject.toml", "--output-file", str(pins))
+    extras = [word for name in ("emoji", "hf", "parquet", "wds") for word in ("--extra", name)]
+    session.run(*resolve, *extras, "pyproject.toml", "--output-file", str(pins))
     session.run("uv", "pip", "install", "--python", session.virtualenv.location, "-r", str(pins))
     # The tests' own tools may be of any age.
     session.run("uv", "pip", "install", "--python", session.virtualenv.location, "-c", str(pins), "-e", ".[dev]")
