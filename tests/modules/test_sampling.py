@@ -107,6 +107,32 @@ def test_the_text_encoder_runs_once_a_caption_whatever_the_steps(network, text, 
     assert_close(drawn, torch.cat(alone), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_diffusion_prior_evaluates_three_tokens_a_step(network, text, scale):
+    """What makes its sampling fast: the text's keys and values once, whatever the steps and candidates."""
+    net, seen = network("diffusion_prior"), []
+    net.transformer.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[:2])))
+    prior(net, text, generators(), solver(scale, steps=4), candidates=2)
+    length = text[0].shape[1]
+    rows = B + 1 if scale != 1 else B  # Without text all are the same row.
+    steps = 2 * 4
+    assert seen == [(rows, length + 1)] + [(2 * B if scale != 1 else B, 3)] * steps
+
+
+def test_a_draw_that_is_not_finite_is_not_hidden(network, text):
+    net = network("diffusion_prior")
+    net.out.bias.data[0] = torch.nan
+    assert not prior(net, text, generators(), solver()).isfinite().any()
+
+
+def test_pictures_are_drawn_in_the_layout_of_the_weights(network, text, z_i):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        net, seen = network("decoder").to(memory_format=layout), []
+        net.unet.first.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        sample_decoder(net, X0, solver(3.0), text[0], z_i, 16, generators())
+        assert seen and all(x.is_contiguous(memory_format=layout) for x in seen)
+
+
 def test_caption_and_embedding_both_reach_the_picture(network, text, z_i):
     net, (tokens, z_t) = network("decoder"), text
 

@@ -98,3 +98,17 @@ def test_in_place_activations_only_where_no_gradient_is_wanted():
     with torch.no_grad():
         y = x.clone()
         assert blocks.silu_(y) is y
+
+
+@pytest.mark.parametrize("name", ["decoder", "glide", "upsampler"])
+@pytest.mark.parametrize("switch", [False, True])
+def test_channels_last_reaches_every_convolution_of_a_training_step(tiny, shapes, name, switch):
+    training = TrainingConfig(warmup_steps=1, channels_last=switch)
+    stage, seen = tiny.make_stage(name, tiny.randomise(tiny.make_network(name)), training=training), []
+    for module in stage.network.modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    batch = batch_of(name, shapes)
+    stage.training_loss(batch._replace(images=batch.images.contiguous()), stage.generator(0, 0))
+    last = [x.is_contiguous(memory_format=torch.channels_last) for x in seen]
+    assert len(last) > 3 and (all(last) if switch else not last[0])

@@ -72,6 +72,20 @@ def test_it_learns_a_batch_and_beats_bicubic(make, data, batch, tiny, tmp_path):
     assert after["psnr"] > after["psnr_bicubic"] + 3
 
 
+@pytest.mark.parametrize("corruption", ["gaussian_blur", "bsr"])
+def test_it_learns_crops_of_a_batch_whatever_the_corruption(make, data, batch, tiny, tmp_path, corruption):
+    stage = make(crop=0.5, corruption=corruption)
+
+    def loss():
+        with torch.no_grad():
+            return sum(stage.training_loss(batch, stage.generator(0, k)).item() for k in range(20)) / 20
+
+    untrained = loss()
+    tiny.fit(stage, tiny.repeat(data, batch, 150), 150, tmp_path)
+    trained = loss()
+    assert trained < 0.7 * untrained  # An untrained residual is bicubic's enlargement, which is hard to beat.
+
+
 def test_the_condition_is_the_shrunk_window_of_the_same_picture(make, batch):
     stage = make(corruption="none", crop=0.5)
     stage.network = Spy()
