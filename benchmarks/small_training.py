@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -83,5 +84,6 @@ class Training:
 
 
 def shorten(line: str, length: int = 230) -> str:
-    """The line, cut where it is long."""
+    """The line without the time of day, cut where it is long."""
+    line = re.sub(r" since \d{4}-\d\d-\d\d [\d:+.]+", "", line)
     return line if len(line) <= length else line[: length - 3] + "..."

@@ -18,6 +18,7 @@ from benchmarks.faults_suite import numbers
 from benchmarks.orphans import in_folder, in_session, wait_until_gone
 from benchmarks.resume import Result
 from benchmarks.small import dumped
+from benchmarks.small_training import shorten
 from benchmarks.soak import grown, look, sixths
 from benchmarks.workspace import Workspace, made_by, table, write_block
 
@@ -61,6 +62,11 @@ def test_a_table_says_how_it_was_made():
     text = made_by("benchmarks.faults", "--suite")
     assert text.startswith(f"Made by `python -m benchmarks.faults --suite` (Python 3.{sys.version_info.minor}.")
     assert re.search(r", torch 2\.\d+\.\d+", text) and text.endswith(" cores).")
+
+
+def test_lines_are_short_and_of_no_day():
+    assert shorten("held by process 7 on x since 2026-11-21 21:29:48+00:00; wait") == "held by process 7 on x; wait"
+    assert shorten("x" * 300) == "x" * 227 + "..."
 
 
 def test_kills_are_counted():
