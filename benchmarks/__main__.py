@@ -11,6 +11,7 @@ import torch
 from benchmarks.cases import rows
 from benchmarks.setting import Bench
 from benchmarks.timing import Result
+from eval.files import write_file
 
 
 def main() -> None:
@@ -26,12 +27,19 @@ def main() -> None:
     torch.manual_seed(0)
     gpu = torch.cuda.is_available()
     bench = Bench(torch.device("cuda" if gpu else "cpu"), options.pairs, options.shrink, half=gpu, compile=gpu)
-    found = []
+    kept = earlier(options.out) if options.only else {}
     for result in rows(bench, options.only):
-        found.append(result)
+        kept[result.name, result.peer] = result.as_dict()
         print(line(result), flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps([each.as_dict() for each in found], indent=1))
+        write_file(options.out, json.dumps(list(kept.values()), indent=1))
+
+
+def earlier(path: Path) -> dict[tuple[str, str], dict[str, object]]:
+    """What the file holds of earlier runs, by case and peer; cases that are timed anew take their place."""
+    if not path.is_file():
+        return {}
+    return {(row["name"], row["peer"]): row for row in json.loads(path.read_text(encoding="utf-8"))}
 
 
 def line(result: Result) -> str:

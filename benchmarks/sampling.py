@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peers import available
 from benchmarks.setting import PRIOR, STEPS, Bench, prior_batch, prior_peers
 from benchmarks.timing import Result, paired
 from modules.networks.ar_prior import ARPriorNetwork
@@ -27,9 +28,13 @@ def prior_sampling(bench: Bench, guided: bool) -> Iterator[Result]:
     def ours() -> Tensor:
         generators = [torch.Generator().manual_seed(k) for k in range(batch)]
         with bench.autocast():
-            return sample_diffusion_prior(network, objective, sampler, 12.0, tokens, z_t, generators, candidates=1)
+            given = (network, objective, sampler, 12.0, tokens, z_t, generators)
+            return sample_diffusion_prior(*given, candidates=1, cuda_graph=bench.device.type == "cuda")
 
     name = "prior_sampling_guided" if guided else "prior_sampling"
+    if not available("diffusers"):
+        print(f"{name}: the peers' networks are sampled by diffusers' UnCLIPScheduler, which is not installed")
+        return
     for peer_name, peer in prior_peers(bench.device):
         yield paired(
             name, ours, peer_name, _peer_sampler(bench, peer.eval(), tokens, z_t, guided), bench.device, bench.few
@@ -37,7 +42,7 @@ def prior_sampling(bench: Bench, guided: bool) -> Iterator[Result]:
 
 
 def _peer_sampler(bench: Bench, peer: nn.Module, tokens: Tensor, z_t: Tensor, guided: bool) -> Callable[[], Tensor]:
-    """The peer's network under diffusers' UnCLIPScheduler where that is installed, and guidance in one batch."""
+    """The peer's network under diffusers' UnCLIPScheduler, and guidance in one batch."""
     import diffusers
 
     make_scheduler: Any = diffusers.UnCLIPScheduler

@@ -25,7 +25,7 @@ class Bench:
 
     Attributes:
         device: where.
-        pairs: repetitions of the short cases; the long ones take a third of them.
+        pairs: repetitions of the short cases; the long ones take half of them, two at least.
         shrink: divides the batch sizes below, for a quick look.
         half: autocast to bfloat16 (for GPUs).
         compile: torch.compile ours (for GPUs).

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.cuda_graphs import Graphed
 from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import Model
 from modules.diffusion.guidance import guide
@@ -37,6 +38,7 @@ def sample_diffusion_prior(
     *,
     statistics: ScoreStatistics | None = None,
     candidates: int = 2,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """z_i for each caption: the best of `candidates` draws by z_i . z_t (unCLIP, section 2.2: two).
 
@@ -50,6 +52,7 @@ def sample_diffusion_prior(
         generators: B of them.
         statistics: of the score, for analytic_dpm and analytic_ddim.
         candidates: draws a caption, 1 or more.
+        cuda_graph: replay the steps as a CUDA graph, on such a device.
 
     Returns:
         (B, D) of unit norm.
@@ -61,9 +64,10 @@ def sample_diffusion_prior(
     else:
         cache = network.encode(tokens, z_t)
 
-    def model(x_t: Tensor, t: Tensor) -> Tensor:
+    def step(x_t: Tensor, t: Tensor) -> Tensor:
         return network.step(x_t, t, cache)
 
+    model: Model = Graphed(step) if cuda_graph else step
     draws = []
     for _ in range(candidates):
         x_T = randn_per_image(generators, z_t.shape, z_t.device, z_t.dtype)

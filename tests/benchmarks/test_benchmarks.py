@@ -66,12 +66,20 @@ def test_the_share_of_the_peak(monkeypatch):
 def test_the_file_has_the_keys_that_are_promised(monkeypatch, tmp_path, capsys):
     from benchmarks import __main__ as command
 
-    result = timing.Result("a", 1.0, "diffusers", 2.0, 2.0, 1.9, 2.1, "cpu", 3, 0.5)
-    monkeypatch.setattr(command, "rows", lambda bench, only: iter([result, result]))
-    monkeypatch.setattr("sys.argv", ["bench", "--out", str(tmp_path / "deep" / "bench.json")])
+    results = [timing.Result(name, 1.0, "diffusers", 2.0, 2.0, 1.9, 2.1, "cpu", 3, 0.5) for name in "ab"]
+    monkeypatch.setattr(command, "rows", lambda bench, only: iter(results))
+    words = ["bench", "--out", str(tmp_path / "deep" / "bench.json")]
+    monkeypatch.setattr("sys.argv", words)
     threads = torch.get_num_threads()
+    command.main()
+    found = json.loads((tmp_path / "deep" / "bench.json").read_text())
+    assert [list(row) for row in found] == [["name", "ours_s", "peer", "peer_s", "ratio", "device"]] * 2
+    # A case that is timed again takes its own place and leaves the others.
+    again = timing.Result("b", 1.5, "diffusers", 3.0, 2.0, 1.9, 2.1, "cpu", 3, 0.5)
+    monkeypatch.setattr(command, "rows", lambda bench, only: iter([again]))
+    monkeypatch.setattr("sys.argv", [*words, "--only", "b"])
     command.main()
     torch.set_num_threads(threads)
     found = json.loads((tmp_path / "deep" / "bench.json").read_text())
-    assert [list(row) for row in found] == [["name", "ours_s", "peer", "peer_s", "ratio", "device"]] * 2
+    assert [(row["name"], row["ours_s"]) for row in found] == [("a", 1.0), ("b", 1.5)]
     assert "2.00x (1.90 to 2.10 in 3 pairs), 50 % of the matrix peak" in capsys.readouterr().out
