@@ -91,9 +91,16 @@ class FaultLog:
         return self._lost
 
     def write_into(self, folder: Path, rank: int) -> None:
-        """Add each fault to folder/skipped.jsonl, a second process to 1-skipped.jsonl; only the first tells of them."""
+        """Add each fault to folder/skipped.jsonl, a second process to 1-skipped.jsonl; only the first tells of them.
+
+        Those that have been found before are added, too: the data may have been listed by then.
+        """
         self.quiet = rank > 0
-        self.file = folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
+        file = folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
+        if file != self.file:
+            self.file = file
+            for fault in self.found.values():
+                self._write(fault)
 
     def read(self, pairs: int) -> None:
         """From here on faults are met while so many pairs are read, not while they are listed."""

@@ -120,3 +120,15 @@ def test_a_run_that_goes_on_writes_what_is_new(tmp_path):
         ("val", "a"),
         ("train", "c"),
     ]
+
+
+def test_what_was_found_before_there_was_a_file_is_written_into_it(tmp_path):
+    counted = log()
+    counted.add(Fault("a", "bad"))
+    for _ in range(2):
+        counted.write_into(tmp_path, 0)
+        counted.add(Fault("b", "bad"))
+    assert [json.loads(line)["place"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == ["a", "b"]
+    counted.write_into(tmp_path, 1)
+    assert len((tmp_path / "1-skipped.jsonl").read_text().splitlines()) == 2
+    assert counted.quiet
