@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.compare import differing, digests
-from benchmarks.faults_suite import numbers
+from benchmarks.faults_suite import differing_results, numbers
 from benchmarks.orphans import in_folder, in_session, wait_until_gone
 from benchmarks.resume import Result
 from benchmarks.small import dumped
@@ -45,6 +45,21 @@ def test_files_are_told_apart(tmp_path):
 def test_what_tells_of_the_run_is_no_number():
     content = {"rows": [{"n": 1, "seconds": 2}], "seconds": {"clip": 3}, "commit": "x"}
     assert numbers(content) == {"rows": [{"n": 1}]}
+
+
+def test_two_runs_of_a_suite_are_compared(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run, seconds in ((first, "0:00:10"), (second, "0:01:07")):
+        (run / "clip").mkdir(parents=True)
+        (run / "results.json").write_text(f'{{"fid": 1.5, "seconds": {{"clip": "{seconds}"}}}}')
+        (run / "tables.md").write_text(f"| clip | {seconds} |\n| fid | 1.50 |\n")
+        (run / "clip" / "model.safetensors").write_bytes(b"weights")
+    assert differing_results(first, second) == []
+    (second / "results.json").write_text('{"fid": 1.6}')
+    (second / "tables.md").write_text("| clip | 0:00:10 |\n| fid | 1.60 |\n")
+    (second / "clip" / "model.safetensors").write_bytes(b"others")
+    (second / "grid.png").write_bytes(b"picture")
+    assert differing_results(first, second) == ["results.json", "tables.md", "clip/model.safetensors", "grid.png"]
 
 
 def test_a_table_goes_into_its_place(tmp_path):
