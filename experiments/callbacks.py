@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.optim.swa_utils import AveragedModel
 
+from experiments.memory import kept_bytes
 from experiments.progress import Progress
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.sharding import local
@@ -20,7 +21,7 @@ class Announce(Callback):
 
     def __init__(self) -> None:
         self._saved: SavedActivations | None = None
-        self._work = ""
+        self._work = self._uncounted = ""
         self._said = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -32,16 +33,16 @@ class Announce(Callback):
         if self._said or not trainer.is_global_zero or not ours:
             return
         self._said, self._work = True, workload(trainer, pl_module, batch)
-        compiled = getattr(getattr(pl_module, "training_config", None), "compile", False)
-        # A compiled network's activations are its compiler's business; a sharded one's are mixed with gathered weights.
-        if not compiled and not getattr(pl_module, "sharded", False):
+        self._uncounted = uncounted(pl_module)
+        if not self._uncounted:
             self._saved = SavedActivations(pl_module)
             self._saved.__enter__()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
         if self._work:
             activations = self._stop_counting()
-            print(f"{self._work}; {memory(pl_module, activations)}", flush=True)
+            left_out = f"; activations not counted: {self._uncounted}" if self._uncounted else ""
+            print(f"{self._work}; {memory(pl_module, activations)}{left_out}", flush=True)
             self._work = ""
 
     def _stop_counting(self) -> int | None:
@@ -53,6 +54,16 @@ class Announce(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_counting()
+
+
+def uncounted(module: LightningModule) -> str:
+    """Why a step's activations can't be counted as it runs, and what counts them; '' where they can."""
+    plan = "`unclip plan` counts"
+    if getattr(module, "sharded", False):
+        return f"a sharded network's are mixed with gathered weights ({plan} both)"
+    if getattr(getattr(module, "training_config", None), "compile", False):
+        return f"what a compiled network keeps is its compiler's choice ({plan} those of the network as it is)"
+    return ""
 
 
 class SavedActivations:
@@ -107,11 +118,17 @@ def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
 
 
 def memory(module: LightningModule, activations: int | None) -> str:
-    """'memory about 1.2 GB beside program and data: weights ...': what a step's tensors take on each device."""
+    """'memory about 1.2 GB beside program and data: weights ...': what a step's tensors take on each device.
+
+    Args:
+        module: what is trained; its `optimizer`, if it has one, makes the optimiser from parameters.
+        activations: their bytes; None where they are not counted.
+    """
     trained = [p for p in module.parameters() if p.requires_grad]
     every = sum(local(p).numel() * p.element_size() for p in module.parameters())
     gradients = sum(local(p).numel() * p.element_size() for p in trained)
-    parts = {"weights and their average": every, "gradients": gradients, "optimiser": 2 * gradients}
+    optimiser = round(kept_bytes(module) * sum(local(p).numel() for p in trained))
+    parts = {"weights and their average": every, "gradients": gradients, "optimiser": optimiser}
     if activations is not None:
         parts["activations"] = activations
     listed = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())

@@ -243,6 +243,14 @@ def optimiser_bytes(optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
     return sum(x.numel() * x.element_size() for x in kept) / probe.numel()
 
 
+def kept_bytes(stage: Any) -> float:
+    """Bytes that a stage keeps for a trained parameter besides weight, gradient and average: the optimiser's and SAM's.
+
+    SAM keeps a copy of the weights beside the perturbed ones, and one more gradient.
+    """
+    return optimiser_bytes(stage.optimizer) + (2 * FLOAT if getattr(stage, "_perturbation", None) else 0)
+
+
 def memory(
     network: nn.Module, per_parameter: float, active: int, *, devices: int, sharded: bool, bf16: bool = False
 ) -> Memory:

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from experiments.arguments import CommandParser
 from experiments.lightning_cli import CLI, quiet
-from experiments.memory import EXPLAINED, Memory, activations, memory, optimiser_bytes, shapes_only, with_checkpointing
+from experiments.memory import EXPLAINED, Memory, activations, kept_bytes, memory, shapes_only, with_checkpointing
 from experiments.table3 import aligned
 from modules.errors import InputError
 from modules.stage import Stage
@@ -135,8 +135,7 @@ def plan(config: dict[str, Any], devices: list[int]) -> tuple[Stage, list[Row]]:
     bf16 = str(config["trainer"].get("precision")).startswith("bf16")
     with shapes_only():
         stage = builder(model)()
-    # SAM keeps a copy of the weights beside the perturbed ones, and one more gradient.
-    per_parameter = optimiser_bytes(stage.optimizer) + (8 if getattr(stage, "_perturbation", None) else 0)
+    per_parameter = kept_bytes(stage)
     settings: list[bool | None] = [value for value in (False, True) if with_checkpointing(model, value) is not None]
 
     @cache

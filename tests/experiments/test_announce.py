@@ -37,7 +37,7 @@ def test_pixels_and_the_effective_batch():
 
 def test_tokens_and_codes():
     assert workload(trainer(), SimpleNamespace(), ROWS).endswith("8 samples a step, 160 caption tokens a step")
-    module = SimpleNamespace(network=SimpleNamespace(num_codes=5))
+    module = SimpleNamespace(codec=SimpleNamespace(kept=5))
     assert workload(trainer(), module, ROWS).endswith("200 caption tokens and codes a step")
 
 
@@ -65,11 +65,51 @@ def test_memory_is_the_sum_of_its_parts():
     module = nn.Linear(1000, 1000, bias=False)
     frozen = nn.Linear(500, 1000, bias=False).requires_grad_(False)
     both = nn.ModuleList([module, frozen])
+    both.optimizer = torch.optim.AdamW
     assert memory(both, 1_000_000) == (
         "memory about 19.0 MB beside program and data: weights and their average 6.0 MB, gradients 4.0 MB, "
         "optimiser 8.0 MB, activations 1.0 MB"
     )
     assert "activations" not in memory(both, None)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [
+        (torch.optim.SGD, 0),
+        (lambda p: torch.optim.SGD(p, momentum=0.9), 4),
+        (torch.optim.AdamW, 8),
+        (lambda p: torch.optim.AdamW(p, amsgrad=True), 12),
+    ],
+)
+def test_the_optimiser_is_the_configs(optimizer, kept):
+    module = nn.Linear(1000, 1000, bias=False)
+    module.optimizer = optimizer
+    assert f"optimiser {kept:.1f} MB" in memory(module, None)
+    module._perturbation = object()  # SAM's copy of the weights, and its gradient
+    assert f"optimiser {kept + 8:.1f} MB" in memory(module, None)
+    whole, *parts = [float(text) for text in re.findall(r"([\d.]+) MB", memory(module, None))]
+    assert whole == pytest.approx(sum(parts)) == pytest.approx(8 + kept + 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"training": TrainingConfig(warmup_steps=1, compile=True)}, "what a compiled network keeps is its compiler's"),
+        ({"sharded": True}, "a sharded network's are mixed with gathered weights"),
+        ({}, None),
+    ],
+)
+def test_what_is_not_counted_is_said(tiny, embeddings, tmp_path, capsys, monkeypatch, changes, why):
+    """Compiling is left out here; that the config asks for it is what counts."""
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    stage = tiny.make_stage("linear_prior", **{k: v for k, v in changes.items() if k == "training"})
+    stage.sharded = changes.get("sharded", False)
+    monkeypatch.setattr(type(stage), "_total", lambda self, norms: float(torch.stack(list(norms)).sum()))
+    tiny.fit(stage, EmbeddingsDataModule(str(embeddings), 8), 1, tmp_path, callbacks=[Announce()])
+    line = next(text for text in capsys.readouterr().out.splitlines() if "memory about" in text)
+    assert ("activations 0.0 MB" in line) == (why is None)
+    assert line.endswith("MB") if why is None else f"MB; activations not counted: {why}" in line
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
