@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.arguments import CommandParser
+from experiments.cli import check_config_file
 from experiments.folders import write_text
 from modules.errors import InputError
+from modules.networks.ar_prior import ARPriorNetwork
+from modules.networks.decoder import DecoderNetwork
+from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.upsampler import UpsamplerNetwork
 
 STAGES = ("ar_prior", "diffusion_prior", "decoder", "upsampler_256", "upsampler_1024")
 TITLES = ("AR prior", "Diffusion prior", "64", "64 -> 256", "256 -> 1024")
@@ -66,19 +70,28 @@ ROWS: dict[str, tuple[str, tuple[Any, ...]]] = {
 SIZES = {"ar_prior": 1e9, "diffusion_prior": 1e9, "decoder": 3.5e9, "upsampler_256": 7e8, "upsampler_1024": 3e8}
 """The row "model size"."""
 
-WHY = {
-    "ar_prior": (
-        "Table 3's text encoder and latent decoder have 1.2 B and 0.8 B by their widths and depths alone, so 1 B is "
-        "one of them only. The paper's latent context of 384 has no room for the 256 caption tokens that section "
-        "2.2 puts in front; ours is caption, z_t, dot product and codes"
-    ),
-    "diffusion_prior": "the Transformer is 1.2 B by its width and depth; the paper rounds, or leaves embeddings out",
-    "decoder": (
-        "the paper's 3.5 B is GLIDE's, whose caption vocabulary and rounding are its own; z_i's projections are new"
-    ),
-    "upsampler_256": "an ADMNet's size follows from channels, depth and multipliers; the paper rounds",
-    "upsampler_1024": "as above",
+NETWORKS: dict[str, type[nn.Module]] = {
+    "ar_prior": ARPriorNetwork,
+    "diffusion_prior": DiffusionPriorNetwork,
+    "decoder": DecoderNetwork,
+    "upsampler_256": UpsamplerNetwork,
+    "upsampler_1024": UpsamplerNetwork,
 }
+SHAPE = (
+    "channels",
+    "depth",
+    "channel multipliers",
+    "head channels",
+    "attention resolutions",
+    "text context",
+    "text width",
+    "text depth",
+    "text heads",
+    "latent decoder width",
+    "latent decoder depth",
+    "latent decoder heads",
+)
+"""Rows that a network's size follows from."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +129,20 @@ def main(argv: list[str]) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A stage's YAML."""
+    """What `unclip fit` makes of a stage's YAML: defaults included, references to other settings resolved.
+
+    Raises:
+        InputError: there is none, or it is not the config of a stage.
+    """
+    from experiments import plan  # It prints tables with this module.
+
     if not path.is_file():
         raise InputError(f"no {path}: --folder names a folder with {', '.join(f'{stage}.yaml' for stage in STAGES)}")
-    return yaml.safe_load(path.read_text())
+    check_config_file(path)
+    try:
+        return plan.read(["--config", str(path)])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def lookup(config: dict[str, Any], path: str) -> Any:
@@ -135,20 +158,32 @@ def setting(stage: str, row: str, config: dict[str, Any]) -> Any:
     if ROWS[row][0]:
         value = lookup(config, ROWS[row][0])
         hidden = row in ("dropout", "weight decay") and not value
+        hidden |= row == "head channels" and not lookup(config, _U + "attention_resolutions")
         return None if value in ([], None) or hidden else value
     if row == "sampling variance":
         sampler = lookup(config, _S[:-1]) or {}
         names = {"analytic_dpm": "analytic", "ddim": "DDIM", "ddpm": sampler.get("variance")}
         return names.get(sampler.get("name", ""))
     if row == "batch size":
-        keys = ("trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
-        product = int(lookup(config, "data.init_args.batch_size"))
-        for key in keys:
-            product *= int(lookup(config, key) or 1)
-        return product
+        return _batch_size(config)
     if row == "Adam beta2":
-        return lookup(config, _A + "betas")[1]
+        betas = lookup(config, _A + "betas")
+        return None if betas is None else betas[1]
     return _transformer_setting(stage, row, config)
+
+
+def _batch_size(config: dict[str, Any]) -> int | str | None:
+    """Samples of a step on all devices; '64 x auto devices' where their number is the machine's."""
+    product = lookup(config, "data.init_args.batch_size")
+    if product is None:
+        return None
+    for key in ("trainer.num_nodes", "trainer.accumulate_grad_batches"):
+        product *= int(lookup(config, key) or 1)
+    devices = lookup(config, "trainer.devices") or 1
+    if isinstance(devices, list):
+        return product * len(devices)
+    known = str(devices).isdigit()
+    return product * int(devices) if known else f"{product:,} x {'all' if devices in (-1, '-1') else devices} devices"
 
 
 def _transformer_setting(stage: str, row: str, config: dict[str, Any]) -> Any:
@@ -177,14 +212,28 @@ def build(config: dict[str, Any]) -> Any:
 def count(stage: str, config: dict[str, Any]) -> Count:
     """Parameters and FLOPs of a stage."""
     network = build(config).eval()
+    if not isinstance(network, NETWORKS[stage]):
+        raise InputError(
+            f"{stage}.yaml: model.init_args.network is a {type(network).__name__}, and not a {NETWORKS[stage].__name__}"
+        )
     parts: dict[str, int] = {}
     for name, parameter in network.named_parameters():
-        part = name.split(".")[0]
-        part = part if part in ("unet", "text", "transformer", "tokens") else "other"
-        parts[part] = parts.get(part, 0) + parameter.numel()
+        parts[_part(name)] = parts.get(_part(name), 0) + parameter.numel()
     flops = {"ar_prior": _ar_prior, "diffusion_prior": _diffusion_prior, "decoder": _decoder}.get(stage, _upsampler)
     with torch.device("meta"):
         return Count(parts, *flops(network, config))
+
+
+def _part(name: str) -> str:
+    """Which part of a network a parameter belongs to."""
+    if name.endswith(".tokens.weight"):
+        return "vocabulary"
+    first = name.split(".")[0]
+    if first.startswith("clip_to"):
+        return "projections of z_i"
+    if first == "tokens" and ".transformer." in name:  # The AR prior's text encoder.
+        return "text"
+    return first if first in ("unet", "text", "transformer") else "other"
 
 
 def flops_of(run: Callable[[], Any]) -> float:
@@ -194,8 +243,10 @@ def flops_of(run: Callable[[], Any]) -> float:
     return counter.get_total_flops()
 
 
-def _tokens(config: dict[str, Any]) -> Tensor:
-    return torch.zeros(1, lookup(config, _N + "context_length"), dtype=torch.int64)
+def _tokens(network: Any, config: dict[str, Any]) -> Tensor:
+    """(1, L) tokens; or, for a prior that reads a frozen CLIP's features of them, (1, L, F)."""
+    length, features = lookup(config, _N + "context_length"), getattr(network, "feature_dim", None)
+    return torch.zeros(1, length, dtype=torch.int64) if features is None else torch.zeros(1, length, features)
 
 
 def _guided(scale: float | None) -> int:
@@ -204,13 +255,12 @@ def _guided(scale: float | None) -> int:
 
 def _ar_prior(network: Any, config: dict[str, Any]) -> tuple[float, float]:
     """The codes one after another through the key/value cache; their cost grows evenly with their place."""
-    tokens, z_t, k = _tokens(config), torch.empty(1, lookup(config, _N + "embedding_dim")), network.num_codes
+    tokens, z_t, k = _tokens(network, config), torch.empty(1, network.embedding_dim), network.num_codes
     dot, codes = torch.zeros(1, dtype=torch.int64), torch.zeros(1, k, dtype=torch.int64)
     forward = flops_of(lambda: network(tokens, z_t, dot, codes))
     prefix, width = tokens.shape[1] + 1, network.transformer.width
     cache = network.transformer.make_cache(1, prefix + k)
-    start = flops_of(lambda: network.transformer(torch.empty(1, prefix, width), cache=cache))
-    start += flops_of(lambda: network.tokens(tokens))
+    start = flops_of(lambda: network.transformer(network._text(tokens, z_t, None), cache=cache))
 
     def step() -> Tensor:
         return network.out(network.transformer(torch.empty(1, 1, width), cache=cache)[:, -1])
@@ -223,12 +273,11 @@ def _ar_prior(network: Any, config: dict[str, Any]) -> tuple[float, float]:
 
 def _diffusion_prior(network: Any, config: dict[str, Any]) -> tuple[float, float]:
     """Text once, then three tokens a step; two candidates (section 2.2)."""
-    tokens, x = _tokens(config), torch.empty(1, network.embedding_dim)
+    tokens, x = _tokens(network, config), torch.empty(1, network.embedding_dim)
     t = torch.zeros(1, dtype=torch.int64)
     forward = flops_of(lambda: network(x, t, tokens, x))
-    prefix, width = tokens.shape[1] + 1, network.transformer.width
-    cache = network.transformer.make_cache(1, prefix + 3)
-    start = flops_of(lambda: network.transformer(torch.empty(1, prefix, width), cache=cache))
+    cache = network.transformer.make_cache(1, tokens.shape[1] + 1 + 3)
+    start = flops_of(lambda: network.transformer(network._prefix(tokens, x, None), cache=cache))
     step = flops_of(lambda: network.step(x, t, cache))
     copies = _guided(lookup(config, _S + "guidance_scale"))
     return forward, copies * (start + 2 * lookup(config, _S + "steps") * step)
@@ -236,7 +285,8 @@ def _diffusion_prior(network: Any, config: dict[str, Any]) -> tuple[float, float
 
 def _decoder(network: Any, config: dict[str, Any]) -> tuple[float, float]:
     """Caption and embedding once, then the U-Net at every step."""
-    tokens, z_i = _tokens(config), torch.empty(1, network.embedding_dim)
+    tokens = _tokens(network, config)
+    z_i = None if network.embedding_dim is None else torch.empty(1, network.embedding_dim)
     start = flops_of(lambda: network.condition(tokens, z_i))
     condition, side = network.condition(tokens, z_i), lookup(config, _U + "image_size")
     x, t = torch.empty(1, network.channels, side, side), torch.zeros(1, dtype=torch.int64)
@@ -276,12 +326,52 @@ def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:
     ]
     shares = [c.image / sum(c.image for c in every[1:]) for c in every]
     lines.append(["  share, with this prior", "-", *(f"{100 * share:.0f} %" for share in shares[1:])])
-    notes = [f"{title}: {_parts(counts[stage])}; {WHY[stage]}." for title, stage in zip(TITLES, STAGES, strict=True)]
+    notes = [note(stage, configs[stage], counts[stage]) for stage in STAGES]
+    notes = [f"{title}: {text}." for title, text in zip(TITLES, notes, strict=True)]
     explained = (
         "One forward pass is one sample of a training batch (an upsampler's crop). One image counts guidance, the two "
         "draws of the diffusion prior, the key/value caches, and the upsamplers at full size."
     )
     return "\n".join([aligned(lines), "", explained, *notes])
+
+
+def note(stage: str, config: dict[str, Any], counted: Count) -> str:
+    """A stage's parameters by part; and, where it is so, why they are not as many as the paper says."""
+    texts = [_parts(counted), why(stage, config, counted)]
+    codes, context = lookup(config, _N + "num_codes"), setting(stage, "text context", config)
+    papers = ROWS["latent decoder context"][1][STAGES.index(stage)]
+    if papers is not None and codes and codes + context > papers:
+        texts.append(
+            f"the paper's latent decoder context of {papers} has no room for the {context} caption tokens that section "
+            f"2.2 puts in front of the {codes} codes; ours is caption, z_t, dot product and codes"
+        )
+    return "; ".join(text for text in texts if text)
+
+
+def why(stage: str, config: dict[str, Any], counted: Count) -> str:
+    """Why a count is not the paper's size; '' where it is, within 5 %."""
+    paper, number = SIZES[stage], counted.parameters
+    if abs(number / paper - 1) <= 0.05:
+        return ""
+    papers = {row: ROWS[row][1][STAGES.index(stage)] for row in SHAPE}
+    ours = {row: setting(stage, row, config) for row in SHAPE}
+    others = [f"{row} {_cell(ours[row])} (paper: {_cell(papers[row])})" for row in SHAPE if ours[row] != papers[row]]
+    if others:
+        return f"not the paper's network: {', '.join(others)}"
+    if float(f"{number:.0e}") == paper:
+        return f"to one digit, as the paper gives it, this is its {_size(paper)}"
+    if stage == "ar_prior":
+        text, latent = (_size(counted.parts.get(part, 0)) for part in ("text", "transformer"))
+        return (
+            f"Table 3's text encoder and latent decoder have {text} and {latent} by their widths and depths alone, so "
+            f"{_size(paper)} can be one of them only"
+        )
+    if stage == "decoder":
+        new = counted.parts.get("projections of z_i", 0)
+        return f"the paper's {_size(paper)} is GLIDE's, whose caption vocabulary is its own" + (
+            "; z_i's projections are new" if new else ""
+        )
+    return f"the network is Table 3's; what the paper's {_size(paper)} leaves out is not known"
 
 
 def aligned(lines: list[list[str]]) -> str:
