@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from experiments import plan
 from experiments.lightning_cli import CLI, main
+from modules.objective import Objective
 
 PAPER = Path("experiments/paper")
 
@@ -52,6 +54,46 @@ def test_the_ablations_are_the_decoder_but_for_what_they_are_about(capsys, name,
     decoder, other = flat(parsed(capsys, "decoder")), flat(parsed(capsys, "decoder", name))
     assert decoder.keys() == other.keys()
     assert {key: value for key, value in other.items() if value != decoder[key]} == changes
+
+
+OVER = {"glide": ["decoder", "glide"], "text_decoder": ["decoder", "text_decoder"]}
+"""YAMLs that change another one."""
+
+PARAMETERS = {
+    "clip": 9.87e8,
+    "ar_prior": 2.12e9,
+    "diffusion_prior": 1.33e9,
+    "decoder": 3.56e9,
+    "glide": 3.55e9,
+    "text_decoder": 3.56e9,
+    "upsampler_256": 7.30e8,
+    "upsampler_1024": 2.82e8,
+}
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """New tensors are on the meta device, but for schedules of noise, whose numbers are looked at."""
+    real = Objective.__dict__["noise_schedule"]
+
+    def noise_schedule(objective):
+        with torch.device("cpu"):
+            return real.__get__(objective, Objective)
+
+    monkeypatch.setattr(Objective, "noise_schedule", property(noise_schedule))
+    with torch.device("meta"):
+        yield
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(PAPER.glob("*.yaml"))])
+def test_every_yaml_builds_on_the_meta_device(meta, name):
+    """The whole stage, with its average, and no memory for it; as many parameters as the networks of the paper have."""
+    words = [word for part in OVER.get(name, [name]) for word in ("--config", str(PAPER / f"{part}.yaml"))]
+    stage = plan.builder(plan.read(words)["model"])()
+    both = list(stage.network.parameters()), list(stage.averaged.parameters())
+    for parameters in both:
+        assert {p.device.type for p in parameters} == {"meta"}
+        assert float(f"{sum(p.numel() for p in parameters):.2e}") == PARAMETERS[name]
 
 
 SMALL = """

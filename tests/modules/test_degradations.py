@@ -129,3 +129,97 @@ def test_the_steps_are_shuffled_and_the_final_size_comes_last_of_the_two(monkeyp
         assert steps.index("_random_downscale") < steps.index("_resize")  # its own resize comes first
         orders.add(tuple(steps))
     assert len(orders) > 8
+
+
+FEW = 800  # images, of which a half is more than 40 % and less than 60 % but for 1 in 10^7 seeds
+
+
+def seen(monkeypatch, name):
+    """Lets a function of the degradations run; the list of what it was called with."""
+    calls, whole = [], getattr(degradations, name)
+    monkeypatch.setattr(degradations, name, lambda *a, **k: calls.append((*a, *k.values())) or whole(*a, **k))
+    return calls
+
+
+def fills(values, low, high):
+    """Uniform between two ends, as far as many draws tell: nothing beyond them, and a tenth in every tenth."""
+    assert low <= values.min() and values.max() <= high
+    tenths = torch.histc(values.flatten(), 10, low, high) / values.numel()
+    assert (tenths - 0.1).abs().max() < 0.04, tenths
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_half_of_the_kernels_are_round_and_all_are_as_wide_as_bsr_has_them(monkeypatch, factor):
+    """BSR's light form: round ones of standard deviations to (2 + 0.2 f) / 4, others of variances to (4 + f) / 4."""
+    calls = seen(monkeypatch, "gaussian_kernels")
+    degradations._random_blur(torch.zeros(FEW, 1, 4, 4), factor, torch.Generator().manual_seed(0))
+    (variances, angle), *none = calls
+    assert not none
+    assert variances.shape == (FEW, 2)
+    round_ones = variances[:, 0] == variances[:, 1]
+    assert 0.4 < round_ones.float().mean() < 0.6
+    fills(variances[round_ones, 0].sqrt(), 0.1, (2 + 0.2 * factor) / 4)
+    others = variances[~round_ones]
+    fills(others, 0.05, (4 + factor) / 4)
+    assert others.T.corrcoef()[0, 1].abs() < 0.2  # along and across, each for itself
+    fills(angle, 0, math.pi)
+
+
+def test_the_blur_is_that_of_the_kernels(monkeypatch):
+    """On a point of light: each image's own kernel, alike in its channels, of 7 pixels."""
+    calls = seen(monkeypatch, "gaussian_kernels")
+    point = torch.zeros(3, 2, 11, 11)
+    point[:, :, 5, 5] = 1
+    out = degradations._random_blur(point, 4, torch.Generator().manual_seed(0))
+    expected = gaussian_kernels(*calls[0], side=7)
+    assert_close(out[:, :, 2:9, 2:9], expected.flip(1, 2)[:, None].expand(-1, 2, -1, -1))
+    assert out.sum(dim=(2, 3)).allclose(torch.ones(3, 2))
+
+
+def test_the_noise_is_of_one_or_two_levels_and_half_of_it_grey():
+    out = degradations._random_noise(torch.zeros(FEW, 3, 24, 24), torch.Generator().manual_seed(0))
+    levels = out[:, 0].flatten(1).std(dim=1) * 255 / 2
+    assert ((levels - 1).abs().minimum((levels - 2).abs()) < 0.25).all()
+    assert 0.4 < (levels > 1.5).float().mean() < 0.6
+    grey = (out == out[:, :1]).all(dim=(1, 2, 3))
+    assert 0.4 < grey.float().mean() < 0.6
+    assert abs(float(grey[levels > 1.5].float().mean()) - 0.5) < 0.15  # whatever the level
+    channels = out[~grey].transpose(0, 1).flatten(1)
+    assert (channels.corrcoef() - torch.eye(3)).abs().max() < 0.02
+
+
+def test_jpeg_has_qualities_of_80_to_95_and_so_many_images(monkeypatch):
+    calls = seen(monkeypatch, "jpeg")
+    images = torch.rand(FEW, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for share, low, high in ((0.9, 0.86, 0.94), (1.0, 1.0, 1.0)):
+        calls.clear()
+        out = degradations._random_jpeg(images, share, torch.Generator().manual_seed(0))
+        quality = calls[0][1]
+        kinds, counts = quality.unique(return_counts=True)
+        assert kinds.tolist() == list(range(80, 96))
+        assert counts.min() > FEW / 16 / 2.5
+        coded = (out != images).flatten(1).any(dim=1)
+        assert low <= coded.float().mean() <= high
+
+
+def test_jpeg_on_the_way_is_for_nine_of_ten_and_at_the_end_for_all(monkeypatch):
+    calls = seen(monkeypatch, "_random_jpeg")
+    bsr_degrade(smooth(2, 16), 4, torch.Generator().manual_seed(0), groups=1)
+    assert [call[1] for call in calls] == [0.9, 1.0]
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_the_first_size_is_up_to_twice_as_small_as_the_last_and_all_interpolations_occur(monkeypatch, factor):
+    generator, scales, modes = torch.Generator().manual_seed(0), [], []
+    monkeypatch.setattr(degradations, "_resize", lambda x, size, generator: scales.append(1000 / size[0]))
+    large = torch.zeros(1).expand(1, 1, 1000, 1000)
+    for _ in range(FEW):
+        degradations._random_downscale(large, factor, generator)
+    fills(torch.tensor(scales), 1, 2 * factor * 1.01)
+    monkeypatch.undo()
+    resize = F.interpolate
+    monkeypatch.setattr(degradations.F, "interpolate", lambda x, size, mode: modes.append(mode) or resize(x, size))
+    for _ in range(300):
+        degradations._resize(torch.zeros(1, 1, 4, 4), [2, 2], generator)
+    assert all(70 < modes.count(mode) < 130 for mode in ("bilinear", "bicubic", "area"))
+    assert len(modes) == 300
