@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.orphans import in_session, wait_until_gone
 from benchmarks.small import STAGES, write_stage
-from benchmarks.workspace import Workspace, made_by, read_step, table, write_block
+from benchmarks.workspace import Workspace, kill, made_by, read_step, table, write_block
+from experiments.signals import EXIT_REQUEUE
 
 SECONDS = 1.0
 LOADING = {"num_workers": 2, "batch_size": 4}
@@ -43,8 +46,8 @@ def look(pid: int) -> dict[str, float]:
     return {"memory": int(status["VmRSS"].split()[0]) / 1024, "files": files, "processes": len(children)}
 
 
-def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]:
-    """Train a stage; the columns that were seen while it did.
+def soak(workspace: Workspace, stage: str, steps: int, minutes: float = inf) -> dict[str, list[float]]:
+    """Train a stage, for so many minutes at most; the columns that were seen while it did, and the steps.
 
     Raises:
         RuntimeError: it did not go well, or left processes behind.
@@ -57,7 +60,8 @@ def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]
     env = {"UNCLIP_PROGRESS": str(progress)}
     process = workspace.start("fit", "--config", config.name, "--overwrite", log=log, env=env)
     seen: dict[str, list[float]] = {name: [] for name in COLUMNS}
-    while process.poll() is None:
+    end = time.monotonic() + 60 * minutes
+    while process.poll() is None and time.monotonic() < end:
         step = read_step(progress)
         try:
             found = {"step": float(step), **look(process.pid)} if step >= 0 else {}
@@ -66,10 +70,12 @@ def soak(workspace: Workspace, stage: str, steps: int) -> dict[str, list[float]]
         for name, value in found.items():
             seen[name].append(value)
         time.sleep(SECONDS)
-    if process.wait():
+    stopped = process.poll() is None and time.monotonic() >= end
+    code = kill(process, signal.SIGTERM) if stopped else process.wait()
+    if code != (EXIT_REQUEUE if stopped else 0):
         raise RuntimeError((workspace.folder / log).read_text()[-2000:])
     wait_until_gone(partial(in_session, process.pid))
-    return seen | {"steps": [float(steps)]}
+    return seen | {"steps": [max(seen["step"]) if stopped else float(steps)]}
 
 
 def sixths(seen: dict[str, list[float]], name: str) -> tuple[float, float]:
@@ -123,6 +129,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES), help="none: the table only")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--minutes", type=float, default=inf, help="stop a stage after so long (SIGTERM)")
     parser.add_argument("--jobs", type=int, default=1, help="stages side by side")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=Path("runs/soak.json"))
@@ -135,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> int:
         workspace = Workspace((options.folder or Path(temporary)).absolute())
         if options.stages:
             workspace.embed()
-        soaked = pool.map(partial(soak, workspace, steps=options.steps), options.stages)
+        soaked = pool.map(partial(soak, workspace, steps=options.steps, minutes=options.minutes), options.stages)
         for stage, seen in zip(options.stages, soaked, strict=True):
             runs[stage] = seen
             print(" | ".join(row(stage, runs[stage])), flush=True)
