@@ -53,6 +53,19 @@ class Resampler:
         means = np.array([total / size for total, size in drawn if size > 0])
         return Interval(float(values[known].mean()), *percentiles(means))
 
+    def share(self, values: np.ndarray) -> Interval:
+        """`mean` of values in [0, 1], such as zeros and ones.
+
+        Where all captions have the same share, as when nothing is right, all replicates agree and the percentiles
+        have no width. Then the interval is the exact one of as many zeros and ones as there are captions.
+        """
+        known = ~np.isnan(values)
+        found = self.mean(values)
+        sums, sizes = (np.bincount(self.groups[known], w) for w in (values[known], None))
+        shares = sums[sizes > 0] / sizes[sizes > 0]
+        alike = len(shares) > 0 and np.ptp(shares) == 0
+        return exact(found.value, len(shares)) if alike else found
+
     def statistic(self, value: float, of_weights: Callable[[np.ndarray], float]) -> Interval:
         """A statistic that is biased upwards at small n, such as a Frechet distance, with its interval.
 
@@ -66,6 +79,16 @@ class Resampler:
         drawn = np.array([of_weights(counts[self.groups]) for counts in self.counts()])
         low, high = percentiles(drawn - (drawn.mean() - value))
         return Interval(value, low, high)
+
+
+def exact(share: float, n: float) -> Interval:
+    """A share of n zeros and ones, with the exact binomial interval (Clopper-Pearson); n need not be whole."""
+    from scipy.stats import beta
+
+    tail, hits = (1 - LEVEL) / 2, share * n
+    low = float(beta.ppf(tail, hits, n - hits + 1)) if share > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if share < 1 else 1.0
+    return Interval(share, low, high)
 
 
 def percentiles(drawn: np.ndarray) -> tuple[float, float]:

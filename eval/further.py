@@ -54,7 +54,7 @@ def further(
     features, real = seen.features[main], reference[main]
     found: dict[str, Interval | None] = dict.fromkeys(NAMES)
     found["kid"] = kid(features, real, resampler)
-    found |= manifolds(features, real).intervals(resampler)
+    found |= manifolds(features, real, captions=resampler.groups).intervals(resampler)
     if judges.clip is not None:
         found |= _by_clip(folder, seen.features["clip"], reference["clip"], judges, resampler)
     logits = getattr(judges.inception, "logits", lambda x: None)(seen.features.get("inception"))
@@ -74,7 +74,7 @@ def _by_clip(
     if judges.clip.tokenizer is not None and candidates(folder) > 1:
         texts = judges.clip.encode_text(folder.captions).numpy()
         right = r_precision(features, texts, folder.captions, candidates(folder), resampler.seed)
-        found["r_precision"] = resampler.mean(right)
+        found["r_precision"] = resampler.share(right)
     for name in ("aesthetic", "preference"):
         probe = getattr(judges, name)
         if probe is not None:
@@ -97,5 +97,5 @@ def _binding(
         for kind, values in kinds.items():
             column = np.full(len(folder), np.nan)
             column[known] = values
-            result[pair][kind] = as_json(resampler.mean(column))
+            result[pair][kind] = as_json(resampler.share(column))
     return result or None

@@ -43,7 +43,7 @@ def accuracy_by_kind(
     for kind in KINDS:
         chosen = np.array([kind in kinds_of(record) for record in records])
         column = np.where(chosen, right, np.nan)
-        interval = as_json(resampler.mean(column))
+        interval = as_json(resampler.share(column))
         result[kind] = interval and {**interval, "n": int((~np.isnan(column)).sum())}
     return result
 

@@ -19,7 +19,7 @@ from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
 from eval.further import candidates, further
 from eval.judges import Judges, Seen, look
 from eval.kinds import HELD_OUT, accuracy_by_kind
-from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS
+from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
 from eval.samples import SampleFolder
 from eval.scoring import describe, score_all
 
@@ -193,7 +193,7 @@ def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.nd
 
 
 def _counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
-    interval = as_json(resampler.mean(column))
+    interval = as_json(resampler.share(column))
     return interval and {**interval, "n": int((~np.isnan(column)).sum())}
 
 
@@ -218,6 +218,7 @@ def _protocol(
         "frechet_reference": reference.origins.get(judges.main),
         "size": list(folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
+        "recall_interval": RECALL_INTERVAL,
         "candidates": candidates(folder),
         "aesthetic": judges.aesthetic and judges.aesthetic.clip,
         "preference": judges.preference and judges.preference.clip,

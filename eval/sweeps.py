@@ -29,6 +29,9 @@ EMBEDDING_COLUMNS = {
 }
 
 
+SAMPLES_FIXED = "over real images (binomial), for these samples; too narrow, measure again"  # of rows that do not say
+
+
 @dataclass(frozen=True)
 class Sweep:
     """One sweep of a run.
@@ -140,6 +143,8 @@ def notes(sweep: Sweep) -> list[str]:
             f"Frechet distance, precision, recall: {protocol['extractor']}, {protocol['extractor_dim']} features,"
             f" against {protocol['reference_n']} real images; samples of {protocol['size'][0]} px."
         )
+        if any(point.get("recall") for point in sweep.points):
+            said.append(f"Intervals of recall: {protocol.get('recall_interval', SAMPLES_FIXED)}.")
     else:
         said.append(f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones.")
     said += sorted({warning for point in sweep.points for warning in point.get("warnings") or []})

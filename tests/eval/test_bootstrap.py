@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.bootstrap import Resampler
+from eval.bootstrap import Resampler, exact
 
 
 def test_the_interval_of_a_mean():
@@ -58,6 +58,30 @@ def test_a_biased_statistic_is_moved_back():
     assert biased == pytest.approx(plain)
     assert plain.low < plain.value < plain.high
     assert plain == pytest.approx(resampler.mean(values), abs=0.05)
+
+
+def test_exact_interval_of_a_share():
+    from scipy.stats import beta, binomtest
+
+    for hits in (0, 3, 10):
+        outcome = binomtest(hits, 10).proportion_ci(0.95, method="exact")
+        assert exact(hits / 10, 10) == pytest.approx((hits / 10, outcome.low, outcome.high), abs=1e-9)
+    assert exact(0.4, 12.5).low == pytest.approx(beta.ppf(0.025, 5, 8.5))  # as many as the variance is worth
+
+
+def test_a_share_without_spread_has_the_exact_interval_over_captions():
+    resampler = Resampler(np.arange(100) // 2, 200, seed=0)
+    none, all_right = np.zeros(100), np.ones(100)
+    assert resampler.mean(none) == (0, 0, 0)
+    assert resampler.share(none) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 50)))  # 50 captions, not 100 samples
+    assert resampler.share(all_right) == pytest.approx((1, 0.025 ** (1 / 50), 1))
+    half = resampler.share(np.arange(100) % 2.0)  # one of the two of each caption
+    assert half == pytest.approx(exact(0.5, 50)) and half.low < 0.4 < 0.6 < half.high
+    some = np.where(np.arange(100) < 20, none, np.nan)
+    assert resampler.share(some).high == pytest.approx(1 - 0.025 ** (1 / 10))
+    one = np.where(np.arange(100) == 3, 1.0, none)
+    assert resampler.share(one) == resampler.mean(one)
+    assert np.isnan(resampler.share(np.full(100, np.nan)).value)
 
 
 def test_draws():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eval import precision_recall
-from eval.bootstrap import Resampler
+from eval.bootstrap import Resampler, exact
 from eval.errors import InputError
-from eval.precision_recall import manifolds, radii, share
+from eval.precision_recall import manifolds, parts_of, radii, radii_without, share_over_samples
 
 
 def features(n: int, d: int = 4, seed: int = 0) -> np.ndarray:
@@ -74,21 +74,75 @@ def test_mode_collapse_costs_recall_and_noise_costs_precision():
 
 def test_intervals():
     x, y = features(60), features(80, seed=1) + 0.5
-    found = manifolds(x, y)
+    found = manifolds(x, y, captions=np.arange(60) // 2)
     intervals = found.intervals(Resampler(np.arange(60) // 2, 100, seed=0))
-    assert list(intervals) == ["precision", "recall", "density", "coverage"]
-    assert intervals["recall"] == share(found.recalled) and intervals["precision"].value == found.precise.mean()
+    assert list(intervals) == ["precision", "recall", "density", "coverage"] and found.captions == 30
+    assert intervals["recall"].value == found.recalled.mean() and intervals["precision"].value == found.precise.mean()
     for interval in intervals.values():
         assert interval.low < interval.value < interval.high
 
 
-def test_exact_interval_of_a_share():
-    from scipy.stats import binomtest
+@pytest.mark.parametrize(
+    ("block", "captions"), [(1024, np.arange(60) // 2), (17, np.arange(60) // 8)]
+)  # 30 captions, and 8: fewer than parts
+def test_what_is_left_without_a_part_is_what_the_rest_alone_gives(
+    monkeypatch: pytest.MonkeyPatch, block: int, captions: np.ndarray
+):
+    monkeypatch.setattr(precision_recall, "BLOCK", block)
+    x, y = features(60), 1.2 * features(80, seed=1) + 0.3
+    found, (member, _) = manifolds(x, y, captions=captions), parts_of(captions)
+    assert member.shape == (60, min(20, len(set(captions)))) and (member.sum(1) == 1).all()
+    assert all(len(set(member[captions == name].argmax(1))) == 1 for name in captions)
+    whole, grown = radii_without(x, 3, member)
+    np.testing.assert_allclose(whole, radii(x, [3])[:, 0], rtol=1e-12)
+    for part in range(member.shape[1]):
+        rest = member[:, part] == 0
+        np.testing.assert_allclose(grown[rest, part], radii(x[rest], [3])[:, 0], rtol=1e-12)
+        assert (grown[~rest, part] == -1).all()
+        left = manifolds(x[rest], y)
+        assert found.recall_without[part] == pytest.approx(left.recalled.mean())
+        assert found.coverage_without[part] == pytest.approx(left.covered.mean())
+    assert np.ptp(found.recall_without) > 0 and np.ptp(found.coverage_without) > 0
 
-    for hits in (0, 3, 10):
-        outcome = binomtest(hits, 10).proportion_ci(0.95, method="exact")
-        found = share(np.arange(10) < hits)
-        assert found == pytest.approx((hits / 10, outcome.low, outcome.high), abs=1e-9)
+
+def simulated(n: int, times: int = 40) -> dict[str, np.ndarray]:
+    """name -> (times, 3) value, low, high: sample sets of n from 7 of 10 modes, each against 1,024 new real images."""
+    rng = np.random.default_rng(n)
+    modes = 4 * rng.normal(size=(10, 8))
+    found: dict[str, list] = {}
+    for _ in range(times):
+        real = modes[rng.integers(10, size=1024)] + rng.normal(size=(1024, 8))
+        samples = modes[rng.integers(7, size=n)] + 0.8 * rng.normal(size=(n, 8))
+        judged = manifolds(samples, real)
+        intervals = judged.intervals(Resampler(np.arange(n), 100, seed=0))
+        for name, interval in {**intervals, "held fixed": exact(judged.recalled.mean(), 1024)}.items():
+            found.setdefault(name, []).append(interval)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@pytest.mark.parametrize("n", [72, 192])
+def test_intervals_hold_the_expected_values(n: int):
+    for name, drawn in simulated(n).items():
+        expected, spread = drawn[:, 0].mean(), drawn[:, 0].std()
+        covered = ((drawn[:, 1] <= expected) & (expected <= drawn[:, 2])).mean()
+        if name == "held fixed":  # the binomial interval alone leaves out what other samples would have changed
+            assert covered < 0.85
+        else:
+            # precision and density are for the real images at hand: that these are others each time is not in theirs
+            assert covered >= (0.88 if name in ("recall", "coverage") else 0.8), name
+            assert (drawn[:, 2] - drawn[:, 1]).mean() < 2.2 * (2 * 1.96 * spread), name
+
+
+def test_interval_of_a_share_of_real_images():
+    found, captions = np.arange(1000) < 300, 40
+    alike = share_over_samples(found, np.full(20, 0.3), captions)  # samples do not matter: real images alone do
+    assert alike == pytest.approx(exact(0.3, 1000))
+    without = 0.3 + 0.01 * np.resize([1, -1], 20)
+    variance = (2.093024 / 1.959964) ** 2 * 19 * 0.01**2 + 0.21 / 1000  # Student's quantile, jackknife; binomial
+    assert share_over_samples(found, without, captions) == pytest.approx(exact(0.3, 0.21 / variance), rel=1e-5)
+    for share in (0.0, 1.0):  # nothing to see in the parts: no more images than captions
+        assert share_over_samples(np.full(1000, share), np.full(20, share), captions) == exact(share, 40)
+    assert share_over_samples(found, np.array([1.0]), 1) == exact(0.3, 1)
 
 
 def test_too_few():

@@ -73,6 +73,13 @@ def test_damage_and_mixed_protocols(guidance, tmp_path: Path):
     assert read_sweeps(tmp_path / "nowhere") == {}
 
 
+def test_what_the_intervals_of_recall_are(guidance):
+    assert "over real images (binomial), for these samples" in "\n".join(sweep_table(Sweep(**guidance)).notes)
+    for p in guidance["points"]:
+        p["protocol"]["recall_interval"] = "over captions and real images"
+    assert "Intervals of recall: over captions and real images." in sweep_table(Sweep(**guidance)).notes
+
+
 def test_warnings_are_said_once(guidance, tmp_path: Path):
     for p in guidance["points"]:
         p["warnings"] = ["n is small"]
