@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class LinearProbe:
     weights: np.ndarray
     bias: float
     fit: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For protocols: its CLIP's name, and 8 hexadecimal digits that tell this probe from others on this CLIP."""
+        content = [self.kind, self.clip.split()[-1:], self.weights.tolist(), self.bias]
+        return f"{self.clip}, probe {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(N,) values of CLIP image features (N, D) of any norm.

@@ -11,29 +11,33 @@ import numpy as np
 from PIL import Image
 
 from eval.errors import InputError
-from eval.files import write_file
-from eval.protocol import CaptionProtocol
+from eval.files import replacing_files
+from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples import SampleFolder, require_writable, write_samples
 
-CAPTIONS, REFERENCE, PROTOCOL = "captions.jsonl", "reference", "protocol.json"
+CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
 
-def export(annotations: Path, images: Path, out: Path, protocol: CaptionProtocol) -> SampleFolder:
+def export(
+    annotations: Path, images: Path, out: Path, protocol: CaptionProtocol, overwrite: bool = False
+) -> SampleFolder:
     """Writes OUT/captions.jsonl (what to sample), OUT/reference (the real images) and OUT/protocol.json.
 
     Args:
         annotations: captions_val2014.json or alike: "images" with id and file_name, "annotations" with id, image_id and
             caption.
         images: the folder of the image files.
-        out: where; reference must not be there yet.
+        out: where. The reference is what is there last, so that an export that was killed is made again as if it
+            had never begun.
         protocol: which captions and images.
+        overwrite: replace an older export; without it OUT/reference must not be there yet.
 
     Returns:
         The folder of real images.
 
     Raises:
-        InputError: a file is missing or not in COCO's format, an image cannot be read or is smaller than the protocol's
-            size, or there are fewer captions than asked for; nothing is written then.
+        InputError: a file is missing or not in COCO's format, an image cannot be read, or there are fewer captions than
+            asked for; all is as it was then.
     """
     files, captions = read_annotations(annotations)
     left_out = excluded(protocol, files)
@@ -48,20 +52,29 @@ def export(annotations: Path, images: Path, out: Path, protocol: CaptionProtocol
     absent = [files[k] for k in wanted if not (images / files[k]).is_file()]
     if absent:
         raise InputError(f"{images} lacks {absent[0]}" + (f" and {len(absent) - 1} more" if absent[1:] else ""))
-    require_writable(out / REFERENCE)
+    require_writable(out / REFERENCE, overwrite)
     text = {c["image_id"]: c["caption"] for c in reversed(captions)}
     shared = {"sample_index": 0, "condition": "real", "protocol": protocol.name}
     records = [{"caption": text[k], "caption_index": k, "source": files[k], **shared} for k in wanted]
     pictures = (load_image(images / files[k], protocol.size) for k in wanted)
-    folder = write_samples(out / REFERENCE, pictures, records)
     lines = [
         {"caption": c["caption"], "caption_index": k, "image_id": c["image_id"], "annotation": c["id"]}
         for k, c in enumerate(drawn)
     ]
-    write_file(out / CAPTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    content = {**asdict(protocol), "digest": protocol.digest, "left_out": len(left_out), "reference_n": len(folder)}
-    write_file(out / PROTOCOL, json.dumps(content, indent=1) + "\n")
-    return folder
+    content = {
+        **asdict(protocol),
+        "digest": protocol.digest,
+        "captions_digest": captions_digest(line for line in lines for _ in range(protocol.per_caption)),
+        "left_out": len(left_out),
+        "reference_n": len(wanted),
+    }
+    with replacing_files(
+        {
+            out / CAPTIONS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+            out / PROTOCOL_FILE: json.dumps(content, indent=1) + "\n",
+        }
+    ):
+        return write_samples(out / REFERENCE, pictures, records, overwrite)
 
 
 def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
@@ -113,6 +126,8 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
 
 def load_image(path: Path, size: int) -> Image.Image:
     """An image as RGB: its short side brought to `size` (bicubic, antialiased), then its centre, size x size.
+
+    A smaller image is enlarged, as the usual protocol does: which images count does not depend on their size.
 
     Raises:
         InputError: it cannot be decoded.

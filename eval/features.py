@@ -97,6 +97,7 @@ class CLIPExtractor:
         self.name = f"{name} {self.fingerprint}"
         self.tokenizer = tokenizer
         self.device = torch.device(device)
+        self._texts: tuple[list[str], Tensor] = ([], torch.empty(0))
         from open_clip import get_model_preprocess_cfg
 
         preprocess = get_model_preprocess_cfg(model)
@@ -115,16 +116,21 @@ class CLIPExtractor:
 
     @torch.inference_mode()
     def encode_text(self, captions: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Features (N, D) of N captions; each different caption is computed once."""
+        """Features (N, D) of N captions; each different caption is computed once.
+
+        Those of the last call are kept: several metrics ask for the same captions, and so does the next folder.
+        """
         if self.tokenizer is None:
             raise ValueError("this CLIP was made without a tokenizer")
         place = {caption: k for k, caption in enumerate(dict.fromkeys(captions))}
         texts = list(place)
-        features = [
-            self.model.encode_text(self.tokenizer(texts[k : k + batch_size]).to(self.device)).float().cpu()  # type: ignore[operator]
-            for k in range(0, len(texts), batch_size)
-        ]
-        return torch.cat(features)[[place[caption] for caption in captions]]
+        if self._texts[0] != texts:
+            features = [
+                self.model.encode_text(self.tokenizer(texts[k : k + batch_size]).to(self.device)).float().cpu()  # type: ignore[operator]
+                for k in range(0, len(texts), batch_size)
+            ]
+            self._texts = texts, torch.cat(features)
+        return self._texts[1][[place[caption] for caption in captions]]
 
 
 def load_clip(
@@ -165,6 +171,8 @@ def _folder_label(folder: Path) -> str:
 class InceptionExtractor:
     """clean-fid's Inception-v3, with its resizing: what FID in papers is computed with.
 
+    Its name ends with a hash of the weights file, as those of the other judges: features of other weights are others.
+
     Args:
         weights: the torchscript file inception-2015-12-05.pt, under whatever name.
         device: where it computes.
@@ -173,7 +181,6 @@ class InceptionExtractor:
         InputError: it is not such a file.
     """
 
-    name = "Inception-v3 (clean-fid)"
     resizing = "clean-fid: PIL bicubic to 299, not quantised"
 
     def __init__(self, weights: Path, device: str | torch.device = "cpu") -> None:
@@ -187,6 +194,7 @@ class InceptionExtractor:
         except Exception as error:  # torch.jit raises RuntimeErrors of many lines
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"{weights} is not {INCEPTION_FILE} ({reason}); download it again") from error
+        self.name = f"Inception-v3 (clean-fid) {hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
         self.resize = build_resizer("clean")
         self.device = device
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,6 +55,62 @@ def move_into_place(partial: Path, folder: Path) -> None:
     finally:
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def replacing_files(contents: Mapping[Path, str | bytes]) -> Iterator[None]:
+    """Writes several files, all or none; if the block that follows fails, they are as they were before, too.
+
+    Raises:
+        InputError: a place cannot be written to, or the disk is full.
+    """
+    before: dict[Path, bytes | None] = {}
+    partial = {path: path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}") for path in contents}
+    try:
+        for path, content in contents.items():
+            with writing(path):
+                require_place(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial[path].write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        for path in contents:
+            with writing(path):
+                old = path.read_bytes() if path.exists() else None
+                os.replace(partial[path], path)  # noqa: PTH105
+            before[path] = old
+        yield
+    except BaseException:
+        for path, old in before.items():
+            if old is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_file(path, old)
+        raise
+    finally:
+        for path in partial.values():
+            with suppress(OSError):  # in its place already, or never there
+                path.unlink()
+
+
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Writes several files, all or none; raises as `replacing_files`."""
+    with replacing_files(contents):
+        pass
+
+
+def require_place(path: Path) -> None:
+    """Checks that a file can be written there; call it before the minutes that its content takes.
+
+    Raises:
+        InputError: a folder is in the way, or there is no permission.
+    """
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: a folder is in its place; choose another place")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "no permission in" if parent.is_dir() else "no folder at"
+        raise InputError(f"cannot write {path}: {reason} {parent}; choose another place")
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:

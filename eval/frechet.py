@@ -12,6 +12,7 @@ from eval.bootstrap import Interval, Resampler
 CHUNK = 4096  # features that are made float64 at a time
 COSTLY = 1e9  # numbers that a replicate multiplies; above it a few replicates give the width of a normal interval
 FEW_DRAWS = 20
+INCEPTION_DIM = 2048
 NORMAL = 1.959964  # half the width of a 95 % normal interval, in standard deviations
 
 
@@ -133,7 +134,7 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
     """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
     distance = FrechetDistance(reference)
     value = distance(FeatureStatistics.of(features))
-    if len(features) * features.shape[1] ** 2 > COSTLY and resampler.draws > FEW_DRAWS:
+    if few_draws(len(features), features.shape[1], resampler.draws):
         few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
         drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
         half = NORMAL * float(np.std(drawn, ddof=1))
@@ -141,6 +142,11 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
     if len(features) < features.shape[1]:
         return resampler.statistic(value, _FewFeatures(features, distance))
     return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))
+
+
+def few_draws(n: int, dim: int, draws: int) -> bool:
+    """Whether the interval of n features (n, dim) is a normal one, of `FEW_DRAWS` replicates instead of `draws`."""
+    return n * dim**2 > COSTLY and draws > FEW_DRAWS
 
 
 class _FewFeatures:

@@ -24,7 +24,7 @@ CLASSES = "classes"
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that look at the images; any may be absent, but not all of the first three.
+    """The networks that look at the images; any may be absent, but not all of the first four.
 
     Attributes:
         classifier: attribute accuracy, where the data have ground truth.
@@ -42,15 +42,15 @@ class Judges:
     preference: LinearProbe | None = None
 
     def __post_init__(self) -> None:
-        if self.network is None and self.classifier is None and self.clip is None:
-            raise InputError("nothing to measure with: give --classifier, --clip or both")
+        if not self.extractors():
+            raise InputError("nothing to measure with: give one of --classifier, --clip, --inception, --network")
         if self.clip is None and (self.aesthetic is not None or self.preference is not None):
             raise InputError("the aesthetic and the preference probe read CLIP embeddings: give --clip as well")
 
     @property
     def main(self) -> str:
         """Whose features the Frechet distance, KID, precision, recall and diversity are computed in."""
-        return next(name for name in ("network", "classifier", "clip") if getattr(self, name) is not None)
+        return next(iter(self.extractors()))
 
     @property
     def extractor(self) -> Extractor:
@@ -59,7 +59,7 @@ class Judges:
         return found
 
     def extractors(self) -> dict[str, Extractor]:
-        """All that give features, by name."""
+        """All that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None}
 

@@ -12,6 +12,14 @@ from eval.scoring import problem_with
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
 
+def json_lines(text: str) -> list[str]:
+    """The lines of a file of one JSON object a line.
+
+    They end with a line feed and nothing else: a caption may hold what `str.splitlines` takes for an end, as U+2028.
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def read_manifest(path: Path) -> list[dict[str, Any]]:
     """Reads a manifest and checks it against itself.
 
@@ -23,7 +31,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             two captions; the message names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = json_lines(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({_reason(error)}); is {path.parent} a sample folder?") from error
     records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]

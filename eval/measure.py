@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from eval.further import candidates, further
 from eval.judges import Judges, Seen, look
 from eval.kinds import HELD_OUT, accuracy_by_kind
 from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
+from eval.protocol import captions_digest, exported_protocol
 from eval.samples import SampleFolder
 from eval.scoring import describe, score_all
 
@@ -78,18 +80,25 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
     """Refuses comparisons that would mislead, before minutes are spent on them.
 
     Raises:
-        InputError: folders of different sample counts, too few samples or real images for the metrics, images of
-            another size than the reference's, or samples that are the reference.
+        InputError: folders of different sample counts or captions, or of several conditions, too few samples or real
+            images for the metrics, images of another size than the reference's, or samples that are the reference.
     """
     first = folders[0]
     for kind, folder in (*(("samples", folder) for folder in folders), ("real images", reference)):
         if len(folder) < FEWEST:
             raise InputError(f"the metrics need {FEWEST} {kind} or more, {folder.path} holds {len(folder)}")
     for folder in folders:
+        folder.condition  # noqa: B018 (refuses folders of several)
         if len(folder) != len(first):
             raise InputError(
                 f"{folder.path} holds {len(folder)} samples and {first.path} {len(first)}: Frechet distances of"
                 " different counts cannot be compared; sample equally many, or evaluate them apart"
+            )
+        if captions_digest(folder.records) != captions_digest(first.records):
+            raise InputError(
+                f"{folder.path} and {first.path} hold samples of different captions ({_difference(folder, first)}), so"
+                " that their numbers cannot be compared: give both the same captions, as `unclip sample --captions FILE"
+                " --per-caption N` does, or evaluate them apart"
             )
         if folder.size != reference.size:
             (high, wide), (h, w) = folder.size, reference.size
@@ -103,6 +112,14 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
                 f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
                 " so that its distance would be small by construction; export the reference from other pairs"
             )
+
+
+def _difference(folder: SampleFolder, first: SampleFolder) -> str:
+    """The first caption number that two folders hold other samples of, in words."""
+    ours, theirs = (Counter((r["caption_index"], r["caption"]) for r in f.records) for f in (folder, first))
+    index, _ = min((ours - theirs) + (theirs - ours))
+    texts = [f"{n} of {caption!r}" for side in (ours, theirs) for (k, caption), n in side.items() if k == index]
+    return f"caption_index {index}: {', '.join(texts)}"
 
 
 def content_shared(folder: SampleFolder, reference: SampleFolder) -> int:
@@ -130,26 +147,36 @@ def measure(
         for name in (main, "inception")
         if name in seen.features
     }
-    fid = None
-    if judges.inception is not None:
-        fid = frechet_interval(seen.features["inception"], reference.statistics["inception"], resampler)
+    frechet = {
+        name: as_json(frechet_interval(seen.features[name], reference.statistics[name], resampler)) for name in warned
+    }
     scores = _scores(folder, seen, judges)
     by_kind = None if scores is None else accuracy_by_kind(folder.records, scores["all"], resampler)
     diversity = within_caption_distance(seen.features[main], folder.caption_index)
     return {
         "condition": folder.condition,
         "n": len(folder),
-        "frechet": as_json(frechet_interval(seen.features[main], reference.statistics[main], resampler)),
-        "fid": as_json(fid),
+        "frechet": frechet[main],
+        "fid": frechet.get("inception"),
         "clip_score": as_json(_clip_score(folder, seen, judges, resampler)),
         "accuracy": None if scores is None else {name: _counted(x, resampler) for name, x in scores.items()},
         "accuracy_by_kind": by_kind,
         "diversity": as_json(resampler.mean(diversity)),
         **further(folder, seen, judges, reference.features, resampler),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
+        + copies_note(folder)
+        + exported_protocol(folder.records, reference.folder.path)[1]
         + held_out_note(folder, reference.folder),
         "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
     }
+
+
+def copies_note(folder: SampleFolder) -> list[str]:
+    """Says how many images are copies of others in the folder, where they are more than one in a hundred."""
+    copies = len(folder) - len({_image_hash(folder, record) for record in folder.records})
+    if 100 * copies <= len(folder):
+        return []
+    return [f"{folder.condition}: {copies} of {len(folder)} images are copies of others of this folder, byte for byte."]
 
 
 def held_out_note(folder: SampleFolder, reference: SampleFolder) -> list[str]:
@@ -201,14 +228,18 @@ def _protocol(
     folder: SampleFolder, dim: int, judges: Judges, reference: Reference, draws: int, seed: int
 ) -> dict[str, Any]:
     """All that numbers have to agree in before they may stand in one table."""
+    named, _ = exported_protocol(folder.records, reference.folder.path)
     sizes = np.unique(np.unique(folder.caption_index, return_counts=True)[1])
     return {
         "n": len(folder),
         "captions": len(np.unique(folder.caption_index)),
+        "captions_digest": captions_digest(folder.records),
+        "caption_protocol": named,
         "per_caption": int(sizes[0]) if len(sizes) == 1 else [int(sizes[0]), int(sizes[-1])],
         "extractor": judges.extractor.name,
         "extractor_dim": dim,
         "resizing": judges.extractor.resizing,
+        "classifier": judges.classifier.name if judges.classifier is not None else None,
         "clip": judges.clip.name if judges.clip is not None else None,
         "inception": judges.inception.name if judges.inception is not None else NO_INCEPTION,
         "reference": reference.folder.path.resolve().name,
@@ -217,11 +248,12 @@ def _protocol(
         "fid_reference": reference.origins.get("inception"),
         "frechet_reference": reference.origins.get(judges.main),
         "size": list(folder.size),
+        "reference_size": list(reference.folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
         "candidates": candidates(folder),
-        "aesthetic": judges.aesthetic and judges.aesthetic.clip,
-        "preference": judges.preference and judges.preference.clip,
+        "aesthetic": judges.aesthetic and judges.aesthetic.name,
+        "preference": judges.preference and judges.preference.name,
         "bootstrap": draws,
         "level": LEVEL,
         "seed": seed,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from eval.errors import InputError
 
 Row = Mapping[str, Any]
+PROTOCOL_FILE = "protocol.json"  # beside captions and real images that were exported by a protocol
 
 
 @dataclass(frozen=True)
@@ -77,28 +79,93 @@ def digest(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(protocol), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def captions_digest(records: Iterable[Mapping[str, Any]]) -> str:
+    """12 hexadecimal digits that identify which captions there are samples of, by number, and how many of each.
+
+    Args:
+        records: manifest lines, one a sample; their order is of no account.
+    """
+    counts = Counter((int(record["caption_index"]), str(record["caption"])) for record in records)
+    content = sorted([index, caption, n] for (index, caption), n in counts.items())
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> tuple[str | None, list[str]]:
+    """By which protocol that `unclip coco` exported samples are measured.
+
+    Args:
+        records: manifest lines of the samples.
+        reference: the folder of the real images, beside which the protocol lies.
+
+    Returns:
+        Name and digest, or None where the reference is of no such protocol or the samples' captions are not those that
+        it drew; then also what to say of that.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = reference.absolute().parent / PROTOCOL_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        named = f"{content['name']} {content['digest']}"
+    except (FileNotFoundError, NotADirectoryError):
+        return None, []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read the protocol of the reference, {path} ({error!r}); export it again") from error
+    if content.get("captions_digest") in (None, captions_digest(records)):
+        return named, []
+    return None, [
+        f"The samples are not one of each caption that the protocol {named} of the reference drew: these are not its"
+        " numbers."
+    ]
+
+
 def _essence(key: str, value: Any) -> Any:
-    """What has to agree: of a CLIP its weights' hash, wherever they lie and whatever the folder is called."""
-    return value.split()[-1] if key == "clip" and value else value
+    """What has to agree: of a CLIP or a probe its hash, wherever it lies and whatever its folder is called."""
+    return value.split()[-1] if key in ("clip", "aesthetic", "preference") and value else value
 
 
-def check_protocols(rows: Sequence[Row], ignore: Sequence[str] = ()) -> dict[str, Any]:
+EVALUATE = "run `unclip evaluate` on both together"
+
+
+def check_protocols(rows: Sequence[Row], ignore: Sequence[str] = (), way_out: str = EVALUATE) -> dict[str, Any]:
     """The protocol that all rows share.
 
     Args:
         rows: each with "condition" and "protocol".
         ignore: keys that may differ.
+        way_out: what to do about rows that differ.
 
     Raises:
-        InputError: two rows were measured in different ways; the message names the rows and the difference.
+        InputError: two rows were measured in different ways; the message names the rows and the difference, and says
+            so where one of them is of an older release, which recorded less.
     """
     first = rows[0]
     for row in rows:
         for key in {**first["protocol"], **row["protocol"]}:
             ours, theirs = first["protocol"].get(key), row["protocol"].get(key)
             if _essence(key, ours) != _essence(key, theirs) and key not in ignore:
+                silent = next((r["condition"] for r in (first, row) if key not in r["protocol"]), None)
+                older = f" (the numbers of {silent} are of another release, which does not record it)"
                 raise InputError(
-                    f"{first['condition']} was measured with {key} = {ours!r} and {row['condition']} with {theirs!r}:"
-                    " these cannot stand in one table; run `unclip evaluate` on both together"
+                    f"{first['condition']} was measured with {key} = {ours!r} and {row['condition']} with {theirs!r}"
+                    f"{older if silent else ''}: these cannot stand in one table; {way_out}"
                 )
     return dict(first["protocol"])
+
+
+def require_keys(place: Path | str, row: Any, keys: Iterable[str], of_protocol: Iterable[str], way_out: str) -> None:
+    """Checks that a row of metrics that was read from a file holds what tables are made of.
+
+    Raises:
+        InputError: a key is missing, of the row or of its protocol; the message names the file, the key and `way_out`.
+    """
+    row = row if isinstance(row, Mapping) else {}
+    protocol = row.get("protocol")
+    missing = [repr(key) for key in keys if key not in row]
+    if not isinstance(protocol, Mapping):
+        missing.append("'protocol'")
+    else:
+        missing += [f"{key!r} of its protocol" for key in of_protocol if key not in protocol]
+    if missing:
+        raise InputError(f"{place} lacks {missing[0]}, without which no table can be made: {way_out}")

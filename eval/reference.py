@@ -32,11 +32,15 @@ class ReferenceStatistics:
 
     def save(self, path: str | Path) -> None:
         """Writes one .npz file, completely or not at all."""
+        write_file(path, self.content())
+
+    def content(self) -> bytes:
+        """What `save` writes."""
         out = io.BytesIO()
         s = self.statistics
         text = json.dumps(dict(self.protocol), ensure_ascii=False)
         np.savez(out, n=s.n, mean=s.mean, scatter=s.scatter, protocol=np.array(text))
-        write_file(path, out.getvalue())
+        return out.getvalue()
 
     @classmethod
     def load(cls, path: str | Path) -> ReferenceStatistics:

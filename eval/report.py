@@ -22,9 +22,19 @@ from eval.files import write_file
 from eval.pages import PAGE
 from eval.paper_figures import paper_figures, paper_tables
 from eval.plots import save
-from eval.protocol import check_protocols
+from eval.protocol import check_protocols, require_keys
 from eval.samples import GRID, SampleFolder, attributions
-from eval.tables import CONDITIONS, Row, Table, in_order, main_table, probe_table, seconds_table
+from eval.tables import (
+    CONDITIONS,
+    PROTOCOL_KEYS,
+    ROW_KEYS,
+    Row,
+    Table,
+    in_order,
+    main_table,
+    probe_table,
+    seconds_table,
+)
 
 METRICS = "metrics.json"
 RESULT_KEYS = (
@@ -80,7 +90,7 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; make one with `unclip reproduce`")
-    rows = [read_json(path / "samples" / name / METRICS) for name in CONDITIONS]
+    rows = [read_row(path / "samples" / name / METRICS) for name in CONDITIONS]
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
     done = {name: record for name, record in records.items() if record.get("status", "done") == "done"}
     stages = dict(sorted(done.items(), key=lambda item: str(item[1].get("started", ""))))
@@ -103,6 +113,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object; delete it and run what writes it again")
     return content
+
+
+def read_row(path: Path) -> Row | None:
+    """A row of the main table, from the metrics.json of a sample folder; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or lacks what tables are made of.
+    """
+    row = read_json(path)
+    if row is not None:
+        require_keys(path, row, ROW_KEYS, PROTOCOL_KEYS, "run `unclip evaluate` again")
+    return row
 
 
 def results(run: Run) -> dict[str, Any]:

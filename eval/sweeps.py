@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import InputError
-from eval.protocol import check_protocols
+from eval.protocol import check_protocols, require_keys
 from eval.tables import CONDITIONS, Cell, Table, label, number
 
 FOLDER = "sweeps"
 METRICS = "metrics.json"
+POINT_KEYS = ("condition", "settings", "evaluations", "frechet", "folder")
+IMAGE_POINT_KEYS = ("clip_score",)
+PROTOCOL_KEYS = ("n", "captions", "per_caption", "level", "bootstrap", "reference_n")
+IMAGE_PROTOCOL_KEYS = ("extractor", "extractor_dim", "size", "reference", "reference_digest")
+"""What tables and figures of points are made of."""
 IMAGE_COLUMNS = {
     "frechet": ("Frechet ↓", 2),
     "clip_score": ("CLIP score ↑", 3),
@@ -59,16 +64,21 @@ class Sweep:
         Raises:
             InputError: damaged, or its points were measured by different protocols.
         """
+        again = f"delete {path} and {path.with_suffix('')}, and run `unclip sweep` again"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            keys = ("name", "title", "axis", "space", "points", "missing")
-            sweep = cls(**{key: content[key] for key in keys})
+            fields = ("name", "title", "axis", "space", "points", "missing")
+            sweep = cls(**{key: content[key] for key in fields})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"cannot read the sweep {path} ({error!r}); delete it and run `unclip sweep` again"
             ) from error
+        for k, point in enumerate(sweep.points):
+            keys = POINT_KEYS if sweep.space == "embeddings" else (*POINT_KEYS, *IMAGE_POINT_KEYS)
+            of_protocol = PROTOCOL_KEYS if sweep.space == "embeddings" else (*PROTOCOL_KEYS, *IMAGE_PROTOCOL_KEYS)
+            require_keys(f"{path}, point {k + 1},", point, keys, of_protocol, again)
         if sweep.points:
-            check_protocols(sweep.points)
+            check_protocols(sweep.points, way_out=again)
         return sweep
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from eval.frechet import FEW_DRAWS, INCEPTION_DIM, few_draws
 from eval.protocol import check_protocols
 from eval.scoring import ATTRIBUTES
 
@@ -32,6 +33,13 @@ STAGES = {"text_decoder": "decoder trained on z_t", "decoder": "decoder", "upsam
 
 PROBE_PAIRS = {"train_pairs": "fitted on", "test_pairs": "judged on"}
 """What `unclip probe` writes beside accuracies."""
+
+ROW_KEYS = ("condition", "n", "frechet", "clip_score", "accuracy", "diversity")
+PROTOCOL_KEYS = (
+    *("n", "captions", "per_caption", "level", "bootstrap", "extractor", "extractor_dim", "clip", "inception"),
+    *("reference", "reference_n", "reference_digest"),
+)
+"""What a row and its protocol have to hold; rows of older releases hold no more."""
 
 Row = dict[str, Any]
 """What `eval.measure.measure` returns for one condition."""
@@ -183,6 +191,7 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         f" {against if from_file else real_images}. It depends on n and on the features:"
         " compare within this table only. Diversity: mean distance of a caption's samples, in the same features.",
     ]
+    notes += _draws_notes(rows, protocol)
     if protocol["clip"]:
         notes.append(f"CLIP score: mean cosine by {protocol['clip']}, which no stage was conditioned on.")
     if accuracies:
@@ -207,6 +216,20 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     )
     notes.append(inception if " is left out" in inception else f"FID: {inception}, against {fid_against}.")
     return notes
+
+
+def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:
+    """Which intervals are of fewer draws than the protocol's, because each draw is costly."""
+    by_dim = {"the Frechet distance": protocol["extractor_dim"]}
+    if any(row.get("fid") for row in rows):
+        by_dim["FID"] = INCEPTION_DIM
+    few = [name for name, dim in by_dim.items() if few_draws(protocol["n"], dim, protocol["bootstrap"])]
+    if not few:
+        return []
+    return [
+        f"The intervals of {' and '.join(few)} are normal ones, of the spread of {FEW_DRAWS} draws: at this n and with"
+        " so many features each draw is costly."
+    ]
 
 
 def _accuracy_text(row: Row) -> str:

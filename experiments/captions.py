@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.manifest import json_lines
 from eval.samples import MANIFEST, SampleFolder
 from modules.errors import InputError
 
@@ -52,7 +53,7 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     if path.name == MANIFEST or path.suffix == ".jsonl":
         return _from_manifest(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file in UTF-8 ({error.reason})") from error
     found = [line for line in lines if line]
@@ -72,7 +73,7 @@ def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
     """The captions of a sample folder's manifest, each once, with its images."""
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8")) if line.strip()]
         found: dict[int, Request] = {}
         for k, record in enumerate(records):
             caption, index = record["caption"], record["caption_index"]

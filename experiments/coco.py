@@ -16,13 +16,14 @@ def main(argv: list[str]) -> int:
     made.add_argument("--images", required=True, help="folder of its images, as val2014")
     made.add_argument("--out", required=True, help="folder to write: captions.jsonl, reference/, protocol.json")
     made.add_argument("--protocol", default=str(PROTOCOL), help="YAML of the protocol (default: zero-shot, 30,000)")
+    made.add_argument("--overwrite", action="store_true", help="replace an older export in --out")
     options = made.parse_args(argv)
     from eval.coco import CAPTIONS, REFERENCE, export
     from eval.protocol import CaptionProtocol
 
     protocol = CaptionProtocol.load(options.protocol)
     out = Path(options.out)
-    folder = export(Path(options.annotations), Path(options.images), out, protocol)
+    folder = export(Path(options.annotations), Path(options.images), out, protocol, options.overwrite)
     print(f"{out / CAPTIONS}: {protocol.captions} captions (protocol {protocol.name} {protocol.digest})")
     print(f"{out / REFERENCE}: {len(folder)} real images of {protocol.size} px")
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from experiments.arguments import CommandParser
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from eval.features import CLIPExtractor
     from eval.judges import Judges
     from eval.measure import Reference
+    from eval.reference import ReferenceStatistics
     from eval.samples import SampleFolder
     from eval.tables import Table
 
@@ -25,7 +28,7 @@ LOG_WIDTH = 116
 def main(argv: list[str]) -> int:
     """Runs `unclip evaluate ...`; returns the exit code."""
     options = parser().parse_args(argv)
-    from eval.files import write_file
+    from eval.files import require_place, write_files
     from eval.judges import look
     from eval.measure import check_comparable, content_shared, measure, read_reference
     from eval.samples import SampleFolder
@@ -33,26 +36,30 @@ def main(argv: list[str]) -> int:
 
     if options.bootstrap < 1:
         raise InputError(f"--bootstrap must be 1 or more, got {options.bootstrap}")
+    if options.seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {options.seed}")
     targets = metrics_paths(options.samples, options.out)
     folders = [SampleFolder.open(path) for path in options.samples]
     real = SampleFolder.open(options.reference)
     check_comparable(folders, real)
+    for target in [*targets, *statistics_paths(options.write_statistics, ["any"]).values()]:
+        require_place(target)
     judges = make_judges(options, folders)
-    cache = feature_cache(options.cache, real.path)
+    statistics = read_statistics(options.statistics, real, judges)
     rows = []
     bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
-    with bar:
+    with bar, feature_folder(options.cache, [real.path, *(folder.path for folder in folders)]) as cache:
         reference = read_reference(real, judges, tick=bar.advance, cache=cache)
-        reference = with_statistics(options.statistics, reference, judges)
+        written = statistics_files(options.write_statistics, reference, judges)
+        reference = with_statistics(statistics, reference)
         for folder in folders:
             seen = look(folder, judges, tick=bar.advance, cache=cache)
             row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
             rows.append({**row, "shared_with_reference": content_shared(folder, real)})
-    if options.write_statistics:
-        save_statistics(Path(options.write_statistics), reference, judges)
     table = main_table(rows)
-    for folder, row, target in zip(folders, rows, targets, strict=True):
-        write_file(target, json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_files({**written, **dict(zip(targets, texts, strict=True))})
+    for folder, row in zip(folders, rows, strict=True):
         log_to_board(folder, row)
     show(table)
     return 0
@@ -102,29 +109,45 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     )
 
 
-def with_statistics(paths: Sequence[str], reference: Reference, judges: Judges) -> Reference:
-    """The reference with statistics from files for Frechet distances, such as those of all images of a data set.
+def read_statistics(
+    paths: Sequence[str], real: SampleFolder, judges: Judges
+) -> dict[str, tuple[str, ReferenceStatistics]]:
+    """Judge -> file and content, of statistics for Frechet distances, such as those of all images of a data set.
 
     Raises:
         InputError: a file is damaged, or made of images of another size, or with a network or resizing that nothing
-            here is measured with.
+            here is measured with; or two are for one network.
+    """
+    from eval.reference import ReferenceStatistics
+
+    chosen: dict[str, tuple[str, ReferenceStatistics]] = {}
+    for path in paths:
+        found = ReferenceStatistics.load(path).require(size=list(real.size))
+        name = judge_of(path, found.protocol, judges)
+        if name in chosen:
+            raise InputError(f"{chosen[name][0]} and {path} both hold statistics by {name}; give one of them")
+        chosen[name] = path, found
+    return chosen
+
+
+def with_statistics(chosen: Mapping[str, tuple[str, ReferenceStatistics]], reference: Reference) -> Reference:
+    """The reference with the statistics of `read_statistics` in the place of its own.
+
+    Raises:
+        InputError: they are of another number of features.
     """
     from dataclasses import replace
 
-    from eval.reference import ReferenceStatistics
-
-    chosen, origins = dict(reference.statistics), dict(reference.origins)
-    for path in paths:
-        found = ReferenceStatistics.load(path).require(size=list(reference.folder.size))
-        name = judge_of(path, found.protocol, judges)
+    statistics, origins = dict(reference.statistics), dict(reference.origins)
+    for name, (path, found) in chosen.items():
         theirs, ours = (len(s.mean) for s in (found.statistics, reference.statistics[name]))
         if theirs != ours:
             raise InputError(
                 f"{path} holds statistics of {theirs} features, the {name} weights give {ours}: make it again"
             )
-        chosen[name] = found.statistics
+        statistics[name] = found.statistics
         origins[name] = f"{found.protocol.get('digest')} (n = {found.protocol.get('n')})"
-    return replace(reference, statistics=chosen, origins=origins)
+    return replace(reference, statistics=statistics, origins=origins)
 
 
 def judge_of(path: str, protocol: Mapping[str, Any], judges: Judges) -> str:
@@ -143,11 +166,20 @@ def judge_of(path: str, protocol: Mapping[str, Any], judges: Judges) -> str:
     )
 
 
-def save_statistics(folder: Path, reference: Reference, judges: Judges) -> None:
-    """Writes the statistics of the real images, a file for each network: FOLDER/inception.npz and so on."""
-    from eval.reference import SUFFIX, ReferenceStatistics
+def statistics_paths(folder: str | None, names: Iterable[str]) -> dict[str, Path]:
+    """Network -> the file for its statistics: FOLDER/inception.npz and so on; none without a folder."""
+    from eval.reference import SUFFIX
 
-    for name, judge in judges.extractors().items():
+    return {name: Path(folder) / f"{name}{SUFFIX}" for name in names} if folder else {}
+
+
+def statistics_files(folder: str | None, reference: Reference, judges: Judges) -> dict[Path, str | bytes]:
+    """File -> content: the statistics of the real images themselves, by each network."""
+    from eval.reference import ReferenceStatistics
+
+    written: dict[Path, str | bytes] = {}
+    for name, path in statistics_paths(folder, judges.extractors()).items():
+        judge = judges.extractors()[name]
         protocol = {
             "extractor": judge.name,
             "resizing": judge.resizing,
@@ -155,15 +187,33 @@ def save_statistics(folder: Path, reference: Reference, judges: Judges) -> None:
             "n": len(reference.folder),
             "digest": reference.digest,
         }
-        ReferenceStatistics(reference.statistics[name], protocol).save(folder / f"{name}{SUFFIX}")
+        written[path] = ReferenceStatistics(reference.statistics[name], protocol).content()
+    return written
 
 
-def feature_cache(named: str | None, reference: Path) -> Path | None:
-    """Where features are kept: the folder that was named, or RUN/features; None for a folder outside a run."""
+def feature_cache(named: str | None, *folders: Path) -> Path | None:
+    """Where features are kept: the folder that was named, or RUN/features of the first of these folders in a run.
+
+    Returns:
+        None where '' was named, or none of them is in a run.
+    """
     if named is not None:
         return Path(named) if named else None
-    run = run_of(reference)
-    return None if run is None else run / "features"
+    return next((run / "features" for run in map(run_of, folders) if run is not None), None)
+
+
+@contextmanager
+def feature_folder(named: str | None, folders: Sequence[Path]) -> Iterator[Path]:
+    """`feature_cache`, or a folder in the system's temporary one that goes afterwards.
+
+    Features are always memory maps, for memory has to hold whatever the number of images, and wherever they lie.
+    """
+    cache = feature_cache(named, *folders)
+    if cache is not None:
+        yield cache
+        return
+    with TemporaryDirectory(prefix="unclip-features-", ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
 
 
 def make_clip(name: str, device: str) -> CLIPExtractor:
@@ -265,4 +315,4 @@ def add_judges(made: argparse.ArgumentParser) -> None:
     made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
     made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
     made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
-    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' for none)")
+    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")

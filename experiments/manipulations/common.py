@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.bootstrap import Interval, Resampler
 from eval.figure_folder import FigureRecord, require_writable_figure, write_figure
+from eval.manifest import json_lines
 from eval.samples import SampleFolder
 from eval.tables import Cell, Table
 from experiments.arguments import CommandParser
@@ -172,7 +173,7 @@ def captions_of(options: argparse.Namespace) -> list[str]:
     path = Path(options.run) / "samples" / "real" / "manifest.jsonl"
     if not path.is_file():
         raise InputError(f"give captions; without any they are read from {path}, which is not there")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8"))]
     found = dict.fromkeys(record["caption"] for record in records)
     return list(found)[: options.n]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from eval.coco import export, load_image
 from eval.errors import InputError
-from eval.protocol import CaptionProtocol
+from eval.protocol import CaptionProtocol, captions_digest
 from eval.samples import SampleFolder, write_samples
 
 SIZE = 16
@@ -38,6 +39,53 @@ def test_captions_and_reference(coco: Path):
     assert again == lines != other
     written = json.loads((coco / "out" / "protocol.json").read_text())
     assert written["name"] == "dry" and written["reference_n"] == 12 and written["left_out"] == 0
+    assert written["captions_digest"] == captions_digest(lines) != captions_digest(other)
+
+
+def test_images_smaller_than_the_size_are_enlarged(tmp_path: Path):
+    """As the usual protocol does: all images count."""
+    Image.fromarray(np.tile(np.arange(0, 250, 25, dtype=np.uint8), (5, 1))).save(tmp_path / "small.png")  # 10 x 5
+    found = np.asarray(load_image(tmp_path / "small.png", 20))
+    assert found.shape == (20, 20, 3)
+    np.testing.assert_allclose(found[10, [2, 17], 0], [69, 162], atol=8)  # columns 12 and 27 of 40: 2.6 and 6.4 of 10
+
+
+def test_an_export_that_was_killed_is_made_again(coco: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reference is there last, so what a kill leaves behind is in nobody's way."""
+
+    def killed(*args, **kwargs):
+        assert (coco / "out" / "captions.jsonl").is_file() and (coco / "out" / "protocol.json").is_file()
+        os._exit(9)
+
+    monkeypatch.setattr("eval.coco.write_samples", killed)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(coco)
+        finally:
+            os._exit(1)
+    monkeypatch.undo()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    folder, lines = run(coco)
+    assert len(folder) == 12 and lines == run(coco, "again")[1]
+
+
+def test_an_older_export_is_replaced_when_told(coco: Path):
+    run(coco)
+    with pytest.raises(InputError, match="reference is not empty; choose another folder or pass --overwrite"):
+        run(coco, seed=1)
+    next((coco / "val2014").glob("*2.jpg")).write_bytes(b"x")
+    before = [(coco / "out" / name).read_text() for name in ("captions.jsonl", "protocol.json")]
+    protocol = CaptionProtocol("dry", 10, size=SIZE, seed=1)
+    words = coco / "captions_val2014.json", coco / "val2014", coco / "out", protocol
+    with pytest.raises(InputError, match="cannot be decoded"):
+        export(*words, overwrite=True)
+    assert before == [(coco / "out" / name).read_text() for name in ("captions.jsonl", "protocol.json")]
+    assert len(SampleFolder.open(coco / "out" / "reference")) == 12
+    Image.new("RGB", (30, 20)).save(next((coco / "val2014").glob("*2.jpg")))
+    export(*words, overwrite=True)
+    assert json.loads((coco / "out" / "protocol.json").read_text())["seed"] == 1
+    assert (coco / "out" / "captions.jsonl").read_text() != before[0]
 
 
 def test_short_side_then_centre(tmp_path: Path):
@@ -85,6 +133,22 @@ def test_the_whole_protocol(coco: Path, capsys: pytest.CaptureFixture):
     assert row["n"] == 10 and row["protocol"]["reference_n"] == 12 and row["protocol"]["size"] == [SIZE, SIZE]
     assert row["frechet"]["value"] > 0 and row["accuracy"] is None and row["warnings"]
     assert "biased upwards" in capsys.readouterr().out
+    assert row["protocol"]["caption_protocol"] == "dry " + CaptionProtocol.load(config).digest
+    assert (coco / "out" / "features").is_dir()  # memory maps
+
+    # Samples of the captions that another seed draws are told apart, whatever the reference.
+    config.write_text(f"{{name: dry, captions: 10, size: {SIZE}, seed: 1}}")
+    export = ["--annotations", str(coco / "captions_val2014.json"), "--images", str(coco / "val2014")]
+    assert main(["coco", *export, "--out", str(coco / "out"), "--protocol", str(config)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["coco", *export, "--out", str(coco / "out"), "--protocol", str(config), "--overwrite"]) == 0
+    assert main(["evaluate", str(coco / "out" / "samples" / "diffusion_prior"), *words]) == 0
+    other = json.loads((coco / "out" / "samples" / "diffusion_prior" / "metrics.json").read_text())
+    assert other["protocol"]["caption_protocol"] is None
+    assert any("not one of each caption that the protocol dry " in text for text in other["warnings"])
+    (coco / "out" / "protocol.json").write_text("[]")
+    assert main(["evaluate", str(coco / "out" / "samples" / "diffusion_prior"), *words]) == 2
+    assert "cannot read the protocol of the reference" in capsys.readouterr().err
 
 
 BAD = {
@@ -120,4 +184,5 @@ def test_bad_input_is_one_line_and_nothing_is_written(coco: Path, words: str):
     with pytest.raises(InputError, match=words) as caught:
         run(coco, **settings)
     assert "\n" not in str(caught.value)
-    assert not (coco / "out" / "captions.jsonl").exists() and not (coco / "out" / "reference").exists()
+    for name in ("captions.jsonl", "protocol.json", "reference"):
+        assert not (coco / "out" / name).exists()

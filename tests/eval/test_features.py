@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_clip_against_open_clip(clip_folder: Path):
         texts = model.encode_text(tokenize(captions))
     torch.testing.assert_close(extractor(images()), expected)
     torch.testing.assert_close(extractor.encode_text(captions), texts)
-    torch.testing.assert_close(extractor.encode_text(captions, batch_size=1), texts)
+    torch.testing.assert_close(load_clip(str(clip_folder), tokenizer=tokenize).encode_text(captions, 1), texts)
     assert extractor.name == f"small_clip {fingerprint(model)}"
 
 
@@ -85,8 +86,13 @@ def test_clip_computes_each_caption_once(clip_folder: Path):
         asked.extend(captions)
         return tokenize(captions)
 
-    load_clip(str(clip_folder), tokenizer=counting).encode_text(["a", "bb", "a", "a"])
+    clip = load_clip(str(clip_folder), tokenizer=counting)
+    first = clip.encode_text(["a", "bb", "a", "a"])
     assert asked == ["a", "bb"]
+    again = clip.encode_text(["a", "bb", "bb"])  # another metric, or the next folder, asks for them
+    assert asked == ["a", "bb"] and torch.equal(again, first[[0, 1, 1]])
+    other = clip.encode_text(["ccc", "a"])
+    assert asked == ["a", "bb", "ccc", "a"] and torch.equal(other[1], first[0])
     with pytest.raises(ValueError, match="without a tokenizer"):
         load_clip(str(clip_folder)).encode_text(["a"])
 
@@ -171,6 +177,11 @@ def test_inception_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ince
     monkeypatch.setenv(INCEPTION_VARIABLE, str(inception_file))
     assert find_inception() == inception_file
     assert find_inception(str(inception_file)) == inception_file
+    names = [InceptionExtractor(inception_file).name]
+    torch.manual_seed(1)
+    torch.jit.script(FakeInception()).save(str(inception_file))
+    names.append(InceptionExtractor(inception_file).name)
+    assert all(re.fullmatch(r"Inception-v3 \(clean-fid\) [0-9a-f]{8}", name) for name in names) and names[0] != names[1]
     (tmp_path / "junk.pt").write_bytes(b"junk")
     with pytest.raises(InputError, match=f"junk.pt is not {INCEPTION_FILE}") as caught:
         InceptionExtractor(tmp_path / "junk.pt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.errors import InputError
-from eval.files import replacing_folder, write_file
+from eval.files import replacing_files, replacing_folder, require_place, write_file, write_files
 
 
 def names(folder: Path) -> list[str]:
@@ -81,3 +81,43 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path):
         write_file(tmp_path / "file" / "a.txt", "x")
     with pytest.raises(InputError, match="cannot write"), replacing_folder(tmp_path / "file" / "folder"):
         pass
+
+
+def test_files_are_all_there_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    old, new, last = (tmp_path / name for name in ("old", "new", "last"))
+    old.write_text("before")
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target) == last:
+            raise OSError(28, os.strerror(28))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*last: No space left on device"):
+        write_files({old: "after", new: b"1", last: "2"})
+    assert names(tmp_path) == ["old"] and old.read_text() == "before"
+    monkeypatch.undo()
+    write_files({old: "after", new: b"1", tmp_path / "folder" / "last": "2"})
+    assert names(tmp_path) == ["folder", "new", "old"] and (old.read_text(), new.read_text()) == ("after", "1")
+
+
+@pytest.mark.parametrize("error", [InputError("no"), KeyboardInterrupt()])
+def test_files_go_back_with_what_fails_after_them(tmp_path: Path, error: BaseException):
+    (tmp_path / "old").write_text("before")
+    with pytest.raises(type(error)), replacing_files({tmp_path / "old": "after", tmp_path / "new": "1"}):
+        assert (tmp_path / "old").read_text() == "after" and (tmp_path / "new").exists()
+        raise error
+    assert names(tmp_path) == ["old"] and (tmp_path / "old").read_text() == "before"
+
+
+def test_a_place_is_looked_at_before_there_is_a_content(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    require_place(tmp_path / "file")
+    require_place(tmp_path / "new" / "deeper" / "file")
+    with pytest.raises(InputError, match="a folder is in its place"):
+        require_place(tmp_path / "folder")
+    with pytest.raises(InputError, match=r"no folder at .*file; choose"):
+        require_place(tmp_path / "file" / "x")
+    assert names(tmp_path) == ["file", "folder"]

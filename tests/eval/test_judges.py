@@ -16,10 +16,8 @@ from experiments.cli import guarded
 
 
 class Counting:
-    resizing = "none"
-
-    def __init__(self, name: str = "counting") -> None:
-        self.name, self.images = name, 0
+    def __init__(self, name: str = "counting", resizing: str = "none") -> None:
+        self.name, self.resizing, self.images = name, resizing, 0
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         self.images += len(images)
@@ -50,6 +48,9 @@ def test_each_image_is_looked_at_once(make_folder, tmp_path: Path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     look(copy, Judges(network=network), cache=tmp_path / "cache")
     assert network.images == 16
+    resized = Counting(resizing="bilinear")  # the same network, to which images come in another way
+    look(folder, Judges(network=resized), cache=tmp_path / "cache")
+    assert resized.images == 16
     look(make_folder("other", seed=1), Judges(network=network), cache=tmp_path / "cache")
     assert network.images == 32
 

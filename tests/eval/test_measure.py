@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval.aesthetics import LinearProbe
 from eval.bootstrap import Resampler
 from eval.diversity import within_caption_distance
 from eval.errors import InputError
@@ -13,8 +14,10 @@ from eval.features import NO_INCEPTION, AttributeExtractor
 from eval.frechet import FeatureStatistics, frechet_distance, frechet_interval
 from eval.judges import Judges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
-from eval.samples import SampleFolder
+from eval.protocol import captions_digest, check_protocols
+from eval.samples import SampleFolder, write_samples
 from eval.scoring import ATTRIBUTES, describe, score_all
+from eval.tables import main_table
 
 
 class FakeCLIP:
@@ -77,6 +80,10 @@ def test_protocol(make_folder, judges):
     assert protocol["n"] == 12 and protocol["captions"] == 4 and protocol["per_caption"] == 3
     assert protocol["extractor"].startswith("attribute classifier ") and protocol["extractor_dim"] == 6
     assert protocol["clip"] == "fake clip" and protocol["inception"] == NO_INCEPTION
+    assert protocol["classifier"] == protocol["extractor"] == judges.classifier.name
+    assert protocol["resizing"] == "bilinear, antialiased" == judges.classifier.resizing
+    assert protocol["captions_digest"] == captions_digest(folder.records) and protocol["caption_protocol"] is None
+    assert protocol["size"] == protocol["reference_size"] == [16, 16] and protocol["aesthetic"] is None
     assert protocol["reference_n"] == 24 and protocol["reference_digest"] == content_digest(real)
     assert protocol["bootstrap"] == 10 and protocol["seed"] == 3 and protocol["level"] == 0.95
 
@@ -114,6 +121,71 @@ def test_progress_is_reported(make_folder, judges):
     assert done == [5, 5, 5, 1]
 
 
+def measured(folder, real, judges) -> dict:
+    return measure(folder, look(folder, judges), judges, read_reference(real, judges), draws=10, seed=0)
+
+
+def test_samples_of_other_captions_stand_in_no_table_together(make_folder, judges):
+    real, folder, other = make_folder("real", captions=12, seed=1), make_folder("a"), make_folder("b", seed=3)
+    rows = [measured(folder, real, judges), measured(other, real, judges)]
+    assert len(main_table(rows).rows) == 2
+    for record in other.records:
+        record["caption"] = record["caption"].replace("caption", "something else")
+    rows[1] = {**measured(other, real, judges), "condition": "glide"}
+    with pytest.raises(InputError, match=r"real was measured with captions_digest = .* and glide with"):
+        main_table(rows)
+    with pytest.raises(
+        InputError, match=r"b and .*a hold samples of different captions \(caption_index 0: 2 of"
+    ) as told:
+        check_comparable([folder, other], real)
+    assert "2 of 'something else 0', 2 of 'caption 0'" in str(told.value) and "apart" in str(told.value)
+    uneven = make_folder("c", captions=4, per_caption=4, seed=4)  # as many samples, of fewer captions
+    with pytest.raises(InputError, match="caption_index 0: 4 of 'caption 0', 2 of 'caption 0'"):
+        check_comparable([folder, uneven], real)
+    folder.records[0]["condition"] = "glide"
+    with pytest.raises(InputError, match="mixes the conditions glide, real"):
+        check_comparable([folder], real)
+
+
+def test_other_probes_stand_in_no_table_together(make_folder):
+    real, folder = make_folder("real", captions=12, seed=1), make_folder("a")
+    for kind in ("aesthetic", "preference"):
+        probes = [LinearProbe(kind, "fake clip", np.array(w), 0.5, {}) for w in ([1.0, 2, 3], [1.0, 2, 4])]
+        rows = [measured(folder, real, Judges(clip=FakeCLIP(), **{kind: probe})) for probe in probes]
+        assert rows[0]["protocol"][kind] == probes[0].name != probes[1].name and "fake clip" in probes[0].name
+        with pytest.raises(InputError, match=f"measured with {kind} = "):
+            check_protocols(rows)
+        renamed = LinearProbe(kind, "another folder of clip", probes[0].weights, 0.5, {})
+        check_protocols([rows[0], measured(folder, real, Judges(clip=FakeCLIP(), **{kind: renamed}))])
+        assert LinearProbe(kind, "fake clip", probes[0].weights, 0.6, {}).name != probes[0].name
+
+
+def test_fid_alone(make_folder):
+    """Inception as the only judge: FID, and what is of features, in its features."""
+    judges = Judges(inception=FakeCLIP())
+    folder, real = make_folder("a"), make_folder("real", seed=1)
+    row = measured(folder, real, judges)
+    statistics = [FeatureStatistics.of(f.images().float().mean((2, 3)).numpy()) for f in (folder, real)]
+    assert row["fid"] == row["frechet"] and row["fid"]["value"] == pytest.approx(
+        frechet_distance(*statistics), rel=1e-5
+    )
+    assert row["clip_score"] is None and row["accuracy"] is None and row["kid"] is not None
+    assert row["protocol"]["extractor"] == row["protocol"]["inception"] == "fake clip"
+    assert main_table([row]).columns[:4] == ["condition", "n", "Frechet ↓", "FID ↓"]
+
+
+def test_copies_are_told(make_folder, judges, tmp_path):
+    real, folder = make_folder("real", captions=12, seed=1), make_folder("a")
+    assert not any("copies" in text for text in measured(folder, real, judges)["warnings"])
+    same = write_samples(tmp_path / "same", folder.images(0, 1).repeat(16, 1, 1, 1), folder.records)
+    told = "real: 15 of 16 images are copies of others of this folder, byte for byte."
+    row = measured(same, real, judges)
+    assert told in row["warnings"] and told in main_table([row]).notes
+    for record in same.records:
+        del record["sha256"]  # folders that others wrote have none
+    assert told in measured(same, real, judges)["warnings"]
+
+
 def test_what_cannot_be_compared(make_folder, judges, tmp_path):
     real, few, many = make_folder("real", seed=1), make_folder("few", captions=3), make_folder("many", captions=9)
     check_comparable([few], real)
@@ -129,7 +201,7 @@ def test_what_cannot_be_compared(make_folder, judges, tmp_path):
         check_comparable([few, make_folder("small", captions=3, seed=2, size=8)], real)
     with pytest.raises(InputError, match="holds 1 image"):
         read_reference(make_folder("one_real", captions=1, per_caption=1, seed=4), judges)
-    with pytest.raises(InputError, match="give --classifier, --clip or both"):
+    with pytest.raises(InputError, match="give one of"):
         Judges()
 
 

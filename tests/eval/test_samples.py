@@ -205,6 +205,25 @@ def test_sidecars_are_welcome(folder: Path):
     assert len(SampleFolder.open(folder)) == 6
 
 
+def test_a_caption_may_hold_what_looks_like_a_line_end(tmp_path: Path):
+    captions = ["one\u2028two", "next\x85line", "feed\x0c\x1c", "a\nb\r\nc"]
+    records = [
+        {"caption": c, "caption_index": k, "sample_index": 0, "condition": "real"} for k, c in enumerate(captions)
+    ]
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 8, 8).contiguous()
+    assert write_samples(tmp_path / "a", images, records).captions == captions
+    from experiments.captions import read_requests
+
+    requests, _ = read_requests(None, str(tmp_path / "a" / "manifest.jsonl"))
+    assert [request.caption for request in requests] == captions
+    (tmp_path / "list.txt").write_text("a red\u2028circle\r\n\n two \n", encoding="utf-8")
+    requests, _ = read_requests(None, str(tmp_path / "list.txt"))
+    assert [request.caption for request in requests] == ["a red\u2028circle", "two"]
+    (tmp_path / "a" / "manifest.jsonl").write_text("")
+    with pytest.raises(InputError, match="is empty"):
+        SampleFolder.open(tmp_path / "a")
+
+
 def test_mixed_conditions(folder: Path):
     rewrite(folder, lambda lines: lines[1].update(condition="glide"))
     read = SampleFolder.open(folder)

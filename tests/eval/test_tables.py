@@ -108,3 +108,18 @@ def test_small_tables():
     assert counted.notes[1] == "The probe was fitted on 8,000 pairs, judged on 2,000 pairs."
     assert probe_table({}).notes == ["no probe has been recorded"]
     assert main_table([]).notes == ["nothing has been evaluated yet: `unclip evaluate`"]
+
+
+def test_intervals_of_few_draws_are_told(row):
+    """FID has 2,048 dimensions: from 239 samples on, its interval is of 20 draws, whatever the protocol says."""
+
+    def told(n: int, dim: int, draws: int = 1000, **metrics) -> list[str]:
+        given = row("glide", **metrics)
+        given["protocol"] |= {"n": n, "extractor_dim": dim, "bootstrap": draws}
+        return [note for note in main_table([given]).notes if "spread of 20 draws" in note]
+
+    fid = {"fid": row("glide")["diversity"]}
+    assert told(239, 64, **fid)[0].startswith("The intervals of FID are normal ones, of the spread of 20 draws:")
+    assert told(239, 64) == told(238, 64, **fid) == told(239, 64, 20, **fid) == []
+    assert told(512, 2048)[0].startswith("The intervals of the Frechet distance are")
+    assert told(512, 2048, **fid)[0].startswith("The intervals of the Frechet distance and FID are")

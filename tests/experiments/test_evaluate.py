@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -14,7 +16,9 @@ from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules import scenes
+from eval.errors import InputError
 from eval.frechet import FeatureStatistics, SingularCovariance, frechet_distance
+from eval.protocol import check_protocols
 from eval.reference import ReferenceStatistics
 from eval.samples import SampleFolder, write_samples
 from experiments.cli import main
@@ -159,10 +163,11 @@ BAD = {
     "nowhere does not exist": {"reference": "nowhere"},
     "cannot load the classifier in": {"classifier": "eval_clip"},
     "no CLIP at": {"clip": "nowhere"},
-    "give --classifier, --clip or both": {"classifier": "", "clip": ""},
+    "give one of": {"classifier": "", "clip": ""},
     "is the CLIP that": {"clip": "clip/export"},
     "no Inception weights at": {"inception": "nowhere"},
     "--bootstrap must be 1 or more": {"words": ("--bootstrap", "0")},
+    "--seed must be 0 or more, got -1": {"words": ("--seed", "-1")},
     "--out names one file": {"words": ("--out", "x.json")},
     "shares 12 of its 12 images with the reference": {"reference": "samples/real"},
     "missing does not exist": {"conditions": ("glide", "missing")},
@@ -195,10 +200,115 @@ def test_different_counts_are_refused(run: Path, capsys: pytest.CaptureFixture):
     assert "different counts" in capsys.readouterr().err
 
 
-def test_unwritable_metrics(run: Path, capsys: pytest.CaptureFixture):
-    (run / "samples" / "glide" / "metrics.json").mkdir()
-    assert evaluate(run) == 2
-    assert "metrics.json" in capsys.readouterr().err
+def test_different_captions_are_refused_before_anything_is_computed(run: Path, capsys: pytest.CaptureFixture):
+    glide = SampleFolder.open(run / "samples" / "glide")
+    records = [
+        {**r, "caption_index": k // 4, "sample_index": k % 4, "caption": "x"} for k, r in enumerate(glide.records)
+    ]
+    write_samples(glide.path, glide.images(), records, overwrite=True)  # as many samples, of three captions
+    assert evaluate(run, "--write-statistics", str(run / "statistics")) == 2
+    error = capsys.readouterr().err
+    assert (
+        "hold samples of different captions (caption_index 0: " in error and "`unclip sample --captions FILE" in error
+    )
+    assert not (run / "statistics").exists() and not (run / "features").exists()
+
+
+def test_unwritable_metrics_are_refused_before_anything_is_computed(run: Path, capsys: pytest.CaptureFixture):
+    (run / "samples" / "real" / "metrics.json").mkdir()
+    assert evaluate(run, "--write-statistics", str(run / "statistics")) == 2
+    assert "real/metrics.json: a folder is in its place" in capsys.readouterr().err
+    assert evaluate(run, "--write-statistics", str(run / "classifier.yaml"), conditions=("glide",)) == 2
+    assert "classifier.yaml" in capsys.readouterr().err
+    for name in ("samples/glide/metrics.json", "statistics", "features", "evaluation"):
+        assert not (run / name).exists()
+
+
+def test_a_disk_that_is_full_in_the_end_leaves_nothing(run: Path, monkeypatch, capsys: pytest.CaptureFixture):
+    replace = os.replace
+
+    def refuse(source, target) -> None:
+        if Path(target) == run / "samples" / "real" / "metrics.json":  # the last of what is written
+            raise OSError(28, os.strerror(28))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert evaluate(run, "--write-statistics", str(run / "statistics")) == 2
+    assert "real/metrics.json: No space left on device" in capsys.readouterr().err
+    assert not (run / "evaluation").exists() and not list((run / "statistics").iterdir())
+    assert not (run / "samples" / "glide" / "metrics.json").exists()
+
+
+def test_a_table_of_rows_without_protocol(run: Path, capsys: pytest.CaptureFixture):
+    assert evaluate(run) == 0
+    path = run / "samples" / "glide" / "metrics.json"
+    row = json.loads(path.read_text())
+    for change, told in (({"protocol": None}, "'protocol'"), ({"protocol": {"n": 12}}, "'captions' of its protocol")):
+        path.write_text(json.dumps({**row, **change}))
+        for command in ("tables", "report"):
+            assert main([command, str(run)]) == 2
+            error = capsys.readouterr().err
+            assert f"{path} lacks {told}, " in error and "run `unclip evaluate` again" in error
+    del row["condition"]
+    path.write_text(json.dumps(row))
+    assert main(["tables", str(run)]) == 2
+    assert "lacks 'condition'" in capsys.readouterr().err
+
+
+def test_rows_of_an_older_release_and_newer_ones(run: Path, capsys: pytest.CaptureFixture):
+    """What 0.1 recorded is still read, but stands in no table with what is recorded now."""
+    assert evaluate(run) == 0
+    paths = [run / "samples" / name / "metrics.json" for name in ("glide", "real")]
+    for k, path in enumerate(paths):
+        row = json.loads(path.read_text())
+        for key in ("captions_digest", "caption_protocol", "classifier", "reference_size"):
+            del row["protocol"][key]
+        path.write_text(json.dumps(row))
+        assert main(["tables", str(run)]) == (2 if k == 0 else 0)
+        told = "of another release, which does not record it" in capsys.readouterr().err
+        assert told == (k == 0)
+
+
+class Stop(Exception):
+    """Ends an evaluation where the judges look."""
+
+
+@pytest.mark.parametrize(
+    ("reference", "samples", "words", "expected"),
+    [
+        ("small/samples/r", "small/samples/glide", (), "small/features"),
+        ("coco/reference", "coco/samples/glide", (), "coco/features"),  # as the protocol of MS-COCO lays them
+        ("real", "mine", (), None),
+        ("coco/reference", "coco/samples/glide", ("--cache", ""), None),
+        ("coco/reference", "coco/samples/glide", ("--cache", "here"), "here"),
+    ],
+)
+def test_features_are_memory_maps_wherever_folders_lie(
+    run: Path, tmp_path: Path, monkeypatch, reference: str, samples: str, words: tuple[str, ...], expected: str | None
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run / "reference", tmp_path / reference)
+    if not (tmp_path / samples).exists():
+        shutil.copytree(run / "samples" / "glide", tmp_path / samples)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    found = []
+
+    def seen(folder, seen, *rest):
+        features = seen.features["classifier"]
+        found.append(Path(features.filename).parent if isinstance(features, np.memmap) else None)
+        raise Stop
+
+    monkeypatch.setattr("eval.measure.measure", seen)
+    named = ["--reference", reference, "--classifier", str(run / "classifier"), *words]
+    with pytest.raises(Stop):
+        main(["evaluate", samples, *named])
+    if expected is None:
+        assert found[0].parent == temporary and found[0].name.startswith("unclip-features-")
+    else:
+        assert found[0] == tmp_path / expected and len(list(found[0].iterdir())) == 4
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_report_that_a_suite_runs_knows_its_own_seconds(run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -266,6 +376,48 @@ def test_fid_is_of_the_features_that_clean_fid_reads_from_the_files(run: Path, i
         expected = frechet_distance(*statistics)
     assert row["fid"]["value"] == pytest.approx(expected, rel=1e-4) and expected > 1e-6
     assert 1 <= row["inception_score"]["value"] < 1008
+
+
+def test_other_inception_weights_are_another_judge(run: Path, inception: Path, capsys: pytest.CaptureFixture):
+    """Its protocol tells, statistics by others are refused, and kept features are not taken for its own."""
+    alone = {"classifier": "", "clip": "", "conditions": ("glide",)}
+    metrics, fid = run / "samples" / "glide" / "metrics.json", run / "statistics" / "inception.npz"
+    rows = []
+    for name, seed in (("inception.pt", 0), ("other.pt", 1)):
+        torch.manual_seed(seed)
+        torch.jit.script(Inception()).save(str(run / name))
+        words = ("--write-statistics", str(fid.parent)) if seed == 0 else ()
+        assert evaluate(run, *words, **alone, inception=name) == 0
+        rows.append(json.loads(metrics.read_text()))
+        assert f"FID: {rows[-1]['protocol']['inception']}, against" in " ".join(capsys.readouterr().out.split())
+    assert rows[0]["fid"]["value"] != rows[1]["fid"]["value"]  # the second read no features of the first
+    with pytest.raises(InputError, match=r"was measured with (extractor|inception) = "):
+        check_protocols(rows)
+    assert evaluate(run, "--statistics", str(fid), **alone, inception="other.pt") == 2
+    error = capsys.readouterr().err
+    assert all(row["protocol"]["inception"] in error for row in rows) and "make the statistics by these" in error
+    assert json.loads(metrics.read_text()) == rows[1]
+    assert evaluate(run, "--statistics", str(fid), **alone, inception="inception.pt") == 0
+
+
+def test_statistics_are_of_the_reference_whatever_it_is_compared_with(run: Path):
+    """`--write-statistics` beside `--statistics` writes those of the reference, not the ones that were read."""
+    first, second = run / "first", run / "second"
+    assert evaluate(run, "--write-statistics", str(first), conditions=("glide",)) == 0
+    found = ReferenceStatistics.load(first / "clip.npz")
+    moved = FeatureStatistics(found.statistics.n, found.statistics.mean + 1.0, found.statistics.scatter)
+    ReferenceStatistics(moved, found.protocol).save(run / "moved.npz")
+    words = ("--statistics", str(run / "moved.npz"), "--write-statistics", str(second))
+    assert evaluate(run, *words, conditions=("glide",)) == 0
+    assert (second / "clip.npz").read_bytes() == (first / "clip.npz").read_bytes()
+
+
+def test_two_statistics_for_one_network_are_refused(run: Path, capsys: pytest.CaptureFixture):
+    written = run / "statistics"
+    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",)) == 0
+    words = ("--statistics", str(written / "clip.npz")) * 2
+    assert evaluate(run, *words, conditions=("glide",)) == 2
+    assert "both hold statistics by clip" in capsys.readouterr().err
 
 
 def test_without_inception_weights_one_line_says_what_to_put_where(run: Path, capsys: pytest.CaptureFixture):
