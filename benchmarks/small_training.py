@@ -84,6 +84,6 @@ class Training:
 
 
 def shorten(line: str, length: int = 230) -> str:
-    """The line without the time of day, cut where it is long."""
-    line = re.sub(r" since \d{4}-\d\d-\d\d [\d:+.]+", "", line)
+    """The line without the time of day, to stand between backticks, cut where it is long."""
+    line = re.sub(r" since \d{4}-\d\d-\d\d [\d:+.]+", "", line).replace("`", "'")
     return line if len(line) <= length else line[: length - 3] + "..."

@@ -81,6 +81,7 @@ def test_a_table_says_how_it_was_made():
 
 def test_lines_are_short_and_of_no_day():
     assert shorten("held by process 7 on x since 2026-11-21 21:29:48+00:00; wait") == "held by process 7 on x; wait"
+    assert shorten("stopped; `--ckpt_path last` goes on") == "stopped; '--ckpt_path last' goes on"
     assert shorten("x" * 300) == "x" * 227 + "..."
 
 
