@@ -65,16 +65,18 @@ def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
     while missed:
         process = workspace.start("reproduce", SUITE, "--jobs", "1", log="interrupted.txt")
         wanted = wait_until_started(folder, list(missed), process)
-        if wanted is None:
+        now: list[str] = []
+        if wanted is not None:
+            time.sleep(draw.uniform(0.1, 8 / 4 ** missed[wanted]))
+            now = [name for name in names if (folder / RUN / name / STARTED).exists()]
+            if process.poll() is None:
+                number = SIGNALS[len(came) % len(SIGNALS)]
+                kill(process, number)
+                came.append(f"{' '.join(now) or 'between two'} {number.name}")
+        if process.wait() == 1:
             raise RuntimeError((folder / "interrupted.txt").read_text())
-        number = SIGNALS[len(came) % len(SIGNALS)]
-        time.sleep(draw.uniform(0.1, 8 / 4 ** missed[wanted]))
-        now = [name for name in names if (folder / RUN / name / STARTED).exists()]
-        if process.poll() is None:
-            kill(process, number)
-            came.append(f"{' '.join(now) or 'between two'} {number.name}")
-        process.wait()
         wait_until_gone(partial(in_folder, folder))
+        wanted = wanted or next(iter(missed))  # None of them has run: they are done.
         if wanted in now or missed[wanted] == TRIES:
             del missed[wanted]
         else:  # It was faster: once more, and sooner.
