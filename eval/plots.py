@@ -15,6 +15,7 @@ from eval.tables import Row, label
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
     from PIL import Image
 
 COLOURS = {
@@ -31,6 +32,8 @@ COLOURS = {
 """Okabe and Ito's, which people with colour blindness can tell apart."""
 
 MARKERS = "osD^vP*X"
+LINES = ("#222222", "#d55e00", "#009e73", "#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#999933")
+APART = 1.035  # the factor between places on a logarithmic axis of what is measured at one
 Metric = Callable[[Mapping[str, Any]], Mapping[str, float] | None]
 
 
@@ -123,24 +126,38 @@ def trade_off(sweep: Sweep) -> Figure | None:
 
 
 def samplers(sweep: Sweep) -> Figure | None:
-    """Quality against network evaluations, one line for each sampler."""
+    """Quality against network evaluations, one line for each sampler, side by side where their intervals would hide."""
     panels = {"Frechet distance": metric("frechet"), "CLIP score": metric("clip_score"), "all right": accuracy_of}
     panels = {name: read for name, read in panels.items() if any(read(p) for p in sweep.points)}
     names = list(dict.fromkeys(str(p["settings"].get("decoder.name", "as trained")) for p in sweep.points))
     if not panels:
         return None
     figure, axes = _canvas(len(panels))
+    ticks = sorted({p["evaluations"] for p in sweep.points})
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         for k, name in enumerate(names):
             chosen = [p for p in sweep.points if str(p["settings"].get("decoder.name", "as trained")) == name]
             known = sorted(((p["evaluations"], f) for p in chosen if (f := read(p))), key=lambda pair: pair[0])
-            more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": f"C{k}"}
-            _line(axis, [x for x, _ in known], [f for _, f in known], "", **more)
+            beside = APART ** (k - (len(names) - 1) / 2)
+            more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": LINES[k % len(LINES)]}
+            _line(axis, [x * beside for x, _ in known], [f for _, f in known], "", **more)
         axis.set(xlabel="evaluations of the decoder's network", ylabel=title)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
+        if title.startswith("Frechet"):  # The fewest steps are far above the rest, where the samplers differ.
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(_round_numbers())
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("")
     _legend(figure, axes[0])
     return figure
+
+
+def _round_numbers() -> Locator:
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7))
 
 
 def priors(sweep: Sweep) -> Figure | None:

@@ -151,12 +151,18 @@ def notes(sweep: Sweep) -> list[str]:
     if sweep.space == "images":
         said.append(
             f"Frechet distance, precision, recall: {protocol['extractor']}, {protocol['extractor_dim']} features,"
-            f" against {protocol['reference_n']} real images; samples of {protocol['size'][0]} px."
+            f" against {protocol['reference_n']} real images ({protocol['reference']},"
+            f" {protocol['reference_digest']}); both of {protocol['size'][0]} px."
         )
         if any(point.get("recall") for point in sweep.points):
             said.append(f"Intervals of recall: {protocol.get('recall_interval', SAMPLES_FIXED)}.")
     else:
         said.append(f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones.")
+    estimated = sorted({point["score_statistics"] for point in sweep.points if point.get("score_statistics")})
+    if estimated:
+        said.append(
+            f"Analytic samplers: statistics of the score from {estimated[0]} of the real images, with their captions."
+        )
     said += sorted({warning for point in sweep.points for warning in point.get("warnings") or []})
     said += [f"{label(name)}: the run has no such stages." for name in sweep.missing]
     return said

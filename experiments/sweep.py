@@ -11,16 +11,15 @@
     points:                             # lists multiply; `conditions` in an entry replaces those above
       - {decoder.guidance_scale: [1.0, 1.5, 3.0]}
 
-A point that has been measured with the same weights, settings and captions is not measured again.
+A point that has been measured with the same weights, settings, captions and judges is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,12 @@ import yaml
 from experiments.arguments import CommandParser
 from experiments.evaluate import add_judges, feature_cache, make_judges
 from experiments.progress import Progress, progress
+from experiments.sweep_plan import Plan
 from modules.errors import InputError
+
+REFERENCE_HELP = (
+    "real images to measure against, of the samples' size (default: RUN/samples/reference_small, or reference)"
+)
 
 if TYPE_CHECKING:
     from eval.judges import Judges
@@ -37,76 +41,15 @@ if TYPE_CHECKING:
     from eval.samples import SampleFolder
     from experiments.sweep_points import Sampler
 
-STAGES = ("prior", "decoder", "upsampler")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep's YAML, as the module's docstring describes it."""
-
-    name: str
-    title: str
-    axis: str
-    conditions: list[str]
-    points: list[dict[str, Any]]
-    space: str = "images"
-    captions: int = 96
-    per_caption: int = 1
-    seed: int = 0
-    bootstrap: int = 200
-    upsample: bool = False
-    fixed: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: Path) -> Plan:
-        """Reads and checks a YAML.
-
-        Raises:
-            InputError: unreadable, or a key is unknown, missing or of the wrong kind.
-        """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"cannot read the sweep {path} ({' '.join(str(error).split())})") from error
-        needed, known = ("name", "title", "axis", "conditions", "points"), {f.name for f in fields(cls)}
-        if not isinstance(content, dict) or any(key not in content for key in needed):
-            raise InputError(f"{path} is no sweep: it needs {', '.join(needed)}")
-        unknown = sorted(set(content) - known)
-        if unknown:
-            raise InputError(f"{path}: unknown key {unknown[0]!r} (keys: {', '.join(sorted(known))})")
-        plan = cls(**content)
-        if plan.space not in ("images", "embeddings"):
-            raise InputError(f"{path}: space is 'images' or 'embeddings', found {plan.space!r}")
-        for key in ("captions", "per_caption", "bootstrap"):
-            if not isinstance(content.get(key, 1), int) or content.get(key, 1) < 1:
-                raise InputError(f"{path}: {key} must be 1 or more, found {content[key]!r}")
-        for point in [*plan.points, plan.fixed]:
-            for name in point:
-                stage, _, setting = name.partition(".")
-                if name != "conditions" and (stage not in STAGES or not setting):
-                    raise InputError(f"{path}: {name!r} is no setting; write STAGE.SETTING, of {', '.join(STAGES)}")
-        return plan
-
-    def expand(self) -> list[tuple[str, dict[str, Any]]]:
-        """All (condition, settings), each once."""
-        found: dict[str, tuple[str, dict[str, Any]]] = {}
-        for entry in self.points:
-            axes = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "conditions"}
-            for condition in entry.get("conditions", self.conditions):
-                for values in itertools.product(*axes.values()):
-                    settings = {**self.fixed, **dict(zip(axes, values, strict=True))}
-                    found.setdefault(json.dumps([condition, settings], sort_keys=True), (condition, settings))
-        return list(found.values())
-
 
 def main(argv: list[str]) -> int:
     """Runs `unclip sweep ...`; returns the exit code."""
     options = parser().parse_args(argv)
-    plan = Plan.load(Path(options.sweep))
+    plan = Plan.load(Path(options.sweep), read_changes(options.set))
     if options.captions is not None:
         plan = replace(plan, captions=options.captions)
     run = Path(options.run)
-    options.reference = options.reference or str(run / "samples" / "reference")
+    options.reference = options.reference or default_reference(run, plan)
     options.classifier = options.classifier or existing(run / "classifier")
     options.clip = options.clip or existing(run / "eval_clip" / "export")
     from eval.files import write_file
@@ -114,14 +57,19 @@ def main(argv: list[str]) -> int:
     from eval.sweeps import FOLDER, Sweep, sweep_table
     from experiments.embed import find_device
     from experiments.evaluate import show
+    from experiments.sweep_checks import check_points, check_reference
     from experiments.sweep_points import Sampler
 
     real = SampleFolder.open(options.real or run / "samples" / "real")
-    sampler = Sampler(run, plan, real, find_device(options.device))
+    reference = SampleFolder.open(options.reference) if plan.space == "images" else None
+    sampler = Sampler(run, plan, real, find_device(options.device), reference)
     points = [(condition, settings) for condition, settings in plan.expand() if sampler.has(condition)]
     missing = list(dict.fromkeys(c for c, _ in plan.expand() if not sampler.has(c)))
     if not points:
         raise InputError(f"the run {run} holds no stages for any of {', '.join(missing)}: train them first")
+    check_points(sampler, points)
+    if reference is not None:
+        check_reference(sampler, [condition for condition, _ in points], reference)
     rows = measure_points(plan, options, points, sampler, real)
     target = run / FOLDER / f"{plan.name}.json"
     content: dict[str, Any] = {"name": plan.name, "title": plan.title, "axis": plan.axis, "space": plan.space}
@@ -132,9 +80,34 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:
+    """--set STAGE.SETTING=VALUE,VALUE as lists of values.
+
+    Raises:
+        InputError: it has another form.
+    """
+    found = {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        try:
+            content = yaml.safe_load(f"[{values}]")
+        except yaml.YAMLError:
+            content = None
+        if not key or not equals or not content:
+            raise InputError(f"--set {word}: write STAGE.SETTING=VALUE,VALUE as in decoder.steps=4,8")
+        found[key] = content
+    return found
+
+
 def existing(folder: Path) -> str | None:
     """A folder's name, if it is there."""
     return str(folder) if folder.is_dir() else None
+
+
+def default_reference(run: Path, plan: Plan) -> str:
+    """The real images of the samples' size: without upsampling those of the decoder's, where the run has them."""
+    small = None if plan.upsample else existing(run / "samples" / "reference_small")
+    return small or str(run / "samples" / "reference")
 
 
 def measure_points(
@@ -174,11 +147,12 @@ def measure_points(
 
 def judged_by(options: argparse.Namespace) -> Mapping[str, Any]:
     """What a point's numbers depend on besides how it was sampled."""
+    from eval.features import find_inception
     from experiments.provenance import file_hashes
 
     names = ("classifier", "clip", "inception", "network", "aesthetic", "preference", "reference")
-    chosen = {name: getattr(options, name) for name in names}
-    return {name: [value, file_hashes(value)] for name, value in chosen.items() if value}
+    chosen = {name: getattr(options, name) for name in names} | {"inception": find_inception(options.inception)}
+    return {name: [str(value), file_hashes(value)] for name, value in chosen.items() if value}
 
 
 def prepare(options: argparse.Namespace, real: SampleFolder) -> tuple[Judges, Reference]:
@@ -205,9 +179,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", required=True, help="run folder of the trained stages")
     made.add_argument("--real", help="sample folder whose captions are used (default: RUN/samples/real)")
     made.add_argument("--captions", type=positive, metavar="N", help="instead of the sweep's own number")
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.SETTING=VALUE,...",
+        help="values instead of the sweep's own, as in decoder.steps=2,4,6,12,25; may be repeated",
+    )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made)
     for action in made._actions:
         if action.dest == "reference":
-            action.required, action.help = False, "real images to measure against (default: RUN/samples/reference)"
+            action.required, action.help = False, REFERENCE_HELP
     return made

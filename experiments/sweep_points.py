@@ -22,16 +22,17 @@ from eval.samples import SampleFolder, write_samples
 from eval.sweeps import FOLDER
 from experiments.captions import COPIED, images_of
 from experiments.provenance import commit, config_hash
+from experiments.score_statistics import Statistics
+from experiments.sweep_plan import TEXT_DECODER
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
-from modules.pipeline import CONDITIONS, PRIORS, UnCLIP, image_generators
+from modules.pipeline import PRIORS, UnCLIP, image_generators
 from modules.seeds import ImageSeeds
 
 if TYPE_CHECKING:
-    from experiments.sweep import Plan
+    from experiments.sweep_plan import Plan
 
 BATCH = 64
-TEXT_DECODER = "text_decoder"  # a decoder trained on z_t, the first row of section 5.1
 
 
 class Sampler:
@@ -42,14 +43,25 @@ class Sampler:
         plan: the sweep.
         real: the folder whose captions are used, and whose images are the true ones.
         device: where to compute.
+        reference: what the samples are compared with; score statistics that a decoder lacks are of its images.
 
     Raises:
-        InputError: an unknown condition, or fewer captions than the sweep asks for.
+        InputError: fewer captions than the sweep asks for.
     """
 
-    def __init__(self, run: Path, plan: Plan, real: SampleFolder, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        run: Path,
+        plan: Plan,
+        real: SampleFolder,
+        device: str | torch.device,
+        reference: SampleFolder | None = None,
+    ) -> None:
         self.run, self.plan, self.real = run, plan, real
         self.system = UnCLIP(run, device)
+        self.folder = run / FOLDER / plan.name
+        self.upsamplers = upsampler_names(self.system) if plan.upsample else []
+        self.statistics = Statistics(reference or real, plan.seed)
         images = list(images_of(real.records).values())
         if len(images) < plan.captions:
             raise InputError(
@@ -57,16 +69,13 @@ class Sampler:
             )
         self.images = images[: plan.captions]
         self.rows = [real.records[own[0]] for own in self.images]
-        for condition, _ in plan.expand():
-            if condition not in (*CONDITIONS, TEXT_DECODER):
-                raise InputError(f"unknown condition {condition!r}; there are {', '.join((*CONDITIONS, TEXT_DECODER))}")
         self.drawn: dict[str, Tensor | None] = {}
 
     def has(self, condition: str) -> bool:
         """Whether the run holds the stages of a condition."""
         needed = [] if self.plan.space == "embeddings" else [self.decoder(condition)]
         needed += [condition] if condition in PRIORS else []
-        if self.plan.upsample and not upsampler_names(self.system):
+        if self.plan.upsample and not self.upsamplers:
             return False
         return all(map(self.system.has, needed))
 
@@ -79,17 +88,18 @@ class Sampler:
         """The folder of a point, and the hash of everything that its numbers depend on."""
         words = [condition, *(f"{key.partition('.')[2]}{value}" for key, value in settings.items())]
         own = hashlib.sha256(json.dumps([condition, settings], sort_keys=True).encode()).hexdigest()[:6]
-        folder = self.run / FOLDER / self.plan.name / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
-        stages = [*([condition] if condition in PRIORS else [])]
-        stages += [] if self.plan.space == "embeddings" else [self.decoder(condition)]
-        stages += upsampler_names(self.system) if self.plan.upsample else []
+        folder = self.folder / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
+        stages = [condition] if condition in PRIORS else []
+        stages += [] if self.plan.space == "embeddings" else [self.decoder(condition), *self.upsamplers]
         captions = [[r["caption"], r["caption_index"], r.get("sha256")] for r in self.rows]
         plan = {key: getattr(self.plan, key) for key in ("space", "per_caption", "seed", "bootstrap", "upsample")}
         weights = {name: self.system.stage(name).fingerprint for name in stages}
         samplers = {name: str(self.system.stage(name).settings.get("sampler")) for name in stages}
-        content = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
+        content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
         if condition == "image_embedding" or self.plan.space == "embeddings":
             content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
+        if self.estimates(condition, settings):
+            content["images of the score's statistics"] = self.statistics.count
         content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
         return folder, config_hash(content | {"judges": dict(judged_by)})
 
@@ -99,13 +109,19 @@ class Sampler:
         names = {
             "prior": [condition],
             "decoder": [self.decoder(condition)],
-            "upsampler": upsampler_names(self.system),
+            "upsampler": self.upsamplers,
         }
         for key, value in settings.items():
             stage, _, setting = key.partition(".")
             for name in names[stage]:
                 chosen.setdefault(name, {})[setting] = value
         self.system.overrides = chosen
+
+    def estimates(self, condition: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a point's sampler needs statistics of the score that its decoder was not trained with."""
+        self.override(condition, settings)
+        name = self.decoder(condition)
+        return self.plan.space == "images" and self.statistics.lacking(self.system, name)
 
     def chunks(self) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         """Rows of captions and (caption's position, sample's position), some at a time."""
@@ -141,6 +157,7 @@ class Sampler:
     ) -> dict[str, Any]:
         """Draws the images of a point into `folder`, and measures them."""
         self.override(condition, settings)
+        self.statistics.give(self.system, self.decoder(condition))
         pictures = []
         for tokens, z_i, places in self.embeddings(condition, settings):
             drawn = self.system.decode(
@@ -158,7 +175,9 @@ class Sampler:
         ]
         samples = write_samples(folder, torch.cat(pictures), records, overwrite=True)
         seen = look(samples, judges)
-        return measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
+        row = measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
+        estimated = self.statistics.count if self.estimates(condition, settings) else None
+        return {**row, "score_statistics": estimated}
 
     def measure_embeddings(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Draws z_i, and measures them against true ones: sample k's against real image k's, and those of all."""

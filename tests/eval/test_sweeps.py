@@ -39,7 +39,8 @@ def test_table(sweep: Sweep):
         Cell("0.25", "[0.24, 0.27]"),
     ]  # fmt: skip
     said = "\n".join(table.notes)
-    for words in ("n = 512 a point: 256 captions, 2 samples", "attribute classifier 12ab, 64 features", "32 px",
+    for words in ("n = 512 a point: 256 captions, 2 samples", "attribute classifier 12ab, 64 features",
+                  "against 1024 real images (reference, 56ef); both of 32 px",
                   "decoder trained on z_t: the run has no such stages"):  # fmt: skip
         assert words in said
 
@@ -78,6 +79,12 @@ def test_what_the_intervals_of_recall_are(guidance):
     for p in guidance["points"]:
         p["protocol"]["recall_interval"] = "over captions and real images"
     assert "Intervals of recall: over captions and real images." in sweep_table(Sweep(**guidance)).notes
+
+
+def test_whose_statistics_the_analytic_samplers_have(guidance):
+    assert "Analytic" not in "\n".join(sweep_table(Sweep(**guidance)).notes)
+    guidance["points"][1]["score_statistics"] = 128
+    assert "statistics of the score from 128 of the real images" in "\n".join(sweep_table(Sweep(**guidance)).notes)
 
 
 def test_warnings_are_said_once(guidance, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,8 +17,14 @@ from eval.attributes import AttributeClassifier, export_classifier
 from eval.samples import SampleFolder
 from eval.sweeps import read_sweeps
 from experiments.cli import main
-from experiments.sweep import Plan
+from experiments.score_statistics import Statistics
+from experiments.sweep import judged_by, parser
+from experiments.sweep_plan import Plan
+from modules.diffusion.analytic import estimate_statistics
+from modules.diffusion.denoiser import as_denoiser
+from modules.diffusion.schedules import respace
 from modules.errors import InputError
+from modules.objective import SamplerName
 from modules.pipeline import UnCLIP
 
 PLAN = {
@@ -103,7 +110,8 @@ def test_measured_points_are_kept_and_changed_ones_are_not(run: Path):
 def test_embeddings_without_a_decoder(run: Path):
     shutil.rmtree(run / "decoder")
     points = [{}, {"conditions": ["ar_prior"], "prior.percentile": [50, 95]}]
-    assert sweep(run, space="embeddings", conditions=["linear_prior"], points=points, fixed={}, per_caption=2) == 0
+    plan = {"space": "embeddings", "axis": "evaluations", "conditions": ["linear_prior"]}
+    assert sweep(run, **plan, points=points, fixed={}, per_caption=2) == 0
     linear, ar, _ = read_sweeps(run)["small"].points
     system, real = UnCLIP(run), SampleFolder.open(run / "samples" / "real")
     tokens, z_t = system.embed_text(real.captions)
@@ -117,7 +125,7 @@ def test_embeddings_without_a_decoder(run: Path):
 def test_the_ceiling_is_given_each_samples_own_image(run: Path):
     words = ["--config", str(run / "data.yaml"), "--captions", "8", "--per-caption", "2", "--overwrite"]
     assert main(["data", "export", *words, "--out", str(run / "samples" / "real")]) == 0
-    plan = {"conditions": ["image_embedding"], "fixed": {}, "points": [{}], "per_caption": 2}
+    plan = {"conditions": ["image_embedding"], "axis": "evaluations", "fixed": {}, "points": [{}], "per_caption": 2}
     assert sweep(run, space="embeddings", **plan) == 0
     (point,) = read_sweeps(run)["small"].points
     assert point["cosine_true"]["value"] == pytest.approx(1, abs=1e-5)
@@ -148,18 +156,151 @@ BAD = {
     "unknown key 'pionts'": {"pionts": []},
     "space is 'images' or 'embeddings', found 'x'": {"space": "x"},
     "captions must be 1 or more, found 0": {"captions": 0},
+    "captions must be 1 or more, found True": {"captions": True},
     "'steps' is no setting; write STAGE.SETTING": {"points": [{"steps": 3}]},
+    "'decoder.guidance_scael' is no setting; a decoder of glide has name, steps": {
+        "points": [{"decoder.guidance_scale": 1.0, "decoder.guidance_scael": 2.0}]
+    },
+    "axis is 'evaluations' or a setting of the points, found 'decoder.guidance'": {"axis": "decoder.guidance"},
+    "decoder.name must be one of ddpm, ddim, analytic_dpm": {"fixed": {"decoder.name": "dimm"}},
+    "decoder.guidance_scale must be a number, found 'x'": {"points": [{"decoder.guidance_scale": [1.0, "x"]}]},
+    "decoder.guidance_scale must be a number, found nan": {"points": [{"decoder.guidance_scale": float("nan")}]},
+    "decoder.steps must be a whole number of 1 or more, found 2.5": {"fixed": {"decoder.steps": 2.5}},
+    "decoder: cannot take 2000 steps of a schedule of 1000": {"fixed": {"decoder.steps": 2000}},
+    "decoder: variance learned needs a stage that was trained with learned sigma": {
+        "fixed": {"decoder.name": "ddpm", "decoder.variance": "learned"}, "conditions": ["diffusion_prior"],
+    },
+    "prior.percentile must be a number of 0 or more, below 100, found 500": {
+        "conditions": ["ar_prior"], "fixed": {"prior.percentile": 500}
+    },
+    "prior.percentile has no effect on glide here": {"fixed": {"prior.percentile": 50}},
+    "upsampler.steps has no effect on glide here": {"fixed": {"upsampler.steps": 2}},
+    "diffusion_prior: analytic_dpm has no statistics of the score for these 7 timesteps": {
+        "conditions": ["diffusion_prior"], "fixed": {"prior.name": "analytic_dpm", "prior.steps": 7}
+    },
+    "points must be a list of settings as in - {decoder.steps: [4, 8]}, found [1]": {"points": [1]},
+    "points hold an empty list": {"points": [{"decoder.guidance_scale": []}]},
+    "fixed must be settings as in {decoder.steps: 8}, found [1]": {"fixed": [1]},
+    "seed must be a whole number, found 'x'": {"seed": "x"},
+    "name must be letters, digits and . _ -": {"name": "../../evil"},
+    "conditions must be a list of names, found 'glide'": {"conditions": "glide"},
+    "the metrics need 6 samples or more": {"captions": 4},
     "holds 8 captions, the sweep small asks for 9": {"captions": 9},
     "unknown condition 'glyde'": {"conditions": ["glyde"]},
     "holds no stages for any of text_decoder": {"conditions": ["text_decoder"]},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("line", BAD)
-def test_bad_input_is_one_line(run: Path, capsys: pytest.CaptureFixture, line: str):
-    assert sweep(run, **BAD[line]) == 2
-    error = capsys.readouterr().err.strip()
-    assert line in error and "\n" not in error and not (run / "sweeps").exists()
+def test_bad_input_is_one_line(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture, line: str):
+    before = sorted(base.parent.rglob("*"))
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**PLAN, **BAD[line]}))
+    assert main(["sweep", str(path), "--run", str(base)]) == 2
+    error = capsys.readouterr().err.strip().removeprefix("unclip: warning").splitlines()
+    assert line in error[-1] and len(error) == 1
+    assert sorted(base.parent.rglob("*")) == before  # nothing is written, also not outside the run
+
+
+def export(run: Path, name: str, *words: str) -> Path:
+    """Real images of the run's data, into RUN/samples."""
+    folder = run / "samples" / name
+    assert main(["data", "export", "--config", str(run / "data.yaml"), "--out", str(folder), *words]) == 0
+    return folder
+
+
+def test_the_reference_is_of_the_samples_size_and_of_other_pairs(run: Path, capsys: pytest.CaptureFixture):
+    large = export(run, "large", "--split", "val", "--captions", "12", "--size", "32")
+    own = export(run, "own", "--split", "test", "--captions", "8", "--size", "32")
+    few = export(run, "few", "--split", "val", "--captions", "5")
+    capsys.readouterr()
+    expected = {
+        large: "small holds images of 16x16 pixels, the reference",
+        run / "samples" / "real": "holds 8 of the 8 real images of the sampled captions",
+        own: "holds 8 of the 8 real images of the sampled captions",
+        few: "the metrics need 6 real images or more",
+    }
+    for folder, line in expected.items():
+        assert sweep(run, "--reference", str(folder)) == 2
+        error = capsys.readouterr().err.strip()
+        assert line in error and "\n" not in error and not (run / "sweeps").exists()
+    assert sweep(run, "--reference", str(large), upsample=True, conditions=["glide"]) == 2  # they make 64 px
+    assert "holds images of 64x64 pixels" in capsys.readouterr().err
+
+
+def test_the_reference_of_the_decoders_size_is_taken_where_there_is_one(run: Path, capsys: pytest.CaptureFixture):
+    shutil.move(run / "samples" / "reference", run / "samples" / "reference_small")
+    assert sweep(run, conditions=["glide"]) == 0
+    (protocol, _) = (point["protocol"] for point in read_sweeps(run)["small"].points)
+    assert protocol["reference"] == "reference_small" and protocol["size"] == [16, 16]
+    assert f"(reference_small, {protocol['reference_digest']}); both of 16 px" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_other_values_from_the_command_line(run: Path, capsys: pytest.CaptureFixture):
+    words = ["--set", "decoder.guidance_scale=2,4", "--set", "decoder.steps=1"]
+    assert sweep(run, *words, conditions=["glide"]) == 0
+    found = read_sweeps(run)["small"].points
+    assert [tuple(p["settings"].values()) for p in found] == [(1, 2), (1, 4)]
+    for word, line in {
+        "decoder.eta=1": "--set decoder.eta: the sweep has no such setting",
+        "decoder.steps=1,2": "takes one value",
+        "decoder.steps": "write STAGE.SETTING=VALUE",
+        "decoder.guidance_scale=x": "decoder.guidance_scale must be a number, found 'x'",
+    }.items():
+        assert sweep(run, "--set", word) == 2 and line in capsys.readouterr().err
+
+
+def test_inception_of_the_environment_counts(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    options = parser().parse_args(["x", "--run", str(run)])
+    monkeypatch.delenv("UNCLIP_INCEPTION", raising=False)
+    without = judged_by(options)
+    weights = tmp_path / "inception.pt"
+    weights.write_bytes(b"weights")
+    monkeypatch.setenv("UNCLIP_INCEPTION", str(weights))
+    assert judged_by(options) != without
+    by_environment = judged_by(options)
+    monkeypatch.delenv("UNCLIP_INCEPTION")
+    options.inception = str(weights)
+    assert judged_by(options) == by_environment
+
+
+def test_every_sampler_is_in_the_sampler_sweep():
+    plan = Plan.load(SHIPPED[0].with_name("sampler.yaml"), {"decoder.steps": [2, 4, 6, 12, 25]})
+    names = [settings["decoder.name"] for _, settings in plan.expand()]
+    assert sorted(set(names)) == sorted(get_args(SamplerName)) and len(names) == 30
+    guidance = Plan.load(SHIPPED[0].with_name("guidance.yaml"))
+    steps = Plan.load(SHIPPED[0].with_name("sampler.yaml")).points[0]["decoder.steps"]
+    assert guidance.fixed["decoder.steps"] in steps  # what the other sweep takes is a point of the plot
+
+
+def test_analytic_samplers_get_statistics_of_the_reference(run: Path, monkeypatch: pytest.MonkeyPatch):
+    points = [{"decoder.name": ["ddim", "analytic_ddim", "analytic_dpm"], "decoder.steps": [2, 3]}]
+    plan = {"conditions": ["diffusion_prior"], "fixed": {}, "points": points, "axis": "evaluations"}
+    assert sweep(run, **plan) == 0
+    found = read_sweeps(run)["small"].points
+    assert [p["score_statistics"] for p in found] == [None, None, 12, 12, 12, 12]
+    system, real = UnCLIP(run), SampleFolder.open(run / "samples" / "reference")
+    system.overrides = {"decoder": {"name": "analytic_dpm", "steps": 3}}
+    stored, images = system.stage("decoder"), real.images() / 127.5 - 1
+    condition = stored.network.condition(system.clip.tokenize(real.captions), system.embed_image(images))
+    how = stored.settings["objective"], system.sampler("decoder")
+    denoiser = as_denoiser(
+        lambda x, t: stored.network(x, t, condition),
+        how[0].noise_schedule, how[0].parameterization, how[0].learned_sigma, how[1].threshold,
+    )  # fmt: skip
+    schedule = respace(how[0].noise_schedule, 3, how[1].spacing)
+    own = estimate_statistics([(denoiser, images)], schedule, torch.Generator().manual_seed(0))
+    Statistics(real, 0).give(system, "decoder")
+    given = system.stage("decoder").statistics
+    assert given is not None and given.count == 12 and torch.equal(given.timesteps, own.timesteps)
+    torch.testing.assert_close(given.mean_squared_epsilon, own.mean_squared_epsilon, rtol=1e-5, atol=1e-6)
+    # What a stage was trained with is not estimated again.
+    again = Statistics(real, 1)
+    again.give(system, "decoder")
+    assert torch.equal(system.stage("decoder").statistics.mean_squared_epsilon, given.mean_squared_epsilon)
+    assert not again.lacking(system, "decoder")
 
 
 def test_no_such_file(tmp_path: Path):
