@@ -80,9 +80,10 @@ def stage_of(tiny: Any, name: str, seed: int = 0) -> Any:
     """A stage by name, its weights none of them zero."""
     if name == "narrow":
         return narrow_decoder(tiny, seed)
-    if name == "clip":
+    if name in ("clip", "clip_sam"):
         torch.manual_seed(seed)
-        return tiny.make_stage("clip", training=TRAINING, swap_words=[("above", "below")])
+        sam_rho = 0.5 if name == "clip_sam" else 0.0
+        return tiny.make_stage("clip", training=TRAINING, swap_words=[("above", "below")], sam_rho=sam_rho)
     return tiny.make_stage(name, tiny.randomise(tiny.make_network(name), seed).train(), training=TRAINING)
 
 
