@@ -29,6 +29,7 @@ from experiments.boards import HyperParameters
 from experiments.bound_report import BoundReport
 from experiments.callbacks import Announce, FitProgress
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
+from experiments.config_checks import check_data, check_settings
 from experiments.fitting import check_checkpoint, check_widths, constructing
 from experiments.predictions import WritePredictions, check_place
 from experiments.run_folder import RunFolder
@@ -252,6 +253,9 @@ class CLI(LightningCLI):
             InputError: model, data and checkpoint do not go together; nothing has been written then.
         """
         check_widths(self.model, self.datamodule)
+        check_data(self.model, self.datamodule)
+        if self.command == "fit" and self.ckpt_path is None:
+            check_settings(self.model, self.datamodule)
         check_checkpoint(self.ckpt_path, self.model)
         if self.command != "fit" or getattr(rank_zero_only, "rank", 0) > 0:
             self._call_trainer()

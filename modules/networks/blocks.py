@@ -33,10 +33,18 @@ def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> T
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids through a two-layer perceptron: (B,) timesteps -> (B, out_width)."""
+    """Sinusoids through a two-layer perceptron: (B,) timesteps -> (B, out_width).
+
+    Raises:
+        ValueError: for an odd width, which is no sines and as many cosines.
+    """
 
     def __init__(self, width: int, out_width: int) -> None:
         super().__init__()
+        if width % 2:
+            raise ValueError(
+                f"a U-Net's channels and a prior's width must be even (sines and cosines of the timestep), got {width}"
+            )
         self.width = width
         self.first, self.second = nn.Linear(width, out_width), nn.Linear(out_width, out_width)
 

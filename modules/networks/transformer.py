@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"heads ({heads}) must divide the width ({width})")
         self.width, self.heads, self.causal, self.checkpointing = width, heads, causal, checkpointing
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, dropout=dropout) for _ in range(depth))

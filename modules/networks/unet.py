@@ -35,7 +35,7 @@ class UNetConfig:
         channel_multipliers: one for each resolution, from high to low.
         depth: residual blocks at each resolution.
         attention_resolutions: sides of the feature maps (after `patch_size`) at which there is attention; () for none.
-        head_channels: channels of one attention head.
+        head_channels: channels of one attention head; a narrower layer has one head of all its channels.
         dropout: inside the residual blocks.
         image_size: side, in pixels, that attention_resolutions counts from; the network itself takes any size that its
             downsampling divides.
@@ -139,12 +139,16 @@ class UNet(nn.Module):
 
     `emb_width` is 4 x channels, as in ADM; whatever conditions the network as a vector is projected to that width and
     added to the timestep's embedding.
+
+    Raises:
+        ValueError: a setting with which no image could go through.
     """
 
     def __init__(
         self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
     ) -> None:
         super().__init__()
+        _check(config)
         self.config, self.context_width = config, context_width
         self.emb_width = 4 * config.channels
         self.time = TimeEmbedding(config.channels, self.emb_width)
@@ -160,6 +164,11 @@ class UNet(nn.Module):
         self._build_up(widths, skips)
         self.last_norm = group_norm(widths[0])
         self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
+        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
 
     def _stage(self, c_in: int, c_out: int, *, attend: bool, resample: str = "none") -> Stage:
         residual = ResidualBlock(c_in, c_out, self.emb_width, dropout=self.config.dropout, resample=resample)
@@ -210,9 +219,8 @@ class UNet(nn.Module):
         Raises:
             ValueError: where H or W is not such a multiple.
         """
-        multiple = self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
-        if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(f"this U-Net takes sides that are multiples of {multiple}, not {tuple(x.shape[2:])}")
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
         emb = self.time(t) if emb is None else self.time(t) + emb
         h = self.first(_unshuffle(x, self.config.patch_size))
         skips = [h]
@@ -226,6 +234,16 @@ class UNet(nn.Module):
             h = stage(h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1), emb, context)
         h = self.last(silu_(self.last_norm(h)))
         return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+
+
+def _check(config: UNetConfig) -> None:
+    if not config.channel_multipliers:
+        raise ValueError("unet.channel_multipliers is empty: give one for each resolution, such as [1, 2, 3, 4]")
+    named = {name: getattr(config, name) for name in ("channels", "depth", "head_channels", "patch_size", "image_size")}
+    named["channel_multipliers"] = min(config.channel_multipliers)
+    for name, value in named.items():
+        if value < 1:
+            raise ValueError(f"unet.{name} is {value}: give 1 or more")
 
 
 def _unshuffle(x: Tensor, patch: int) -> Tensor:

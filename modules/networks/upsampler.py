@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from modules.networks.unet import UNet, UNetConfig
 
+INTERPOLATIONS = ("bicubic", "bilinear", "area", "nearest", "nearest-exact")
+
 
 class UpsamplerNetwork(nn.Module):
     """p(x | low-resolution x): no caption, no guidance, no attention; so it runs at any size that its strides divide.
@@ -16,10 +18,13 @@ class UpsamplerNetwork(nn.Module):
         unet: the U-Net's shape; its attention_resolutions must be empty.
         factor: how much larger the output's side is.
         learned_sigma: twice the output channels.
-        interpolation: how the low-resolution image is enlarged before it joins the noised one.
+        interpolation: how the low-resolution image is enlarged before it joins the noised one; see INTERPOLATIONS.
         residual: whether the network's output is added to the enlarged image; for x0 prediction, where that is nearly
             the answer already. Differs from the paper, which predicts epsilon.
         channels: of the images.
+
+    Raises:
+        ValueError: attention, an unknown interpolation, or a factor below 1.
     """
 
     def __init__(
@@ -34,7 +39,12 @@ class UpsamplerNetwork(nn.Module):
         super().__init__()
         if unet.attention_resolutions:
             raise ValueError(f"the upsamplers have no attention; attention_resolutions is {unet.attention_resolutions}")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"unknown interpolation {interpolation!r}; there are {', '.join(INTERPOLATIONS)}")
+        if factor < 1:
+            raise ValueError(f"factor is {factor}: the output's side must be 1 times the input's or more")
         self.factor, self.interpolation, self.residual, self.channels = factor, interpolation, residual, channels
+        self.learned_sigma = learned_sigma
         self.unet = UNet(unet, 2 * channels, channels * (2 if learned_sigma else 1))
 
     def enlarge(self, low: Tensor) -> Tensor:

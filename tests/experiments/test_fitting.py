@@ -134,3 +134,204 @@ def test_unclip_test_measures_the_test_split(stage, capsys):
     assert main(["test", *words, "--ckpt_path", "last"]) == 0
     out = capsys.readouterr().out
     assert "test/loss" in out and "test/cosine_to_z_i" in out
+
+
+UNET = {"channels": 8, "channel_multipliers": [1, 2], "depth": 1, "image_size": 16, "patch_size": 2}
+ATTENTION = {**UNET, "head_channels": 8, "attention_resolutions": [4]}
+NETWORK = "model.init_args.network.init_args"
+
+REFUSED = {
+    "another context, of a prior": (
+        ("diffusion_prior", {"context_length": 77}, {}, {}),
+        f"{NETWORK}.context_length is 77, the captions of the data's embeddings have 20 tokens: set it to 20, or nam",
+    ),
+    "another context, of the AR prior": (
+        ("ar_prior", {"context_length": 19}, {}, {}),
+        f"{NETWORK}.context_length is 19, the captions of the data's embeddings have 20 tokens: set it to 20",
+    ),
+    "another context, of a decoder": (
+        ("decoder", {"context_length": 77}, {}, {}),
+        f"{NETWORK}.context_length is 77, the captions of the data's embeddings have 20 tokens: set it to 20",
+    ),
+    "too small a vocabulary, of a prior": (
+        ("diffusion_prior", {"vocab_size": 12}, {}, {}),
+        f"{NETWORK}.vocab_size is 12, the data's tokens go up to 29: set it to the size of the tokeniser's vocabulary",
+    ),
+    "too small a vocabulary, by one": (
+        ("decoder", {"vocab_size": 29}, {}, {}),
+        f"{NETWORK}.vocab_size is 29, the data's tokens go up to 29: set it",
+    ),
+    "levels that do not divide the side": (
+        ("decoder", {"unet": {**ATTENTION, "channel_multipliers": [1, 1, 1, 1, 1]}}, {}, {}),
+        "data.init_args.image_size is 16; this U-Net takes multiples of 32 (patch_size x 2 for every "
+        f"channel_multiplier but one): take 32, or fewer {NETWORK}.unet.channel_multipliers",
+    ),
+    "an odd number of channels": (
+        ("decoder", {"unet": {**ATTENTION, "channels": 9}}, {}, {}),
+        "model: a U-Net's channels and a prior's width must be even (sines and cosines of the timestep), got 9",
+    ),
+    "an odd width": (
+        ("diffusion_prior", {"width": 9, "heads": 3}, {}, {}),
+        "model: a U-Net's channels and a prior's width must be even (sines and cosines of the timestep), got 9",
+    ),
+    "no heads": (("diffusion_prior", {"heads": 0}, {}, {}), "model: heads (0) must divide the width (16)"),
+    "no head channels": (
+        ("decoder", {"unet": {**ATTENTION, "head_channels": 0}}, {}, {}),
+        "model: unet.head_channels is 0: give 1 or more",
+    ),
+    "no levels": (
+        ("decoder", {"unet": {**ATTENTION, "channel_multipliers": []}}, {}, {}),
+        "model: unet.channel_multipliers is empty: give one for each resolution, such as [1, 2, 3, 4]",
+    ),
+    "a crop of more than the image": (
+        ("upsampler", {}, {"crop": 3.0}, {}),
+        "model.init_args.crop is 3: it is the training window's share of the image's side, above 0 and at most 1; ",
+    ),
+    "no crop": (("upsampler", {}, {"crop": 0.0}, {}), "model.init_args.crop is 0: it is the training window's share"),
+    "a crop of odd pixels": (
+        ("upsampler", {"factor": 4}, {"crop": 0.1}, {"image_size": 128}),
+        "model.init_args.crop is 0.1, a window of 13 of the images' 128 pixels; it must be a multiple of 4 (factor 4, "
+        "the U-Net's 4): take 0.09375",
+    ),
+    "a crop of no pixels": (
+        ("upsampler", {}, {"crop": 0.01}, {"image_size": 32}),
+        "model.init_args.crop is 0.01, a window of 0 of the images' 32 pixels; it must be a multiple of 4",
+    ),
+    "an unknown interpolation": (
+        ("upsampler", {"interpolation": "magic"}, {}, {}),
+        "model: unknown interpolation 'magic'; there are bicubic, bilinear, area, nearest, nearest-exact",
+    ),
+    "a factor that does not divide the side": (
+        ("upsampler", {"factor": 3}, {}, {"image_size": 32}),
+        f"{NETWORK}.factor is 3, which does not divide data.init_args.image_size, 32: make the latter 36, or take ano",
+    ),
+    "no factor": (("upsampler", {"factor": 0}, {}, {}), "model: factor is 0: the output's side must be 1 times the"),
+    "a learned sigma that the upsampler has not": (
+        ("upsampler", {}, {"objective": {"learned_sigma": True}}, {"image_size": 32}),
+        f"{NETWORK}.learned_sigma is False, model.init_args.objective.learned_sigma is True: make them equal",
+    ),
+    "a learned sigma that a prior has not": (
+        ("diffusion_prior", {}, {"objective": {"parameterization": "x0", "learned_sigma": True}}, {}),
+        "model.init_args.objective.learned_sigma is true, a prior's network has no variance: set it to false",
+    ),
+    "a variance that is not learned": (
+        ("decoder", {}, {"sampler": {"name": "ddpm", "variance": "learned"}}, {}),
+        "model.init_args.sampler.variance is learned, model.init_args.objective.learned_sigma is false: set that to",
+    ),
+    "more than all captions dropped": (
+        ("diffusion_prior", {}, {"drop_text": 2.0}, {}),
+        "model.init_args.drop_text is 2: it is a share, from 0 to 1",
+    ),
+    "fewer than no captions dropped": (
+        ("ar_prior", {}, {"drop_text": -0.1}, {}),
+        "model.init_args.drop_text is -0.1: it is a share, from 0 to 1",
+    ),
+    "more than all embeddings dropped": (
+        ("decoder", {}, {"drop_embedding": 1.5}, {}),
+        "model.init_args.drop_embedding is 1.5: it is a share, from 0 to 1",
+    ),
+    "more than all conditions corrupted": (
+        ("upsampler", {}, {"corruption_share": 50.0}, {"image_size": 32}),
+        "model.init_args.corruption_share is 50: it is a share, from 0 to 1",
+    ),
+    "a decay of more than the run": (
+        ("linear_prior", {}, {"training": {"decay_share": 1.1}}, {}),
+        "model.init_args.training.decay_share is 1.1: it is a share, from 0 to 1",
+    ),
+    "more steps than there are": (
+        ("diffusion_prior", {}, {"sampler": {"steps": 2000}}, {}),
+        "model.init_args.sampler: cannot take 2000 steps of a schedule of 1000 (steps 2000, spacing adm, "
+        "objective.num_steps 1000): ask for fewer steps, or for another spacing",
+    ),
+    "no statistics": (
+        ("diffusion_prior", {}, {"statistics_samples": 0}, {}),
+        "model.init_args.statistics_samples is 0: the sampler analytic_dpm needs 1 or more",
+    ),
+    "nothing above the percentile": (
+        ("ar_prior", {}, {"percentile": 100.0}, {}),
+        "model.init_args.percentile is 100: the dot-product token is drawn from above it, so it must be 0 or more an",
+    ),
+    "attention at a side that never comes": (
+        ("decoder", {"unet": {**ATTENTION, "attention_resolutions": [4, 7]}}, {}, {}),
+        f"{NETWORK}.unet.attention_resolutions has 7, but the network's feature maps have sides of 8, 4 (image_size / ",
+    ),
+    "heads of another width": (
+        ("decoder", {"unet": {**ATTENTION, "head_channels": 12}}, {}, {}),
+        f"{NETWORK}.unet.head_channels is 12; it does not divide the 16 channels of an attention layer: its heads "
+        "would have 16: take 8, or other channels",
+    ),
+    "pictures of one side for a decoder of another": (
+        ("decoder", {}, {}, {"image_size": 32}),
+        f"{NETWORK}.unet.image_size is 16, data.init_args.image_size is 32: make them equal, for the first is what is ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_training_would_stumble_over_or_be_of_no_use_with(stage, refused, case):
+    (name, network, others, data), message = REFUSED[case]
+    words = stage(name, network, **others)
+    words += [f"--data.init_args.{key}={value}" for key, value in data.items()]
+    assert refused("fit", *words).startswith(message)
+
+
+def test_a_decoder_wants_pictures(stage, refused, embeddings):
+    data = {"class_path": "datamodules.embeddings.EmbeddingsDataModule", "init_args": {"folder": str(embeddings)}}
+    words = stage("decoder")
+    config = yaml.safe_load(Path(words[1]).read_text())
+    Path(words[1]).write_text(yaml.safe_dump({**config, "data": data}))
+    line = refused("fit", *words)
+    assert line.startswith(
+        "data.class_path: EmbeddingsDataModule holds embeddings alone, and Decoder is trained on pic"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "others", "data"),
+    [
+        (
+            "diffusion_prior",
+            {"vocab_size": 30},
+            {"drop_text": 1.0, "objective": {"parameterization": "x0", "num_steps": 4}},
+            {},
+        ),
+        ("ar_prior", {}, {"percentile": 0.0, "drop_text": 0.0}, {}),
+        ("decoder", {"unet": {**ATTENTION, "head_channels": 64}}, {}, {}),  # one head of a layer that is narrower
+        ("upsampler", {"interpolation": "nearest"}, {"crop": 1.0}, {"image_size": 32}),
+        ("upsampler", {"factor": 3}, {"crop": 0.5}, {"image_size": 24}),
+    ],
+)
+def test_what_is_at_the_edge_is_trained(stage, name, network, others, data):
+    """And samples are drawn in validation."""
+    assert main(["fit", *stage(name, network, **others), *(f"--data.init_args.{k}={v}" for k, v in data.items())]) == 0
+
+
+def test_a_run_goes_on_with_what_it_was_trained_with(stage, refused, monkeypatch):
+    """What a new run is refused for, an old one may hold."""
+    words = stage("diffusion_prior", drop_text=1.5)
+    refused("fit", *words)
+    with monkeypatch.context() as older:
+        older.setattr("experiments.lightning_cli.check_settings", lambda *_: None)
+        assert main(["fit", *words]) == 0
+    assert main(["fit", *words, "--ckpt_path", "last"]) == 0
+    assert main(["validate", *words, "--ckpt_path", "last"]) == 0
+
+
+def test_the_largest_token_is_found_wherever_it_is(monkeypatch):
+    """In the last row of the last split; of many rows, some of all parts are read."""
+    from experiments import config_checks
+
+    class Rows:
+        def __init__(self, tokens):
+            self.tokens = tokens
+
+    tokens = {"train": torch.zeros(100, 4, dtype=torch.int64).numpy(), "val": torch.zeros(7, 4).long().numpy()}
+    tokens["val"][6, 3] = 41
+    info = type("Info", (), {"sizes": {"train": 100, "val": 7}, "context": 4, "dim": 16, "features": None})
+    folder = type("Folder", (), {"info": info, "rows": lambda _, split: Rows(tokens[split])})()
+    monkeypatch.setattr(config_checks, "open_embeddings", lambda path: folder)
+    data = type("Data", (), {"embeddings": "somewhere"})()
+    assert config_checks.captions_of(data) == (4, 41, 16, None)
+    tokens["train"][50:] = 43
+    monkeypatch.setattr(config_checks, "TOKENS", 16)  # 4 rows of 100
+    assert config_checks.captions_of(data).largest == 43

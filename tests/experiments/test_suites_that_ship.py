@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.config_checks import check_data, check_settings
 from experiments.replicas import replica
 from experiments.suite import fit_folder, load_suite
 
@@ -54,6 +55,10 @@ def test_a_stage_can_be_built(path, name, tmp_path):
     assert OmegaConf.merge(*files).trainer.default_root_dir == str(suite.run / name)
     command = CLI("fit", [*words, f"--trainer.default_root_dir={tmp_path}"])
     assert sum(p.numel() for p in command.model.parameters() if p.requires_grad) > 0
+    check_settings(command.model, command.datamodule)
+    if getattr(command.datamodule, "embeddings", None):
+        command.datamodule.embeddings = None  # They are made by an earlier stage.
+        check_data(command.model, command.datamodule)
     data = command.config.data.init_args
     folder = data.get("embeddings") or data.get("folder")
     assert folder == (str(suite.run / "embeddings") if "embeddings" in suite.stages[name].needs else None)
