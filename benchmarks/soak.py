@@ -116,9 +116,11 @@ def plot(runs: dict[str, dict[str, list[float]]], path: Path) -> None:
     for stage, seen in runs.items():
         upper.plot(seen["step"], seen["memory"], label=stage, linewidth=1)
         lower.plot(seen["step"], seen["files"], linewidth=1)
-    upper.set(ylabel="resident memory (MB)", ylim=(0, None))
-    lower.set(xlabel="optimiser step", ylabel="open files", ylim=(0, None))
-    upper.legend(fontsize=8, ncols=2)
+    upper.set(ylabel="resident memory (MB)")
+    lower.set(xlabel="optimiser step", ylabel="open files")
+    for axes in (upper, lower):
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
+    upper.legend(fontsize=8, ncols=4, loc="lower center")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)
