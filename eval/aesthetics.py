@@ -14,6 +14,7 @@ import numpy as np
 
 from eval.errors import InputError
 from eval.files import write_file
+from eval.folds import image_folds
 
 ALPHAS = np.logspace(-4, 4, 17)
 AVA_COLUMNS = 12  # running number, image number, then how often each of the ratings 1 to 10 was given; more may follow
@@ -95,18 +96,26 @@ class LinearProbe:
 def fit_aesthetic(features: np.ndarray, ratings: np.ndarray, clip: str) -> LinearProbe:
     """Ridge regression of ratings (N,) on CLIP image features (N, D); its strength by leave-one-out.
 
+    `held_out_correlation` is of ratings with predictions by a fit to the other four fifths of the images, whatever the
+    order of the ratings; both are taken from the mean of what was learned from, which alone would tell the parts apart.
+
     Raises:
         InputError: fewer than ten rated images, or all of one rating.
     """
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import cross_val_predict
 
     if len(ratings) < 10 or np.ptp(ratings) == 0:
         raise InputError(f"an aesthetic probe needs 10 images or more with different ratings, found {len(ratings)}")
     x, y = unit(features), np.asarray(ratings, dtype=np.float64)
     model = RidgeCV(alphas=ALPHAS).fit(x, y)
-    held_out = cross_val_predict(RidgeCV(alphas=ALPHAS), x, y, cv=5)
-    correlation = float(np.corrcoef(held_out, y)[0, 1]) if np.ptp(held_out) else 0.0
+    fold, held_out, apart = image_folds(x), np.zeros(len(y)), np.zeros(len(y))
+    for part in np.unique(fold):
+        judged, learned = fold == part, fold != part
+        if learned.any():
+            mean = y[learned].mean()
+            held_out[judged] = RidgeCV(alphas=ALPHAS).fit(x[learned], y[learned]).predict(x[judged]) - mean
+            apart[judged] = y[judged] - mean
+    correlation = float(np.corrcoef(held_out, apart)[0, 1]) if np.ptp(held_out) and np.ptp(apart) else 0.0
     fit = {"n": len(y), "held_out_correlation": correlation, "alpha": float(model.alpha_)}
     return LinearProbe("aesthetic", clip, np.asarray(model.coef_), float(model.intercept_), fit)
 

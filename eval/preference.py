@@ -9,12 +9,17 @@ import numpy as np
 
 from eval.aesthetics import LinearProbe, unit
 from eval.errors import InputError
+from eval.folds import pair_folds
 
 
 def fit_preference(better: np.ndarray, worse: np.ndarray, clip: str) -> LinearProbe:
     """Learns w such that w . (z_better - z_worse) is the log odds of the preference.
 
     Every pair counts in both orders and there is no intercept: an order of showing cannot be preferred.
+
+    `held_out_accuracy` is the share of comparisons that are told right by a fit to comparisons of other images only, as
+    `eval.folds.pair_folds` has them, and `held_out_n` the number that it is of: less than all where so many images are
+    joined by comparisons that no parts without a common image hold all; the accuracy is None where that is none.
 
     Args:
         better, worse: (N, D) CLIP image features of the picture that was preferred and of the other.
@@ -23,19 +28,25 @@ def fit_preference(better: np.ndarray, worse: np.ndarray, clip: str) -> LinearPr
     Raises:
         InputError: fewer than ten pairs.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_score
-
     if len(better) < 10 or better.shape != worse.shape:
         raise InputError(f"a preference probe needs 10 pairs or more, found {len(better)}")
-    apart = unit(better) - unit(worse)
+    better, worse = unit(better), unit(worse)
+    apart, right = better - worse, []
+    for learned, judged in pair_folds(better, worse):
+        right.append(apart[judged] @ _weights(apart[learned]) > 0)
+    told = np.concatenate([*right, np.zeros(0, dtype=bool)])
+    accuracy = float(told.mean()) if len(told) else None
+    fit = {"n": len(apart), "held_out_accuracy": accuracy, "held_out_n": len(told)}
+    return LinearProbe("preference", clip, _weights(apart), 0.0, fit)
+
+
+def _weights(apart: np.ndarray) -> np.ndarray:
+    """(D,) of the regression on differences (N, D), preferred less other."""
+    from sklearn.linear_model import LogisticRegression
+
     x, y = np.concatenate([apart, -apart]), np.repeat([1, 0], len(apart))
-    pairs = np.tile(np.arange(len(apart)), 2)  # both orders of a pair stay in one part
-    model = LogisticRegression(fit_intercept=False, C=10.0, max_iter=1000)
-    accuracy = cross_val_score(model, x, y, groups=pairs, cv=GroupKFold(5)).mean()
-    model.fit(x, y)
-    fit = {"n": len(apart), "held_out_accuracy": float(accuracy)}
-    return LinearProbe("preference", clip, np.asarray(model.coef_[0]), 0.0, fit)
+    model = LogisticRegression(fit_intercept=False, C=10.0, max_iter=1000).fit(x, y)
+    return np.asarray(model.coef_[0])
 
 
 def probability_preferred(probe: LinearProbe, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
         better, worse = ([place[pair[side]] for pair in pairs] for side in (0, 1))
         probe = fit_preference(z[better], z[worse], clip.name)
     probe.save(options.out)
-    print(f"{options.out}: {probe.kind} probe, {', '.join(f'{key} {value:.4g}' for key, value in probe.fit.items())}")
+    said = ", ".join(f"{key} {'unknown' if value is None else f'{value:.4g}'}" for key, value in probe.fit.items())
+    print(f"{options.out}: {probe.kind} probe, {said}")
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from eval.aesthetics import LinearProbe, fit_aesthetic, read_ratings, unit
 from eval.errors import InputError
+from eval.folds import pair_folds
 from eval.preference import fit_preference, probability_preferred, read_comparisons
 
 RNG = np.random.default_rng(0)
@@ -38,6 +39,74 @@ def test_preference_recovers_the_odds():
     np.testing.assert_allclose(found, p[::20], atol=0.1)
     np.testing.assert_allclose(found + probability_preferred(probe, FEATURES[200:], FEATURES[:200]), 1)
     assert 0.6 < probe.fit["held_out_accuracy"] < 1
+
+
+def test_ratings_in_any_order_are_held_out_alike():
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(300, 20))
+    noise, signal = rng.normal(size=300), unit(features) @ rng.normal(size=20) + 0.7 * rng.normal(size=300)
+
+    def held_out(ratings: np.ndarray, order: np.ndarray) -> float:
+        return fit_aesthetic(features[order], ratings[order], "x").fit["held_out_correlation"]
+
+    assert abs(held_out(noise, np.argsort(noise))) < 0.2  # in unshuffled fifths it is about -0.9
+    mixed, ordered = held_out(signal, np.arange(300)), held_out(signal, np.argsort(signal))
+    assert mixed == pytest.approx(ordered, abs=1e-6) and mixed > 0.6
+
+
+def test_the_aesthetic_score_is_that_of_unseen_images():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(2120, 60))
+    y = unit(x) @ (2 * rng.normal(size=60)) + 2 * rng.normal(size=2120)
+    probe = fit_aesthetic(x[:120], y[:120], "x")
+    unseen, seen = (np.corrcoef(probe(x[rows]), y[rows])[0, 1] for rows in (slice(120, None), slice(120)))
+    assert probe.fit["held_out_correlation"] == pytest.approx(unseen, abs=0.12) and seen > unseen + 0.2
+    again = np.tile(x[:120], (3, 1)), np.tile(rng.normal(size=120), 3)  # three ratings of each image, all noise
+    assert abs(fit_aesthetic(*again, "x").fit["held_out_correlation"]) < 0.3
+
+
+def test_preferences_of_the_same_pair_are_held_out_together():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 40, 64))
+    winner = rng.random(40) < 0.5  # nothing to learn
+    better, worse = (
+        np.where(winner[:, None], a, b).repeat(25, axis=0),
+        np.where(winner[:, None], b, a).repeat(25, axis=0),
+    )
+    for order in (np.arange(1000), rng.permutation(1000)):
+        fit = fit_preference(better[order], worse[order], "x").fit
+        assert 0.25 < fit["held_out_accuracy"] < 0.75 and fit["held_out_n"] == 1000
+
+
+def test_preferences_of_the_same_image_are_held_out_together():
+    rng = np.random.default_rng(1)
+    images, merit = (
+        rng.normal(size=(60, 100)),
+        rng.normal(size=60),
+    )  # in 100 dimensions any merit can be learned by heart
+    first, second = rng.integers(60, size=(2, 1500))
+    first, second = first[first != second], second[first != second]
+    wins = merit[first] > merit[second]
+    better, worse = np.where(wins, first, second), np.where(wins, second, first)
+    fit = fit_preference(images[better], images[worse], "x").fit
+    assert 0.3 < fit["held_out_accuracy"] < 0.7  # every image meets every other: dealt one by one, the rest left out
+    assert 0 < fit["held_out_n"] < 0.4 * len(better)
+
+
+def test_parts_of_pairs_share_no_image():
+    rng = np.random.default_rng(2)
+    images = rng.normal(size=(90, 3))
+    chains = np.arange(90).reshape(30, 3)  # 30 groups of three images, compared with each other only
+    pairs = chains[rng.integers(30, size=300)][:, :2] + rng.integers(2, size=(300, 1))
+    everything = rng.integers(90, size=(300, 2))
+    for compared, all_judged in ((pairs, True), (everything, False)):
+        judged = []
+        for learned, held in pair_folds(images[compared[:, 0]], images[compared[:, 1]]):
+            assert not set(compared[learned].ravel()) & set(compared[held].ravel())
+            judged += held.tolist()
+        assert len(set(judged)) == len(judged) and (len(judged) == 300) == all_judged
+    one = np.zeros((10, 3))
+    assert fit_preference(one + np.eye(3)[0], one + np.eye(3)[1], "x").fit["held_out_accuracy"] is None
 
 
 def test_files(tmp_path: Path):
