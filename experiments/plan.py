@@ -15,6 +15,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from experiments.arguments import CommandParser
+from experiments.fitting import constructing
 from experiments.lightning_cli import CLI, quiet
 from experiments.memory import EXPLAINED, Memory, activations, kept_bytes, memory, shapes_only, with_checkpointing
 from experiments.table3 import aligned
@@ -117,7 +118,8 @@ def builder(model: dict[str, Any]) -> Callable[[], Stage]:
         raise InputError(f"model: {' '.join(str(error).split())}") from error
 
     def make() -> Stage:
-        stage: Stage = parser.instantiate(parsed).model
+        with constructing():
+            stage: Stage = parser.instantiate(parsed).model
         return stage
 
     return make

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from experiments import plan
+from experiments.config_checks import check_data, check_settings
 from experiments.lightning_cli import CLI, main
 from modules.objective import Objective
 
@@ -89,11 +91,16 @@ def meta(monkeypatch):
 def test_every_yaml_builds_on_the_meta_device(meta, name):
     """The whole stage, with its average, and no memory for it; as many parameters as the networks of the paper have."""
     words = [word for part in OVER.get(name, [name]) for word in ("--config", str(PAPER / f"{part}.yaml"))]
-    stage = plan.builder(plan.read(words)["model"])()
+    config = plan.read(words)
+    stage = plan.builder(config["model"])()
     both = list(stage.network.parameters()), list(stage.averaged.parameters())
     for parameters in both:
         assert {p.device.type for p in parameters} == {"meta"}
         assert float(f"{sum(p.numel() for p in parameters):.2e}") == PARAMETERS[name]
+    data = SimpleNamespace(image_size=config["data"]["init_args"].get("image_size"))
+    with torch.device("cpu"):
+        check_settings(stage, data)
+        check_data(stage, data)
 
 
 SMALL = """

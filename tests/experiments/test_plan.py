@@ -258,6 +258,7 @@ def test_with_checkpointing_leaves_the_config_as_it_is():
         (["--devices", "1,x"], "--devices takes numbers"),
         (["--devices", "0"], "--devices takes numbers"),
         (["--memory", "0"], "--memory must be above 0"),
+        (["--model.init_args.network.init_args.unet.channels=33"], "model: a U-Net's channels and a prior's width"),
         (["--data.init_args.batch_siez=3"], "batch_siez"),
     ],
 )
