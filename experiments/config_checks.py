@@ -6,6 +6,7 @@ All of it is looked at before a run folder is touched; each complaint is one lin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from modules.networks.upsampler import UpsamplerNetwork
 MODEL = "model.init_args"
 NETWORK = f"{MODEL}.network.init_args"
 SHARES = ("drop_text", "drop_embedding", "corruption_share")
-TOKENS = 2**24
-"""How many tokens of a split are looked at for the largest: 128 MB of them; of more, rows spread over all."""
+TOKENS = 2**22
+"""How many tokens of a split are looked at for the largest: 32 MB of them; of more, rows spread over all."""
 
 
 def check_settings(model: Any, data: Any) -> None:
@@ -105,15 +106,19 @@ def _check_attention(network: Any) -> None:
         )
 
 
-def check_data(model: Any, data: Any) -> None:
+def check_data(model: Any, data: Any, splits: Sequence[str] = ("train", "val")) -> None:
     """Refuse a network and data of different sizes.
+
+    Args:
+        model, data: a stage and its data module.
+        splits: those that will be read.
 
     Raises:
         InputError: they differ, or the embeddings are not there.
     """
     network = getattr(model, "network", None)
     _check_outputs(model, network)
-    _check_text(network, data)
+    _check_text(network, data, splits)
     unet = getattr(network, "unet", None)
     if unet is None:
         return
@@ -158,11 +163,11 @@ class Captions(NamedTuple):
     features: int | None
 
 
-def _check_text(network: Any, data: Any) -> None:
+def _check_text(network: Any, data: Any, splits: Sequence[str]) -> None:
     reader = next((x for x in (getattr(network, name, None) for name in ("text", "tokens")) if x is not None), None)
     if not isinstance(reader, (TextEncoder, TokenEmbedding, FeatureEmbedding)):
         return
-    found = captions_of(data)
+    found = captions_of(data, splits)
     if found is None:
         return
     if network.embedding_dim not in (None, found.dim):
@@ -190,14 +195,14 @@ def _check_text(network: Any, data: Any) -> None:
         )
 
 
-def captions_of(data: Any) -> Captions | None:
-    """The captions that are filed with the data's embeddings; None for data without.
+def captions_of(data: Any, splits: Sequence[str]) -> Captions | None:
+    """The captions of some splits that are filed with the data's embeddings; None for data without.
 
     Raises:
         InputError: the embeddings are not there, or damaged.
     """
     if isinstance(data, EmbeddingsDataModule) and data.embedding_dim is None:  # Of clip-retrieval: it says nothing.
-        rows = data.dataset("train")
+        rows = data.dataset(splits[0])
         batch = rows[range(0, len(rows), -(-len(rows) // 1024))]
         return Captions(batch.tokens.shape[1], int(batch.tokens.max()), batch.z_i.shape[1], None)
     path = data.folder if isinstance(data, EmbeddingsDataModule) else getattr(data, "embeddings", None)
@@ -205,7 +210,8 @@ def captions_of(data: Any) -> Captions | None:
         return None
     folder = open_embeddings(path)
     largest = 0
-    for split, count in folder.info.sizes.items():
+    for split in (split for split in splits if split in folder.info.sizes):
+        count = folder.info.sizes[split]
         tokens = folder.rows(split).tokens
         stride = max(1, math.ceil(count * folder.info.context / TOKENS))
         largest = max(largest, int(np.max(tokens[range(0, count, stride)], initial=0)))

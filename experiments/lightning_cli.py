@@ -253,7 +253,8 @@ class CLI(LightningCLI):
             InputError: model, data and checkpoint do not go together; nothing has been written then.
         """
         check_widths(self.model, self.datamodule)
-        check_data(self.model, self.datamodule)
+        splits = {"fit": ("train", "val"), "validate": ("val",)}.get(self.command, ("test",))
+        check_data(self.model, self.datamodule, splits)
         if self.command == "fit" and self.ckpt_path is None:
             check_settings(self.model, self.datamodule)
         check_checkpoint(self.ckpt_path, self.model)
