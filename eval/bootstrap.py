@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,9 +76,13 @@ class Resampler:
             value: the statistic of the sample itself.
             of_weights: maps (N,) weights, the number of times that each sample was drawn, to the statistic.
         """
-        drawn = np.array([of_weights(counts[self.groups]) for counts in self.counts()])
-        low, high = percentiles(drawn - (drawn.mean() - value))
-        return Interval(value, low, high)
+        return moved(value, [of_weights(counts[self.groups]) for counts in self.counts()])
+
+
+def moved(value: float, replicates: Sequence[float]) -> Interval:
+    """`Resampler.statistic` of replicates that are there already."""
+    drawn = np.array(replicates)
+    return Interval(value, *percentiles(drawn - (drawn.mean() - value)))
 
 
 def exact(share: float, n: float) -> Interval:

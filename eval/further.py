@@ -57,9 +57,9 @@ def further(
     found |= manifolds(features, real, captions=resampler.groups).intervals(resampler)
     if judges.clip is not None:
         found |= _by_clip(folder, seen.features["clip"], reference["clip"], judges, resampler)
-    logits = getattr(judges.inception, "logits", lambda x: None)(seen.features.get("inception"))
-    if logits is not None:
-        found["inception_score"] = inception_score(logits, resampler)
+    layer, pooled = getattr(judges.inception, "logits", None), seen.features.get("inception")
+    if layer is not None and pooled is not None and layer(pooled[:1]) is not None:
+        found["inception_score"] = inception_score(pooled, resampler, layer)
     return {
         **{name: as_json(value) for name, value in found.items()},
         "binding": _binding(folder, seen, judges, resampler),

@@ -116,8 +116,15 @@ def test_singular_covariances_against_an_exact_form(n: int, d: int):
     with pytest.warns(SingularCovariance, match="biased upwards"):
         found = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
     assert found == pytest.approx(expected, rel=1e-6)
-    if n > 6:  # clean-fid and torchmetrics take roots of a nonsymmetric singular matrix; where they manage, they agree
-        assert found == pytest.approx(torchmetrics_distance(FeatureStatistics.of(x), FeatureStatistics.of(y)), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::eval.frechet.SingularCovariance")
+@pytest.mark.parametrize("oracle", [cleanfid_distance, torchmetrics_distance])
+@pytest.mark.parametrize(("n", "d"), [(6, 8), (8, 8), (20, 40), (60, 128)])
+def test_parity_of_singular_covariances(oracle, n: int, d: int):
+    a, b = FeatureStatistics.of(features(n, d)), FeatureStatistics.of(features(n, d, seed=1))
+    assert np.linalg.matrix_rank(a.covariance) < d
+    assert frechet_distance(a, b) == pytest.approx(oracle(a, b), rel=1e-6)
 
 
 def test_costly_intervals_take_few_draws(monkeypatch: pytest.MonkeyPatch):
@@ -128,6 +135,10 @@ def test_costly_intervals_take_few_draws(monkeypatch: pytest.MonkeyPatch):
     few = frechet_interval(x, reference, Resampler(np.arange(200), 300, seed=0))
     assert few.value == pytest.approx(usual.value, rel=1e-9)
     assert few.high - few.low == pytest.approx(usual.high - usual.low, rel=0.6)
+    distance = FrechetDistance(reference)
+    twenty = [distance(FeatureStatistics.of(x, counts)) for counts in Resampler(np.arange(200), 20, seed=0).counts()]
+    half = 1.959964 * np.std(twenty, ddof=1)  # 1.96 standard deviations to each side: 95 % of a normal distribution
+    assert few == pytest.approx((usual.value, usual.value - half, usual.value + half), rel=1e-9)
 
 
 def test_square_root():

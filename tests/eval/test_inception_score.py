@@ -42,3 +42,36 @@ def test_merge_in_any_order():
 def test_interval_holds_the_value():
     found = inception_score(LOGITS, Resampler(np.arange(100) // 2, 100, seed=0))
     assert found.low < found.value < found.high and found.value == inception_score(LOGITS).value
+
+
+def test_interval_is_that_of_the_score_of_each_draw(monkeypatch: pytest.MonkeyPatch):
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    resampler = Resampler(np.arange(100) // 2, 40, seed=3)
+    drawn = []
+    for counts in resampler.counts():
+        rows = np.repeat(np.arange(100), counts[resampler.groups])
+        whole = isc_features_to_metric(torch.from_numpy(LOGITS[rows]).double(), splits=1, shuffle=False)
+        drawn.append(whole["inception_score_mean"])
+    low, high = np.percentile(np.array(drawn) - np.mean(drawn), [2.5, 97.5])
+    value = inception_score(LOGITS).value
+    for block, span in ((512, 8192), (7, 8192), (7, 30)):
+        monkeypatch.setattr("eval.inception_score.BLOCK", block)
+        monkeypatch.setattr("eval.inception_score.SPAN", span)
+        assert inception_score(LOGITS, resampler) == pytest.approx((value, value + low, value + high), rel=1e-9)
+        doubled = inception_score(LOGITS / 2, resampler, lambda x: 2 * x)
+        assert doubled == pytest.approx((value, value + low, value + high), rel=1e-9)
+
+
+def test_memory_does_not_grow_with_the_images():
+    import tracemalloc
+
+    def peak(n: int) -> int:
+        features, weight = np.zeros((n, 4), dtype=np.float32), np.ones((4, 200), dtype=np.float32)
+        tracemalloc.start()
+        inception_score(features, Resampler(np.arange(n), 20, seed=0), lambda x: x @ weight)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(8000) < peak(2000) + 1e6  # logits alone would be 10 MB more, in float64
