@@ -59,6 +59,11 @@ class Job:
     def __len__(self) -> int:
         return len(self.requests) * self.n
 
+    @property
+    def label(self) -> str:
+        """What the bar says."""
+        return f"sampling {self.condition}"
+
     def batches(self, size: int, finished: Container[int]) -> list[list[int]]:
         """The numbers of the pictures that are to be drawn together: of `size` each, without those that are there."""
         parts = (range(start, min(start + size, len(self))) for start in range(0, len(self), size))
@@ -80,13 +85,13 @@ class Job:
             self.condition,
             self.seed,
             [(request.index, k % self.n) for request, k in zip(requests, numbers, strict=True)],
-            self._true_images(numbers),
+            self.true_images(numbers),
             self.upsample,
             self.size,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
-    def _true_images(self, numbers: list[int]) -> Tensor | None:
+    def true_images(self, numbers: list[int]) -> Tensor | None:
         """(B, 3, H, W) in [-1, 1]: for sample k of a caption, that caption's real image k."""
         if self.source is None:
             return None
@@ -138,7 +143,7 @@ class WriteShards(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._bar = Progress(f"sampling {self.job.condition}", len(self.job), done=self.finished)
+            self._bar = Progress(self.job.label, len(self.job), done=self.finished)
             self._bar.__enter__()
 
     def on_predict_batch_end(

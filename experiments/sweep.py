@@ -11,7 +11,8 @@
     points:                             # lists multiply; `conditions` in an entry replaces those above
       - {decoder.guidance_scale: [1.0, 1.5, 3.0]}
 
-A point that has been measured with the same weights, settings, captions and judges is not measured again.
+A point that has been measured with the same weights, settings, captions and judges is not measured again. Pictures are
+drawn as by `unclip sample`: --devices spreads them, and a sweep that was stopped or killed goes on inside its point.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import yaml
 
 from experiments.arguments import CommandParser
 from experiments.evaluate import add_judges, feature_cache, make_judges
-from experiments.progress import Progress, progress
+from experiments.progress import progress
 from experiments.sweep_plan import Plan
 from modules.errors import InputError
 
+Points = list[tuple[str, dict[str, Any]]]
 REFERENCE_HELP = (
     "real images to measure against, of the samples' size (default: RUN/samples/reference_small, or reference)"
 )
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from eval.judges import Judges
     from eval.measure import Reference
     from eval.samples import SampleFolder
-    from experiments.sweep_points import Sampler
+    from experiments.sweep_points import Devices, Sampler
 
 
 def main(argv: list[str]) -> int:
@@ -52,17 +54,21 @@ def main(argv: list[str]) -> int:
     options.reference = options.reference or default_reference(run, plan)
     options.classifier = options.classifier or existing(run / "classifier")
     options.clip = options.clip or existing(run / "eval_clip" / "export")
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from eval.files import write_file
     from eval.samples import SampleFolder
     from eval.sweeps import FOLDER, Sweep, sweep_table
     from experiments.embed import find_device
     from experiments.evaluate import show
     from experiments.sweep_checks import check_points, check_reference
-    from experiments.sweep_points import Sampler
+    from experiments.sweep_points import Devices, Sampler
 
     real = SampleFolder.open(options.real or run / "samples" / "real")
     reference = SampleFolder.open(options.reference) if plan.space == "images" else None
-    sampler = Sampler(run, plan, real, find_device(options.device), reference)
+    device, first = find_device(options.device), getattr(rank_zero_only, "rank", 0) == 0
+    devices = Devices(device, options.devices if plan.space == "images" else 1, options.strategy, first)
+    sampler = Sampler(run, plan, real, device if first else "cpu", reference)
     points = [(condition, settings) for condition, settings in plan.expand() if sampler.has(condition)]
     missing = list(dict.fromkeys(c for c, _ in plan.expand() if not sampler.has(c)))
     if not points:
@@ -70,7 +76,9 @@ def main(argv: list[str]) -> int:
     check_points(sampler, points)
     if reference is not None:
         check_reference(sampler, [condition for condition, _ in points], reference)
-    rows = measure_points(plan, options, points, sampler, real)
+    rows = measure_points(plan, options, points, sampler, real, devices)
+    if not devices.first:
+        return 0
     target = run / FOLDER / f"{plan.name}.json"
     content: dict[str, Any] = {"name": plan.name, "title": plan.title, "axis": plan.axis, "space": plan.space}
     content |= {"points": rows, "missing": missing}
@@ -111,37 +119,44 @@ def default_reference(run: Path, plan: Plan) -> str:
 
 
 def measure_points(
-    plan: Plan,
-    options: argparse.Namespace,
-    points: list[tuple[str, dict[str, Any]]],
-    sampler: Sampler,
-    real: SampleFolder,
+    plan: Plan, options: argparse.Namespace, points: Points, sampler: Sampler, real: SampleFolder, devices: Devices
 ) -> list[dict[str, Any]]:
-    """One row of metrics for each point; those that are there already are read."""
+    """One row of metrics for each point; those that are there already are read.
+
+    Every process comes through here and takes the same points, to draw their pictures together; the first one judges
+    these, and writes the rows.
+    """
     from eval.files import write_file
     from eval.report import read_json
+    from experiments.provenance import config_hash
+    from experiments.sweep_embeddings import EmbeddingJudge
 
     judges: Judges | None = None
     reference: Reference | None = None
-    rows = []
-    bar: Progress[None] = progress(len(points), f"sweep {plan.name}")
-    with bar:
-        for condition, settings in points:
-            folder, key = sampler.place(condition, settings, judged_by(options))
-            row = read_json(folder / "metrics.json")
-            if row is None or row.get("key") != key:
-                if plan.space == "embeddings":
-                    row = sampler.measure_embeddings(condition, settings)
-                else:
-                    if judges is None or reference is None:
-                        judges, reference = prepare(options, real)
-                    row = sampler.measure_images(condition, settings, folder, judges, reference)
-                row = {**row, "condition": condition, "settings": settings, "key": key}
-                row["evaluations"] = sampler.evaluations(condition, settings)
-                row["folder"] = str(folder.relative_to(Path(options.run)))
-                write_file(folder / "metrics.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
-            rows.append(row)
-            bar.advance(1)
+    embeddings: EmbeddingJudge | None = None
+    judged, rows = judged_by(options), []
+    shown = points if plan.space == "images" else progress(points, f"sweep {plan.name}")
+    for k, (condition, settings) in enumerate(shown):  # Drawing shows how far it is by itself.
+        folder, made_of = sampler.place(condition, settings)
+        key = config_hash({**made_of, "judges": judged})
+        row = read_json(folder / "metrics.json")
+        if row is None or row.get("key") != key:
+            if plan.space == "embeddings":
+                embeddings = embeddings or EmbeddingJudge(sampler)
+                row = embeddings.measure(condition, settings)
+            else:
+                if devices.first and (judges is None or reference is None):
+                    judges, reference = prepare(options, real)
+                job = sampler.job(condition, settings, f"sweep {plan.name}, point {k + 1} of {len(points)}")
+                samples = sampler.draw(job, folder, made_of, devices)
+                if samples is None or judges is None or reference is None:
+                    continue  # Not the first process.
+                row = sampler.measure_images(condition, settings, samples, judges, reference)
+            row = {**row, "condition": condition, "settings": settings, "key": key}
+            row["evaluations"] = sampler.evaluations(condition, settings)
+            row["folder"] = str(folder.relative_to(Path(options.run)))
+            write_file(folder / "metrics.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
+        rows.append(row)
     return rows
 
 
@@ -187,6 +202,8 @@ def parser() -> argparse.ArgumentParser:
         help="values instead of the sweep's own, as in decoder.steps=2,4,6,12,25; may be repeated",
     )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    made.add_argument("--devices", type=positive, default=1, help="how many of them, a process each (default 1)")
+    made.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
     add_judges(made)
     for action in made._actions:
         if action.dest == "reference":

@@ -18,6 +18,7 @@ from modules.pipeline import UnCLIP
 if TYPE_CHECKING:
     from experiments.sweep_points import Sampler
 
+WITHOUT_EMBEDDING = ("caption_only", "glide")
 SAME_PAIR = ("caption", "caption_index", "sample_index", "split", "scene")
 
 
@@ -27,6 +28,8 @@ def check_points(sampler: Sampler, points: Iterable[tuple[str, Mapping[str, Any]
     if plan.space == "embeddings" and plan.captions * plan.per_caption < 2:
         raise InputError("the metrics need 2 samples or more, this sweep draws 1: take more captions")
     for condition, settings in points:
+        if plan.space == "embeddings" and condition in WITHOUT_EMBEDDING:
+            raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
         sampler.override(condition, settings)
         if plan.space == "images":
             check_stage(sampler.system, sampler.decoder(condition), estimated=True)

@@ -1,33 +1,31 @@
-"""One point of a sweep: drawn from the run's stages, and measured."""
+"""The points of a sweep: their settings, their pictures drawn from the run's stages, and these measured."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from eval.bootstrap import LEVEL, Resampler, as_json
-from eval.diversity import within_caption_distance
-from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
 from eval.judges import Judges, look
 from eval.measure import Reference, measure
-from eval.samples import SampleFolder, write_samples
+from eval.samples import SampleFolder
+from eval.shards import Shards
 from eval.sweeps import FOLDER
-from experiments.captions import COPIED, images_of
-from experiments.provenance import commit, config_hash
+from experiments.captions import COPIED, Request, images_of
+from experiments.drawing import Drawing, predict
+from experiments.provenance import commit
 from experiments.score_statistics import Statistics
+from experiments.sweep_drawing import Drawn, PointJob
 from experiments.sweep_plan import TEXT_DECODER
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
-from modules.pipeline import PRIORS, UnCLIP, image_generators
-from modules.seeds import ImageSeeds
+from modules.pipeline import PRIORS, UnCLIP
 
 if TYPE_CHECKING:
     from experiments.sweep_plan import Plan
@@ -35,8 +33,25 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
+@dataclass(frozen=True)
+class Devices:
+    """What draws the pictures.
+
+    Attributes:
+        device: its type and, if `count` is 1, its number.
+        count: how many processes, each with a device.
+        strategy: of Lightning's Trainer.
+        first: whether this is the first of the processes.
+    """
+
+    device: torch.device
+    count: int = 1
+    strategy: str = "auto"
+    first: bool = True
+
+
 class Sampler:
-    """Draws points of a sweep. Priors' embeddings are kept, so that a sweep over the decoder computes them once.
+    """Draws points of a sweep.
 
     Args:
         run: the run folder.
@@ -69,7 +84,7 @@ class Sampler:
             )
         self.images = images[: plan.captions]
         self.rows = [real.records[own[0]] for own in self.images]
-        self.drawn: dict[str, Tensor | None] = {}
+        self.drawn: Drawn = {}
 
     def has(self, condition: str) -> bool:
         """Whether the run holds the stages of a condition."""
@@ -84,8 +99,8 @@ class Sampler:
         """The stage that draws the images."""
         return condition if condition in ("glide", TEXT_DECODER) else "decoder"
 
-    def place(self, condition: str, settings: Mapping[str, Any], judged_by: Mapping[str, Any]) -> tuple[Path, str]:
-        """The folder of a point, and the hash of everything that its numbers depend on."""
+    def place(self, condition: str, settings: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """The folder of a point, and everything that its pictures or embeddings depend on."""
         words = [condition, *(f"{key.partition('.')[2]}{value}" for key, value in settings.items())]
         own = hashlib.sha256(json.dumps([condition, settings], sort_keys=True).encode()).hexdigest()[:6]
         folder = self.folder / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
@@ -101,7 +116,7 @@ class Sampler:
         if self.estimates(condition, settings):
             content["images of the score's statistics"] = self.statistics.count
         content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
-        return folder, config_hash(content | {"judges": dict(judged_by)})
+        return folder, content
 
     def override(self, condition: str, settings: Mapping[str, Any]) -> None:
         """Gives the system the settings of a point."""
@@ -123,106 +138,60 @@ class Sampler:
         name = self.decoder(condition)
         return self.plan.space == "images" and self.statistics.lacking(self.system, name)
 
-    def chunks(self) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-        """Rows of captions and (caption's position, sample's position), some at a time."""
-        places = [(row, sample) for row in range(len(self.rows)) for sample in range(self.plan.per_caption)]
-        for start in range(0, len(places), BATCH):
-            part = places[start : start + BATCH]
-            yield [row for row, _ in part], [(self.rows[row]["caption_index"], sample) for row, sample in part]
+    def job(self, condition: str, settings: Mapping[str, Any], title: str) -> PointJob:
+        """The pictures of a point."""
+        self.override(condition, settings)
+        shared = {"condition": condition, "settings": dict(settings), "clip": self.system.clip.fingerprint}
+        return PointJob(
+            [self.request(row) for row in range(len(self.rows))],
+            self.plan.per_caption,
+            condition,
+            self.plan.seed,
+            self.plan.upsample,
+            {**shared, "commit": commit()},
+            self.real if condition == "image_embedding" else None,
+            decoder=self.decoder(condition),
+            of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
+            statistics=self.statistics,
+            drawn=self.drawn,
+            title=title,
+        )
 
-    def embeddings(self, condition: str, settings: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor | None, Any]]:
-        """tokens, what the decoder is given as z_i, and the places, for each chunk."""
-        of_prior = {key: value for key, value in settings.items() if key.startswith("prior.")}
-        for k, (rows, places) in enumerate(self.chunks()):
-            tokens, z_t = self.system.embed_text([self.rows[row]["caption"] for row in rows])
-            key = json.dumps([condition, of_prior, k], sort_keys=True)
-            if key not in self.drawn:
-                generators = image_generators(self.plan.seed, places, "prior")
-                given = "text_embedding" if condition == TEXT_DECODER else condition
-                images = self.true_images(rows, places) if condition == "image_embedding" else None
-                self.drawn[key] = self.system.embedding(given, tokens, z_t, generators, images)
-            yield tokens, self.drawn[key], places
+    def request(self, row: int) -> Request:
+        """A caption, as `unclip sample` takes it from the same folder."""
+        record = self.rows[row]
+        known = {key: record[key] for key in COPIED if key in record}
+        return Request(record["caption"], record["caption_index"], known, tuple(self.images[row]))
 
-    def true_images(self, rows: list[int], places: list[tuple[int, int]]) -> Tensor:
-        """(B, 3, H, W) in [-1, 1]: for sample k of a caption, that caption's real image k."""
-        chosen = [self.true_image(row, sample) for row, (_, sample) in zip(rows, places, strict=True)]
-        return torch.cat([self.real.images(k, k + 1) for k in chosen]).float() / 127.5 - 1
+    def draw(self, job: PointJob, folder: Path, request: Mapping[str, Any], devices: Devices) -> SampleFolder | None:
+        """Draws the pictures of a point into `folder`, all processes together; what is there already is kept.
 
-    def true_image(self, row: int, sample: int) -> int:
-        """The position of the real image that a sample stands beside: in turn where there are fewer."""
-        return self.images[row][sample % len(self.images[row])]
+        Args:
+            job: of the point, whose settings the system has.
+            folder: where they go.
+            request: all that decides the pictures; unfinished ones of another request are dropped.
+            devices: what draws.
+
+        Returns:
+            The folder; None in all processes but the first.
+        """
+        shards = Shards(folder)
+        drawing = Drawing(self.system, job, shards, BATCH)
+        if not devices.first:
+            predict(drawing, 0, devices.device, devices.count, devices.strategy)
+            return None
+        with shards.started(request, overwrite=True, resume=True) as finished:
+            predict(drawing, finished, devices.device, devices.count, devices.strategy)
+            return shards.finish(len(job), overwrite=True)
 
     def measure_images(
-        self, condition: str, settings: Mapping[str, Any], folder: Path, judges: Judges, reference: Reference
+        self, condition: str, settings: Mapping[str, Any], samples: SampleFolder, judges: Judges, reference: Reference
     ) -> dict[str, Any]:
-        """Draws the images of a point into `folder`, and measures them."""
-        self.override(condition, settings)
-        self.statistics.give(self.system, self.decoder(condition))
-        pictures = []
-        for tokens, z_i, places in self.embeddings(condition, settings):
-            drawn = self.system.decode(
-                tokens, z_i, image_generators(self.plan.seed, places, "decoder"), self.decoder(condition)
-            )
-            if self.plan.upsample:
-                drawn = self.system.upsample(drawn, ImageSeeds.at(self.plan.seed, places))
-            pictures.append(((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
-        known = ("caption", "caption_index", *COPIED)
-        shared = {"condition": condition, "seed": self.plan.seed, "settings": dict(settings), "commit": commit()}
-        records = [
-            {**{key: self.rows[row][key] for key in known if key in self.rows[row]}, "sample_index": sample, **shared}
-            for row in range(len(self.rows))
-            for sample in range(self.plan.per_caption)
-        ]
-        samples = write_samples(folder, torch.cat(pictures), records, overwrite=True)
+        """Measures the images of a point."""
         seen = look(samples, judges)
         row = measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
         estimated = self.statistics.count if self.estimates(condition, settings) else None
         return {**row, "score_statistics": estimated}
-
-    def measure_embeddings(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Draws z_i, and measures them against true ones: sample k's against real image k's, and those of all."""
-        self.override(condition, settings)
-        drawn = [z_i for _, z_i, _ in self.embeddings(condition, settings)]
-        if any(z_i is None for z_i in drawn):
-            raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
-        z_i = torch.cat([z for z in drawn if z is not None]).double().cpu().numpy()
-        rows = np.repeat(np.arange(len(self.rows)), self.plan.per_caption)
-        true, text, population = self.truth()
-        resampler = Resampler(rows, self.plan.bootstrap, self.plan.seed)
-        statistics = FeatureStatistics.of(population)
-        warned = singular_warning(len(z_i), z_i.shape[1])
-        return {
-            "n": len(z_i),
-            "frechet": as_json(frechet_interval(z_i, statistics, resampler)),
-            "cosine_true": as_json(resampler.mean((z_i * true).sum(1))),
-            "cosine_text": as_json(resampler.mean((z_i * text[rows]).sum(1))),
-            "diversity": as_json(resampler.mean(within_caption_distance(z_i, rows))),
-            "warnings": [f"z_i: {warned}"] if warned else [],
-            "protocol": {
-                "n": len(z_i),
-                "captions": len(self.rows),
-                "per_caption": self.plan.per_caption,
-                "clip": self.system.clip.fingerprint,
-                "reference_n": len(population),
-                "bootstrap": self.plan.bootstrap,
-                "level": LEVEL,
-                "seed": self.plan.seed,
-            },
-        }
-
-    def truth(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """z_i of each sample's real image, the captions' z_t, and z_i of all real images of the folder."""
-        if not hasattr(self, "_truth"):
-            parts = [
-                self.system.embed_image(self.real.images(k, k + BATCH).float() / 127.5 - 1)
-                for k in range(0, len(self.real), BATCH)
-            ]
-            population = torch.cat(parts).double().cpu().numpy()
-            _, z_t = self.system.embed_text([row["caption"] for row in self.rows])
-            places = [(row, k) for row in range(len(self.rows)) for k in range(self.plan.per_caption)]
-            true = population[[self.true_image(row, k) for row, k in places]]
-            self._truth = true, z_t.double().cpu().numpy(), population
-        return self._truth
 
     def evaluations(self, condition: str, settings: Mapping[str, Any]) -> int | None:
         """How often a network is evaluated for one sample: the decoder's, or in sweeps of embeddings the prior's."""

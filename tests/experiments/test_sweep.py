@@ -166,7 +166,7 @@ BAD = {
     "decoder.guidance_scale must be a number, found 'x'": {"points": [{"decoder.guidance_scale": [1.0, "x"]}]},
     "decoder.guidance_scale must be a number, found nan": {"points": [{"decoder.guidance_scale": float("nan")}]},
     "decoder.steps must be a whole number of 1 or more, found 2.5": {"fixed": {"decoder.steps": 2.5}},
-    "decoder: cannot take 2000 steps of a schedule of 1000": {"fixed": {"decoder.steps": 2000}},
+    "glide: cannot take 2000 steps of a schedule of 1000": {"fixed": {"decoder.steps": 2000}},
     "decoder: variance learned needs a stage that was trained with learned sigma": {
         "fixed": {"decoder.name": "ddpm", "decoder.variance": "learned"}, "conditions": ["diffusion_prior"],
     },
@@ -184,6 +184,9 @@ BAD = {
     "seed must be a whole number, found 'x'": {"seed": "x"},
     "name must be letters, digits and . _ -": {"name": "../../evil"},
     "conditions must be a list of names, found 'glide'": {"conditions": "glide"},
+    "the condition glide gives no embedding": {
+        "space": "embeddings", "axis": "evaluations", "points": [{}], "fixed": {}
+    },
     "the metrics need 6 samples or more": {"captions": 4},
     "holds 8 captions, the sweep small asks for 9": {"captions": 9},
     "unknown condition 'glyde'": {"conditions": ["glyde"]},
@@ -224,8 +227,8 @@ def test_the_reference_is_of_the_samples_size_and_of_other_pairs(run: Path, caps
         assert sweep(run, "--reference", str(folder)) == 2
         error = capsys.readouterr().err.strip()
         assert line in error and "\n" not in error and not (run / "sweeps").exists()
-    assert sweep(run, "--reference", str(large), upsample=True, conditions=["glide"]) == 2  # they make 64 px
-    assert "holds images of 64x64 pixels" in capsys.readouterr().err
+    assert sweep(run, upsample=True, conditions=["glide"]) == 2  # the upsampler makes 32 px
+    assert "holds images of 32x32 pixels" in capsys.readouterr().err
 
 
 def test_the_reference_of_the_decoders_size_is_taken_where_there_is_one(run: Path, capsys: pytest.CaptureFixture):
