@@ -58,6 +58,10 @@ class CaptionConfig:
             raise InputError(f"captions.columns is {self.columns}, but {what} have no columns: leave it out")
 
 
+LONGEST_WORD = 64
+"""Characters that a word may have on average before a caption is too long."""
+
+
 class CaptionFault(Exception):
     """A text that cannot be a caption; the first argument says why in words that are the same for all such texts."""
 
@@ -67,7 +71,7 @@ def clean(value: Any, max_words: int) -> str:
 
     Args:
         value: a string, bytes of UTF-8 with or without a byte order mark, or something that is no caption.
-        max_words: a longer one is refused.
+        max_words: a longer one is refused, and so is one of more than 64 characters for each.
 
     Raises:
         CaptionFault: missing, empty, not text, not UTF-8, or too long.
@@ -84,7 +88,7 @@ def clean(value: Any, max_words: int) -> str:
     words = text.replace("\0", " ").split()
     if not words:
         raise CaptionFault("an empty caption")
-    if len(words) > max_words:
+    if len(words) > max_words or len(text) > LONGEST_WORD * max_words:  # The latter for text without spaces.
         raise CaptionFault("a caption that is too long")
     return " ".join(words)
 

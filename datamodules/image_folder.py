@@ -125,14 +125,17 @@ class ImageFolderDataModule(PictureDataModule):
         entries: dict[str, Entry] = {}
         faults: list[Fault] = []
         columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
+        nameless = 0  # Lines that were to name a picture, and name none that is there.
         for table in tables:
             folder = table.rpartition("/")[0]
-            for place, row in rows_of(root / table, columns):
-                if isinstance(row, str):
-                    faults.append(Fault(place, row))
-                    continue
-                name, wrong = inside(folder, str(row["file_name"]))
+            for place, row, wrong in rows_of(root / table, columns):
+                name, outside = inside(folder, str(row.get("file_name") or ""))
                 named.add(name)
+                nameless += name not in there
+                if wrong:
+                    faults.append(Fault(place, wrong))
+                    continue
+                wrong = outside
                 if not wrong and name in entries:
                     wrong = "a picture that is listed twice"
                 if not wrong and name not in there:
@@ -145,8 +148,10 @@ class ImageFolderDataModule(PictureDataModule):
                 faults += [Fault(place, wrong, str(row["file_name"]))] if wrong else others
                 if captions and not wrong:
                     entries[name] = Entry(name, captions, name)
-        unnamed = [Fault(str(root / name), "no caption", "in no table") for name in pictures if name not in named]
-        return [entries[name] for name in sorted(entries)], faults + unnamed
+        # A line that names no picture and a picture that no line names are one lost pair.
+        unnamed = [name for name in pictures if name not in named][nameless:]
+        faults += [Fault(str(root / name), "no caption", "in no table") for name in unnamed]
+        return [entries[name] for name in sorted(entries)], faults
 
 
 class FolderReader:

@@ -25,8 +25,11 @@ def inside(folder: str, name: str) -> tuple[str, str]:
     return joined, ""
 
 
-def rows_of(path: Path, columns: dict[str, str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(place, row) of a metadata table, or (place, what is wrong with that line).
+Row = tuple[str, dict[str, Any], str]
+
+
+def rows_of(path: Path, columns: dict[str, str]) -> Iterator[Row]:
+    """(place, row, "") of a metadata table, or (place, what could be read of the row, what is wrong with that line).
 
     Raises:
         InputError: the table cannot be read at all, or lacks a column.
@@ -39,7 +42,7 @@ def rows_of(path: Path, columns: dict[str, str]) -> Iterator[tuple[str, dict[str
     return (_csv_rows if path.suffix == ".csv" else _json_rows)(path, text, {"file_name", *columns.values()})
 
 
-def _csv_rows(path: Path, text: str, needed: set[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _csv_rows(path: Path, text: str, needed: set[str]) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # A caption that is too long is one line's fault.
     reader = csv.DictReader(io.StringIO(text, newline=""))
     names = reader.fieldnames or ()
@@ -52,12 +55,12 @@ def _csv_rows(path: Path, text: str, needed: set[str]) -> Iterator[tuple[str, di
             wrong = "" if row["file_name"] else "a line without file_name"
             if None in row:  # Most often a caption with a comma and without quotes, whose end would be lost.
                 wrong = "a line with too many fields"
-            yield f"{path}:{reader.line_num}", wrong or row
+            yield f"{path}:{reader.line_num}", row, wrong
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}") from error
 
 
-def _json_rows(path: Path, text: str, needed: set[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _json_rows(path: Path, text: str, needed: set[str]) -> Iterator[Row]:
     seen: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -67,9 +70,10 @@ def _json_rows(path: Path, text: str, needed: set[str]) -> Iterator[tuple[str, d
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            yield f"{path}:{number}", "a line that is not JSON"
+            yield f"{path}:{number}", {}, "a line that is not JSON"
             continue
         seen.update(row)
-        yield f"{path}:{number}", row if isinstance(row.get("file_name"), str) else "a line without file_name"
+        wrong = "" if isinstance(row.get("file_name"), str) else "a line without file_name"
+        yield f"{path}:{number}", row, wrong
     for name in sorted(needed - seen):
         raise InputError(f"{path}: no line has {name!r}; there are {', '.join(sorted(seen)) or 'no lines'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -40,7 +41,8 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         A callable: list of B captions -> (B, context length) int64. open_clip's cut what is too long.
 
     Raises:
-        InputError: the folder's CLIP was trained on words, and their vocabulary is not there, or damaged.
+        InputError: neither a folder nor an architecture that open_clip knows; or the folder's CLIP was trained on
+            words, and their vocabulary is not there, or damaged.
     """
     folder = Path(name_or_folder)
     kind = _tokenizer_kind(folder)
@@ -51,6 +53,11 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
             f"{folder / VOCABULARY_FILE} is missing: this CLIP's tokens are the words in it; put it back, or train or "
             "export that CLIP again"
         )
+    if not folder.is_dir() and open_clip.get_model_config(str(name_or_folder)) is None:
+        # open_clip would warn, and give a tokeniser of its own choice.
+        near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"no CLIP at {name_or_folder}: neither a folder nor an architecture of open_clip{hint}")
     return open_clip.get_tokenizer(_schema(name_or_folder))
 
 

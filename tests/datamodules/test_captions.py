@@ -37,6 +37,7 @@ def test_a_caption_is_one_line_of_words(value, caption):
         (7, "not text"),
         ({"a": 1}, "not text"),
         ("one two three four", "too long"),
+        ("\u7ea2" * 193, "too long"),
     ],
 )
 def test_what_is_no_caption_is_said(value, message):

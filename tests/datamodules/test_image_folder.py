@@ -182,12 +182,20 @@ def test_vocabulary_and_texts_hold_every_caption_that_may_be_drawn(tmp_path):
     assert module.vocabulary(min_count=2) == ["a", "cat"]
 
 
+def test_a_line_that_names_nothing_and_a_picture_in_no_table_are_one_lost_pair(tmp_path):
+    put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE, c_dot_jpg=PICTURE)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.jpg", "text": "good"}\n{"file_name": "b.jp\n')
+    found, faults = listed(tmp_path)
+    assert found == {"a.jpg": ["good"]}
+    assert sorted(faults.values()) == ["a line that is not JSON", "no caption"]  # b's, and c, which no line names
+
+
 def test_a_line_with_too_many_fields_is_no_caption_cut_short(tmp_path):
     put(tmp_path, a_dot_jpg=PICTURE, b_dot_jpg=PICTURE)
     (tmp_path / "metadata.csv").write_text("file_name,text\na.jpg,a red bird, on a branch\nb.jpg,good\n")
     found, faults = listed(tmp_path)
     assert found == {"b.jpg": ["good"]}
-    assert faults == {"metadata.csv:2": "a line with too many fields", "a.jpg": "no caption"}
+    assert faults == {"metadata.csv:2": "a line with too many fields"}  # the picture that it names is the one lost pair
     (tmp_path / "metadata.csv").write_text("file_name,text,text\na.jpg,one,two\n")
     with pytest.raises(InputError, match=r"metadata\.csv has two columns 'text': rename one"):
         data(tmp_path).size("train")

@@ -211,6 +211,15 @@ def test_the_tokeniser_is_the_folders(clip, clip_folder, tmp_path):
     assert theirs[0, :5].tolist() == [49406, 320, 736, 7117, 49407]  # open_clip's BPE: start, a, red, circle, end
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("ViT-L-41", r"; did you mean ViT-L-\d"), ("nowhere/clip/export", "of open_clip$")],
+)
+def test_no_other_tokeniser_takes_the_place_of_one_that_is_not_there(name, told):
+    with pytest.raises(InputError, match=f"no CLIP at {name}: neither a folder nor an architecture.*{told}"):
+        load_tokenizer(name)
+
+
 def test_unknown_words_are_told_once(clip, capsys):
     warn_unknown_words(clip.tokenize, ["a crimson circle", "a crimson zebra", "a red circle"])
     assert capsys.readouterr().err == "the model does not know 'crimson', 'zebra': read as unknown words\n"
