@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
@@ -102,6 +103,10 @@ class ForkedStage:
 
 def lead(words: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
     """In the forked process: in a session of its own, become `unclip WORDS`; dies with the tool, and its server."""
+    # The server ends with the last process that holds this, and this one with the server: only the tool may hold it.
+    held = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)  # type: ignore[attr-defined]
+    if held is not None:
+        os.close(held)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     run(words, cwd, env, log)

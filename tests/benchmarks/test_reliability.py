@@ -158,6 +158,27 @@ def test_loader_processes_end_with_a_command_that_is_killed(tiny, embeddings, tm
     assert wait_until_gone(partial(in_session, process.pid)) < 30
 
 
+TOOL = """
+import sys, time
+from pathlib import Path
+from benchmarks.workspace import Workspace
+process = Workspace(Path(sys.argv[1])).start("fit", "--config", "stage.yaml")
+print(process.pid, flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes")
+def test_a_tool_that_is_killed_takes_its_commands_with_it(tmp_path):
+    os.mkfifo(tmp_path / "stage.yaml")  # Nobody writes into it: who reads it waits.
+    words = [sys.executable, "-c", TOOL, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as tool:
+        command = int(tool.stdout.readline())
+        assert in_session(command) == [command]
+        tool.kill()
+    assert wait_until_gone(partial(in_session, command), seconds=20) < 20
+
+
 def test_growth_is_measured_between_the_second_and_the_last_sixth():
     steps = [float(k) for k in range(601)]
     early, late = sixths({"step": steps, "memory": [100 + step for step in steps]}, "memory")
