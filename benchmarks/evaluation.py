@@ -1,8 +1,10 @@
 """`python -m benchmarks.evaluation`: how fast `unclip evaluate` looks at images of 256 px, and in how much memory.
 
-Folders of solid shapes are drawn into a scratch folder and measured by small judges of random weights (attribute
-classifier and CLIP), with all metrics: features are kept as memory maps and pairs are taken block by block, so that ten
-times as many images need hardly more memory. Every count is a process of its own, whose peak the system reports.
+Folders of solid shapes are drawn into a scratch folder, laid out as the documented protocol of MS-COCO lays them, and
+measured by its command with small judges of random weights: an attribute classifier, a CLIP, and a file in the format
+of the Inception weights, whose network, small, gives 2,048 features and 1,008 classes, behind clean-fid's resizing.
+All metrics are computed. Features are memory maps and pairs are taken block by block, so that ten times as many images
+need hardly more memory. Every count is a process of its own, whose peak the system reports.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from datamodules import scenes
 from eval.attributes import AttributeClassifier, export_classifier
@@ -31,6 +34,7 @@ from modules.tokenizer import WordTokenizer
 
 COUNTS = (3_000, 30_000)
 SIZE = 256
+CONDITION = "samples/diffusion_prior"
 CLIP: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
@@ -47,13 +51,33 @@ class Measured:
         images: of the samples; the real images are as many.
         seconds: of the whole command.
         images_per_second: both sets of images, over all of these seconds.
-        peak_mb: the largest memory that the process had resident, in 10^6 bytes.
+        peak_mb: the largest memory that the process had resident, in 10^6 bytes; pages of memory maps count while they
+            are there, though the system may drop them at any time.
+        own_mb: the largest that was its own, without pages of files, as looked at ten times a second; Linux only.
     """
 
     images: int
     seconds: float
     images_per_second: float
     peak_mb: float
+    own_mb: float | None = None
+
+
+class Inception(nn.Module):
+    """What clean-fid and the Inception Score use of the Inception weights' torchscript file, by a small network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 7, 8), nn.ReLU(), nn.AvgPool2d(9), nn.Flatten(), nn.Linear(128, 2048), nn.ReLU()
+        )
+        self.output = nn.Linear(2048, 1008)
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        """(N, 3, 299, 299) in [0, 255] -> features (N, 2048), or logits (N, 1008)."""
+        x = nn.functional.interpolate(x, (299, 299), mode="bilinear")
+        features = self.layers((x - 128) / 128)
+        return features if return_features else self.output(features)
 
 
 def pictures(count: int, size: int, seed: int) -> Iterator[Image.Image]:
@@ -91,7 +115,7 @@ def make_folder(path: Path, count: int, size: int, condition: str, seed: int) ->
 
 
 def make_judges(folder: Path) -> dict[str, str]:
-    """An attribute classifier and a CLIP of random weights; the options that name them."""
+    """An attribute classifier, a CLIP and Inception weights, all random; the options that name them."""
     import open_clip
 
     torch.manual_seed(0)
@@ -103,31 +127,45 @@ def make_judges(folder: Path) -> dict[str, str]:
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "size": 32, "interpolation": "bicubic"}
     (clip / "open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": preprocess}))
     WordTokenizer(list(DIGITS), 64, 16).save(clip)
-    return {"--classifier": str(folder / "classifier"), "--clip": str(clip)}
+    inception = folder / "inception.pt"
+    torch.jit.script(Inception()).save(str(inception))
+    return {"--classifier": str(folder / "classifier"), "--clip": str(clip), "--inception": str(inception)}
 
 
 def command(folder: Path, judges: dict[str, str]) -> list[str]:
-    """The words of `unclip evaluate` for the folders in `folder`."""
+    """The words of `unclip evaluate` for the folders in `folder`, as `docs/protocols.md` has them."""
     named = [word for pair in judges.items() for word in pair]
-    words = ["evaluate", str(folder / "samples"), "--reference", str(folder / "reference"), *named]
-    return [*words, "--cache", str(folder / "features")]
+    return ["evaluate", str(folder / CONDITION), "--reference", str(folder / "reference"), *named]
 
 
 def measure(count: int, size: int, scratch: Path) -> Measured:
     """Evaluates `count` samples against as many real images, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
-        make_folder(folder / "samples", count, size, "diffusion_prior", seed=1)
+        make_folder(folder / CONDITION, count, size, "diffusion_prior", seed=1)
         make_folder(folder / "reference", count, size, "real", seed=2)
         words = [sys.executable, "-m", "experiments.cli", *command(folder, make_judges(folder))]
         start = time.perf_counter()
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        own, done = own_memory(process.pid), 0
+        while not done:
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+            own = max(own, own_memory(process.pid))
+            time.sleep(0.1)
         seconds = time.perf_counter() - start
     if status:
         raise RuntimeError(f"unclip evaluate of {count} images failed with {os.waitstatus_to_exitcode(status)}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Measured(count, seconds, 2 * count / seconds, usage.ru_maxrss * unit / 1e6)
+    return Measured(count, seconds, 2 * count / seconds, usage.ru_maxrss * unit / 1e6, own / 1e6 if own else None)
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process has resident and that are no pages of files; 0 where the system does not tell."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -147,10 +185,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def line(found: Measured) -> str:
-    """'30,000 samples and as many real images: 312 s, 192 images/s, peak 640 MB'."""
+    """'30,000 samples and as many real images: 312 s, 192 images/s, peak 640 MB, 410 MB without pages of files'."""
+    own = f", {found.own_mb:.0f} MB without pages of files" if found.own_mb else ""
     return (
         f"{found.images:,} samples and as many real images: {found.seconds:.0f} s,"
-        f" {found.images_per_second:.0f} images/s, peak {found.peak_mb:.0f} MB"
+        f" {found.images_per_second:.0f} images/s, peak {found.peak_mb:.0f} MB{own}"
     )
 
 

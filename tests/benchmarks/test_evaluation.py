@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import evaluation
-from benchmarks.evaluation import Measured, caption, command, line, make_folder, make_judges
+from benchmarks.evaluation import CONDITION, Measured, caption, command, line, make_folder, make_judges, own_memory
 from experiments.cli import main
 
 
 def test_the_command_measures_everything(tmp_path, monkeypatch):
     monkeypatch.delenv("UNCLIP_INCEPTION", raising=False)
-    make_folder(tmp_path / "samples", 12, 32, "diffusion_prior", seed=1)
+    make_folder(tmp_path / CONDITION, 12, 32, "diffusion_prior", seed=1)
     folder = make_folder(tmp_path / "reference", 12, 32, "real", seed=2)
     assert len(set(folder.captions)) == 12 and folder.size == (32, 32)
     assert main([*command(tmp_path, make_judges(tmp_path)), "--bootstrap", "5"]) == 0
-    row = json.loads((tmp_path / "samples" / "metrics.json").read_text())
-    for name in ("frechet", "clip_score", "kid", "cmmd", "precision", "recall", "r_precision"):
+    row = json.loads((tmp_path / CONDITION / "metrics.json").read_text())
+    names = ("frechet", "fid", "clip_score", "kid", "cmmd", "precision", "recall", "r_precision", "inception_score")
+    for name in names:
         assert row[name] is not None, name
-    assert list((tmp_path / "features").glob("*.npy"))
+    widths = {np.load(file, mmap_mode="r").shape[-1] for file in (tmp_path / "features").glob("*.npy")}
+    assert 2048 in widths and len(widths) > 2
+
+
+def test_the_command_is_the_documented_one(tmp_path):
+    words = command(Path("runs/coco"), {"--inception": "FILE", "--clip": "ViT-B-16:openai"})
+    assert " ".join(["unclip", *words]) in (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
 
 
 def test_captions_differ():
@@ -31,6 +41,17 @@ def test_captions_differ():
 def test_a_line():
     text = line(Measured(30_000, 120.0, 500.0, 640.4))
     assert text == "30,000 samples and as many real images: 120 s, 500 images/s, peak 640 MB"
+    assert line(Measured(3, 1.0, 6.0, 640.4, 410.2)).endswith(", peak 640 MB, 410 MB without pages of files")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_pages_of_files_are_not_a_process_own(tmp_path):
+    np.zeros(2**24, np.uint8).tofile(tmp_path / "file")
+    before = own_memory(os.getpid())
+    held = np.ones(2**24, np.uint8)
+    mapped = np.memmap(tmp_path / "file", mode="r").sum()
+    assert 0.9 * 2**24 < own_memory(os.getpid()) - before < 1.5 * 2**24 and mapped == 0 and held.all()
+    assert own_memory(2**22 + 1) == 0  # no such process
 
 
 def test_a_failure_is_no_measurement(tmp_path, monkeypatch):

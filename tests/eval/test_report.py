@@ -77,6 +77,15 @@ def test_the_page_needs_no_other_file(run: Path):
     assert (run / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_only_link_says_what_it_needs(run: Path):
+    """manipulations.html is another file: a report that travels alone says so."""
+    (run / "manipulations.html").write_text("")
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert re.findall(r'href="([^"]*)"', page) == ["manipulations.html"]
+    assert "(a page of its own, manipulations.html: the link needs it beside this one)" in page
+
+
 def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(tmp_path: Path, make_folder, monkeypatch):
     monkeypatch.setattr("eval.report.drawn", lambda run: {})
     run = make_folder("run/samples/glide", condition="glide").path.parents[1]

@@ -397,7 +397,6 @@ def test_other_inception_weights_are_another_judge(run: Path, inception: Path, c
     error = capsys.readouterr().err
     assert all(row["protocol"]["inception"] in error for row in rows) and "make the statistics by these" in error
     assert json.loads(metrics.read_text()) == rows[1]
-    assert evaluate(run, "--statistics", str(fid), **alone, inception="inception.pt") == 0
 
 
 def test_statistics_are_of_the_reference_whatever_it_is_compared_with(run: Path):
