@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import logging
@@ -217,15 +218,27 @@ def run(options: argparse.Namespace) -> int:
     for name in ("limit", "context"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name} must be 1 or more, got {getattr(options, name)}")
-    logging.getLogger("datamodules.faults").setLevel(logging.ERROR)  # The page tells.
-    data, section = open_data(options, PairDataModule, embeddings=None)
     tokenize, context = None, options.context
     if options.clip:
         from modules.clip import load_tokenizer
 
         tokenize = load_tokenizer(options.clip)
         context = context or tokenize(["a"]).shape[1]
-    reports = [check_split(data, split, options.limit, tokenize, context) for split in options.splits]
+    with faults_on_the_page():
+        data, section = open_data(options, PairDataModule, embeddings=None)
+        reports = [check_split(data, split, options.limit, tokenize, context) for split in options.splits]
     print(summary(reports))
     print(f"page: {write_page(Path(options.out), reports, section, data.attribution)}")
     return 0
+
+
+@contextlib.contextmanager
+def faults_on_the_page() -> Iterator[None]:
+    """No lines about each fault on stderr: the page tells."""
+    logger = logging.getLogger("datamodules.faults")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
