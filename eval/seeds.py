@@ -87,17 +87,51 @@ def as_json_mean(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def orderings_table(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str = "frechet") -> Table:
-    """For each two conditions, whether the difference within replicas is sure of its sign."""
+    """For each two conditions: is the difference within replicas sure of its sign, and what Holm's rule keeps."""
     names = [name for name in CONDITIONS if name in found and metric in found[name]]
-    body = []
+    body, chances, claims = [], [], []
     for a, b in combinations(names, 2):
-        apart = t_interval([x - y for x, y in zip(found[a][metric], found[b][metric], strict=True)])
+        differences = [x - y for x, y in zip(found[a][metric], found[b][metric], strict=True)]
+        apart = t_interval(differences)
         sure = apart.high < 0 or apart.low > 0
         smaller, larger = (a, b) if apart.value < 0 else (b, a)
-        said = f"{label(smaller)} < {label(larger)}" if sure else "not decided"
-        body.append([Cell(f"{label(a)} − {label(b)}"), number(as_json(apart), METRICS[metric][1]), Cell(said)])
+        ordering = f"{label(smaller)} < {label(larger)}"
+        body.append(
+            [
+                Cell(f"{label(a)} − {label(b)}"),
+                number(as_json(apart), METRICS[metric][1]),
+                Cell(ordering if sure else "not decided"),
+            ]
+        )
+        chances.append(chance(differences))
+        claims.append(ordering)
     title = f"Orderings by {METRICS[metric][0].rstrip(' ↑↓')}"
-    note = (
-        "Differences within a replica; Student's interval over replicas. An ordering is claimed where it leaves out 0."
-    )
-    return Table(title, ["difference", "mean", "ordering"], body, [note])
+    kept = [claim for claim, stays in zip(claims, holm(chances), strict=True) if stays]
+    said = [
+        "Differences within a replica; Student's interval over replicas. An ordering is claimed where it leaves out 0.",
+        f"Each of these {len(body)} differences is tested by itself: were none real, {(1 - LEVEL) * len(body):.2g}"
+        " would be claimed by chance. With Holm's correction for all of them (so that by chance any is claimed once in"
+        f" {1 / (1 - LEVEL):.0f} tables) there stay: {', '.join(kept) or 'none'}.",
+    ]
+    return Table(title, ["difference", "mean", "ordering"], body, said)
+
+
+def chance(differences: Sequence[float]) -> float:
+    """Student's two-sided p-value of a mean of 0; 1 where nothing differs or there is one value only."""
+    from scipy.stats import t
+
+    x = np.asarray(differences, dtype=np.float64)
+    if len(x) < 2 or not x.any():
+        return 1.0
+    error = x.std(ddof=1) / np.sqrt(len(x))
+    return float(2 * t.sf(abs(x.mean()) / error, len(x) - 1)) if error > 0 else 0.0
+
+
+def holm(chances: Sequence[float]) -> list[bool]:
+    """Which of several p-values stay below 1 - LEVEL by Holm's step-down rule (1979)."""
+    stays = [False] * len(chances)
+    for rank, k in enumerate(np.argsort(chances, kind="stable")):
+        if chances[k] > (1 - LEVEL) / (len(chances) - rank):
+            break
+        stays[k] = True
+    return stays

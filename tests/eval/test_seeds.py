@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from eval.errors import InputError
-from eval.seeds import gather, orderings_table, seeds_table, t_interval
+from eval.seeds import chance, gather, holm, orderings_table, seeds_table, t_interval
 from eval.tables import Cell
 
 
@@ -52,6 +52,27 @@ def test_orderings(row):
         "GLIDE − diffusion prior": "not decided",
         "AR prior − diffusion prior": "not decided",
     }
+
+
+def test_orderings_that_stay_when_all_are_tested_together(row):
+    found = gather(replicas(row, glide=[5.0, 7.0, 9.0], ar_prior=[4.0, 6.1, 7.9], diffusion_prior=[3.0, 5.9, 6.1]))
+    table = orderings_table(found)
+    assert [line[2].text for line in table.rows] == ["AR prior < GLIDE", "not decided", "not decided"]
+    assert "these 3 differences" in table.notes[1] and "0.15 would be" in table.notes[1]
+    assert table.notes[1].endswith("there stay: AR prior < GLIDE.")  # p = 0.003, below 0.05 / 3
+    less = gather(replicas(row, glide=[5.0, 7.0, 9.0], ar_prior=[4.0, 6.3, 7.8], diffusion_prior=[3.0, 5.9, 6.1]))
+    assert orderings_table(less).rows[0][2].text == "AR prior < GLIDE"  # p = 0.02 claims alone, and not of three
+    assert orderings_table(less).notes[1].endswith("there stay: none.")
+
+
+def test_chances_and_the_rule_for_several():
+    from scipy.stats import ttest_1samp
+
+    for values in ([1.0, 0.9, 1.1], [-3.0, 1.0, 0.5, 0.2]):
+        assert chance(values) == pytest.approx(ttest_1samp(values, 0).pvalue)
+    assert chance([0.0, 0.0]) == 1 and chance([2.0, 2.0]) == 0 and chance([2.0]) == 1
+    assert holm([0.03, 0.001, 0.02, 0.2]) == [False, True, False, False]  # 0.02 > 0.05 / 3 ends it
+    assert holm([0.04, 0.01, 0.02]) == [True, True, True] and holm([]) == []
 
 
 def test_refusals(row):
