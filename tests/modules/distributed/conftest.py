@@ -19,6 +19,8 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
+# Before 2.7, torch's FSDP2 asks a CPU for streams that it has not.
+FSDP2_ON_CPU = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
 LIMIT = 560  # seconds; some 40 on an idle machine
 
 
@@ -145,7 +147,7 @@ def two(one: Callable[[str], Any], embeddings: Path, tmp_path_factory: pytest.Te
             jobs[f"{kind}_{name}_validated"] = job
         bf16 = {"trainer": {"precision": "bf16-mixed"}, "accelerator": True}
         jobs[f"{kind}_bf16"] = {"stage": "narrow", "strategy": kind, "batch_size": 4, "steps": 2, **bf16}
-    run_ranks(folder, jobs, embeddings)
+    run_ranks(folder, {k: job for k, job in jobs.items() if FSDP2_ON_CPU or job["strategy"] == "ddp"}, embeddings)
 
     def get(name: str, rank: int = 0) -> dict[str, Any]:
         return torch.load(folder / f"{name}.{rank}.pt", weights_only=True)
