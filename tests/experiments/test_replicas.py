@@ -84,8 +84,10 @@ else:
         folder = pathlib.Path(run, "samples", condition)
         folder.mkdir(parents=True, exist_ok=True)
         interval = {"value": value, "low": 0, "high": 9}
-        row = {"condition": condition, "n": 5, "frechet": interval, "accuracy": None}
-        row["protocol"] = {"n": 5, "seed": seed}
+        row = {"condition": condition, "n": 5, "frechet": interval}
+        row |= dict.fromkeys(("clip_score", "accuracy", "diversity"))
+        keys = "captions per_caption level bootstrap extractor extractor_dim clip inception reference reference_n"
+        row["protocol"] = {**dict.fromkeys([*keys.split(), "reference_digest"]), "n": 5, "seed": seed}
         (folder / "metrics.json").write_text(json.dumps(row))
 """
 
