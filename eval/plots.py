@@ -70,7 +70,10 @@ def _line(axis: Axes, xs: Sequence[Any], found: Sequence[Mapping[str, float]], c
     name = settings.pop("label", label(condition))
     values = [f["value"] for f in found]
     colour = settings.pop("color", COLOURS.get(condition))
-    axis.errorbar(xs, values, yerr=_errors(found), label=name, color=colour, **settings)
+    faint = settings.pop("faint", 1.0)
+    _, caps, bars = axis.errorbar(xs, values, yerr=_errors(found), label=name, color=colour, **settings)
+    for part in (*caps, *bars):
+        part.set_alpha(faint)
 
 
 def against_axis(sweep: Sweep, panels: Mapping[str, Metric], xlabel: str) -> Figure | None:
@@ -139,13 +142,14 @@ def samplers(sweep: Sweep) -> Figure | None:
             chosen = [p for p in sweep.points if str(p["settings"].get("decoder.name", "as trained")) == name]
             known = sorted(((p["evaluations"], f) for p in chosen if (f := read(p))), key=lambda pair: pair[0])
             beside = APART ** (k - (len(names) - 1) / 2)
-            more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": LINES[k % len(LINES)]}
+            more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": LINES[k % len(LINES)], "faint": 0.35}
             _line(axis, [x * beside for x, _ in known], [f for _, f in known], "", **more)
         axis.set(xlabel="evaluations of the decoder's network", ylabel=title)
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-        if title.startswith("Frechet"):  # The fewest steps are far above the rest, where the samplers differ.
+        low, high = axis.get_ylim()
+        if title.startswith("Frechet") and high > 4 * low > 0:  # Few steps would press the rest together.
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(_round_numbers())
             axis.yaxis.set_major_formatter("{x:g}")

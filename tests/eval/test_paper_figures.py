@@ -52,7 +52,7 @@ def test_samplers_by_evaluations(guidance):
     found = lines(figure.axes[0])
     assert found["ddpm"][0] == pytest.approx([28, 30, 32], rel=0.02) and found["ddpm"][1] == [3.0, 6.5, 5.5]
     assert found["ddim"][0] == pytest.approx([27, 29, 31], rel=0.02)
-    assert found["ddim"][0][0] / 27 == pytest.approx(28 / found["ddpm"][0][0] * 1, rel=1e-6)  # beside each other
+    assert found["ddpm"][0][0] < 28 and found["ddim"][0][0] > 27  # beside each other
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["27", "28", "29", "30", "31", "32"]
 
 
