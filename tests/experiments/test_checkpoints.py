@@ -41,7 +41,7 @@ def test_a_checkpoint_comes_back(tmp_path):
 def test_a_failed_save_leaves_the_last_good_one(tmp_path):
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         AtomicCheckpointIO().save_checkpoint({"step": 2, "bad": lambda: None}, path)
     assert load_checkpoint(path) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
