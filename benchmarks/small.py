@@ -56,7 +56,9 @@ def write_quickstart(folder: Path) -> Path:
     suite = re.sub(r"--captions 2048", "--captions 12", re.sub(r"--captions 256", "--captions 4", suite))
     # All figures have their own tests; one is enough to see the stage run and the report read what it leaves.
     suite = suite.replace("gallery {run}", "gallery {run} --only inpaint").replace("ns/text_diff", "ns/inpaint")
-    (own / "suite.yaml").write_text(suite.replace("--reference {run}", "--bootstrap 10 --reference {run}"))
+    (own / "suite.yaml").write_text(
+        re.sub(r"(--reference \{run\}/samples/reference)(?!_)", r"--bootstrap 10 \1", suite)
+    )
     return own / "suite.yaml"
 
 

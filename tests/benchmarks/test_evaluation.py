@@ -46,11 +46,12 @@ def test_a_line():
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
 def test_pages_of_files_are_not_a_process_own(tmp_path):
-    np.zeros(2**24, np.uint8).tofile(tmp_path / "file")
+    size = 2**27  # What the process frees meanwhile is small beside it.
+    np.zeros(size, np.uint8).tofile(tmp_path / "file")
     before = own_memory(os.getpid())
-    held = np.ones(2**24, np.uint8)
+    held = np.ones(size, np.uint8)
     mapped = np.memmap(tmp_path / "file", mode="r").sum()
-    assert 0.9 * 2**24 < own_memory(os.getpid()) - before < 1.5 * 2**24 and mapped == 0 and held.all()
+    assert 0.7 * size < own_memory(os.getpid()) - before < 1.5 * size and mapped == 0 and held.all()
     assert own_memory(2**22 + 1) == 0  # no such process
 
 

@@ -117,4 +117,4 @@ def test_a_sweep_without_protocol(guidance, tmp_path: Path):
         (tmp_path / "guidance.json").write_text(json.dumps(guidance))
         with pytest.raises(InputError, match=f"guidance.json, point 3, lacks {told}, .*run `unclip sweep` again"):
             Sweep.load(tmp_path / "guidance.json")
-        guidance["points"][2].pop("protocol")
+        guidance["points"][2].pop("protocol", None)
