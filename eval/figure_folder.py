@@ -14,7 +14,7 @@ from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.tables import Cell, Table
 
-RECORD = "figure.json"
+RECORD, PICTURE = "figure.json", "figure.png"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def require_writable_figure(folder: str | Path, overwrite: bool = False) -> None
     if folder.is_dir():
         if not any(folder.iterdir()):
             return
-        if not (folder / RECORD).is_file():
+        # The record alone may be gone: a suite puts a stage's outputs aside before it runs the stage again.
+        if not ((folder / RECORD).is_file() or (folder / PICTURE).is_file()):
             raise InputError(f"{folder} is not empty and holds no figure; choose another folder")
         if not overwrite:
             raise InputError(f"{folder} holds a figure; choose another folder or pass --overwrite")

@@ -34,6 +34,9 @@ def test_a_figure_that_is_there_stays_unless_told_otherwise(tmp_path):
         require_writable_figure(folder)
     write_figure(folder, RECORD, {"figure.png": RED}, overwrite=True)
     assert not (folder / "images").exists()
+    (folder / "figure.json").unlink()  # as a suite leaves it before it makes the figure again
+    write_figure(folder, RECORD, {"figure.png": RED}, overwrite=True)
+    assert (folder / "figure.json").is_file()
     other = tmp_path / "other"
     other.mkdir()
     require_writable_figure(other)
