@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="STAGE.SETTING=VALUE,...",
-        help="values instead of the sweep's own, as in decoder.steps=2,4,6,12,25; may be repeated",
+        help="values instead of the sweep's own, as in decoder.steps=1,2,4,6,12,25; may be repeated",
     )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     made.add_argument("--devices", type=positive, default=1, help="how many of them, a process each (default 1)")
