@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -173,9 +174,14 @@ def test_a_tool_that_is_killed_takes_its_commands_with_it(tmp_path):
     os.mkfifo(tmp_path / "stage.yaml")  # Nobody writes into it: who reads it waits.
     words = [sys.executable, "-c", TOOL, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as tool:
-        command = int(tool.stdout.readline())
-        assert in_session(command) == [command]
-        tool.kill()
+        try:
+            command = int(tool.stdout.readline())
+            deadline = time.monotonic() + 60  # It is told before it has its own session.
+            while in_session(command) != [command] and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert in_session(command) == [command]
+        finally:
+            tool.kill()
     assert wait_until_gone(partial(in_session, command), seconds=20) < 20
 
 
