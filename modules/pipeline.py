@@ -91,12 +91,19 @@ class UnCLIP(ImageMethods):
     def sampler(self, name: str) -> SamplerConfig:
         """How a stage is sampled here: its own setting, with the overrides.
 
+        DDPM's variance is "fixed_small" where the stage has learned none and no other is asked for.
+
         Raises:
-            InputError: there is no such trajectory.
+            InputError: there is no such trajectory, or the learned variance is asked for and was not learned.
         """
         fields = {k: v for k, v in self.overrides.get(name, {}).items() if k in SamplerConfig.__dataclass_fields__}
         settings = self.stage(name).settings
         sampler = replace(settings["sampler"], **fields)
+        if sampler.name == "ddpm" and sampler.variance == "learned" and not settings["objective"].learned_sigma:
+            if "variance" in fields:
+                raise InputError(f"{name}: variance learned needs a stage that was trained with learned sigma")
+            # A stage that samples otherwise has a variance of DDPM's too, which nobody has chosen.
+            sampler = replace(sampler, variance="fixed_small")
         try:
             respace(settings["objective"].noise_schedule, sampler.steps, sampler.spacing)
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -156,6 +157,21 @@ def test_overrides_replace_single_settings_of_one_stage(stored_run):
     assert changed.sampler("glide") == UnCLIP(stored_run).sampler("glide")
     base, other = (generate(s, "caption_only", upsample=False) for s in (UnCLIP(stored_run), changed))
     assert not torch.allclose(base, other, atol=1e-3)
+
+
+def test_ddpm_on_a_stage_that_has_learned_no_variance_takes_a_fixed_one(stored_run):
+    def drawn(**fields):
+        return generate(UnCLIP.from_run(stored_run, decoder={"name": "ddpm", **fields}), "caption_only", upsample=False)
+
+    system = UnCLIP(stored_run)
+    system.stage("decoder").settings["sampler"] = replace(system.sampler("decoder"), variance="learned")
+    system.overrides = {"decoder": {"name": "ddpm"}}
+    assert system.sampler("decoder").variance == "fixed_small"
+    assert torch.equal(generate(system, "caption_only", upsample=False), drawn(variance="fixed_small"))
+    system.overrides = {"decoder": {"name": "ddpm", "variance": "fixed_large"}}
+    assert torch.equal(generate(system, "caption_only", upsample=False), drawn(variance="fixed_large"))
+    with pytest.raises(InputError, match=r"decoder: variance learned needs a stage that was trained with learned"):
+        drawn(variance="learned")
 
 
 @pytest.mark.parametrize(
