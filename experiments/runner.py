@@ -155,7 +155,7 @@ class Runner:
             "status": "started",
             "hash": recipe.hash,
             "command": command,
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
             "seconds": seconds,
             "config_files": sorted(recipe.files),
             "needs": self.staging.fingerprints(name),

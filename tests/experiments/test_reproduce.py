@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.report import read_run
 from experiments.cli import main
 from experiments.processes import available_cores
 from experiments.progress import read_progress
@@ -108,6 +110,7 @@ def test_everything_runs_once_in_order_and_a_second_call_runs_nothing(folder, ca
     # One after the other, the longest chain first: e (20), a (1 + 5 + 1), b, c, d.
     assert [line.split()[1] for line in lines if line.startswith("start")] == list("eabcd")
     assert [line.split()[1] for line in lines] == ["e", "e", "a", "a", "b", "b", "c", "c", "d", "d"]
+    assert list(read_run("runs/x").stages) == list("eabcd"), "tables have the stages in this order, fast ones too"
     out = capsys.readouterr().out
     assert f"OMP_NUM_THREADS={available_cores()} python work.py a runs/x --config=a.yaml" in out
     assert "output of d" in out
@@ -137,6 +140,7 @@ def test_a_record_says_what_was_done(folder):
     assert record["command"].endswith(" python work.py b runs/x")
     assert record["config_files"] == ["work.py"]
     assert record["seconds"] > 0
+    assert re.search(r":\d\d\.\d{3}[+-]", record["started"]), "the order of stages that take less than a second"
     assert record["needs"] == {"a": json.loads(Path("runs/x/a/stage.json").read_text())["fingerprint"]}
     assert not Path("runs/x/b/started.json").exists()
 
