@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.faults_suite import differing_results, interrupted, reproduce, two_runners
+from benchmarks.faults_suite import differing_results, durations, interrupted, reproduce, two_runners
 from benchmarks.faults_training import FAULTS
 from benchmarks.small_training import Outcome, Training
 from benchmarks.workspace import Workspace, made_by, table, write_block
@@ -38,21 +38,22 @@ def suite_faults(workspace: Workspace, jobs: int) -> Iterator[tuple[str, Outcome
     folder = workspace.folder
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(reproduce, folder / name) for name in ("first", "second")]
-        stopped = pool.submit(interrupted, folder / "interrupted", random.Random(0))
         yield "a second `unclip reproduce` on the same run folder", pool.submit(two_runners, folder / "two").result()
         first, second = (run.result() for run in runs)
+        stopped = pool.submit(interrupted, folder / "interrupted", durations(first), random.Random(0))
     different = differing_results(first, second)
     count = sum(1 for pattern in ("*.png", "*.safetensors", "*.npy") for _ in first.rglob(pattern))
     happened = f"results.json, tables and {count} files of weights, embeddings and pictures are identical"
     name = "nothing: the whole quickstart twice, with the same seed"
     yield name, Outcome(f"DIFFERS: {', '.join(different[:5])}" if different else happened, not different)
-    came, again = stopped.result()
+    came, never, again = stopped.result()
     different = differing_results(first, again)
     happened = f"{len(came)} interruptions ({', '.join(came)}), each followed by the same command: "
     happened += (
         f"DIFFERS: {', '.join(different[:5])}" if different else "the results are identical to an untouched run's"
     )
-    yield "the quickstart is interrupted in each of its stages", Outcome(happened, not different)
+    happened += f"; over before a signal came: {', '.join(never)}" if never else ""
+    yield "the quickstart is interrupted in each of its stages", Outcome(happened, not different and not never)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from benchmarks.orphans import in_folder, wait_until_gone
 from benchmarks.small import write_quickstart
 from benchmarks.small_training import Outcome, shorten
 from benchmarks.workspace import Workspace, kill, wait_for
+from experiments.processes import held_locks
+from experiments.runner import LOCKS
 from experiments.staging import DONE, STARTED
 
 RUN = Path("runs/quickstart")
 SUITE = "experiments/quickstart/suite.yaml"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-TRIES = 4
+TRIES = 8
 NOT_NUMBERS = ("seconds", "commit", "created", "date", "time", "machine", "host")
 """Keys of results.json that tell of the run, not of what it computed."""
 SECONDS = re.compile(r"\b\d+:\d\d:\d\d\b")
@@ -46,11 +49,19 @@ def reproduce(folder: Path) -> Path:
     return folder / RUN
 
 
-def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
-    """Runs it with an interruption in each stage, some seconds after it has started, by each signal in turn.
+def interrupted(folder: Path, seconds: Mapping[str, float], draw: random.Random) -> tuple[list[str], list[str], Path]:
+    """Runs it with an interruption in each stage, some time after it has started, by each signal in turn.
+
+    A stage counts as interrupted when its process was there as the signal went off and the stage was not done when
+    the runner had left. One that was faster runs again and gets its signal sooner, `TRIES` times.
+
+    Args:
+        folder: where.
+        seconds: what each stage takes.
+        draw: draws the moments.
 
     Returns:
-        What each interruption came to ('clip SIGINT'), and the run folder.
+        What each interruption came to ('clip SIGINT'), the stages that none came to, and the run folder.
 
     Raises:
         RuntimeError: the suite did not end well, or has left processes behind.
@@ -58,32 +69,41 @@ def interrupted(folder: Path, draw: random.Random) -> tuple[list[str], Path]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_quickstart(folder)
-    workspace = Workspace(folder)
-    names = [stage["name"] for stage in yaml.safe_load((folder / SUITE).read_text())["stages"]]
-    missed = dict.fromkeys(names, 0)
+    workspace, run = Workspace(folder), folder / RUN
+    missed = dict.fromkeys((stage["name"] for stage in yaml.safe_load((folder / SUITE).read_text())["stages"]), 0)
     came: list[str] = []
+    never: list[str] = []
     while missed:
         process = workspace.start("reproduce", SUITE, "--jobs", "1", log="interrupted.txt")
         wanted = wait_until_started(folder, list(missed), process)
-        now: list[str] = []
+        hit: list[str] = []
         if wanted is not None:
-            time.sleep(draw.uniform(0.1, 8 / 4 ** missed[wanted]))
-            now = [name for name in names if (folder / RUN / name / STARTED).exists()]
-            if process.poll() is None:
-                number = SIGNALS[len(came) % len(SIGNALS)]
-                kill(process, number)
-                came.append(f"{' '.join(now) or 'between two'} {number.name}")
+            time.sleep(draw.uniform(0, 0.7 * seconds[wanted] / 2 ** missed[wanted]))
+            number = SIGNALS[len(came) % len(SIGNALS)]
+            at_work = [path.name for path in held_locks(run / LOCKS) if path.name in seconds]
+            kill(process, number)
+            hit = [name for name in at_work if not (run / name / DONE).exists()]
+            came += [f"{name} {number.name}" for name in hit]
         if process.wait() == 1:
             raise RuntimeError((folder / "interrupted.txt").read_text())
         wait_until_gone(partial(in_folder, folder))
         wanted = wanted or next(iter(missed))  # None of them has run: they are done.
-        if wanted in now or missed[wanted] == TRIES:
-            del missed[wanted]
-        else:  # It was faster: once more, and sooner.
+        for name in hit:
+            missed.pop(name, None)
+        if wanted in missed:
             missed[wanted] += 1
-            (folder / RUN / wanted / DONE).unlink(missing_ok=True)
+            if missed[wanted] == TRIES:
+                never.append(wanted)
+                del missed[wanted]
+            else:  # It was faster: once more, and sooner.
+                (run / wanted / DONE).unlink(missing_ok=True)
     workspace.must("reproduce", SUITE, "--jobs", "1")
-    return came, folder / RUN
+    return came, never, run
+
+
+def durations(run: Path) -> dict[str, float]:
+    """The seconds that each stage of a run has taken."""
+    return {path.parent.name: float(json.loads(path.read_text())["seconds"]) for path in run.glob(f"*/{DONE}")}
 
 
 def wait_until_started(folder: Path, names: list[str], process: Any) -> str | None:

@@ -29,6 +29,8 @@ from experiments.signals import EXIT_REQUEUE
 
 SECONDS = 1.0
 LOADING = {"num_workers": 2, "batch_size": 4}
+ACROSS = 4
+"""Panels side by side in the plot."""
 COLUMNS = ("step", "memory", "files", "processes")
 GROWTH = {"memory": 1.05, "files": 1.2, "processes": 1.2}
 """What the last sixth may be times the second one: validation, which comes and goes, has files and helpers too."""
@@ -106,23 +108,32 @@ def row(stage: str, seen: dict[str, list[float]]) -> list[str]:
 
 
 def plot(runs: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """Resident memory over steps, one line a stage, and open files below."""
+    """A panel for each stage: resident memory over steps, and open files, whose axis is on the right."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 4.5), sharex=True, height_ratios=[2, 1])
-    for stage, seen in runs.items():
-        upper.plot(seen["step"], seen["memory"], label=stage, linewidth=1)
-        lower.plot(seen["step"], seen["files"], linewidth=1)
-    upper.set(ylabel="resident memory (MB)")
-    lower.set(xlabel="optimiser step", ylabel="open files")
-    for axes in (upper, lower):
-        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
-    upper.legend(fontsize=8, ncols=4, loc="lower center")
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    rows = -(-len(runs) // ACROSS)
+    size = (2.2 * ACROSS, 1.7 * rows + 0.5)
+    figure, panels = plt.subplots(rows, ACROSS, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    tops = {name: 1.15 * max(max(seen[name]) for seen in runs.values()) for name in ("memory", "files")}
+    for axes in panels.flat[len(runs) :]:
+        axes.remove()
+    for index, (axes, (stage, seen)) in enumerate(zip(panels.flat, runs.items(), strict=False)):
+        other = axes.twinx()
+        for each, name, colour in ((other, "files", "tab:orange"), (axes, "memory", "tab:blue")):
+            each.plot(seen["step"], seen[name], color=colour, linewidth=0.6 if name == "files" else 1.2)
+            each.set_ylim(0, tops[name])
+            each.tick_params(axis="y", colors=colour, labelsize=7)
+        axes.tick_params(axis="x", labelsize=7, labelbottom=index + ACROSS >= len(runs))
+        axes.set_title(stage, fontsize=9)
+        axes.tick_params(axis="y", labelleft=index % ACROSS == 0)
+        other.tick_params(axis="y", labelright=index % ACROSS == ACROSS - 1 or index == len(runs) - 1)
+    figure.supxlabel("optimiser step", fontsize=9)
+    figure.supylabel("resident memory (MB)", color="tab:blue", fontsize=9)
+    figure.text(1.01, 0.5, "open files", color="tab:orange", fontsize=9, rotation=90, va="center")
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 
