@@ -14,6 +14,7 @@ from eval.figures import comparison
 from eval.kinds import kind_table
 from eval.pages import FOLDER as MANIPULATIONS
 from eval.paper_tables import ablation_table, binding_table, table_1, table_2, table_3
+from eval.protocol import check_protocols
 from eval.samples import SampleFolder
 from eval.sweeps import Sweep, read_sweeps, sweep_table
 from eval.tables import CONDITIONS, Row, Table, label
@@ -44,7 +45,13 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
 
 
 def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[str, str]]:
-    """File name -> figure, and file name -> why it cannot be made."""
+    """File name -> figure, and file name -> why it cannot be made.
+
+    Raises:
+        InputError: rows of different protocols, or something in the run cannot be read.
+    """
+    if rows:
+        check_protocols(rows)
     sweeps, made, absent = read_sweeps(run), {}, {}
     folders = {name: run / "samples" / name for name in CONDITIONS}
     samples = {name: SampleFolder.open(path) for name, path in folders.items() if path.is_dir()}

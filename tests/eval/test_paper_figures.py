@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eval import plots
+from eval.errors import InputError
 from eval.figure_folder import FigureRecord, write_figure
 from eval.paper_figures import paper_figures, paper_tables
 from eval.sweeps import Sweep
@@ -96,6 +97,13 @@ def test_of_a_run(run: Path, row):
     tables = paper_tables(run, [row("diffusion_prior")])
     names = ["table_1_humans", "table_2_fid", "table_3_hyperparameters", "ablation", "sweep_guidance"]
     assert list(tables) == names
+
+
+def test_rows_of_different_protocols_are_not_drawn(run: Path, row):
+    other = row("diffusion_prior")
+    other["protocol"] |= {"extractor": "another"}
+    with pytest.raises(InputError, match="glide was measured with extractor = .* and diffusion_prior with 'another'"):
+        paper_figures(run, [row("glide"), other])
 
 
 def test_pictures_are_shown_pixel_for_pixel(run: Path, row):

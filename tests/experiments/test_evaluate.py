@@ -267,6 +267,9 @@ def test_rows_of_an_older_release_and_newer_ones(run: Path, capsys: pytest.Captu
         assert main(["tables", str(run)]) == (2 if k == 0 else 0)
         told = "of another release, which does not record it" in capsys.readouterr().err
         assert told == (k == 0)
+        if told:
+            assert main(["figures", str(run)]) == 2 and not (run / "figures").exists()
+            assert "of another release, which does not record it" in capsys.readouterr().err
 
 
 class Stop(Exception):
