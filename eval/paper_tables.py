@@ -11,6 +11,8 @@ import yaml
 from eval import paper
 from eval.binding import OUTCOMES
 from eval.errors import InputError
+from eval.features import NO_INCEPTION
+from eval.hyperparameters import ROWS, SAMPLER, SIZES, STAGES, TITLES, lookup, setting, size_text, text_of
 from eval.sweeps import Sweep, notes, settings_text
 from eval.tables import Cell, Row, Table, label, number
 
@@ -57,82 +59,79 @@ def _percent(answer: Mapping[str, float] | None) -> Cell:
 
 
 def table_2(rows: Sequence[Row]) -> Table:
-    """FID: the paper's rows, then ours with what they were measured by."""
+    """FID: the paper's rows, then ours with what they were measured by.
+
+    Ours stands in a column of the paper's only where it was measured by the protocol of that column (`unclip coco`).
+    """
+    columns = ["model", "FID", "zero-shot FID", "zero-shot FID (filtered)", "FID, own data", "Frechet, other features"]
     body = [
-        [Cell(f"{name} (paper)"), *(Cell("–" if v is None else f"{v:.2f}") for v in values), Cell("–")]
+        [Cell(f"{name} (paper)"), *(Cell(paper.fid_text(name, v)) for v in values), Cell("–"), Cell("–")]
         for name, values in paper.TABLE_2.items()
     ]
     for row in rows:
-        fid = row.get("fid")
-        zero_shot = number(fid, 2) if fid else Cell("–")
-        body.append([Cell(label(row["condition"])), Cell("–"), zero_shot, Cell("–"), number(row["frechet"], 2)])
-    columns = ["model", "FID", "zero-shot FID", "zero-shot FID (filtered)", "Frechet, other features"]
-    said = [f"The paper's: {paper.PROTOCOL}."]
-    if rows:
-        p = rows[0]["protocol"]
-        said.append(
-            f"Ours: n = {p['n']} against {p['reference_n']} real images ({p['reference']}, {p['reference_digest']});"
-            f" FID: {p['inception']}; other features: {p['extractor']}. Other data and counts than the paper's: the"
-            " numbers of the two cannot be compared."
-        )
-    return Table("Table 2: FID", columns, body, said)
+        cells = [Cell("–")] * 4
+        if row.get("fid"):
+            cells[paper.column_of(row["protocol"])] = number(row["fid"], 2)
+        body.append([Cell(label(row["condition"])), *cells, number(row["frechet"], 2)])
+    said = [f"The paper's: {paper.PROTOCOL}; the first column's models were trained on MS-COCO."]
+    return Table("Table 2: FID", columns, body, said + ([_measured_by(rows[0]["protocol"])] if rows else []))
+
+
+def _measured_by(p: Mapping[str, Any]) -> str:
+    fid = p["inception"] if p["inception"] != NO_INCEPTION else f"not measured ({NO_INCEPTION})"
+    text = f"Ours: n = {p['n']} against {p['reference_n']} real images ({p['reference']}, {p['reference_digest']})"
+    text += f", captions and real images by {p['caption_protocol']}" if p.get("caption_protocol") else ""
+    text += f"; FID: {fid}; other features: {p['extractor']}."
+    if paper.column_of(p) == paper.OWN_DATA:
+        return f"{text} Other data and counts than the paper's: the numbers of the two cannot be compared."
+    return f"{text} Zero-shot if the model has seen none of the data set in training, which no protocol can tell."
 
 
 def table_3(run: Path) -> Table:
     """Hyperparameters of the trained stages, from their configs, beside the paper's."""
-    ours = {stage: hyperparameters(run / stage) for stage in paper.TABLE_3}
-    names = list(dict.fromkeys(name for stage in paper.TABLE_3.values() for name in stage))
+    folders = [_folder_of(run, stage) for stage in STAGES]
+    configs = [_config(folder) for folder in folders]
     body = []
-    for name in names:
-        cells = [
-            Cell(ours[stage].get(name, "–"), f"({theirs[name]})" if name in theirs else "")
-            for stage, theirs in paper.TABLE_3.items()
-        ]
-        body.append([Cell(name), *cells])
-    heads = [label(stage) for stage in paper.TABLE_3]
-    return Table("Table 3: hyperparameters of this run", ["", *heads], body, ["In brackets: the paper's."])
+    for name, (_, papers) in ROWS.items():
+        ours = [config and setting(stage, name, config) for stage, config in zip(STAGES, configs, strict=True)]
+        body.append([Cell(name), *(_beside(*pair) for pair in zip(ours, papers, strict=True))])
+    samplers = [config and lookup(config, SAMPLER + "name") for config in configs]
+    body.append([Cell("sampler"), *(_beside(name, None) for name in samplers)])
+    counts = [_parameters(folder / "export" / "model.safetensors") for folder in folders]
+    sizes = [Cell(count or "–", f"({size_text(SIZES[stage])})") for stage, count in zip(STAGES, counts, strict=True)]
+    body.append([Cell("parameters"), *sizes])
+    said = [
+        "In brackets: the paper's. – is a stage that this run does not have, or a setting that the stage does not have;"
+        " a prior without a text encoder of its own reads the caption's tokens in its one transformer.",
+    ]
+    return Table("Table 3: hyperparameters of this run", ["", *TITLES], body, said)
 
 
-def hyperparameters(stage: Path) -> dict[str, str]:
-    """The rows of Table 3 that a stage's config.yaml knows; {} if the stage has not been trained."""
+def _beside(ours: Any, papers: Any) -> Cell:
+    return Cell("–" if ours is None else text_of(ours), "" if papers is None else f"({text_of(papers)})")
+
+
+def _folder_of(run: Path, stage: str) -> Path:
+    """Where a run has a stage: a run with one upsampler may call it just that."""
+    return run / ("upsampler" if stage == "upsampler_256" and not (run / stage).is_dir() else stage)
+
+
+def _config(stage: Path) -> Mapping[str, Any] | None:
+    """A stage's config.yaml; None if the stage has not been trained.
+
+    Raises:
+        InputError: it is damaged.
+    """
     path = stage / "config.yaml"
     if not path.is_file():
-        return {}
+        return None
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        model, data = config["model"]["init_args"], config["data"]["init_args"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path} ({error!r}); train the stage again") from error
-    network = (model.get("network") or {}).get("init_args") or {}
-    unet = network.get("unet") or network
-    optimizer = (model.get("optimizer") or {}).get("init_args") or {}
-    betas = optimizer.get("betas") or (None, None)
-    found = {
-        "diffusion steps": (model.get("objective") or {}).get("num_steps"),
-        "noise schedule": (model.get("objective") or {}).get("schedule"),
-        "sampling steps": (model.get("sampler") or {}).get("steps"),
-        "sampler": (model.get("sampler") or {}).get("name"),
-        "channels": unet.get("channels"),
-        "depth": unet.get("depth") if "channels" in unet else None,
-        "channel multipliers": unet.get("channel_multipliers"),
-        "attention resolutions": unet.get("attention_resolutions"),
-        "text width / depth": _width_depth(network),
-        "batch size": data.get("batch_size"),
-        "iterations": (config.get("trainer") or {}).get("max_steps"),
-        "learning rate": optimizer.get("lr"),
-        "weight decay": optimizer.get("weight_decay"),
-        "Adam beta2": betas[1],
-        "Adam epsilon": optimizer.get("eps"),
-        "EMA decay": (model.get("training") or {}).get("ema_decay"),
-        "parameters": _parameters(stage / "export" / "model.safetensors"),
-    }
-    return {name: _text(value) for name, value in found.items() if value is not None and value != []}
-
-
-def _width_depth(network: Mapping[str, Any]) -> str | None:
-    width = network.get("text_width") or network.get("width")
-    depth = network.get("text_depth") or network.get("depth")
-    return f"{width} / {depth}" if width and depth and "channels" not in network else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); train the stage again") from error
+    if lookup(config, "model.init_args") is None:
+        raise InputError(f"cannot read {path}, it has no model.init_args; train the stage again")
+    return dict(config)
 
 
 def _parameters(path: Path) -> str | None:
@@ -148,11 +147,7 @@ def _parameters(path: Path) -> str | None:
         for side in shape:
             size *= side
         total += size
-    return f"{total / 1e6:.2f}M"
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return size_text(total)
 
 
 def ablation_table(sweep: Sweep) -> Table:

@@ -18,6 +18,19 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eval.hyperparameters import (
+    NETWORK,
+    ROWS,
+    SAMPLER,
+    SIZES,
+    STAGES,
+    TITLES,
+    UNET,
+    lookup,
+    setting,
+    size_text,
+    text_of,
+)
 from experiments.arguments import CommandParser
 from experiments.cli import check_config_file
 from experiments.folders import write_text
@@ -26,49 +39,6 @@ from modules.networks.ar_prior import ARPriorNetwork
 from modules.networks.decoder import DecoderNetwork
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.upsampler import UpsamplerNetwork
-
-STAGES = ("ar_prior", "diffusion_prior", "decoder", "upsampler_256", "upsampler_1024")
-TITLES = ("AR prior", "Diffusion prior", "64", "64 -> 256", "256 -> 1024")
-
-_N, _U = "model.init_args.network.init_args.", "model.init_args.network.init_args.unet."
-_O, _S = "model.init_args.objective.", "model.init_args.sampler."
-_A, _T = "model.init_args.optimizer.init_args.", "trainer."
-
-ROWS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "diffusion steps": (_O + "num_steps", (None, 1000, 1000, 1000, 1000)),
-    "noise schedule": (_O + "schedule", (None, "cosine", "cosine", "cosine", "linear")),
-    "sampling steps": (_S + "steps", (None, 64, 250, 27, 15)),
-    "sampling variance": ("", (None, "analytic", "learned", "DDIM", "DDIM")),
-    "crop fraction": ("model.init_args.crop", (None, None, None, 0.25, 0.25)),
-    "channels": (_U + "channels", (None, None, 512, 320, 192)),
-    "depth": (_U + "depth", (None, None, 3, 3, 2)),
-    "channel multipliers": (
-        _U + "channel_multipliers",
-        (None, None, [1, 2, 3, 4], [1, 2, 3, 4], [1, 1, 2, 2, 4, 4]),
-    ),
-    "head channels": (_U + "head_channels", (None, None, 64, None, None)),
-    "attention resolutions": (_U + "attention_resolutions", (None, None, [32, 16, 8], None, None)),
-    "text context": (_N + "context_length", (256, 256, 256, None, None)),
-    "text width": ("", (2048, 2048, 2048, None, None)),
-    "text depth": ("", (24, 24, 24, None, None)),
-    "text heads": ("", (32, 32, 32, None, None)),
-    "latent decoder context": ("", (384, None, None, None, None)),
-    "latent decoder width": ("", (1664, None, None, None, None)),
-    "latent decoder depth": ("", (24, None, None, None, None)),
-    "latent decoder heads": ("", (26, None, None, None, None)),
-    "dropout": (_U + "dropout", (None, None, 0.1, 0.1, None)),
-    "weight decay": (_A + "weight_decay", (4.0e-2, 6.0e-2, None, None, None)),
-    "batch size": ("", (4096, 4096, 2048, 1024, 512)),
-    "iterations": (_T + "max_steps", (1_000_000, 600_000, 800_000, 1_000_000, 1_000_000)),
-    "learning rate": (_A + "lr", (1.6e-4, 1.1e-4, 1.2e-4, 1.2e-4, 1.0e-4)),
-    "Adam beta2": ("", (0.91, 0.96, 0.999, 0.999, 0.999)),
-    "Adam epsilon": (_A + "eps", (1e-10, 1e-6, 1e-8, 1e-8, 1e-8)),
-    "EMA decay": ("model.init_args.training.ema_decay", (0.999, 0.9999, 0.9999, 0.9999, 0.9999)),
-}
-"""Row of Table 3 -> where the YAMLs have it ("": see `setting`), and the paper's values, in STAGES' order."""
-
-SIZES = {"ar_prior": 1e9, "diffusion_prior": 1e9, "decoder": 3.5e9, "upsampler_256": 7e8, "upsampler_1024": 3e8}
-"""The row "model size"."""
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "ar_prior": ARPriorNetwork,
@@ -145,64 +115,12 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
 
 
-def lookup(config: dict[str, Any], path: str) -> Any:
-    """The value at 'a.b.c', or None."""
-    value: Any = config
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def setting(stage: str, row: str, config: dict[str, Any]) -> Any:
-    """A row of Table 3, from a stage's YAML; None where the stage has no such thing."""
-    if ROWS[row][0]:
-        value = lookup(config, ROWS[row][0])
-        hidden = row in ("dropout", "weight decay") and not value
-        hidden |= row == "head channels" and not lookup(config, _U + "attention_resolutions")
-        return None if value in ([], None) or hidden else value
-    if row == "sampling variance":
-        sampler = lookup(config, _S[:-1]) or {}
-        names = {"analytic_dpm": "analytic", "ddim": "DDIM", "ddpm": sampler.get("variance")}
-        return names.get(sampler.get("name", ""))
-    if row == "batch size":
-        return _batch_size(config)
-    if row == "Adam beta2":
-        betas = lookup(config, _A + "betas")
-        return None if betas is None else betas[1]
-    return _transformer_setting(stage, row, config)
-
-
-def _batch_size(config: dict[str, Any]) -> int | str | None:
-    """Samples of a step on all devices; '64 x auto devices' where their number is the machine's."""
-    product = lookup(config, "data.init_args.batch_size")
-    if product is None:
-        return None
-    for key in ("trainer.num_nodes", "trainer.accumulate_grad_batches"):
-        product *= int(lookup(config, key) or 1)
-    devices = lookup(config, "trainer.devices") or 1
-    if isinstance(devices, list):
-        return product * len(devices)
-    known = str(devices).isdigit()
-    return product * int(devices) if known else f"{product:,} x {'all' if devices in (-1, '-1') else devices} devices"
-
-
-def _transformer_setting(stage: str, row: str, config: dict[str, Any]) -> Any:
-    owner, _, what = row.rpartition(" ")
-    if owner == "text":
-        return lookup(config, _N + (what if stage == "diffusion_prior" else f"text_{what}"))
-    if stage != "ar_prior":
-        return None
-    if what == "context":
-        return lookup(config, _N + "context_length") + 2 + lookup(config, _N + "num_codes")
-    return lookup(config, _N + what)
-
-
 def build(config: dict[str, Any]) -> Any:
     """A stage's network on the meta device."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network")
     try:
-        parsed = parser.parse_object({"network": lookup(config, _N.removesuffix(".init_args."))})
+        parsed = parser.parse_object({"network": lookup(config, NETWORK.removesuffix(".init_args."))})
         with torch.device("meta"):
             return parser.instantiate(parsed).network
     except Exception as error:
@@ -245,7 +163,7 @@ def flops_of(run: Callable[[], Any]) -> float:
 
 def _tokens(network: Any, config: dict[str, Any]) -> Tensor:
     """(1, L) tokens; or, for a prior that reads a frozen CLIP's features of them, (1, L, F)."""
-    length, features = lookup(config, _N + "context_length"), getattr(network, "feature_dim", None)
+    length, features = lookup(config, NETWORK + "context_length"), getattr(network, "feature_dim", None)
     return torch.zeros(1, length, dtype=torch.int64) if features is None else torch.zeros(1, length, features)
 
 
@@ -279,8 +197,8 @@ def _diffusion_prior(network: Any, config: dict[str, Any]) -> tuple[float, float
     cache = network.transformer.make_cache(1, tokens.shape[1] + 1 + 3)
     start = flops_of(lambda: network.transformer(network._prefix(tokens, x, None), cache=cache))
     step = flops_of(lambda: network.step(x, t, cache))
-    copies = _guided(lookup(config, _S + "guidance_scale"))
-    return forward, copies * (start + 2 * lookup(config, _S + "steps") * step)
+    copies = _guided(lookup(config, SAMPLER + "guidance_scale"))
+    return forward, copies * (start + 2 * lookup(config, SAMPLER + "steps") * step)
 
 
 def _decoder(network: Any, config: dict[str, Any]) -> tuple[float, float]:
@@ -288,20 +206,20 @@ def _decoder(network: Any, config: dict[str, Any]) -> tuple[float, float]:
     tokens = _tokens(network, config)
     z_i = None if network.embedding_dim is None else torch.empty(1, network.embedding_dim)
     start = flops_of(lambda: network.condition(tokens, z_i))
-    condition, side = network.condition(tokens, z_i), lookup(config, _U + "image_size")
+    condition, side = network.condition(tokens, z_i), lookup(config, UNET + "image_size")
     x, t = torch.empty(1, network.channels, side, side), torch.zeros(1, dtype=torch.int64)
     step = flops_of(lambda: network(x, t, condition))
-    copies = _guided(lookup(config, _S + "guidance_scale"))
-    return start + step, copies * (start + lookup(config, _S + "steps") * step)
+    copies = _guided(lookup(config, SAMPLER + "guidance_scale"))
+    return start + step, copies * (start + lookup(config, SAMPLER + "steps") * step)
 
 
 def _upsampler(network: Any, config: dict[str, Any]) -> tuple[float, float]:
     """Convolutionally at full size; a training step sees a crop of it."""
-    side, crop = lookup(config, _U + "image_size"), lookup(config, "model.init_args.crop")
+    side, crop = lookup(config, UNET + "image_size"), lookup(config, "model.init_args.crop")
     t = torch.zeros(1, dtype=torch.int64)
     small, full = (torch.empty(1, network.channels, s, s) for s in (round(side * crop), side))
     forward = flops_of(lambda: network(small, t, small))
-    return forward, lookup(config, _S + "steps") * flops_of(lambda: network(full, t, full))
+    return forward, lookup(config, SAMPLER + "steps") * flops_of(lambda: network(full, t, full))
 
 
 def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:
@@ -313,16 +231,16 @@ def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:
             ours = setting(stage, row, configs[stage])
             same = ours == paper
             cells.append(
-                _cell(None if same and paper is None else ours) + ("" if same else f" (paper: {_cell(paper)})")
+                text_of(None if same and paper is None else ours) + ("" if same else f" (paper: {text_of(paper)})")
             )
         lines.append([row, *cells])
     every = [counts[stage] for stage in STAGES]
     lines += [
-        ["model size", *(f"{_size(SIZES[stage])} (the paper's)" for stage in STAGES)],
-        ["parameters counted", *(f"{_size(c.parameters)}" for c in every)],
+        ["model size", *(f"{size_text(SIZES[stage])} (the paper's)" for stage in STAGES)],
+        ["parameters counted", *(f"{size_text(c.parameters)}" for c in every)],
         ["  of the paper's", *(f"{c.parameters / SIZES[stage]:.2f}x" for stage, c in zip(STAGES, every, strict=True))],
-        ["FLOPs, one forward pass", *(_size(c.forward) for c in every)],
-        ["FLOPs, one image", *(_size(c.image) for c in every)],
+        ["FLOPs, one forward pass", *(size_text(c.forward) for c in every)],
+        ["FLOPs, one image", *(size_text(c.image) for c in every)],
     ]
     shares = [c.image / sum(c.image for c in every[1:]) for c in every]
     lines.append(["  share, with this prior", "-", *(f"{100 * share:.0f} %" for share in shares[1:])])
@@ -338,7 +256,7 @@ def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:
 def note(stage: str, config: dict[str, Any], counted: Count) -> str:
     """A stage's parameters by part; and, where it is so, why they are not as many as the paper says."""
     texts = [_parts(counted), why(stage, config, counted)]
-    codes, context = lookup(config, _N + "num_codes"), setting(stage, "text context", config)
+    codes, context = lookup(config, NETWORK + "num_codes"), setting(stage, "text context", config)
     papers = ROWS["latent decoder context"][1][STAGES.index(stage)]
     if papers is not None and codes and codes + context > papers:
         texts.append(
@@ -355,23 +273,25 @@ def why(stage: str, config: dict[str, Any], counted: Count) -> str:
         return ""
     papers = {row: ROWS[row][1][STAGES.index(stage)] for row in SHAPE}
     ours = {row: setting(stage, row, config) for row in SHAPE}
-    others = [f"{row} {_cell(ours[row])} (paper: {_cell(papers[row])})" for row in SHAPE if ours[row] != papers[row]]
+    others = [
+        f"{row} {text_of(ours[row])} (paper: {text_of(papers[row])})" for row in SHAPE if ours[row] != papers[row]
+    ]
     if others:
         return f"not the paper's network: {', '.join(others)}"
     if float(f"{number:.0e}") == paper:
-        return f"to one digit, as the paper gives it, this is its {_size(paper)}"
+        return f"to one digit, as the paper gives it, this is its {size_text(paper)}"
     if stage == "ar_prior":
-        text, latent = (_size(counted.parts.get(part, 0)) for part in ("text", "transformer"))
+        text, latent = (size_text(counted.parts.get(part, 0)) for part in ("text", "transformer"))
         return (
             f"Table 3's text encoder and latent decoder have {text} and {latent} by their widths and depths alone, so "
-            f"{_size(paper)} can be one of them only"
+            f"{size_text(paper)} can be one of them only"
         )
     if stage == "decoder":
         new = counted.parts.get("projections of z_i", 0)
-        return f"the paper's {_size(paper)} is GLIDE's, whose caption vocabulary is its own" + (
+        return f"the paper's {size_text(paper)} is GLIDE's, whose caption vocabulary is its own" + (
             "; z_i's projections are new" if new else ""
         )
-    return f"the network is Table 3's; what the paper's {_size(paper)} leaves out is not known"
+    return f"the network is Table 3's; what the paper's {size_text(paper)} leaves out is not known"
 
 
 def aligned(lines: list[list[str]]) -> str:
@@ -383,20 +303,4 @@ def aligned(lines: list[list[str]]) -> str:
 
 
 def _parts(counted: Count) -> str:
-    return ", ".join(f"{name} {_size(number)}" for name, number in counted.parts.items())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _size(number: float) -> str:
-    """Three digits and a unit: 1.31 B, 305 M, 1.46 P."""
-    for unit, name in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number:,.0f}"
+    return ", ".join(f"{name} {size_text(number)}" for name, number in counted.parts.items())
