@@ -6,11 +6,12 @@ All of them take uint8 images of any size, and resize antialiased: the resizing 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,17 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
+def identity(weights: str, config: Mapping[str, Any]) -> str:
+    """8 hexadecimal digits that tell one judge from another: its weights, and all that its features depend on besides.
+
+    Args:
+        weights: their `fingerprint`.
+        config: architecture, preprocessing, vocabulary, classes, as JSON can hold them.
+    """
+    content = json.dumps([weights, dict(config)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
 class AttributeExtractor:
     """The attribute classifier's penultimate features, and the classes that it sees.
 
@@ -68,7 +80,8 @@ class AttributeExtractor:
 
     def __init__(self, classifier: AttributeClassifier, device: str | torch.device = "cpu") -> None:
         self.classifier = classifier.to(device).eval()
-        self.name = f"attribute classifier {fingerprint(classifier.network)}"
+        config = {"attributes": list(classifier.attributes.items()), **classifier.settings}  # Their order counts.
+        self.name = f"attribute classifier {identity(fingerprint(classifier.network), config)}"
 
     def look(self, images: Tensor) -> Attributes:
         """Classes and features of uint8 (N, 3, H, W)."""
@@ -87,20 +100,32 @@ class CLIPExtractor:
         name: for tables.
         tokenizer: captions -> tokens (B, L) int64; for `encode_text` only.
         device: where it computes.
+        config: of the model and its vocabulary; images' size, mean and deviation are the model's own.
+
+    Attributes:
+        name: ends with the `identity` of weights, config and preprocessing.
+        fingerprint: of the weights alone.
     """
 
     resizing = "bicubic, antialiased"
 
-    def __init__(self, model: nn.Module, name: str, tokenizer: Tokenizer | None, device: str | torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        tokenizer: Tokenizer | None,
+        device: str | torch.device,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.fingerprint = fingerprint(model)
-        self.name = f"{name} {self.fingerprint}"
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self._texts: tuple[list[str], Tensor] = ([], torch.empty(0))
         from open_clip import get_model_preprocess_cfg
 
         preprocess = get_model_preprocess_cfg(model)
+        self.name = f"{name} {identity(self.fingerprint, {**(config or {}), 'preprocess': preprocess})}"
         size = preprocess["size"]
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.mean, self.std = (
@@ -159,7 +184,16 @@ def load_clip(
     except Exception as error:  # open_clip, safetensors and the hub each raise their own kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load the CLIP {name} ({reason}); name a folder that holds one") from error
-    return CLIPExtractor(model, _folder_label(Path(name)) if is_folder else f"{name} {pretrained}", tokenizer, device)
+    label = _folder_label(Path(name)) if is_folder else f"{name} {pretrained}"
+    config = _folder_config(Path(name)) if is_folder else {"model": open_clip.get_model_config(name)}
+    return CLIPExtractor(model, label, tokenizer, device, config)
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    """What a CLIP's folder holds besides weights: the model's config, and the vocabulary or tokeniser."""
+    model = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.json"))}
+    return {"model": model, "files": {name: h for name, h in files.items() if name != "open_clip_config.json"}}
 
 
 def _folder_label(folder: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from eval.features import (
     fingerprint,
     load_clip,
 )
+from eval.judges import Judges, look
 
 TEXT = {"context_length": 6, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
 CONFIG = {
@@ -67,7 +70,40 @@ def test_clip_against_open_clip(clip_folder: Path):
     torch.testing.assert_close(extractor(images()), expected)
     torch.testing.assert_close(extractor.encode_text(captions), texts)
     torch.testing.assert_close(load_clip(str(clip_folder), tokenizer=tokenize).encode_text(captions, 1), texts)
-    assert extractor.name == f"small_clip {fingerprint(model)}"
+    assert extractor.fingerprint == fingerprint(model) and re.fullmatch(r"small_clip [0-9a-f]{8}", extractor.name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["preprocess_cfg"].update(mean=[0.5, 0.5, 0.6]),
+        lambda config: config["preprocess_cfg"].update(std=[0.5, 0.3, 0.4]),
+        lambda config: config["model_cfg"].update(quick_gelu=True),
+    ],
+)
+def test_the_same_weights_otherwise_used_are_another_judge(clip_folder: Path, tmp_path: Path, change, make_folder):
+    """Or a cache would give the features of one for the other's."""
+    other = tmp_path / "small_clip"
+    shutil.copytree(clip_folder, other)
+    config = json.loads((other / "open_clip_config.json").read_text())
+    change(config)
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    first, second = (load_clip(str(folder)) for folder in (clip_folder, other))
+    assert first.fingerprint == second.fingerprint and first.name != second.name
+    folder = make_folder("samples", captions=3)
+    seen = [look(folder, Judges(clip=clip), cache=tmp_path / "cache").features["clip"] for clip in (first, second)]
+    assert not np.allclose(*seen, atol=1e-3)
+    np.testing.assert_allclose(seen[1], second(folder.images()), atol=1e-5)
+
+
+def test_another_vocabulary_is_another_judge(clip_folder: Path, tmp_path: Path):
+    names = []
+    for word in ("red", "green", "red"):
+        folder = tmp_path / str(len(names)) / "small_clip"
+        shutil.copytree(clip_folder, folder)
+        (folder / "vocabulary.json").write_text(json.dumps([word]))
+        names.append(load_clip(str(folder)).name)
+    assert names[0] == names[2] != names[1]
 
 
 def test_clip_resizes_antialiased(clip_folder: Path):
@@ -128,6 +164,18 @@ def test_attribute_extractor(classifier):
     torch.testing.assert_close(extractor(images()), expected.features)
     assert torch.equal(extractor.look(images()).classes, expected.classes)
     assert extractor(images()).shape == (6, 6)
+
+
+def test_the_order_of_attributes_makes_another_judge(classifier):
+    """Heads have no names: with other classes for the same weights all accuracies would be others."""
+    turned = dict(reversed(classifier.attributes.items()))
+    renamed = {name: tuple(reversed(classes)) for name, classes in classifier.attributes.items()}
+    names = {AttributeExtractor(classifier).name}
+    for attributes in (turned, renamed):
+        other = copy.copy(classifier)
+        other.attributes = attributes
+        names.add(AttributeExtractor(other).name)
+    assert len(names) == 3
 
 
 def test_batches(make_folder):
