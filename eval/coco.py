@@ -63,7 +63,7 @@ def export(
     ]
     content = {
         **asdict(protocol),
-        "digest": protocol.digest,
+        "digest": protocol.digest(left_out),
         "captions_digest": captions_digest(line for line in lines for _ in range(protocol.per_caption)),
         "left_out": len(left_out),
         "reference_n": len(wanted),

@@ -68,10 +68,10 @@ class CaptionProtocol:
             raise InputError(f"{path}: unknown key {unknown[0]!r} (keys: {', '.join(sorted(known))})")
         return cls(**content)
 
-    @property
-    def digest(self) -> str:
-        """8 hexadecimal digits that identify it."""
-        return digest(dataclasses.asdict(self))
+    def digest(self, left_out: Iterable[int] = ()) -> str:
+        """8 hexadecimal digits that identify it, with the images that `exclude` lists, by number, wherever it lies."""
+        listed = None if self.exclude is None else sorted(left_out)
+        return digest({**dataclasses.asdict(self), "exclude": listed})
 
 
 def digest(protocol: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
 
     Returns:
         Name and digest, or None where the reference is of no such protocol or the samples' captions are not those that
-        it drew; then also what to say of that.
+        it drew; then also what to say of that (`require_protocol` refuses it).
 
     Raises:
         InputError: the file is damaged.
@@ -118,6 +118,20 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
         f"The samples are not one of each caption that the protocol {named} of the reference drew: these are not its"
         " numbers."
     ]
+
+
+def require_protocol(records: Iterable[Mapping[str, Any]], samples: Path, reference: Path) -> None:
+    """Refuses samples of other captions than those that the protocol of the reference drew.
+
+    Raises:
+        InputError: they are; or the protocol's file is damaged.
+    """
+    _, said = exported_protocol(records, reference)
+    if said:
+        raise InputError(
+            f"{samples}: {said[0]} Sample the captions.jsonl beside {reference}, or say --other-captions to measure"
+            " these"
+        )
 
 
 def _essence(key: str, value: Any) -> Any:

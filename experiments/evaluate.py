@@ -31,6 +31,7 @@ def main(argv: list[str]) -> int:
     from eval.files import require_place, write_files
     from eval.judges import look
     from eval.measure import check_comparable, content_shared, measure, read_reference
+    from eval.protocol import require_protocol
     from eval.samples import SampleFolder
     from eval.tables import main_table
 
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
     folders = [SampleFolder.open(path) for path in options.samples]
     real = SampleFolder.open(options.reference)
     check_comparable(folders, real)
+    for folder in [] if options.other_captions else folders:
+        require_protocol(folder.records, folder.path, real.path)
     for target in [*targets, *statistics_paths(options.write_statistics, ["any"]).values()]:
         require_place(target)
     judges = make_judges(options, folders)
@@ -302,6 +305,8 @@ def parser() -> argparse.ArgumentParser:
         help="of other real images than --reference, to compute FID or the Frechet distance against; may be repeated",
     )
     made.add_argument("--write-statistics", metavar="DIR", help="write such files from --reference, one a network")
+    other = "measure samples of other captions than those that the protocol of the reference (`unclip coco`) drew"
+    made.add_argument("--other-captions", action="store_true", help=f"{other}; the row says so")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
     return made
 

@@ -104,6 +104,9 @@ def test_short_side_then_centre(tmp_path: Path):
 def test_filtered_and_drawn(coco: Path):
     (coco / "out.txt").write_text("103\nCOCO_val2014_000000000004.jpg\n")
     folder, lines = run(coco, exclude=str(coco / "out.txt"), captions=20)
+    protocol = CaptionProtocol("dry", 20, size=SIZE, exclude="elsewhere.txt")
+    written = json.loads((coco / "out" / "protocol.json").read_text())
+    assert written["digest"] == protocol.digest([103, 104]) != protocol.digest([103])
     assert len(folder) == 10 and not {103, 104} & {line["image_id"] for line in lines}
     folder, lines = run(coco, "drawn", captions=3, reference="drawn")
     assert {r["caption_index"] for r in folder.records} == {line["image_id"] for line in lines}
@@ -133,7 +136,7 @@ def test_the_whole_protocol(coco: Path, capsys: pytest.CaptureFixture):
     assert row["n"] == 10 and row["protocol"]["reference_n"] == 12 and row["protocol"]["size"] == [SIZE, SIZE]
     assert row["frechet"]["value"] > 0 and row["accuracy"] is None and row["warnings"]
     assert "biased upwards" in capsys.readouterr().out
-    assert row["protocol"]["caption_protocol"] == "dry " + CaptionProtocol.load(config).digest
+    assert row["protocol"]["caption_protocol"] == "dry " + CaptionProtocol.load(config).digest()
     assert (coco / "out" / "features").is_dir()  # memory maps
 
     # Samples of the captions that another seed draws are told apart, whatever the reference.
@@ -142,7 +145,12 @@ def test_the_whole_protocol(coco: Path, capsys: pytest.CaptureFixture):
     assert main(["coco", *export, "--out", str(coco / "out"), "--protocol", str(config)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["coco", *export, "--out", str(coco / "out"), "--protocol", str(config), "--overwrite"]) == 0
-    assert main(["evaluate", str(coco / "out" / "samples" / "diffusion_prior"), *words]) == 0
+    target = coco / "out" / "samples" / "diffusion_prior" / "metrics.json"
+    before, _ = target.read_bytes(), capsys.readouterr()
+    assert main(["evaluate", str(target.parent), *words]) == 2 and target.read_bytes() == before
+    assert "are not one of each caption that the protocol dry " in (refused := capsys.readouterr().err)
+    assert "captions.jsonl" in refused and "--other-captions" in refused and refused.count("\n") == 1
+    assert main(["evaluate", str(target.parent), *words, "--other-captions"]) == 0
     other = json.loads((coco / "out" / "samples" / "diffusion_prior" / "metrics.json").read_text())
     assert other["protocol"]["caption_protocol"] is None
     assert any("not one of each caption that the protocol dry " in text for text in other["warnings"])

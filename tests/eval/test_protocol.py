@@ -23,7 +23,9 @@ def test_shipped_ones_are_the_papers(path: Path):
 
 def test_digest_is_of_the_values():
     a, b = CaptionProtocol("x", 5), CaptionProtocol("x", 5, seed=1)
-    assert a.digest == CaptionProtocol("x", 5).digest != b.digest
+    assert a.digest() == CaptionProtocol("x", 5).digest() != b.digest()
+    here, there = (CaptionProtocol("x", 5, exclude=f"{folder}/list.txt") for folder in "ab")
+    assert here.digest([2, 1]) == there.digest([1, 2]) != there.digest([1]) and here.digest() != a.digest()
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
 
 
