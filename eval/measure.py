@@ -239,6 +239,7 @@ def _protocol(
         "extractor": judges.extractor.name,
         "extractor_dim": dim,
         "resizing": judges.extractor.resizing,
+        "resizing_by_judge": {name: judge.resizing for name, judge in judges.extractors().items()},
         "classifier": judges.classifier.name if judges.classifier is not None else None,
         "clip": judges.clip.name if judges.clip is not None else None,
         "inception": judges.inception.name if judges.inception is not None else NO_INCEPTION,
