@@ -14,6 +14,7 @@ import numpy as np
 from eval.bootstrap import LEVEL, Interval, Resampler, as_json
 from eval.clip_score import clip_score
 from eval.diversity import within_caption_distance
+from eval.drawn import drawn
 from eval.errors import InputError
 from eval.features import NO_INCEPTION
 from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
@@ -134,10 +135,11 @@ def measure(
     """All metrics of one folder, JSON-ready.
 
     Returns:
-        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity", "protocol",
-        "warnings"}, and what `eval.further.further` adds: each metric is {"value", "low", "high"} (95 % interval over
-        captions), or None where it cannot be measured. "accuracy" holds one for each name of
-        `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions it, "accuracy_by_kind" one
+        {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity", "drawn",
+        "protocol", "warnings"}, and what `eval.further.further` adds: each metric is {"value", "low", "high"} (95 %
+        interval over captions), or None where it cannot be measured. "drawn" is of `eval.drawn.drawn`. "accuracy"
+        holds one for each name of `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions
+        it, "accuracy_by_kind" one
         for each of `eval.kinds.KINDS`; None without ground truth.
     """
     resampler = Resampler(folder.caption_index, draws, seed)
@@ -163,6 +165,7 @@ def measure(
         "accuracy_by_kind": by_kind,
         "diversity": as_json(resampler.mean(diversity)),
         **further(folder, seen, judges, reference.features, resampler),
+        "drawn": drawn(folder.records),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
         + copies_note(folder)
         + exported_protocol(folder.records, reference.folder.path)[1]

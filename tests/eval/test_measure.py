@@ -219,3 +219,11 @@ def test_digest(make_folder):
     assert content_digest(a) == content_digest(same)
     same.records[0]["caption"] = "another"
     assert content_digest(a) != content_digest(same)
+
+
+def test_how_the_pictures_were_drawn_is_kept(make_folder, judges):
+    real, folder = make_folder("real", captions=12, seed=1), make_folder("a", condition="glide")
+    for record in folder.records:
+        record["sampler"] = {"decoder": "ddim"}
+    row = measure(folder, look(folder, judges), judges, read_reference(real, judges), draws=5, seed=3)
+    assert row["drawn"] == {"decoder": {"sampler": "ddim"}} and "drawn" not in row["protocol"]

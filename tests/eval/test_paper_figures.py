@@ -102,7 +102,7 @@ def test_of_a_run(run: Path, row):
 def test_rows_of_different_protocols_are_not_drawn(run: Path, row):
     other = row("diffusion_prior")
     other["protocol"] |= {"extractor": "another"}
-    with pytest.raises(InputError, match="glide was measured with extractor = .* and diffusion_prior with 'another'"):
+    with pytest.raises(InputError, match=r"glide was measured with extractor = .* and diffusion_prior with 'another'"):
         paper_figures(run, [row("glide"), other])
 
 

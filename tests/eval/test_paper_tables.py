@@ -151,10 +151,24 @@ TABLE = Table(
 def test_latex():
     text = TABLE.latex()
     assert r"\caption{50 \% \& more\_}" in text and r"name & x $\downarrow$ \\" in text
-    assert r"a|b & 1.5 [1, 2] \\" in text and r"c & -- \\" in text and r"\begin{tabular}{lr}" in text
+    assert r"a\textbar{}b & 1.5 [1, 2] \\" in text and r"c & -- \\" in text and r"\begin{tabular}{lr}" in text
     assert text.count(r"\begin") == text.count(r"\end") == 2 and "n = 3" in text
+    assert text.count("{") == text.count("}") and r"\begin{table*}" in text and r"\resizebox" in text
+    assert r"\footnotesize" not in text.partition(r"\end{tabular}")[0]
+    signs = Table("", ["a < b > c", "a − b"], [[Cell("x")] * 2] * 31).latex()
+    assert r"a \textless{} b \textgreater{} c & a $-$ b" in signs
+    assert r"\footnotesize" in signs.partition(r"\end{tabular}")[0]
 
 
 def test_csv():
     found = list(csv.reader(io.StringIO(TABLE.csv())))
-    assert found == [["name", "x ↓", "x ↓ interval"], ["a|b", "1.5", "[1, 2]"], ["c", "–", ""]]
+    assert found == [["name", "x ↓", "x ↓ low", "x ↓ high"], ["a|b", "1.5", "1", "2"], ["c", "", "", ""]]
+    cells = [Cell("48.9 %", "± 3.1"), Cell("50.0 %", "[45.0, 55.0]"), Cell("–")]
+    table = Table("", ["model", "won", "depth"], [[Cell("a"), cell, Cell("2", "(4)")] for cell in cells])
+    assert list(csv.reader(io.StringIO(table.csv()))) == [
+        ["model", "won (%)", "won low", "won high", "depth", "depth beside"],
+        ["a", "48.9", "45.8", "52.0", "2", "4"],
+        ["a", "50.0", "45.0", "55.0", "2", "4"],
+        ["a", "", "", "", "2", "4"],
+    ]
+    assert Table("", ["a", "b"], []).csv() == "a,b\n"

@@ -41,12 +41,21 @@ def test_columns_that_nobody_measured_are_left_out(row):
     assert not any("classifier; its own" in note for note in table.notes)
     protocol = {**row("glide")["protocol"], "inception": "Inception-v3"}
     with_fid = main_table([row("glide", fid={"value": 20, "low": 19, "high": 22}, protocol=protocol)])
-    assert with_fid.columns[3] == "FID ↓" and with_fid.rows[0][3].text == "20.0"
+    assert with_fid.columns[3] == "FID ↓" and with_fid.rows[0][3].text == "20.00"
     assert "FID: Inception-v3, against the same real images." in with_fid.notes
 
 
 def test_without_a_row_of_real_images_the_classifier_is_unproven(row):
     assert any("not measured (no row of real images)" in note for note in main_table([row("glide")]).notes)
+
+
+def test_seed_and_resizing_are_said(row):
+    given = row("glide")
+    notes = main_table([given]).notes
+    assert "1000 draws (seed 0)." in notes[0] and not any("128 x 64 px" in note for note in notes)
+    given["protocol"] |= {"size": [64, 128], "resizing": "bilinear, antialiased"}
+    said = "All pictures have 128 x 64 px; for the Frechet distance's features: bilinear, antialiased."
+    assert said in main_table([given]).notes
 
 
 def test_shared_images_are_confessed(row):
