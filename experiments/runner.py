@@ -118,6 +118,7 @@ class Runner:
     def _start(self, name: str, decision: Decision, display: Display) -> None:
         stage, suite, folder = self.staging.suite.stages[name], self.staging.suite, self.staging.folder(name)
         words, text, seconds = stage.words(suite.run), stage.text(suite.run), 0.0
+        self.staging.sweep(name)
         if decision.action == "resume":
             seconds = interrupted_seconds(folder)
             extra = stage.resume_words()

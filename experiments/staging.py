@@ -7,9 +7,11 @@ the stages that it needs. Comments and the order of keys in YAML do not count.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +153,15 @@ class Staging:
             if not path.is_relative_to(self.folder(name)):
                 shelf = self.suite.run / PREVIOUS / name / "outputs"
                 set_aside(path, shelf / path.relative_to(self.suite.run))
+
+    def sweep(self, name: str) -> None:
+        """Remove the half-written folders and files that a killed stage has left beside its outputs' places."""
+        for output in self.suite.stages[name].outputs:
+            for place in (Path(output), *Path(output).parents[:-1]):
+                for kind in ("partial", "old"):
+                    pattern = f".{glob.escape(place.name)}.{kind}-????????"
+                    for path in (self.suite.run / place.parent).glob(pattern):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def outputs(self, name: str) -> list[Path]:
         """Paths of the stage's outputs."""

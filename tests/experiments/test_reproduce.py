@@ -307,6 +307,24 @@ def test_a_killed_runner_takes_its_stages_with_it_and_the_next_goes_on(folder, u
     assert json.loads(Path("runs/x/b/stage.json").read_text())["status"] == "done"
 
 
+def test_what_a_killed_stage_had_half_written_goes_before_it_runs_again(folder):
+    outputs = "[samples/one/manifest.jsonl, b/out]"
+    Path("suite.yaml").write_text(SUITE.replace("outputs: [b/out]", f"outputs: {outputs}"))
+    left = [Path("runs/x/samples", name) for name in (".one.partial-0123abcd", ".one.old-0123abcd")]
+    others = [
+        Path("runs/x/samples", name) for name in (".two.partial-0123abcd", ".one.partial", "one.partial-0123abcd")
+    ]
+    for path in (*left, *others):
+        path.mkdir(parents=True)
+        (path / "00000.png").touch()
+    left.append(Path("runs/x/b/.out.partial-0123abcd"))
+    left[-1].parent.mkdir()
+    left[-1].touch()
+    assert reproduce("--only", "b") == 1  # It leaves no manifest.
+    assert not any(path.exists() for path in left)
+    assert all((path / "00000.png").exists() for path in others)
+
+
 def test_an_interrupted_stage_whose_config_changed_starts_again(folder, unclip, monkeypatch, capsys):
     monkeypatch.setenv("SECONDS_a", "60")
     runner = unclip("reproduce", "suite.yaml", "--only", "a")
