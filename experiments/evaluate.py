@@ -47,6 +47,9 @@ def main(argv: list[str]) -> int:
         require_protocol(folder.records, folder.path, real.path)
     for target in [*targets, *statistics_paths(options.write_statistics, ["any"]).values()]:
         require_place(target)
+    run = next((run for run in map(run_of, (real.path, *(folder.path for folder in folders))) if run is not None), None)
+    if run is not None and not named_judges(options):
+        judges_of(run, options)
     judges = make_judges(options, folders)
     statistics = read_statistics(options.statistics, real, judges)
     rows = []
@@ -77,6 +80,24 @@ def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
             "--out names one file; evaluate one folder at a time, or leave it out: each gets a metrics.json"
         )
     return [Path(out)]
+
+
+def named_judges(options: argparse.Namespace) -> bool:
+    """Whether a network was named that looks at images."""
+    from eval.features import find_inception
+
+    return any((options.classifier, options.clip, options.network, find_inception(options.inception)))
+
+
+def judges_of(run: Path, options: argparse.Namespace) -> None:
+    """Names the run's own classifier and its CLIP for evaluation, where it has them and no other is named."""
+    options.classifier = options.classifier or existing(run / "classifier")
+    options.clip = options.clip or existing(run / "eval_clip" / "export")
+
+
+def existing(folder: Path) -> str | None:
+    """A folder's name, if it is there."""
+    return str(folder) if folder.is_dir() else None
 
 
 def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
@@ -314,7 +335,11 @@ def parser() -> argparse.ArgumentParser:
 def add_judges(made: argparse.ArgumentParser) -> None:
     """The options that say what is measured, and against what."""
     made.add_argument("--reference", required=True, help="sample folder of real images (`unclip data export`)")
-    made.add_argument("--classifier", help="attribute classifier: attribute accuracy, Frechet distance, diversity")
+    made.add_argument(
+        "--classifier",
+        help="attribute classifier: attribute accuracy, Frechet distance, diversity (with no judge named: the run's"
+        " classifier and eval_clip, where the samples or the reference lie in a run)",
+    )
     made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
     made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
     made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")

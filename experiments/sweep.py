@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.arguments import CommandParser
-from experiments.evaluate import add_judges, feature_cache, make_judges
+from experiments.evaluate import add_judges, existing, feature_cache, judges_of, make_judges
 from experiments.progress import progress
 from experiments.sweep_plan import Plan
 from modules.errors import InputError
@@ -52,8 +52,7 @@ def main(argv: list[str]) -> int:
         plan = replace(plan, captions=options.captions)
     run = Path(options.run)
     options.reference = options.reference or default_reference(run, plan)
-    options.classifier = options.classifier or existing(run / "classifier")
-    options.clip = options.clip or existing(run / "eval_clip" / "export")
+    judges_of(run, options)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from eval.files import write_file
@@ -105,11 +104,6 @@ def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:
             raise InputError(f"--set {word}: write STAGE.SETTING=VALUE,VALUE as in decoder.steps=4,8")
         found[key] = content
     return found
-
-
-def existing(folder: Path) -> str | None:
-    """A folder's name, if it is there."""
-    return str(folder) if folder.is_dir() else None
 
 
 def default_reference(run: Path, plan: Plan) -> str:

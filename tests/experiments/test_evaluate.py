@@ -140,6 +140,26 @@ def test_again_gives_the_same(run: Path):
     assert after["frechet"]["low"] != json.loads(before)["frechet"]["low"]
 
 
+def test_without_named_judges_those_of_the_run_are_taken(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Of the run that the reference or the samples lie in; a judge that is named stands alone."""
+    (run / "eval_clip").rename(run / "own")
+    (run / "eval_clip").mkdir()
+    (run / "own").rename(run / "eval_clip" / "export")
+    assert evaluate(run, clip="eval_clip/export", conditions=("glide",)) == 0
+    named = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
+    shutil.copytree(run / "reference", run / "samples" / "reference")
+    shutil.copytree(run / "samples" / "glide", tmp_path / "elsewhere")
+    words = ["--reference", str(run / "samples" / "reference"), "--bootstrap", "20"]
+    assert main(["evaluate", str(tmp_path / "elsewhere"), *words]) == 0
+    assert json.loads((tmp_path / "elsewhere" / "metrics.json").read_text()) == named
+    assert main(["evaluate", str(tmp_path / "elsewhere"), *words, "--clip", str(run / "eval_clip" / "export")]) == 0
+    assert json.loads((tmp_path / "elsewhere" / "metrics.json").read_text())["accuracy"] is None
+    capsys.readouterr()
+    words[1] = str(shutil.copytree(run / "reference", tmp_path / "reference"))
+    assert main(["evaluate", str(tmp_path / "elsewhere"), *words]) == 2
+    assert "nothing to measure with: give one of --classifier" in capsys.readouterr().err
+
+
 def test_without_a_classifier(run: Path):
     assert evaluate(run, classifier="") == 0
     row = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
@@ -163,7 +183,6 @@ BAD = {
     "nowhere does not exist": {"reference": "nowhere"},
     "cannot load the classifier in": {"classifier": "eval_clip"},
     "no CLIP at": {"clip": "nowhere"},
-    "give one of": {"classifier": "", "clip": ""},
     "is the CLIP that": {"clip": "clip/export"},
     "no Inception weights at": {"inception": "nowhere"},
     "--bootstrap must be 1 or more": {"words": ("--bootstrap", "0")},
