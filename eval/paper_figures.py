@@ -11,6 +11,7 @@ from PIL import Image
 from eval import plots
 from eval.figure_folder import RECORD, read_figure
 from eval.figures import comparison
+from eval.further_table import further_table
 from eval.kinds import kind_table
 from eval.pages import FOLDER as MANIPULATIONS
 from eval.paper_tables import ablation_table, binding_table, table_1, table_2, table_3
@@ -29,7 +30,9 @@ SWEEP_HINT = "run `unclip sweep experiments/protocols/{name}.yaml --run RUN`"
 def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
     """File name -> table, of all that the run has something for; Tables 1 to 3 always."""
     sweeps = read_sweeps(run)
-    made = {
+    more = further_table(rows)
+    made = {"further": more} if more.rows else {}
+    made |= {
         "table_1_humans": table_1(counted(run)),
         "table_2_fid": table_2(rows),
         "table_3_hyperparameters": table_3(run),

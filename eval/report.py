@@ -19,6 +19,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.figures import comparison, plot_curves, read_curves
 from eval.files import write_file
+from eval.further_table import METRICS as FURTHER
 from eval.pages import PAGE
 from eval.paper_figures import paper_figures, paper_tables
 from eval.plots import save
@@ -38,17 +39,10 @@ from eval.tables import (
 
 METRICS = "metrics.json"
 RESULT_KEYS = (
-    "condition",
-    "n",
-    "frechet",
-    "fid",
-    "clip_score",
-    "accuracy",
-    "accuracy_by_kind",
-    "diversity",
-    "shared_with_reference",
+    *("condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity"),
+    *(*FURTHER, "binding", "drawn", "shared_with_reference", "warnings"),
 )
-IN_REPORT = ("accuracy_by_kind", "ablation", "binding")
+IN_REPORT = ("further", "accuracy_by_kind", "ablation", "binding")
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
 """The comparison and the page of manipulations show them."""
 PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.errors import InputError
+from eval.further import NAMES
 from eval.report import html, read_run, write_report
 from eval.samples import SampleFolder, write_samples
 
@@ -49,6 +50,21 @@ def test_results_for_programs(run: Path, row):
     assert found["seconds"] == {"clip": 90, "decoder": 300.5} and list(found["seconds"]) == ["clip", "decoder"]
     assert found["protocol"] == given["protocol"]
     assert page == run / "report.html" and tables[0].title == "Main table"
+
+
+def test_further_metrics_are_in_results_and_on_the_page(run: Path, row):
+    share = {"value": 0.123, "low": 0.1, "high": 0.2}
+    more: dict = dict.fromkeys(NAMES, share)
+    more |= {"binding": {"any": {"n": 3, "bound": share, "swapped": share, "missing": share}}, "warnings": ["few"]}
+    more["drawn"] = {"decoder": {"steps": 7}}
+    for condition in ("glide", "real"):
+        (run / "samples" / condition / "metrics.json").write_text(json.dumps(row(condition, **more)))
+    write_report(run)
+    found = json.loads((run / "results.json").read_text())["rows"][0]
+    assert {key: found[key] for key in more} == more
+    assert "\n## Further metrics\n" in (run / "tables.md").read_text()
+    page = (run / "report.html").read_text()
+    assert page.index("<h2>Main table</h2>") < page.index("<h2>Further metrics</h2>") and "KID ↓" in page
 
 
 def test_a_running_stage_counts_with_its_seconds_so_far(run: Path):
