@@ -157,7 +157,10 @@ def notes(sweep: Sweep) -> list[str]:
         if any(point.get("recall") for point in sweep.points):
             said.append(f"Intervals of recall: {protocol.get('recall_interval', SAMPLES_FIXED)}.")
     else:
-        said.append(f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones.")
+        said.append(
+            f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones, those of the captions'"
+            " own images among them: distances are a little too small, and for all points alike."
+        )
     estimated = sorted({point["score_statistics"] for point in sweep.points if point.get("score_statistics")})
     if estimated:
         said.append(

@@ -12,6 +12,8 @@ import torch
 from eval.bootstrap import LEVEL, Resampler, as_json
 from eval.diversity import within_caption_distance
 from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.measure import content_digest
+from eval.protocol import captions_digest
 from experiments.sweep_points import BATCH, Sampler
 
 
@@ -49,9 +51,12 @@ class EmbeddingJudge:
             "protocol": {
                 "n": len(z_i),
                 "captions": len(self.sampler.rows),
+                "captions_digest": captions_digest(self.sampler.rows[row] for row, _ in self.places),
                 "per_caption": self.plan.per_caption,
                 "clip": self.sampler.system.clip.fingerprint,
+                "reference": self.sampler.real.path.resolve().name,
                 "reference_n": len(self.population),
+                "reference_digest": content_digest(self.sampler.real),
                 "bootstrap": self.plan.bootstrap,
                 "level": LEVEL,
                 "seed": self.plan.seed,

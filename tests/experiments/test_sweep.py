@@ -14,6 +14,8 @@ import yaml
 
 from datamodules import scenes
 from eval.attributes import AttributeClassifier, export_classifier
+from eval.measure import content_digest
+from eval.protocol import captions_digest
 from eval.samples import SampleFolder
 from eval.sweeps import read_sweeps
 from experiments.cli import main
@@ -119,6 +121,9 @@ def test_embeddings_without_a_decoder(run: Path):
     assert linear["cosine_true"]["value"] == pytest.approx((z_i * true).sum(1).mean().item(), abs=1e-5)
     assert linear["cosine_text"]["value"] == pytest.approx((z_i * z_t).sum(1).mean().item(), abs=1e-5)
     assert linear["evaluations"] == 1 and ar["evaluations"] == 12 and linear["n"] == 16
+    protocol = linear["protocol"]
+    assert protocol["captions_digest"] == captions_digest([row for row in real.records for _ in range(2)])
+    assert (protocol["reference"], protocol["reference_digest"]) == ("real", content_digest(real))
     assert linear["diversity"]["value"] == pytest.approx(0, abs=1e-6) and ar["diversity"]["value"] > 0
 
 
