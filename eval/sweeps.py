@@ -158,8 +158,8 @@ def notes(sweep: Sweep) -> list[str]:
             said.append(f"Intervals of recall: {protocol.get('recall_interval', SAMPLES_FIXED)}.")
     else:
         said.append(
-            f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones, those of the captions'"
-            " own images among them: distances are a little too small, and for all points alike."
+            f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones, those of the"
+            " captions' own images among them: distances are a little too small, and for all points alike."
         )
     estimated = sorted({point["score_statistics"] for point in sweep.points if point.get("score_statistics")})
     if estimated:
