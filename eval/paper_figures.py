@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from eval import plots
+from eval.conditions import CONDITIONS, Row, picture_label
+from eval.drawn import drawn
 from eval.figure_folder import RECORD, read_figure
 from eval.figures import comparison
 from eval.further_table import further_table
@@ -18,11 +20,35 @@ from eval.paper_tables import ablation_table, binding_table, table_1, table_2, t
 from eval.protocol import check_protocols
 from eval.samples import SampleFolder
 from eval.sweeps import Sweep, read_sweeps, sweep_table
-from eval.tables import CONDITIONS, Row, Table, label
+from eval.tabular import Table
 from eval.votes import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+CAPTIONS = {
+    "figure_10_13_trade_off": (
+        "Figures 10 and 13: how much of the captions is right (or how pictures are rated) against the decoder's"
+        " guidance scale, and against recall, where each guidance scale has its marker."
+    ),
+    "figure_11_guidance": (
+        "Figure 11: Frechet distance (lower is better), CLIP score and accuracy as the decoder's guidance scale grows,"
+        " a line for each condition."
+    ),
+    "figure_14_binding": (
+        "Figure 14 as numbers: where a caption tells two objects apart, how often the picture has its attributes on the"
+        " right objects (bound), on each other's (swapped), or not all of them (missing)."
+    ),
+    "sampler": (
+        "Sampler sweep: what more evaluations of the decoder's network bring, by sampler; points of one number stand"
+        " side by side."
+    ),
+    "prior": (
+        "Prior sweep: how far each prior's z_i are from true ones as a whole (left, lower is better), and how near each"
+        " is to its own (right, higher is better)."
+    ),
+}
+"""Figure of numbers -> what one sees in it, for the report."""
 
 SWEEP_HINT = "run `unclip sweep experiments/protocols/{name}.yaml --run RUN`"
 
@@ -90,12 +116,16 @@ def _manipulation(run: Path, name: str) -> Figure | None:
     if not (folder / RECORD).is_file():
         return None
     with Image.open(folder / read_figure(folder).pictures[0]) as image:
-        return plots.picture(image.convert("RGB"))
+        return plots.picture(image.convert("RGB"), " ".join(read_figure(folder).notes[:1]))
 
 
 def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Figure | None:
-    columns = {label(name): samples[name] for name in names if name in samples}
-    return plots.picture(comparison(columns, captions=8)) if len(columns) > 1 else None
+    chosen = [name for name in names if name in samples]
+    if len(chosen) < 2:
+        return None
+    page = comparison({picture_label(name): samples[name] for name in chosen}, captions=8)
+    how = [{"condition": name, "drawn": drawn(samples[name].records)} for name in chosen]
+    return plots.picture(page, plots.samples_foot(how))
 
 
 def _scales(run: Path, sweep: Sweep, condition: str) -> Figure | None:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.binding import OUTCOMES
+from eval.canvas import COLOURS, canvas, errors, foot, legend, line, picture, save
+from eval.conditions import Row, label
+from eval.drawn import drawn, sentence
 from eval.figures import comparison
 from eval.samples import SampleFolder
-from eval.sweeps import Sweep, accuracy_of, settings_text
-from eval.tables import Row, label
+from eval.sweeps import Sweep, accuracy_of, footer, settings_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
-    from PIL import Image
 
-COLOURS = {
-    "caption_only": "#888888",
-    "glide": "#222222",
-    "text_embedding": "#d55e00",
-    "text_decoder": "#cc79a7",
-    "linear_prior": "#e69f00",
-    "ar_prior": "#0072b2",
-    "diffusion_prior": "#009e73",
-    "image_embedding": "#56b4e9",
-    "real": "#999933",
-}
-"""Okabe and Ito's, which people with colour blindness can tell apart."""
+__all__ = ["COLOURS", "picture", "save"]
 
 MARKERS = "osD^vP*X"
 LINES = ("#222222", "#d55e00", "#009e73", "#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#999933")
 APART = 1.035  # the factor between places on a logarithmic axis of what is measured at one
+BAR = {"elinewidth": 0.8, "capsize": 1.5}
 Metric = Callable[[Mapping[str, Any]], Mapping[str, float] | None]
 
 
@@ -42,55 +31,21 @@ def metric(name: str) -> Metric:
     return lambda point: point.get(name)
 
 
-def _canvas(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _legend(figure: Figure, axis: Axes) -> None:
-    """One legend for all panels, above them, where no line is hidden by it."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(labels)), fontsize=8, frameon=False)
-
-
-def _errors(points: Sequence[Mapping[str, float]]) -> list[list[float]]:
-    low = [max(0.0, p["value"] - p["low"]) for p in points]
-    return [low, [max(0.0, p["high"] - p["value"]) for p in points]]
-
-
-def _line(axis: Axes, xs: Sequence[Any], found: Sequence[Mapping[str, float]], condition: str, **more: Any) -> None:
-    settings = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.4, "elinewidth": 0.8, **more}
-    name = settings.pop("label", label(condition))
-    values = [f["value"] for f in found]
-    colour = settings.pop("color", COLOURS.get(condition))
-    faint = settings.pop("faint", 1.0)
-    _, caps, bars = axis.errorbar(xs, values, yerr=_errors(found), label=name, color=colour, **settings)
-    for part in (*caps, *bars):
-        part.set_alpha(faint)
-
-
 def against_axis(sweep: Sweep, panels: Mapping[str, Metric], xlabel: str) -> Figure | None:
     """One panel for each metric, one line for each condition, over the sweep's axis; None without points."""
     panels = {name: read for name, read in panels.items() if any(read(p) for p in sweep.points)}
     if not panels:
         return None
-    figure, axes = _canvas(len(panels))
+    figure, axes = canvas(len(panels))
     for axis, (name, read) in zip(axes, panels.items(), strict=True):
         for condition in sweep.conditions:
             pairs = [(sweep.x(p), read(p)) for p in sweep.of(condition)]
             known = sorted(((x, f) for x, f in pairs if x is not None and f), key=lambda pair: pair[0])
             if known:
-                _line(axis, [x for x, _ in known], [f for _, f in known], condition)
+                line(axis, [x for x, _ in known], [f for _, f in known], condition)
         axis.set(xlabel=xlabel, ylabel=name)
-    _legend(figure, axes[0])
-    return figure
+    legend(figure, axes[0])
+    return foot(figure, footer(sweep, ["clip_score"] if "CLIP score" in panels else []))
 
 
 def guidance(sweep: Sweep) -> Figure | None:
@@ -109,23 +64,37 @@ def quality(sweep: Sweep) -> tuple[str, Metric]:
 
 
 def trade_off(sweep: Sweep) -> Figure | None:
-    """Figures 10 and 13: quality against the guidance scale, and against recall."""
+    """Figures 10 and 13: quality against the guidance scale, and against recall with a marker for each scale."""
     name, read = quality(sweep)
     if not any(read(p) and p.get("recall") for p in sweep.points):
         return None
-    figure, (left, right) = _canvas(2)
+    figure, (left, right) = canvas(2)
+    known = [p for p in sweep.points if read(p) and sweep.x(p) is not None]
+    markers = {x: MARKERS[k % len(MARKERS)] for k, x in enumerate(sorted({sweep.x(p) for p in known}))}
     for condition in sweep.conditions:
-        points = sorted((p for p in sweep.of(condition) if read(p) and sweep.x(p) is not None), key=sweep.x)
+        points = sorted((p for p in known if p["condition"] == condition), key=sweep.x)
         found = [f for p in points if (f := read(p))]
-        _line(left, [sweep.x(p) for p in points], found, condition)
+        line(left, [sweep.x(p) for p in points], found, condition)
         recall = [p["recall"]["value"] for p in points]
-        _line(right, recall, found, condition, xerr=_errors([p["recall"] for p in points]))
+        across = {"xerr": errors([p["recall"] for p in points]), "faint": 0.35, "marker": "", "linewidth": 1.0}
+        line(right, recall, found, condition, **across)
         for x, y, p in zip(recall, found, points, strict=True):
-            right.annotate(f"{sweep.x(p):g}", (x, y["value"]), (3, 3), textcoords="offset points", fontsize=6)
+            right.plot(x, y["value"], markers[sweep.x(p)], color=COLOURS.get(condition), markersize=5)
     left.set(xlabel="decoder guidance scale", ylabel=name)
     right.set(xlabel="recall", ylabel=name)
-    _legend(figure, left)
-    return figure
+    legend(figure, left)
+    _scales_legend(figure, markers)
+    return foot(figure, footer(sweep, ["recall", *(["clip_score"] if name == "CLIP score" else [])]))
+
+
+def _scales_legend(figure: Figure, markers: Mapping[float, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color="#555555", markersize=5, label=f"{x:g}")
+        for x, marker in markers.items()
+    ]
+    figure.legend(handles=handles, title="guidance", title_fontsize=8, loc="outside right center", fontsize=8)
 
 
 def samplers(sweep: Sweep) -> Figure | None:
@@ -135,7 +104,7 @@ def samplers(sweep: Sweep) -> Figure | None:
     names = list(dict.fromkeys(str(p["settings"].get("decoder.name", "as trained")) for p in sweep.points))
     if not panels:
         return None
-    figure, axes = _canvas(len(panels))
+    figure, axes = canvas(len(panels))
     ticks = sorted({p["evaluations"] for p in sweep.points})
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         for k, name in enumerate(names):
@@ -143,7 +112,7 @@ def samplers(sweep: Sweep) -> Figure | None:
             known = sorted(((p["evaluations"], f) for p in chosen if (f := read(p))), key=lambda pair: pair[0])
             beside = APART ** (k - (len(names) - 1) / 2)
             more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": LINES[k % len(LINES)], "faint": 0.35}
-            _line(axis, [x * beside for x, _ in known], [f for _, f in known], "", **more)
+            line(axis, [x * beside for x, _ in known], [f for _, f in known], "", **more)
         axis.set(xlabel="evaluations of the decoder's network", ylabel=title)
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
@@ -154,8 +123,8 @@ def samplers(sweep: Sweep) -> Figure | None:
             axis.yaxis.set_major_locator(_round_numbers())
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("")
-    _legend(figure, axes[0])
-    return figure
+    legend(figure, axes[0])
+    return foot(figure, footer(sweep, ["clip_score"] if "CLIP score" in panels else []))
 
 
 def _round_numbers() -> Locator:
@@ -172,16 +141,23 @@ def priors(sweep: Sweep) -> Figure | None:
     names = [f"{label(p['condition'])}: {settings_text(p['settings'])}" for p in points]
     panels = {"Frechet distance of z_i": metric("frechet"), "cosine to true z_i": metric("cosine_true")}
     panels = {name: read for name, read in panels.items() if any(read(p) for p in points)}
-    figure, axes = _canvas(len(panels), height=max(2.5, 0.24 * len(points)))
+    figure, axes = canvas(len(panels), height=max(2.5, 0.24 * len(points)))
     for k, (axis, (title, read)) in enumerate(zip(axes, panels.items(), strict=True)):
         for row, point in enumerate(points):
             found = read(point)
             if found:
-                axis.barh(row, found["value"], xerr=_errors([found]), color=COLOURS.get(point["condition"]), height=0.7)
+                axis.barh(
+                    row,
+                    found["value"],
+                    xerr=errors([found]),
+                    color=COLOURS.get(point["condition"]),
+                    height=0.7,
+                    error_kw=BAR,
+                )
         axis.set(xlabel=title, yticks=range(len(points)), yticklabels=names if k == 0 else [""] * len(points))
-        axis.tick_params(axis="y", labelsize=6)
+        axis.tick_params(axis="y", labelsize=7)
         axis.invert_yaxis()
-    return figure
+    return foot(figure, footer(sweep, ["clip_score"] if "CLIP score" in panels else []))
 
 
 def binding(rows: Sequence[Row]) -> Figure | None:
@@ -189,28 +165,26 @@ def binding(rows: Sequence[Row]) -> Figure | None:
     known = [row for row in rows if (row.get("binding") or {}).get("any")]
     if not known:
         return None
-    figure, (axis,) = _canvas(1, height=max(2.2, 0.5 + 0.35 * len(known)))
+    figure, (axis,) = canvas(1, height=max(2.2, 0.5 + 0.5 * len(known)))
     colours = dict(zip(OUTCOMES, ("#009e73", "#d55e00", "#bbbbbb"), strict=True))
-    left = [0.0] * len(known)
-    for kind in OUTCOMES:
-        values = [row["binding"]["any"][kind]["value"] for row in known]
-        axis.barh([label(row["condition"]) for row in known], values, left=left, color=colours[kind], label=kind)
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    axis.set(xlabel="share of such captions", xlim=(0, 1))
+    for k, kind in enumerate(OUTCOMES):
+        found = [row["binding"]["any"][kind] for row in known]
+        places = [place + 0.27 * (k - 1) for place in range(len(known))]
+        values, colour = [f["value"] for f in found], colours[kind]
+        axis.barh(places, values, 0.26, xerr=errors(found), error_kw=BAR, color=colour, label=kind)
+    counts = " or ".join(map(str, sorted({row["binding"]["any"]["n"] for row in known})))
+    axis.set(xlabel=f"captions that tell two objects apart (n = {counts}):\nshare of samples", xlim=(0, 1))
+    axis.set_yticks(range(len(known)), labels=[label(row["condition"]) for row in known])
     axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, fontsize=7)
-    return figure
+    return foot(figure, _judged(known[0]["protocol"]))
 
 
-def picture(image: Image.Image) -> Figure:
-    """A page of pictures as a figure, pixel for pixel."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(image.width / 100, image.height / 100), dpi=100)
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.imshow(image, interpolation="none", aspect="auto")
-    axis.set_axis_off()
-    return figure
+def _judged(protocol: Mapping[str, Any]) -> str:
+    judge = protocol.get("classifier") or protocol["extractor"]
+    draws = f"{protocol['level']:.0%} bootstrap intervals over captions, {protocol['bootstrap']} draws"
+    return f"Judged by {judge}. Bars: {draws} (exact where all captions agree)."
 
 
 def guidance_pictures(sweep: Sweep, folders: Mapping[str, SampleFolder], condition: str) -> Figure | None:
@@ -225,17 +199,18 @@ def guidance_pictures(sweep: Sweep, folders: Mapping[str, SampleFolder], conditi
     columns = {
         f"{label(condition)}, guidance {sweep.x(p):g}": folders[p["folder"]] for p in points if p["folder"] in folders
     }
-    return picture(comparison(columns, captions=6)) if columns else None
+    if not columns:
+        return None
+    fixed = {key: value for key, value in points[0]["settings"].items() if key != sweep.axis}
+    how = drawn(record for folder in columns.values() for record in folder.records)
+    how.get("decoder", {}).pop("guidance", None)  # The headings have it.
+    return picture(
+        comparison(columns, captions=6),
+        samples_foot([{"condition": condition, "drawn": how}], settings_text(fixed) if fixed else ""),
+    )
 
 
-def save(figure: Figure) -> dict[str, bytes]:
-    """{"png": bytes, "svg": bytes}; the same figure gives the same bytes."""
-    import matplotlib
-
-    out = {}
-    with matplotlib.rc_context({"svg.hashsalt": "unclip"}):
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, dpi=150, metadata=metadata)
-            out[kind] = stream.getvalue()
-    return out
+def samples_foot(rows: Sequence[Mapping[str, Any]], settings: str = "") -> str:
+    """What stands below pages of samples: rows with "condition" and "drawn", or settings where manifests do not say."""
+    how = sentence(rows) or settings
+    return "The first sample of each caption." + (f" Drawn with {how}." if how else "")

@@ -16,26 +16,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from eval.canvas import DPI, save
+from eval.conditions import CONDITIONS, Row, in_order, picture_label
 from eval.errors import InputError
 from eval.figures import comparison, plot_curves, read_curves
 from eval.files import write_file
 from eval.further_table import METRICS as FURTHER
 from eval.pages import PAGE
-from eval.paper_figures import paper_figures, paper_tables
-from eval.plots import save
+from eval.paper_figures import CAPTIONS, paper_figures, paper_tables
 from eval.protocol import check_protocols, require_keys
 from eval.samples import GRID, SampleFolder, attributions
-from eval.tables import (
-    CONDITIONS,
-    PROTOCOL_KEYS,
-    ROW_KEYS,
-    Row,
-    Table,
-    in_order,
-    main_table,
-    probe_table,
-    seconds_table,
-)
+from eval.tables import PROTOCOL_KEYS, ROW_KEYS, main_table, probe_table, seconds_table
+from eval.tabular import Table
 
 METRICS = "metrics.json"
 RESULT_KEYS = (
@@ -45,6 +37,7 @@ RESULT_KEYS = (
 IN_REPORT = ("further", "accuracy_by_kind", "ablation", "binding")
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
 """The comparison and the page of manipulations show them."""
+LEAST, MOST = 86, 110  # CSS pixels of a plot's inch: type of 8 points has 9.6 or more
 PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
 
 
@@ -181,7 +174,7 @@ def sample_folders(run: Run) -> dict[str, SampleFolder]:
 def compare(run: Run) -> Image.Image | None:
     """The conditions side by side; None if there are no samples."""
     folders = sample_folders(run)
-    return comparison({CONDITIONS[name]: folder for name, folder in folders.items()}) if folders else None
+    return comparison({picture_label(name): folder for name, folder in folders.items()}) if folders else None
 
 
 def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
@@ -196,15 +189,25 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         name=run.path.resolve().name,
         tables=made,
         comparison=None if figure is None else data_uri(png(figure), "png"),
-        plots={name: data_uri(plot, "png") for name, plot in drawn(run).items()},
+        plots=plots(drawn(run)),
         curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
-        grids={CONDITIONS[name]: data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
+        grids={picture_label(name): data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
         versions=versions(),
         commits=commits(run),
         attributions=attributions(record for f in sample_folders(run).values() for record in f.records),
         manipulations=PAGE if (run.path / PAGE).is_file() else None,
     )
+
+
+def plots(drawn: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """For the page: URI, caption and width of each plot; {"least", "most"} CSS pixels at which its type can be read."""
+    found = []
+    for name, content in drawn.items():
+        inches = Image.open(io.BytesIO(content)).width / DPI
+        sizes = {"least": round(LEAST * inches), "most": round(MOST * inches)}
+        found.append({"uri": data_uri(content, "png"), "caption": CAPTIONS.get(name, name.replace("_", " ")), **sizes})
+    return found
 
 
 def commits(run: Run) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,3 +169,29 @@ def notes(sweep: Sweep) -> list[str]:
     said += sorted({warning for point in sweep.points for warning in point.get("warnings") or []})
     said += [f"{label(name)}: the run has no such stages." for name in sweep.missing]
     return said
+
+
+def footer(sweep: Sweep, shown: Sequence[str] = ()) -> str:
+    """The protocol of a sweep in one line for a figure.
+
+    Args:
+        sweep: the points.
+        shown: what the figure shows, of "clip_score" and "recall", whose judge and intervals are then named.
+    """
+    if not sweep.points:
+        return ""
+    protocol = sweep.points[0]["protocol"]
+    said = [f"n = {protocol['n']} a point ({protocol['captions']} captions)"]
+    if sweep.space == "images":
+        said.append(
+            f"{protocol['extractor']} against {protocol['reference_n']} real images"
+            f" ({protocol['reference']}, {protocol['reference_digest']}) of {protocol['size'][0]} px"
+        )
+        if "clip_score" in shown and protocol.get("clip"):
+            said.append(f"CLIP score by {protocol['clip']}")
+    else:
+        said.append(f"embeddings, without a decoder, against {protocol['reference_n']} true ones")
+    said.append(f"bars: {protocol['level']:.0%} bootstrap intervals over captions, {protocol['bootstrap']} draws")
+    if "recall" in shown:
+        said.append(f"of recall: {protocol.get('recall_interval', SAMPLES_FIXED)}")
+    return "; ".join(said) + "."

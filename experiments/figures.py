@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.arguments import CommandParser
+from experiments.tables import remove_stale
 
 FOLDER = "figures"
+KINDS = ("png", "svg")
 
 
 def main(argv: list[str]) -> int:
@@ -15,9 +17,9 @@ def main(argv: list[str]) -> int:
     made.add_argument("run", help="run folder, as in runs/quickstart")
     made.add_argument("--out", help="folder to write (default: RUN/figures)")
     options = made.parse_args(argv)
+    from eval.canvas import save
     from eval.files import write_file
     from eval.paper_figures import paper_figures
-    from eval.plots import save
     from eval.report import read_run
 
     run = read_run(options.run)
@@ -27,6 +29,9 @@ def main(argv: list[str]) -> int:
         for kind, content in save(figure).items():
             write_file(out / f"{name}.{kind}", content)
         print(f"{out / name}.png, .svg")
+    if options.out is None:
+        for path in remove_stale(out, absent, KINDS, figures):
+            print(f"removed: {path}, which this run has nothing for any more")
     for name, reason in absent.items():
         print(f"not made: {name}; {reason}")
     return 0

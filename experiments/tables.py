@@ -6,12 +6,16 @@ trained with. What the paper's own sizes amount to is `unclip table3`, which rea
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.arguments import CommandParser
 from experiments.evaluate import show
 
 FOLDER = "tables"
+KINDS = ("md", "tex", "csv")
+KNOWN = ("further", "accuracy_by_kind", "ablation", "binding", "sweep_*")
+"""What a run has sometimes."""
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +23,7 @@ def main(argv: list[str]) -> int:
     description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
     made = CommandParser(prog="unclip tables", description=description)
     made.add_argument("run", help="run folder, as in runs/quickstart")
-    made.add_argument("--out", help="folder to write (default: RUN/tables)")
+    made.add_argument("--out", help="folder to write (default: RUN/tables, where old ones go)")
     options = made.parse_args(argv)
     from eval.files import write_file
     from eval.paper_figures import paper_tables
@@ -30,9 +34,31 @@ def main(argv: list[str]) -> int:
     tables = {"main": main_table(run.rows), **paper_tables(run.path, run.rows)}
     out = Path(options.out) if options.out else run.path / FOLDER
     for name, table in tables.items():
-        for kind, content in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+        for kind, content in zip(KINDS, (table.markdown(), table.latex(), table.csv()), strict=True):
             write_file(out / f"{name}.{kind}", content)
+    if options.out is None:
+        for path in remove_stale(out, KNOWN, KINDS, tables):
+            print(f"removed: {path}, which this run has nothing for any more")
     for table in tables.values():
         show(table)
     print(f"tables: {out} ({', '.join(tables)}; each as .md, .tex and .csv)")
     return 0
+
+
+def remove_stale(folder: Path, known: Iterable[str], kinds: Iterable[str], made: Iterable[str]) -> list[Path]:
+    """Removes files that an earlier call wrote and this one did not make, as of a sweep that is gone.
+
+    Args:
+        folder: RUN/tables or RUN/figures.
+        known: patterns of the names that the command writes.
+        kinds: their suffixes, without the dot.
+        made: names of this call.
+
+    Returns:
+        The files.
+    """
+    files = {path for name in known for kind in kinds for path in folder.glob(f"{name}.{kind}")}
+    gone = sorted(path for path in files if path.stem not in set(made))
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone

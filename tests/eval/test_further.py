@@ -69,6 +69,22 @@ def test_every_number(make_folder, classifier):
         assert row[name]["low"] <= row[name]["value"] <= row[name]["high"], name
 
 
+def test_intervals_of_recall_and_coverage_are_over_captions_too(make_folder, classifier):
+    """Without the captions they would hold the samples fixed, with the same values."""
+    judges = Judges(AttributeExtractor(classifier))
+    folder, real = make_folder("a", shift=30), make_folder("real", captions=12, seed=1)
+    seen, reference = look(folder, judges), look(real, judges).features
+    resampler = Resampler(folder.caption_index, 30, seed=5)
+    row = further(folder, seen, judges, reference, resampler)
+    x, y = seen.features["classifier"], reference["classifier"]
+    expected = manifolds(x, y, captions=resampler.groups).intervals(resampler)
+    fixed = manifolds(x, y).intervals(resampler)
+    for name in ("recall", "coverage"):
+        found = (row[name]["value"], row[name]["low"], row[name]["high"])
+        assert found == pytest.approx(tuple(expected[name]))
+        assert abs(found[1] - fixed[name].low) > 0.005 and found[0] == pytest.approx(fixed[name].value), name
+
+
 def test_binding(make_folder, classifier):
     judges, folder = Judges(AttributeExtractor(classifier)), make_folder("a")
     two = {

@@ -33,7 +33,7 @@ def test_every_metric_has_its_column(row):
     said = "\n".join(table.notes)
     for words in ("n = 512 a row", "95% bootstrap", "of recall and coverage: of recall.", "recall (k = 3), density",
                   "coverage (k = 5): attribute classifier 12ab, 64 features, against 1024 real images (56ef)",
-                  "by eval_clip 34cd", "first among 100 captions", "aesthetic: ridge 12.", "n = 104 samples"):  # fmt: skip
+                  "by eval_clip 34cd", "first among 100 captions", "aesthetic: ridge 12.", "n = 104"):  # fmt: skip
         assert words in said
 
 

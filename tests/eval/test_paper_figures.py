@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -57,14 +58,61 @@ def test_samplers_by_evaluations(guidance):
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["27", "28", "29", "30", "31", "32"]
 
 
-def test_binding_bars_add_up(row):
+def test_error_bars_reach_from_low_to_high(guidance):
+    figure = plots.guidance(Sweep(**guidance))
+    glide = figure.axes[0].containers[0]
+    lows_and_highs = [[y for _, y in segment] for segment in glide.lines[2][0].get_segments()]
+    expected = [[d - 0.01, d + 0.02] for d in (5.5, 5.0, 6.5)]  # as conftest's intervals, which are not symmetric
+    assert np.allclose(lows_and_highs, expected)
+    across = plots.trade_off(Sweep(**guidance)).axes[1].containers[0]
+    xs = [[x for x, _ in segment] for segment in across.lines[2][0].get_segments()]
+    assert np.allclose(xs, [[r - 0.01, r + 0.02] for r in (0.5, 0.4, 0.25)])
+
+
+def test_binding(row):
     shares = {
-        kind: {"value": v, "low": 0, "high": 1} for kind, v in (("bound", 0.5), ("swapped", 0.2), ("missing", 0.3))
+        kind: {"value": v, "low": v - 0.1, "high": v + 0.15}
+        for kind, v in (("bound", 0.5), ("swapped", 0.2), ("missing", 0.3))
     }
-    figure = plots.binding([row("glide", binding={"any": shares}), row("real")])
-    assert figure is not None
-    ends = [bar.get_x() + bar.get_width() for bar in figure.axes[0].patches]
-    assert ends == pytest.approx([0.5, 0.7, 1.0]) and plots.binding([row("real")]) is None
+    figure = plots.binding([row("glide", binding={"any": {"n": 104, **shares}}), row("real")])
+    assert figure is not None and plots.binding([row("real")]) is None
+    axis = figure.axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [0.5, 0.2, 0.3]
+    assert len({bar.get_y() for bar in axis.patches}) == 3
+    bars = [c.errorbar.lines[2][0].get_segments()[0][:, 0] for c in axis.containers if hasattr(c, "patches")]
+    assert np.allclose(bars, [[v - 0.1, v + 0.15] for v in (0.5, 0.2, 0.3)])
+    assert axis.get_xlabel() == "captions that tell two objects apart (n = 104):\nshare of samples"
+
+
+def feet(figure) -> str:
+    """What stands below a figure."""
+    below = [figure._supxlabel.get_text()] if figure._supxlabel else [text.get_text() for text in figure.texts]
+    return " ".join(" ".join(below).split())
+
+
+def test_the_protocol_stands_below(guidance, row):
+    said = feet(plots.guidance(Sweep(**guidance)))
+    assert said == (
+        "n = 512 a point (256 captions); attribute classifier 12ab against 1024 real images (reference, 56ef) of 32 px;"
+        " CLIP score by eval_clip 34cd; bars: 95% bootstrap intervals over captions, 1000 draws."
+    )
+    said = feet(plots.trade_off(Sweep(**guidance)))
+    assert said.endswith("; of recall: over real images (binomial), for these samples; too narrow, measure again.")
+    assert "CLIP score" not in said
+    said = feet(plots.priors(Sweep(**{**guidance, "space": "embeddings"})))
+    assert "embeddings, without a decoder, against 1024 true ones; bars: 95%" in said
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    given = row("glide", binding={"any": {"n": 3, "bound": share, "swapped": share, "missing": share}})
+    assert feet(plots.binding([given])).startswith("Judged by attribute classifier 12ab. Bars: 95% bootstrap")
+
+
+def test_each_scale_has_its_marker(guidance):
+    figure = plots.trade_off(Sweep(**guidance))
+    shown = [text.get_text() for text in figure.legends[1].get_texts()]
+    assert shown == ["1", "1.5", "3"] and not figure.axes[1].texts
+    points = [drawn for drawn in figure.axes[1].lines if drawn.get_marker() not in ("", "None", "|", "_")]
+    assert [drawn.get_marker() for drawn in points] == ["o", "s", "D"] * 2
+    assert [float(drawn.get_xdata()[0]) for drawn in points[:3]] == [0.5, 0.4, 0.25]
 
 
 def test_saved_twice_the_same(guidance):
@@ -110,6 +158,19 @@ def test_pictures_are_shown_pixel_for_pixel(run: Path, row):
     figures, _ = paper_figures(run, [])
     shown = Image.open(io.BytesIO(plots.save(figures["figure_08_conditioning"])["png"]))
     assert shown.width == pytest.approx(1.5 * (2 * 116 + 4), abs=2)
+    assert feet(figures["figure_08_conditioning"]) == "The first sample of each caption."
+    said = feet(figures["figure_09a_guidance_glide"])
+    assert said == "The first sample of each caption. Drawn with steps 8."
+
+
+def test_pages_of_pictures_say_how_they_were_drawn(run: Path):
+    for name in ("text_embedding", "diffusion_prior"):
+        file = run / "samples" / name / "manifest.jsonl"
+        records = [json.loads(text) for text in file.read_text().splitlines()]
+        told = [json.dumps({**record, "sampler": {"decoder": "ddim"}}) for record in records]
+        file.write_text("\n".join(told) + "\n")
+    figures, _ = paper_figures(run, [])
+    assert feet(figures["figure_08_conditioning"]).endswith("Drawn with decoder: ddim.")
 
 
 def test_figures_of_manipulations_are_shown(run: Path):

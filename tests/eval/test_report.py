@@ -93,6 +93,21 @@ def test_the_page_needs_no_other_file(run: Path):
     assert (run / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plots_are_as_wide_as_their_type_needs():
+    import io
+
+    from PIL import Image
+
+    from eval.report import plots
+
+    out = io.BytesIO()
+    Image.new("RGB", (1890, 510)).save(out, format="PNG")
+    named, other = plots({"figure_11_guidance": out.getvalue(), "new_plot": out.getvalue()})
+    # 12.6 inches; type of 8 points is at least 8 / 72 * 86 = 9.6 CSS pixels high
+    assert (named["least"], named["most"]) == (1084, 1386) and named["caption"].startswith("Figure 11: Frechet")
+    assert other["caption"] == "new plot"
+
+
 def test_the_only_link_says_what_it_needs(run: Path):
     """manipulations.html is another file: a report that travels alone says so."""
     (run / "manipulations.html").write_text("")

@@ -319,6 +319,20 @@ def test_no_such_file(tmp_path: Path):
         Plan.load(tmp_path / "x.yaml")
 
 
+def removed_with_its_sweep(run: Path, capsys: pytest.CaptureFixture) -> None:
+    """Tables and figures of a sweep that is gone go in RUN/tables and RUN/figures; what is not the command's stays."""
+    aside, own = run / "guidance.json", run / "tables" / "own.md"
+    (run / "sweeps" / "guidance.json").rename(aside)
+    own.write_text("mine")
+    assert main(["tables", str(run), "--out", str(run / "elsewhere")]) == 0
+    assert (run / "tables" / "ablation.md").is_file()
+    assert main(["tables", str(run)]) == 0 and main(["figures", str(run)]) == 0
+    assert f"removed: {run / 'tables' / 'sweep_guidance.csv'}" in capsys.readouterr().out
+    names = {path.name for folder in ("tables", "figures") for path in (run / folder).iterdir()}
+    assert own.is_file() and "main.md" in names and not any("guidance" in n or "ablation" in n for n in names)
+    aside.rename(run / "sweeps" / "guidance.json")
+
+
 def test_tables_and_figures_of_a_run(run: Path, capsys: pytest.CaptureFixture):
     sweep(run, name="guidance")
     assert main(["tables", str(run)]) == 0 and main(["figures", str(run)]) == 0
@@ -331,7 +345,8 @@ def test_tables_and_figures_of_a_run(run: Path, capsys: pytest.CaptureFixture):
     best = min(p["frechet"]["value"] for p in read_sweeps(run)["guidance"].of("glide"))
     assert f"| {best:.2f} [" in (run / "tables" / "ablation.md").read_text()
     assert np.isfinite(best)
+    removed_with_its_sweep(run, capsys)
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "Ablation of section 5.1" in page and "figure 11 guidance" in page
+    assert "Ablation of section 5.1" in page and "<figcaption>Figure 11: Frechet distance" in page
     assert json.loads((run / "results.json").read_text())["rows"] == []
