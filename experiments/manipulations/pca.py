@@ -68,7 +68,6 @@ def main(argv: list[str]) -> int:
         + ("." if options.components else "; the numbers are the paper's, scaled to this embedding's rank."),
     ]
     names = [*(str(count) for count in counts), "all of z_i"]
-    heads = [*(f"{count} component{'' if count == 1 else 's'}" for count in counts), "all of z_i"]
     tables: list[Table] = []
     numbers: dict[str, Any] = {"components": counts}
     shown: dict[str, Image.Image | bytes] = {}
@@ -81,10 +80,17 @@ def main(argv: list[str]) -> int:
         shown["accuracy.png"] = line_plot(counts, {k: v[:-1] for k, v in means.items()}, "components", "accuracy")
     first = min(options.shown, len(found))
     columns = [pictures(found.images[:first]), *(enlarged(system, options, images[:first]) for images in drawn)]
-    page = panel([list(row) for row in zip(*columns, strict=True)], ["picture", *heads], found.names[:first], 96)
+    page = panel(
+        [list(row) for row in zip(*columns, strict=True)], ["picture", *heads(counts)], found.names[:first], 96
+    )
     extra = numbered([image for column in columns[1:] for image in column])
     record = FigureRecord("Principal components of z_i", notes, tables, numbers=numbers)
     return finish(options, "pca", record, {"figure.png": page, **shown}, extra)
+
+
+def heads(counts: list[int]) -> list[str]:
+    """The headings of the columns that are drawn."""
+    return [*(f"{count} component{'' if count == 1 else 's'}" for count in counts), "all of z_i"]
 
 
 def fit(folder: str | Path, system: UnCLIP) -> EmbeddingCodec:

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from eval.figure_folder import read_figure
 from experiments import cli
 from experiments.manipulations.inpaint import hatched, seams
-from experiments.manipulations.pca import ATTRIBUTES, first_seen, table
+from experiments.manipulations.pca import ATTRIBUTES, first_seen, heads, table
 from modules.images import load_images, to_pil
 from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
 from modules.pipeline import UnCLIP
@@ -159,6 +159,10 @@ def test_all_components_are_z_i_and_few_are_not(figure):
     assert_close(all_of_them, z_i, atol=3 * STEP, rtol=0)
     assert (few - z_i).abs().amax() > 10 * STEP
     assert set(record.numbers["accuracy"]) == {"background", "count", "colour", "shape", "size", "relation"}
+
+
+def test_columns_say_what_their_numbers_are():
+    assert heads([1, 5]) == ["1 component", "5 components", "all of z_i"]
 
 
 def test_attributes_that_appear_together_are_said_together():
