@@ -7,8 +7,10 @@ be saved to resume: the Trainer knows how many batches are behind it, and the re
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -233,7 +235,29 @@ class SplitDataModule(LightningDataModule):
 
     def _loader_options(self) -> dict[str, Any]:
         on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
-        return {"num_workers": self.num_workers, "collate_fn": _as_is, "pin_memory": on_device}
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": _as_is,
+            "pin_memory": on_device,
+            "worker_init_fn": leave_signals_to_training,
+        }
+
+
+def leave_signals_to_training(worker_id: int = 0) -> None:
+    """What a loader process does first: it goes on working when its process group is asked to stop.
+
+    Ctrl-C, `timeout`, torchrun, systemd and many schedulers send a signal to all processes at once. Training answers
+    it with a last step and a checkpoint, and needs its batches for that; then it ends its loaders itself. A loader that
+    died first would end training with an error. The second SIGTERM is obeyed: that is how Python ends a loader
+    that does not come to its end.
+    """
+
+    def received(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, received)
+    for number in (signal.SIGINT, signal.SIGUSR1):  # Or the handlers that it has inherited from training are called.
+        signal.signal(number, signal.SIG_IGN)
 
 
 def at_least(bound: int, name: str, value: int) -> int:

@@ -8,7 +8,7 @@ import importlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from experiments.signals import requeued_when_preempted
@@ -132,14 +132,22 @@ def input_error_line(error: Exception) -> str | None:
     from modules.errors import InputError
 
     # jsonargparse wraps what a constructor raises in a ValueError of its own.
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, (InputError, EvalInputError)):
             return " ".join(str(cause).split())
-        cause = cause.__cause__
     if isinstance(error, OSError):
         return os_error_line(error)
     return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on; each once: torch raises a dead loader's from itself."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__
 
 
 def os_error_line(error: OSError) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.checkpoint_files import check_readable
+from experiments.cli import causes
 from modules.errors import InputError
 
 
@@ -27,9 +29,7 @@ def constructing() -> Iterator[None]:
     except InputError:
         raise
     except ValueError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        *_, cause = causes(error)
         if cause is error or not isinstance(cause, ValueError):
             raise
         if isinstance(cause, InputError):  # It says where.
@@ -42,13 +42,17 @@ def check_checkpoint(path: Path | None, model: Any) -> None:
     """Refuse a checkpoint of another network; only its table of contents is read.
 
     Raises:
-        InputError: it lacks a tensor of the model, holds another one, or one of another shape.
+        InputError: it can't be read, holds no training state, or lacks a tensor of the model, holds another one, or one
+            of another shape.
     """
-    if path is None or not path.is_file() or not getattr(model, "strict_loading", True):
+    if path is None:
         return
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception:  # No checkpoint, or a damaged one; loading it says what is wrong.
+    check_readable(path)
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    held = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(held, dict):
+        raise InputError(f"checkpoint {str(path)!r} holds no training state; use another, or train anew")
+    if not getattr(model, "strict_loading", True):
         return
     wanted = model.state_dict()
     found = next(_differences(held, wanted), None)

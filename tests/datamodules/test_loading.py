@@ -1,7 +1,11 @@
 """The order of the data: exact, stateless, and the same after an interruption (with the real Trainer)."""
 
 import json
+import multiprocessing
+import os
 import re
+import signal
+import time
 import warnings
 
 import numpy as np
@@ -10,7 +14,13 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
-from datamodules.loading import ResumableLoader, SeededBatchSampler, SplitDataModule, evaluation_batches
+from datamodules.loading import (
+    ResumableLoader,
+    SeededBatchSampler,
+    SplitDataModule,
+    evaluation_batches,
+    leave_signals_to_training,
+)
 from modules.errors import InputError
 
 
@@ -267,3 +277,27 @@ def test_two_processes_share_the_data_and_go_on_after_an_interruption(tmp_path):
     for rank in range(2):
         seen = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert seen["train"] == list(SeededBatchSampler(11, 3, seed=5, start=4, total=6, rank=rank, world=2))
+
+
+def test_a_loader_obeys_the_second_sigterm_only():
+    """The first is training's, which still needs batches; Python ends a loader that hangs with further ones."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+
+    def work():
+        leave_signals_to_training()
+        while True:
+            theirs.send("at work")
+            time.sleep(0.05)
+
+    process = context.Process(target=work, daemon=True)
+    process.start()
+    assert mine.recv() == "at work"
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        os.kill(process.pid, number)
+        for _ in range(3):  # One may have been on its way.
+            assert mine.poll(60) and mine.recv() == "at work"
+        assert process.is_alive()
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == -signal.SIGTERM

@@ -131,10 +131,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    """`unclip WORDS` as a process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    """`unclip WORDS` as a process, in a process group of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], start_new_session=True, **pipes)
 
 
 @pytest.fixture

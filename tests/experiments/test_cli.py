@@ -107,6 +107,15 @@ def test_errors_in_the_code_keep_their_traceback():
         cli.guarded(failing(ValueError("negative")))
 
 
+def test_an_error_that_is_its_own_cause_comes_to_an_end():
+    """torch raises the error of a killed loader from itself."""
+    error = ValueError("a")
+    first, second = OSError(errno.EIO, "b"), RuntimeError("c")
+    first.__cause__, second.__cause__, error.__cause__ = second, second, error
+    assert list(cli.causes(first)) == [first, second] and cli.input_error_line(first) == "[Errno 5] b"
+    assert cli.input_error_line(error) is None
+
+
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("UNCLIP_DEBUG", "1")
     with pytest.raises(InputError):

@@ -131,6 +131,43 @@ def test_a_stage_goes_on_with_the_same_average_and_noise(toy, monkeypatch, accum
     assert_same(whole, checkpoint("stopped"))
 
 
+LOADED = '''
+import torch
+from datamodules.loading import SplitDataModule
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitems__(self, indices):
+        return torch.randn(64, 4, generator=torch.Generator().manual_seed(0))[indices]
+
+class Data(SplitDataModule):
+    def __init__(self, width: int):
+        super().__init__(batch_size=4, seed=0, num_workers=2)
+
+    def dataset(self, split):
+        return Rows()
+'''
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_process_group_leaves_the_loaders_at_work(toy, monkeypatch, unclip, number):
+    """As `timeout`, torchrun, systemd and LSF send it."""
+    (toy / "loaded.py").write_text(LOADED)
+    (toy / "toy.yaml").write_text((toy / "toy.yaml").read_text().replace("toy.Data", "loaded.Data"))
+    (toy / "toy.py").write_text((toy / "toy.py").read_text().replace("os.kill(os.getpid(), int", "os.killpg(0, int"))
+    assert fit("whole") == 0
+    monkeypatch.setenv("TOY_SIGNAL", f"6:{int(number)}")
+    process = unclip("fit", "--config", "toy.yaml", "--trainer.default_root_dir=stopped")
+    _, error = process.communicate(timeout=200)
+    assert process.returncode == 75, error
+    assert error.count("stopping after this step") == 1 and "stopped after step 7; `--ckpt_path last` goes on" in error
+    monkeypatch.delenv("TOY_SIGNAL")
+    assert fit("stopped", "--ckpt_path", "last") == 0
+    assert_same(checkpoint("whole"), checkpoint("stopped"))
+
+
 def test_after_the_last_step_signals_are_the_callers_again():
     """What follows the last step (the export) has no step to wait for: Ctrl-C ends it at once."""
     before, callback = signal.getsignal(signal.SIGINT), StopSignals()
