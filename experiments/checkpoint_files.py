@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -29,14 +30,23 @@ def earlier(last: Path, number: int) -> Path:
     return last.with_name(f"{last.stem}-{number}{last.suffix}")
 
 
+def held_back(last: Path) -> Path:
+    """Where the last checkpoint waits while a new one is written."""
+    return last.with_name(f".{last.name}.held")
+
+
 def kept(last: Path) -> list[Path]:
-    """The checkpoints that are there, newest first."""
+    """The checkpoints that are there, newest first.
+
+    Without a `last`, the newest is the one that was held back when a save was killed: on a file system without links.
+    """
     before = (
         (int(path.stem.removeprefix(f"{last.stem}-")), path)
         for path in last.parent.glob(f"{last.stem}-*{last.suffix}")
         if path.stem.removeprefix(f"{last.stem}-").isdigit()
     )
-    return [path for path in [last, *(path for _, path in sorted(before))] if path.exists()]
+    newest = last if last.exists() else held_back(last)
+    return [path for path in [newest, *(path for _, path in sorted(before))] if path.exists()]
 
 
 @contextlib.contextmanager
@@ -46,14 +56,15 @@ def keeping(last: Path, keep: int) -> Iterator[None]:
     `keep` checkpoints stay in all. If the writing fails, everything is as it was. Whenever this is killed, the newest
     checkpoint that was whole still is.
     """
-    held = last.with_name(f".{last.name}.held")
-    held.unlink(missing_ok=True)
-    has_earlier = keep > 1 and last.is_file()
-    if has_earlier:
-        try:
-            held.hardlink_to(last)
-        except OSError:  # A file system without links: for as long as the writing takes, there is no `last`.
-            last.replace(held)
+    held = held_back(last)
+    if last.is_file():  # Or what is held already is the newest there is, and stays so.
+        held.unlink(missing_ok=True)
+        if keep > 1:
+            try:
+                held.hardlink_to(last)
+            except OSError:  # A file system without links: for as long as the writing takes, there is no `last`.
+                last.replace(held)
+    has_earlier = held.is_file()
     try:
         yield
     except BaseException:
@@ -76,31 +87,59 @@ def damage(path: Path) -> str | None:
     Raises:
         PermissionError: it may not be read.
     """
-    if path.is_dir():  # One of many ranks, with checks of its own.
-        return None
+    return _examined(path)[0]
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a checkpoint that can't be read, or not without running code.
+
+    To be called before a Trainer sees the path: some of Lightning's strategies read files by themselves, and in some of
+    its releases they run what they find there.
+
+    Raises:
+        InputError: it is damaged, holds more than tensors and plain values, or is a folder.
+        PermissionError: it may not be read.
+    """
+    reason = next((reason for reason in _examined(path) if reason), None)
+    if reason is not None:
+        raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}); use another, or train anew")
+
+
+def _examined(path: Path) -> tuple[str | None, str | None]:
+    """(what is damaged, what would run code), None for nothing."""
+    if path.is_dir():  # One file of each rank; Lightning reads them with pickle.
+        return None, "it is a folder, and only checkpoints of one file are read"
     stat = path.stat()
-    return _damage(path, stat.st_mtime_ns, stat.st_size)
+    return _examined_file(path.absolute(), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=8)
-def _damage(path: Path, mtime: int, size: int) -> str | None:
+def _examined_file(path: Path, mtime: int, size: int) -> tuple[str | None, str | None]:
     """Remembered, since a file is looked at when it is chosen and again when it is loaded."""
     try:
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
             folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]
+        if bad is not None:
+            return f"the checksum of {bad!r} in it is wrong", None
         if folders:  # zipfile reads them all the same, and torch does not.
-            return f"{folders[0]!r} in it is marked as a folder"
-        if bad is None:
-            # Its table of contents, parts of which only torch looks at; tensors are mapped, not read.
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return f"{folders[0]!r} in it is marked as a folder", None
+        # Its table of contents, parts of which only torch looks at; tensors are mapped, not read.
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except PermissionError:
         raise
-    except UnpicklingError:  # Every bit of it is as it was written: it is no checkpoint, but not damaged.
-        return None
+    except UnpicklingError as error:  # Every bit of it is as it was written: it is no checkpoint, but not damaged.
+        return None, _not_plain(error)
     except Exception as error:  # There are many; all of them mean that this is not what was written.
-        return f"{size:,} bytes, {(str(error) or type(error).__name__).splitlines()[0]}"
-    return None if bad is None else f"the checksum of {bad!r} in it is wrong"
+        return f"{size:,} bytes, {(str(error) or type(error).__name__).splitlines()[0]}", None
+    return None, None
+
+
+def _not_plain(error: UnpicklingError) -> str:
+    """Why a sound file was not read: torch's own text begins with how to read it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    what = found[1] if found else "more"
+    return f"it holds {what}, and only tensors and plain values are read: anything else could run code"
 
 
 def newest_sound(last: Path) -> Path | None:
@@ -131,9 +170,10 @@ def tidy(last: Path) -> None:
 
     To be called while no other process writes here.
     """
-    for pattern in (f".{last.name}.*.part", f".{last.name}.held"):
-        for path in last.parent.glob(pattern):
-            path.unlink(missing_ok=True)
+    for path in last.parent.glob(f".{last.name}.*.part"):
+        path.unlink(missing_ok=True)
+    if last.exists():  # Else what is held is the newest; all ranks find it where it is, and the next save moves it on.
+        held_back(last).unlink(missing_ok=True)
     for path in kept(last):
         if damage(path) is not None:
             path.replace(path.with_name(path.name + DAMAGED))

@@ -6,11 +6,9 @@ import contextlib
 import errno
 import os
 import random
-import re
 import shutil
 import time
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from experiments.checkpoint_files import damage, keeping
+from experiments.checkpoint_files import check_readable, keeping
 from experiments.folders import write_atomically
 from modules.errors import InputError
 
@@ -70,26 +68,11 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"checkpoint {str(path)!r} does not exist; give another path, or train without --ckpt_path")
-    reason = damage(path)
-    if reason is not None:
-        raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}); use another, or train anew")
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:
-        reason = held_back(error) if isinstance(error, UnpicklingError) else str(error).strip().split("\n")[0]
-        raise InputError(f"checkpoint {str(path)!r} cannot be read ({reason}); use another, or train anew") from error
+    check_readable(path)
+    content = torch.load(path, map_location=map_location, weights_only=True)
     if not isinstance(content, dict):
         raise InputError(f"checkpoint {str(path)!r} holds no training state; use another, or train anew")
     return content
-
-
-def held_back(error: UnpicklingError) -> str:
-    """Why a sound file was not read: torch's own text begins with how to read it all the same."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    what = found[1] if found else "more"
-    return f"it holds {what}, and only tensors and plain values are read: anything else could run code"
 
 
 def write_error(error: RuntimeError, path: Path) -> Exception:

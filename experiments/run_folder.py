@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from experiments.checkpoint_files import kept, newest_sound, tidy
+from experiments.checkpoint_files import check_readable, kept, newest_sound, tidy
 from experiments.checkpoints import LAST
 from experiments.folders import PREVIOUS, set_aside, write_text
 from experiments.holding import LOCK, holding
@@ -66,17 +67,23 @@ class RunFolder:
         Where the last one is damaged, 'last' is the one before it, and a warning names both.
 
         Raises:
-            InputError: it is not there, or damaged. 'last' may be missing unless `must_exist`: then training starts.
+            InputError: it is not there, damaged, or would run code. 'last' may be missing unless `must_exist`: then
+                training starts.
         """
-        if wanted is None:
-            return None
-        path = newest_sound(self.last) if wanted == "last" else Path(wanted)
+        path = None if wanted is None else newest_sound(self.last) if wanted == "last" else Path(wanted)
         if path is not None and path.exists():
+            check_readable(path)
             return path
-        if wanted == "last" and not must_exist:
+        if wanted is None or (wanted == "last" and not must_exist):
+            self._check_requeued()
             return None
         path = path or self.last
         raise InputError(f"checkpoint {str(path)!r} does not exist; train first, or give another --ckpt_path")
+
+    def _check_requeued(self) -> None:
+        """On SLURM, Lightning goes on by itself from what it has saved when a job was requeued."""
+        for path in self.path.glob("hpc_ckpt_*.ckpt") if SLURMEnvironment.detect() else ():
+            check_readable(path)
 
     def check(
         self, config: dict[str, Any], resumed: Path | None, overwrite: bool, complete: Complete = lambda there: there

@@ -65,8 +65,11 @@ def test_a_failed_save_changes_nothing(last, monkeypatch, links):
     assert steps(last) == [3, 2, 1]
 
 
-def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_one(last, monkeypatch):
-    """Every call that changes the folder is the last one, in turn."""
+@pytest.mark.parametrize("links", [True, False])
+def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_one(last, monkeypatch, links):
+    """Every call that changes the folder is the last one, in turn; then the run goes on, and is killed so once more."""
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *paths: (_ for _ in ()).throw(OSError("no links here")))
     moments = 0
     while True:
         for path in last.parent.glob("*") if last.parent.exists() else ():
@@ -97,13 +100,22 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_one(last, monkey
             else:
                 break
         found = newest_sound(last)
-        # Hold on to 2, rename 3 into its place; then 1 moves on, and 2.
-        assert found is not None and load_checkpoint(found)["global_step"] == (2 if moments < 3 else 3), moments
+        # Hold on to 2 (by a link, or else by renaming it), rename 3 into its place; then 1 moves on, and 2.
+        newest = 2 if moments < (3 if links else 4) else 3
+        assert found is not None and load_checkpoint(found)["global_step"] == newest, moments
         tidy(last)
-        save(last, 4)
-        assert steps(last)[0] == 4 and steps(last)[1] in (2, 3)
+        assert newest_sound(last) == found  # Other ranks may have chosen it.
+        with pytest.raises(KeyboardInterrupt), keeping(last, 3), monkeypatch.context() as patch:
+            patch.setattr("contextlib.suppress", lambda *kinds: (_ for _ in ()).throw(KeyboardInterrupt))
+            raise KeyboardInterrupt
+        tidy(last)
+        again = newest_sound(last)
+        assert again is not None and load_checkpoint(again)["global_step"] == newest, moments
+        save(last, 4, keep=1 + moments % 2)
+        assert steps(last) == [4, newest][: 1 + moments % 2]
+        assert len(names(last)) == 1 + moments % 2
         moments += 1
-    assert moments == 5
+    assert moments == (5 if links else 6)
 
 
 def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(last):
