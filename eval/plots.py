@@ -166,6 +166,7 @@ def binding(rows: Sequence[Row]) -> Figure | None:
     if not known:
         return None
     figure, (axis,) = canvas(1, height=max(2.2, 0.5 + 0.5 * len(known)))
+    figure.set_figwidth(5)
     colours = dict(zip(OUTCOMES, ("#009e73", "#d55e00", "#bbbbbb"), strict=True))
     for k, kind in enumerate(OUTCOMES):
         found = [row["binding"]["any"][kind] for row in known]
@@ -173,7 +174,8 @@ def binding(rows: Sequence[Row]) -> Figure | None:
         values, colour = [f["value"] for f in found], colours[kind]
         axis.barh(places, values, 0.26, xerr=errors(found), error_kw=BAR, color=colour, label=kind)
     counts = " or ".join(map(str, sorted({row["binding"]["any"]["n"] for row in known})))
-    axis.set(xlabel=f"captions that tell two objects apart (n = {counts}):\nshare of samples", xlim=(0, 1))
+    told = f"share of samples for captions\nthat tell two objects apart (n = {counts})"
+    axis.set(xlabel=told, xlim=(0, 1))
     axis.set_yticks(range(len(known)), labels=[label(row["condition"]) for row in known])
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")

@@ -81,7 +81,11 @@ def test_binding(row):
     assert len({bar.get_y() for bar in axis.patches}) == 3
     bars = [c.errorbar.lines[2][0].get_segments()[0][:, 0] for c in axis.containers if hasattr(c, "patches")]
     assert np.allclose(bars, [[v - 0.1, v + 0.15] for v in (0.5, 0.2, 0.3)])
-    assert axis.get_xlabel() == "captions that tell two objects apart (n = 104):\nshare of samples"
+    assert axis.get_xlabel() == "share of samples for captions\nthat tell two objects apart (n = 104)"
+    figure.draw_without_rendering()
+    for text in (axis.xaxis.label, figure._supxlabel, *axis.get_yticklabels()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0, f"{text} is cut off"
 
 
 def feet(figure) -> str:
