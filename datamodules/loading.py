@@ -2,7 +2,8 @@
 
 The data of a run are one endless stream: a shuffled pass over all n samples, then the next pass, shuffled anew. Batch k
 of rank r is a fixed slice of that stream, so it is a pure function of (seed, k, r, number of ranks). Nothing has to
-be saved to resume: the Trainer knows how many batches are behind it, and the rest follows.
+be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. Only where a run goes on
+with larger or smaller batches, or on more or fewer ranks, is it noted where in the stream that was.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class SeededBatchSampler(Sampler[list[int]]):
         permute: makes the (n,) order of a pass from its generator; None shuffles all n uniformly.
         number_passes: hand out index + (pass + 1) * n instead of the index, for data that draw anew in every pass.
         order: what `permute` does, in words that tell one order from another.
+
+    Attributes:
+        origin: a number of batches, and the stream's position after them, from which batches of this size are counted.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class SeededBatchSampler(Sampler[list[int]]):
         self.n, self.batch_size, self.seed, self.rank, self.world = n, batch_size, seed, rank, world
         self.start, self.order = start, order
         self.total = -(-n // (batch_size * world)) if total is None else total
+        self.origin = (0, 0)
         self._permute = permute or (lambda rng: rng.permutation(n))
         self._number_passes = number_passes
         self._passes: dict[int, np.ndarray] = {}
@@ -67,14 +72,20 @@ class SeededBatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.total
 
+    @property
+    def consumed(self) -> int:
+        """Batches already consumed."""
+        return self.start() if callable(self.start) else self.start
+
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.start() if callable(self.start) else self.start
+        first = self.consumed
         for k in range(first, (first // self.total + 1) * self.total):
             yield self.batch(k)
 
     def batch(self, k: int) -> list[int]:
-        """The indices of batch k: stream positions (k * world + rank) * batch_size and on."""
-        first = (k * self.world + self.rank) * self.batch_size
+        """The indices of batch k: counted from the origin, positions (k * world + rank) * batch_size and on."""
+        batches, position = self.origin
+        first = position + ((k - batches) * self.world + self.rank) * self.batch_size
         passes, places = np.divmod(np.arange(first, first + self.batch_size), self.n)
         return np.concatenate([self._pass(p)[places[passes == p]] for p in np.unique(passes).tolist()]).tolist()
 
@@ -106,25 +117,36 @@ def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader whose position is the Trainer's; its state only records which order the position counts in."""
+    """A DataLoader whose position is the Trainer's; its state records which order, and what, the position counts."""
 
     def state_dict(self) -> dict[str, Any]:
-        sampler = self.batch_sampler
-        assert isinstance(sampler, SeededBatchSampler)
-        return {key: getattr(sampler, key) for key in ("n", "batch_size", "seed", "world", "order")}
+        sampler = self._order
+        return {key: getattr(sampler, key) for key in ("n", "batch_size", "seed", "world", "order", "origin")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         here = self.state_dict()
         then = here | state
-        # Batch k of all ranks together is the same slice of the stream, on however many ranks.
-        regrouped = then["batch_size"] * then["world"] == here["batch_size"] * here["world"]
-        keys = ("n", "seed", "order") if regrouped else here
-        changed = [f"{key} {then[key]} -> {here[key]}" for key in keys if then[key] != here[key]]
+        self._go_on(then["batch_size"] * then["world"], *state.get("origin", (0, 0)))
+        changed = [f"{key} {then[key]} -> {here[key]}" for key in ("n", "seed", "order") if then[key] != here[key]]
         if changed:
             rank_zero_warn(
                 f"the data order is not the one that this run began with ({', '.join(changed)}): "
                 "samples may repeat or be left out before the next pass"
             )
+
+    def _go_on(self, size: int, batches: int, position: int) -> None:
+        """Go on from where batches of so many samples, over all ranks, have brought the run since its last origin."""
+        sampler = self._order
+        sampler.origin = batches, position
+        if size != sampler.batch_size * sampler.world:
+            behind = sampler.consumed
+            sampler.origin = behind, position + (behind - batches) * size
+
+    @property
+    def _order(self) -> SeededBatchSampler:
+        sampler = self.batch_sampler
+        assert isinstance(sampler, SeededBatchSampler)
+        return sampler
 
 
 class SplitDataModule(LightningDataModule):
