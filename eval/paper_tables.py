@@ -26,6 +26,9 @@ ABLATION_ORDER = (
     "diffusion_prior",
 )
 
+PARTS = {2: "decoder", 3: "upsampler", 4: "second upsampler"}
+"""Columns of Table 3 that the paper calls by the sizes of its images."""
+
 
 def table_1(votes: Mapping[str, Mapping[str, Mapping[str, float]]] | None) -> Table:
     """Human comparisons with GLIDE: what `eval.votes.counted` returns, None without votes."""
@@ -104,7 +107,8 @@ def table_3(run: Path) -> Table:
         "In brackets: the paper's. – is a stage that this run does not have, or a setting that the stage does not have;"
         " a prior without a text encoder of its own reads the caption's tokens in its one transformer.",
     ]
-    return Table("Table 3: hyperparameters of this run", ["", *TITLES], body, said)
+    heads = ["AR prior", "diffusion prior", *(f"{part} (the paper's: {TITLES[k]})" for k, part in PARTS.items())]
+    return Table("Table 3: hyperparameters of this run", ["", *heads], body, said)
 
 
 def _beside(ours: Any, papers: Any) -> Cell:

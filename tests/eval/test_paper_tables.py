@@ -108,7 +108,8 @@ def test_table_3(tmp_path: Path):
     stage(tmp_path, "diffusion_prior", {"network": {"init_args": prior}})
     stage(tmp_path, "upsampler", {"crop": 0.25})
     table = table_3(tmp_path)
-    assert table.columns == ["", "AR prior", "Diffusion prior", "64", "64 -> 256", "256 -> 1024"]
+    sizes = ["decoder (the paper's: 64)", "upsampler (the paper's: 64 -> 256)"]
+    assert table.columns == ["", "AR prior", "diffusion prior", *sizes, "second upsampler (the paper's: 256 -> 1024)"]
     rows = {r[0].text: r[1:] for r in table.rows}
     assert rows["channels"][2] == Cell("32", "(512)") and rows["channel multipliers"][2] == Cell("1,2", "(1,2,3,4)")
     assert rows["parameters"][2] == Cell("15,000", "(3.5 B)") and rows["Adam beta2"][2] == Cell("0.99", "(0.999)")
