@@ -27,9 +27,11 @@ class Stopped(SystemExit):
 class StopSignals(Callback):
     """The first SIGINT, SIGTERM or SIGUSR1 ends training after the current step, with a checkpoint; another, at once.
 
+    In validation it does so after the current batch, and the last checkpoint is the one there is.
+
     Python may be anywhere when a signal arrives, in the middle of an optimiser step too: a checkpoint of that moment
     would not resume to the same numbers. That is why Lightning's own handler of SIGUSR1 on SLURM, which saves and asks
-    SLURM to requeue the job, is called at the step's end too, and not when the signal comes. On other schedulers
+    SLURM to requeue the job, is called then too, and not when the signal comes. On other schedulers
     the exit code, 75, is what asks for a requeue.
     """
 
@@ -51,18 +53,17 @@ class StopSignals(Callback):
         # Between the batches of one step there is nothing that a checkpoint could hold; after the last one, the end is
         # near, and a stage may have to add to its state first.
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        asked = (self._signal or 0) if stepped and trainer.global_step != trainer.max_steps else 0
-        if trainer.world_size > 1:
-            found = trainer.strategy.reduce(torch.tensor(asked, device=trainer.strategy.root_device), reduce_op="max")
-            asked = int(found)
+        asked = self._asked(trainer, (self._signal or 0) if stepped and trainer.global_step != trainer.max_steps else 0)
         if asked:
             self._stop(trainer, asked)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         # The weights have not moved since the last step, and its checkpoint is recent: nothing to write.
-        if self._signal is not None and trainer.world_size == 1:
-            say("stopped in validation; `--ckpt_path last` goes on from the last checkpoint")
-            raise Stopped(exit_code(self._signal))
+        asked = self._asked(trainer, self._signal or 0)
+        if asked:
+            if trainer.is_global_zero:
+                say("stopped in validation; `--ckpt_path last` goes on from the last checkpoint")
+            self._leave(trainer, asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for number, handler in self._before.items():
@@ -86,6 +87,17 @@ class StopSignals(Callback):
             checkpoints.save(trainer)
             if trainer.is_global_zero:
                 say(f"stopped after step {trainer.global_step:,}; `--ckpt_path last` goes on from here")
+        self._leave(trainer, number)
+
+    @staticmethod
+    def _asked(trainer: Trainer, number: int) -> int:
+        """The signal that any rank has, 0 for none; all ranks must call this, and have equally many batches."""
+        if trainer.world_size == 1:
+            return number
+        found = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="max")
+        return int(found)
+
+    def _leave(self, trainer: Trainer, number: int) -> None:
         lightnings = self._before.get(signal.SIGUSR1)
         if number == signal.SIGUSR1 and SLURMEnvironment.detect() and callable(lightnings):
             lightnings(number, None)

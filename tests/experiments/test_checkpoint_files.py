@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import zipfile
 from pathlib import Path
@@ -192,20 +193,81 @@ class Payload:
         return (os.system, ("touch sentinel",))
 
 
-@pytest.mark.parametrize("place", ["last", "given"])
-def test_a_checkpoint_that_would_run_code_is_refused(toy, capsys, place):
+SHARDED = """
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from toy import Toy
+
+
+class ShardedToy(Toy):
+    def configure_model(self):
+        fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+    def teardown(self, stage):
+        distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(params=["one device", "FSDP2"])
+def trained(request, toy, capsys):
+    """(command, ckpt_path) -> what `unclip` says when it refuses; a run is there.
+
+    Under FSDP2, Lightning's strategy reads checkpoints itself.
+    """
     assert main(["fit", "--config", "toy.yaml"]) == 0
+    words = ["--config", "toy.yaml"]
+    if request.param == "FSDP2":
+        (toy / "sharded.py").write_text(SHARDED)
+        config = (toy / "toy.yaml").read_text().replace("toy.Toy", "sharded.ShardedToy")
+        (toy / "toy.yaml").write_text(config)
+        sizes = "{data_parallel_size: 1, tensor_parallel_size: 1, save_distributed_checkpoint: false}"
+        strategy = f"{{class_path: lightning.pytorch.strategies.ModelParallelStrategy, init_args: {sizes}}}"
+        words += ["--overwrite", f"--trainer.strategy={strategy}"]
+    capsys.readouterr()
+
+    def refused(command: str, path: str) -> str:
+        assert main([command, *words, "--ckpt_path", path]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return refused
+
+
+@pytest.mark.parametrize("place", ["last", "given"])
+def test_a_checkpoint_that_would_run_code_is_refused(trained, place):
     last = Path("runs/toy/checkpoints/last.ckpt")
     evil = last if place == "last" else Path("evil.ckpt")
     content = load_checkpoint(last)
     torch.save({**content, "hyper_parameters": Payload()}, evil)
+    reason = "it holds posix.system, and only tensors and plain values are read"
     for command in ("fit", "validate"):
-        words = [command, "--config", "toy.yaml", "--ckpt_path", "last" if place == "last" else "evil.ckpt"]
-        assert main(words) == 2
-        error = capsys.readouterr().err
-        reason = "it holds posix.system, and only tensors and plain values are read"
+        error = trained(command, "last" if place == "last" else "evil.ckpt")
         assert f"unclip: checkpoint '{evil}' cannot be read ({reason}" in error
-        assert error.count("\n") == 1
     assert not Path("sentinel").exists()
     torch.load(evil, weights_only=False)  # It would have.
     assert Path("sentinel").exists()
+
+
+def test_a_checkpoint_given_by_path_that_is_none_is_refused(trained):
+    last = Path("runs/toy/checkpoints/last.ckpt")
+    Path("cut.ckpt").write_bytes(last.read_bytes()[:-200])
+    Path("of_all_ranks").mkdir()
+    for name in (".metadata", "meta.pt"):  # As Lightning writes one file of each rank, with its pickles.
+        Path("of_all_ranks", name).write_bytes(pickle.dumps(Payload()))
+    torch.save({"x": 1}, "other.ckpt")
+    for command in ("fit", "validate"):
+        assert "unclip: checkpoint 'cut.ckpt' cannot be read (" in trained(command, "cut.ckpt")
+        assert "checkpoint 'of_all_ranks' cannot be read (it is a folder, and" in trained(command, "of_all_ranks")
+        assert "checkpoint 'other.ckpt' holds no training state; use another" in trained(command, "other.ckpt")
+    assert not Path("sentinel").exists()
+
+
+def test_what_lightning_would_requeue_from_is_refused_too(toy, capsys, monkeypatch):
+    for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    evil = toy / "runs" / "toy" / "hpc_ckpt_1.ckpt"
+    evil.parent.mkdir(parents=True)
+    torch.save({"hyper_parameters": Payload()}, evil)
+    assert main(["fit", "--config", "toy.yaml"]) == 2
+    assert "hpc_ckpt_1.ckpt' cannot be read (it holds posix.system" in capsys.readouterr().err

@@ -29,6 +29,15 @@ class TwoRanks(Toy):
     def on_train_start(self):
         if self.trainer.global_step == 0:
             torch.manual_seed(100 + self.global_rank)
+
+    def validation_step(self, batch, batch_idx):
+        self.send_signal("validation")
+        super().validation_step(batch, batch_idx)
+
+    @staticmethod
+    def send_signal(place):
+        if os.environ["TOY_SIGNAL"].startswith(f"{place}:"):
+            os.kill(os.getpid(), int(os.environ["TOY_SIGNAL"].partition(":")[2]))
 '''
 RANK = """
 import json, os, sys
@@ -58,10 +67,11 @@ def noted(self, content, path, *more, **options):
 AtomicCheckpointIO.save_checkpoint = noted
 
 
-def fit(folder, number=None):
-    os.environ["TOY_SIGNAL"] = f"6:{number}" if number else "-1:0"
+def fit(folder, number=None, place=6, every=0):
+    os.environ["TOY_SIGNAL"] = f"{place}:{number}" if number else "-1:0"
     written.clear()
     words = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.default_root_dir={folder}"]
+    words.append(f"--checkpoint.every_n_train_steps={every}")
     try:
         return main(["fit", "--config", "toy.yaml", "--ckpt_path", "last", *words])
     except SystemExit as left:
@@ -69,8 +79,8 @@ def fit(folder, number=None):
 
 
 codes = {"whole": fit("whole")}
-for name, (ranks, number) in cases.items():
-    codes[name] = fit(name, number if rank in ranks else None)
+for name, (ranks, number, *more) in cases.items():
+    codes[name] = fit(name, number if rank in ranks else None, *more)
     codes[name + " wrote"] = list(written)
     torch.distributed.barrier()
     if rank == 0:
@@ -109,6 +119,7 @@ def test_whoever_gets_the_signal_all_stop_with_one_checkpoint_and_go_on(two_rank
     (two_ranks / "rank.py").write_text(RANK)
     cases = {name: (ranks, int(signal.SIGTERM)) for name, ranks in WHO.items()}
     cases["usr1"] = ([1], int(signal.SIGUSR1))
+    cases["validating"] = ([1], int(signal.SIGTERM), "validation", 3)  # after step 5, with a checkpoint of step 3
     processes = []
     for rank in range(2):
         words = [sys.executable, "rank.py", str(rank), json.dumps(cases)]
@@ -127,8 +138,9 @@ def test_whoever_gets_the_signal_all_stop_with_one_checkpoint_and_go_on(two_rank
         assert (first[name], second[name]) == (75, 75)
         assert (first[f"{name} wrote"], second[f"{name} wrote"]) == ([f"{name}/checkpoints/last.ckpt"], [])
         assert first[f"{name} files"] == ["last.ckpt"]
-        assert load_checkpoint(Path(f"{name}_kept/last.ckpt"))["global_step"] == 7
+        assert load_checkpoint(Path(f"{name}_kept/last.ckpt"))["global_step"] == (3 if name == "validating" else 7)
         assert (first[f"{name} resumed"], second[f"{name} resumed"]) == (0, 0)
         assert differing(whole, load_checkpoint(Path(f"{name}/checkpoints/last.ckpt"))) == []
-    assert said[0].count("stopped after step 7; `--ckpt_path last` goes on from here") == len(cases)
-    assert "stopped after" not in said[1]
+    assert said[0].count("stopped after step 7; `--ckpt_path last` goes on from here") == len(cases) - 1
+    assert said[0].count("stopped in validation; `--ckpt_path last` goes on from the last checkpoint") == 1
+    assert "stopped after" not in said[1] and "stopped in" not in said[1]

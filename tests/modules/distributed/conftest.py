@@ -112,18 +112,23 @@ def alone(tiny: Any, worker: ModuleType, embeddings: Path) -> Callable[..., dict
     return run
 
 
+ACCUMULATED = {"steps": 2, "trainer": {"accumulate_grad_batches": 2}}
 STAGES = ("ar_prior", "diffusion_prior", "decoder")
 
 
 @pytest.fixture(scope="session")
 def one(alone: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """What came of a stage's training in one process: name -> (result, its folder). Each is trained once."""
+    """What came of a stage's training in one process: name -> (result, its folder). Each is trained once.
+
+    "accumulated" is the narrow decoder with two batches a step.
+    """
     done: dict[str, tuple[dict[str, Any], Path]] = {}
 
     def get(name: str) -> tuple[dict[str, Any], Path]:
         if name not in done:
             root = tmp_path_factory.mktemp(f"one_{name}")
-            done[name] = alone(name, root), root
+            options = {"steps": ACCUMULATED["steps"], **ACCUMULATED["trainer"]} if name == "accumulated" else {}
+            done[name] = alone("narrow" if options else name, root, **options), root
         return done[name]
 
     return get
@@ -146,6 +151,7 @@ def two(one: Callable[[str], Any], embeddings: Path, tmp_path_factory: pytest.Te
             job = {"stage": name, "strategy": kind, "batch_size": 4, "steps": 2, "validate": True}
             jobs[f"{kind}_{name}_validated"] = job
         bf16 = {"trainer": {"precision": "bf16-mixed"}, "accelerator": True}
+        jobs[f"{kind}_accumulated"] = {"stage": "narrow", "strategy": kind, "batch_size": 4, **ACCUMULATED}
         jobs[f"{kind}_bf16"] = {"stage": "narrow", "strategy": kind, "batch_size": 4, "steps": 2, **bf16}
     run_ranks(folder, {k: job for k, job in jobs.items() if FSDP2_ON_CPU or job["strategy"] == "ddp"}, embeddings)
 

@@ -46,6 +46,13 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return full.detach().clone()
 
 
+def apart(gradients: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    """The greatest difference, as a part of the largest gradient of its tensor where that is above 1."""
+    assert gradients.keys() == others.keys()
+    scales = {name: max(1.0, float(g.abs().max())) for name, g in others.items()}
+    return max(float((gradients[name] - g).abs().max()) / scales[name] for name, g in others.items())
+
+
 class Record(Callback):
     """Gradients and averages of every step, and a checkpoint after step SAVED."""
 
@@ -121,8 +128,9 @@ def strategy(kind: str) -> Any:
 def run_job(tiny: Any, job: dict[str, Any], embeddings: str, root: Path, rank: int) -> dict[str, Any]:
     """One training of a list of jobs."""
     options: dict[str, Any] = dict(job.get("trainer", {}))
-    if job.get("validate"):  # with samples for TensorBoard
-        options |= {"limit_val_batches": 1, "logger": TensorBoardLogger(root, name="", version="")}
+    if job.get("validate"):  # with samples for TensorBoard; and between two steps, which must not notice it
+        options |= {"limit_val_batches": 1, "val_check_interval": 1}
+        options["logger"] = TensorBoardLogger(root, name="", version="")
         if rank == 0:
             (root / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": job["stage"], "init_args": {}}}))
     options |= {"strategy": strategy(job["strategy"]), "devices": WORLD, "steps": job.get("steps", STEPS)}
