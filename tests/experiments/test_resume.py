@@ -131,7 +131,7 @@ def test_a_stage_goes_on_with_the_same_average_and_noise(toy, monkeypatch, accum
     assert_same(whole, checkpoint("stopped"))
 
 
-LOADED = '''
+LOADED = """
 import torch
 from datamodules.loading import SplitDataModule
 
@@ -148,7 +148,7 @@ class Data(SplitDataModule):
 
     def dataset(self, split):
         return Rows()
-'''
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

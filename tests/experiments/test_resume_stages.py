@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks import formats
 from benchmarks.compare import differing_runs
+from datamodules.picture_data import SplitConfig
 from datamodules.scenes import ATTRIBUTES
+from datamodules.webdataset import WebDatasetDataModule
 from experiments.checkpoint_files import earlier
 from experiments.checkpoints import LAST, load_checkpoint
 from experiments.cli import main
+from experiments.embed import embed
+from modules.clip import FrozenCLIP
 
 STAGES = ["clip", "classifier", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler"]
+SHARDS = "decoder on webdataset shards"
 OWN_IMAGES = ("clip", "classifier", "upsampler")
 
 
@@ -51,14 +57,27 @@ def data(stage: str, embeddings: Path, tiny: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": {**own, "batch_size": 24, "num_workers": 2}}
 
 
+def shard_data(folder: Path, clip_folder: Path) -> dict[str, Any]:
+    """The same of webdataset shards of 41 training pairs, with embeddings of theirs; written here."""
+    formats.write_shards(folder / "shards", formats.samples(64, size=24), [20, 9, 35])
+    place = {"image_size": 16, "batch_size": 24, "num_workers": 2, "cache_dir": "cache"}
+    splits = {"val_share": 0.2, "test_share": 0.15}
+    section = formats.FORMATS["shards"].section(folder / "shards", splits=splits, **place)
+    pairs = WebDatasetDataModule(**{**section["init_args"], "splits": SplitConfig(**splits)})
+    embed(pairs, FrozenCLIP(str(clip_folder)), folder / "embeddings")
+    assert 24 < pairs.size("train") < 48  # The second batch reaches into another pass.
+    section["init_args"]["embeddings"] = str(folder / "embeddings")
+    return section
+
+
 def fit(folder: str) -> dict[str, Any]:
     words = ["--config", "stage.yaml", f"--trainer.default_root_dir={folder}", "--ckpt_path", "last"]
     assert main(["fit", *words]) == 0
     return load_checkpoint(Path(folder) / LAST)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_goes_on_as_if_nothing_had_been(stage, tiny, embeddings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", [*STAGES, SHARDS])
+def test_a_stage_goes_on_as_if_nothing_had_been(stage, tiny, embeddings, clip_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
     trainer = {"max_steps": 7, "val_check_interval": 3, "limit_val_batches": 1, "accelerator": "cpu", "logger": False}
@@ -66,8 +85,8 @@ def test_a_stage_goes_on_as_if_nothing_had_been(stage, tiny, embeddings, tmp_pat
         "seed_everything": 3,
         "trainer": {**trainer, "gradient_clip_val": 1.0},
         "checkpoint": {"every_n_train_steps": 2, "keep": 4},
-        "model": model(stage, tiny),
-        "data": data(stage, embeddings, tiny),
+        "model": model(stage.split()[0], tiny),
+        "data": shard_data(tmp_path, clip_folder) if stage == SHARDS else data(stage, embeddings, tiny),
     }
     Path("stage.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     whole = fit("whole")
