@@ -167,11 +167,19 @@ def measure(
         **further(folder, seen, judges, reference.features, resampler),
         "drawn": drawn(folder.records),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
+        + caption_note(folder)
         + copies_note(folder)
         + exported_protocol(folder.records, reference.folder.path)[1]
         + held_out_note(folder, reference.folder),
         "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
     }
+
+
+def caption_note(folder: SampleFolder) -> list[str]:
+    """Says that there are no intervals over captions where there is only one."""
+    if len(np.unique(folder.caption_index)) > 1:
+        return []
+    return [f"{folder.condition}: all samples are of one caption, over which there is no interval: do not read one."]
 
 
 def copies_note(folder: SampleFolder) -> list[str]:

@@ -186,6 +186,13 @@ def test_copies_are_told(make_folder, judges, tmp_path):
     assert told in measured(same, real, judges)["warnings"]
 
 
+def test_samples_of_one_caption_have_no_interval_and_that_is_told(make_folder, judges):
+    real = make_folder("real", captions=12, seed=1)
+    told = "real: all samples are of one caption, over which there is no interval: do not read one."
+    assert told in measured(make_folder("one", captions=1, per_caption=12), real, judges)["warnings"]
+    assert told not in measured(make_folder("two", captions=2, per_caption=6), real, judges)["warnings"]
+
+
 def test_what_cannot_be_compared(make_folder, judges, tmp_path):
     real, few, many = make_folder("real", seed=1), make_folder("few", captions=3), make_folder("many", captions=9)
     check_comparable([few], real)
