@@ -45,7 +45,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], sync: boo
 
 def sync_folder(folder: Path) -> None:
     """Sync a folder's entries, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync a folder with all files in it, if it is there: after that, what says that they are there may be written."""
+    if folder.is_dir():
+        for path in (*folder.rglob("*"), folder, folder.parent):
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -31,6 +31,7 @@ from experiments.callbacks import Announce, FitProgress
 from experiments.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
 from experiments.config_checks import check_data, check_settings
 from experiments.fitting import check_checkpoint, check_widths, constructing
+from experiments.folders import sync_tree
 from experiments.predictions import WritePredictions, check_place
 from experiments.run_folder import RunFolder
 from experiments.stopping import StopSignals
@@ -264,6 +265,7 @@ class CLI(LightningCLI):
         with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
             self._call_trainer()
+            sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
 
     def _call_trainer(self) -> None:
         path = None if self.ckpt_path is None else str(self.ckpt_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def test_a_checkpoint_of_another_network(stage, refused, tmp_path):
         check_checkpoint(tmp_path / "wide.ckpt", torch.nn.Module())
     narrow.w = torch.zeros(2, 3)
     check_checkpoint(tmp_path / "wide.ckpt", narrow)
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "wide.ckpt").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"cut.ckpt' cannot be read"):
+        check_checkpoint(tmp_path / "cut.ckpt", narrow)
+
+
+def test_what_is_exported_is_on_the_disk_when_fit_ends(stage, tmp_path, monkeypatch):
+    """The runner's stage.json, which says so, must not outlive the weights in a power cut."""
+    synced, real = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert main(["fit", *stage("linear_prior")]) == 0
+    export = tmp_path / "run" / "linear_prior" / "export"
+    for path in (export / "model.safetensors", export / "config.yaml", export, export.parent):
+        assert (path.stat().st_ino, path.stat().st_size) in synced, path
 
 
 def test_errors_in_the_code_stay_errors():
