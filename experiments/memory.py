@@ -63,7 +63,7 @@ EXPLAINED = {
     ),
     "activations": (
         "the most that is alive at once in a step besides the above: what the backward pass needs and what it makes; "
-        "in bf16-mixed also autocast's bfloat16 copies of weights, which FSDP2 does without"
+        "in mixed precision also autocast's 16-bit copies of weights, which FSDP2 does without in bf16-mixed"
     ),
 }
 

@@ -6,6 +6,8 @@ Nothing of the network's size is allocated: the paper's decoder of 3.7 B paramet
 from __future__ import annotations
 
 import copy
+import importlib
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from experiments.arguments import CommandParser
+from experiments.callbacks import millions
 from experiments.fitting import constructing
 from experiments.lightning_cli import CLI, quiet
 from experiments.memory import EXPLAINED, Memory, activations, kept_bytes, memory, shapes_only, with_checkpointing
@@ -31,6 +34,15 @@ FSDP2_FLAGS = (
     "--trainer.strategy.data_parallel_size={devices} --trainer.strategy.tensor_parallel_size=1 "
     "--trainer.strategy.save_distributed_checkpoint=false"
 )
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""What is counted: float32 weights, and in the mixed ones 16 bits for what autocast computes in them."""
+
+ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""As Lightning reads them."""
+
+UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--memory", type=float, default=80.0, help="a device's, in GB (10^9 bytes)")
     options, settings = parser.parse_known_args(argv)
     devices = parse_devices(options.devices)
-    if options.memory <= 0:
-        raise InputError(f"--memory must be above 0 GB, not {options.memory:g}")
+    if not 0 < options.memory < math.inf:
+        raise InputError(f"--memory must be a number of GB above 0, not {options.memory:g}")
     # Copying a network of fake weights asks for their addresses.
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     config = read([*(f"--config={path}" for path in options.config), *settings])
@@ -109,7 +121,18 @@ def read(words: list[str]) -> dict[str, Any]:
 
 
 def builder(model: dict[str, Any]) -> Callable[[], Stage]:
-    """Makes the stage of a YAML's `model`."""
+    """Makes the stage of a YAML's `model`.
+
+    Raises:
+        InputError: it is none, or its settings are not understood.
+    """
+    module, _, name = model["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, Stage)):
+        raise InputError(
+            f"model: {name} has no network that is planned, only the suite's generative stages and CLIP have; "
+            "`unclip fit` says as it starts what memory a step of it takes"
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Stage, "model")
     try:
@@ -129,12 +152,13 @@ def plan(config: dict[str, Any], devices: list[int]) -> tuple[Stage, list[Row]]:
     """The stage, of shapes without numbers, and every row, the smallest number of devices and simplest strategy first.
 
     Raises:
-        InputError: not one of this suite's stages.
+        InputError: not one of this suite's stages, or a batch or a precision that is not counted.
     """
-    model, batch = copy.deepcopy(config["model"]), config["data"]["init_args"]["batch_size"]
+    model, batch, chosen_precision = copy.deepcopy(config["model"]), batch_size(config), precision(config)
+    mixed = chosen_precision.endswith("-mixed")
+    gathered_as_bf16 = chosen_precision == "bf16-mixed"  # modules.sharding; blocks are gathered as float32 otherwise
     # A layout takes no memory, and fake weights can't be given another.
     model["init_args"].setdefault("training", {})["channels_last"] = False
-    bf16 = str(config["trainer"].get("precision")).startswith("bf16")
     with shapes_only():
         stage = builder(model)()
     per_parameter = kept_bytes(stage)
@@ -144,26 +168,52 @@ def plan(config: dict[str, Any], devices: list[int]) -> tuple[Stage, list[Row]]:
     def active(checkpointing: bool | None, sharded: bool) -> int:
         chosen = model if checkpointing is None else with_checkpointing(model, checkpointing)
         assert chosen is not None
-        return activations(builder(chosen), batch, bf16=bf16, sharded=sharded)
+        return activations(builder(chosen), batch, bf16=mixed, sharded=sharded)
 
     rows = []
     for count in devices:
         for sharded in (False, True) if count > 1 and stage.shardable else (False,):
             for checkpointing in settings or [None]:
-                own = active(checkpointing, sharded and bf16)
-                need = memory(stage.network, per_parameter, own, devices=count, sharded=sharded, bf16=bf16)
+                own = active(checkpointing, sharded and gathered_as_bf16)
+                need = memory(stage.network, per_parameter, own, devices=count, sharded=sharded, bf16=gathered_as_bf16)
                 rows.append(Row(count, Strategy(sharded, checkpointing), need))
     return stage, rows
+
+
+def precision(config: dict[str, Any]) -> str:
+    """The Trainer's precision, by its full name.
+
+    Raises:
+        InputError: one that is not counted.
+    """
+    given = str(config["trainer"].get("precision"))
+    found = ALIASES.get(given, given)
+    if found not in PRECISIONS:
+        why = "; 16-bit weights and averages would round most of a step away" if "16" in given else ""
+        raise InputError(f"trainer.precision: {given!r} is not counted, {', '.join(PRECISIONS)} are{why}")
+    return found
+
+
+def batch_size(config: dict[str, Any]) -> int:
+    """Samples a device.
+
+    Raises:
+        InputError: the data do not say how many, or none.
+    """
+    found = (config["data"].get("init_args") or {}).get("batch_size")
+    if not isinstance(found, int) or found < 1:
+        raise InputError(f"data.init_args.batch_size must be a whole number above 0 to plan for, not {found!r}")
+    return found
 
 
 def report(config: dict[str, Any], devices: list[int], size: float) -> str:
     """What `unclip plan` prints."""
     stage, rows = plan(config, devices)
-    batch = config["data"]["init_args"]["batch_size"]
     parameters = sum(p.numel() for p in stage.network.parameters())
-    lines = [["devices", "strategy", *(f"{name}" for name in EXPLAINED), "GB", "fits", "accumulate"]]
+    unit = unit_of(rows)
+    lines = [["devices", "strategy", *(f"{name}" for name in EXPLAINED), unit, "fits", "accumulate"]]
     for row in rows:
-        cells = [f"{value / 1e9:.1f}" for value in (*vars(row.need).values(), row.need.total)]
+        cells = [f"{value / UNITS[unit]:.1f}" for value in (*vars(row.need).values(), row.need.total)]
         fits = "yes" if row.fits(size) else "no"
         lines.append([str(row.devices), row.strategy.name(row.devices), *cells, fits, accumulate(config, row.devices)])
     notes = [f"{name}: {text}." for name, text in EXPLAINED.items()]
@@ -171,9 +221,9 @@ def report(config: dict[str, Any], devices: list[int], size: float) -> str:
         notes.append("The config compiles the network, which usually keeps less for the backward pass than is counted.")
     return "\n".join(
         [
-            f"{type(stage).__name__}: {parameters / 1e9:.2f} B parameters, batch {batch} a device, precision "
-            f"{config['trainer'].get('precision') or '32-true'}; GB on each device, of {size / 1e9:g} of which "
-            f"{FREE:.0%} are left free",
+            f"{type(stage).__name__}: {f'{parameters / 1e9:.2f} B' if parameters >= 1e9 else millions(parameters)} "
+            f"parameters, batch {batch_size(config)} a device, precision {precision(config)}; {unit} on each device, "
+            f"{FREE:.0%} of whose {size / 1e9:g} GB are left free",
             "",
             aligned(lines),
             "",
@@ -184,29 +234,47 @@ def report(config: dict[str, Any], devices: list[int], size: float) -> str:
     )
 
 
+def unit_of(rows: list[Row]) -> str:
+    """The largest unit that the largest need is one of."""
+    most = max(row.need.total for row in rows)
+    return next((unit for unit, size in UNITS.items() if most >= size), "kB")
+
+
 def accumulate(config: dict[str, Any], devices: int) -> str:
-    """accumulate_grad_batches that keeps the config's batch of a step on other devices, or '-' where none does."""
-    trainer, batch = config["trainer"], config["data"]["init_args"]["batch_size"]
+    """accumulate_grad_batches that keeps the config's batch of a step on other devices.
+
+    Where none does it at the config's batch size, '-' and the largest smaller batch that does, with its accumulation;
+    '-' alone where there is none, or the config does not say how many devices it is for.
+    """
+    trainer, batch = config["trainer"], batch_size(config)
     there, nodes = str(trainer.get("devices")), trainer.get("num_nodes") or 1
     if not there.isdigit() or int(there) < 1:  # auto, or a list of them
         return "-"
-    whole, rest = divmod(int(there) * nodes * (trainer.get("accumulate_grad_batches") or 1), devices)
-    return str(whole) if whole and not rest else f"- (batch {batch * int(there) * nodes / devices:g})"
+    batches = int(there) * nodes * (trainer.get("accumulate_grad_batches") or 1)
+    if batches % devices == 0:
+        return str(batches // devices)
+    each, rest = divmod(batch * batches, devices)
+    if rest:
+        return "-"
+    times = next(k for k in range(1, each + 1) if each % k == 0 and each // k <= batch)
+    return f"- (batch {each // times}{f', {times} times' if times > 1 else ''})"
 
 
 def verdict(rows: list[Row], size: float) -> str:
     """The smallest number of devices with the simplest strategy that fits, and its flags."""
+    unit = unit_of(rows)
     row = next((row for row in rows if row.fits(size)), None)
     if row is None:
         least = min(rows, key=lambda row: row.need.total)
         return (
-            f"None fits; the least is {least.need.total / 1e9:.1f} GB, {least.strategy.name(least.devices)} on "
-            f"{least.devices}: more devices, more memory (--memory) or a smaller batch (--data.init_args.batch_size=1)"
+            f"None fits; the least is {least.need.total / UNITS[unit]:.1f} {unit}, "
+            f"{least.strategy.name(least.devices)} on {least.devices}: "
+            "more devices, more memory (--memory) or a smaller batch (--data.init_args.batch_size=1)"
         )
     flags = [] if row.devices == 1 else [FSDP2_FLAGS.format(devices=row.devices) if row.strategy.sharded else DDP_FLAG]
     if row.strategy.checkpointing is not None:
         flags.append(f"checkpointing: {str(row.strategy.checkpointing).lower()} in the network")
     return (
-        f"The smallest that fits: {row.devices} x {row.strategy.name(row.devices)}, {row.need.total / 1e9:.1f} GB"
-        + (f" ({'; '.join(flags)})" if flags else "")
+        f"The smallest that fits: {row.devices} x {row.strategy.name(row.devices)}, "
+        f"{row.need.total / UNITS[unit]:.1f} {unit}" + (f" ({'; '.join(flags)})" if flags else "")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from experiments.memory import (
     with_checkpointing,
     working_set,
 )
-from experiments.plan import accumulate, parse_devices, plan, read, verdict
+from experiments.plan import accumulate, parse_devices, plan, precision, read, report, verdict
 from modules.errors import InputError
 
 PAPER = Path("experiments/paper")
@@ -203,8 +204,6 @@ def test_the_papers_decoder_needs_fsdp2(capsys):
 
 
 def test_the_flags_that_it_names_are_ones_that_fit_takes(capsys):
-    import re
-
     main(["plan", str(PAPER / "diffusion_prior.yaml"), "--devices", "4", "--memory", "20"])
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("The smallest"))
     flags = re.findall(r"--trainer\S+[^\s;)]", line)
@@ -222,10 +221,78 @@ def test_the_flags_that_it_names_are_ones_that_fit_takes(capsys):
         ({"devices": 8, "num_nodes": 1}, 16, "- (batch 2)"),
         ({"devices": "8"}, 4, "2"),  # as the command line has it
         ({"devices": "auto"}, 4, "-"),
+        # 4 x 1 x 2 = 8 a step: 4 devices of 2.
+        ({"devices": 1, "accumulate_grad_batches": 2}, 4, "- (batch 2)"),
+        ({"devices": 1, "accumulate_grad_batches": 2}, 2, "1"),
+        # 4 x 4 x 2 nodes x 3 = 96 a step: 6 on each of 16, which are more than 4 at a time; 12 on each of 8; 3 on 32.
+        ({"devices": 4, "num_nodes": 2, "accumulate_grad_batches": 3}, 16, "- (batch 3, 2 times)"),
+        ({"devices": 4, "num_nodes": 2, "accumulate_grad_batches": 3}, 8, "3"),
+        ({"devices": 4, "num_nodes": 2, "accumulate_grad_batches": 3}, 32, "- (batch 3)"),
+        # 4 a step are no whole number on each of 3, nor on each of 8.
+        ({"devices": 1}, 3, "-"),
+        ({"devices": 1}, 8, "-"),
     ],
 )
 def test_accumulation_keeps_the_batch_of_a_step(trainer, devices, expected):
     assert accumulate({"trainer": trainer, "data": {"init_args": {"batch_size": 4}}}, devices) == expected
+
+
+@pytest.mark.parametrize("there", [1, 2, 3, 8])
+@pytest.mark.parametrize("accumulated", [1, 2, 5])
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 12, 40])
+def test_what_is_named_is_the_batch_of_a_step(there, accumulated, devices):
+    trainer = {"devices": there, "accumulate_grad_batches": accumulated}
+    text = accumulate({"trainer": trainer, "data": {"init_args": {"batch_size": 6}}}, devices)
+    whole = 6 * there * accumulated
+    if text == "-":
+        assert whole % devices
+        return
+    found = re.fullmatch(r"(\d+)|- \(batch (\d+)(?:, (\d+) times)?\)", text)
+    times, batch = (int(found[1]), 6) if found[1] else (int(found[3] or 1), int(found[2]))
+    assert batch <= 6 and batch * times * devices == whole
+
+
+def test_precisions_that_lightning_takes_are_counted_or_refused():
+    def needs(name, sharded=True):
+        config = {"model": narrow(True, channels=128), "data": {"init_args": {"batch_size": 1}}}
+        stage, rows = plan({**config, "trainer": {"precision": name}}, [2])
+        found = [row.need for row in rows if row.strategy.sharded == sharded and row.strategy.checkpointing]
+        return sum(p.numel() for p in stage.network.parameters()), found[0]
+
+    count, full = needs("32-true")
+    assert needs(None) == needs(32) == (count, full)
+    (_, half), (_, brain) = needs("16-mixed"), needs("bf16-mixed")
+    assert needs("bf16")[1] == brain and needs(16)[1] == half
+    # float16 is computed in as bfloat16 is, but its blocks are gathered as float32, of which autocast makes copies.
+    assert (half.weights, half.gradients, half.average) == (2 * count,) * 3
+    assert half.gathered == full.gathered > brain.gathered
+    assert half.activations > brain.activations
+    assert needs("16-mixed", sharded=False) == needs("bf16-mixed", sharded=False)
+    for other in ("bf16-true", "16-true", "64", "64-true", "transformer-engine"):
+        with pytest.raises(InputError, match="is not counted, 32-true, bf16-mixed, 16-mixed are") as refused:
+            needs(other)
+        assert ("round" in str(refused.value)) == ("16" in other)
+    assert precision({"trainer": {}}) == "32-true"
+
+
+def test_a_small_stage_is_counted_in_a_unit_that_shows_it():
+    config = {"model": narrow(False, channels=32), "data": {"init_args": {"batch_size": 2}}, "trainer": {}}
+    text = report(config, [1], 80e9)
+    _, rows = plan(config, [1])
+    assert 1e6 < rows[0].need.total < 1e9
+    head, _, names, first, *_ = text.splitlines()
+    assert "MB on each device, 10% of whose 80 GB are left free" in head
+    values = dict(zip(names.split(), [first.split()[0], "one device", *first.split()[3:]], strict=True))
+    assert values["weights"] == f"{rows[0].need.weights / 1e6:.1f}" != "0.0"
+    assert values["MB"] == f"{rows[0].need.total / 1e6:.1f}"
+    assert verdict(rows, 80e9).startswith(f"The smallest that fits: 1 x one device, {values['MB']} MB")
+
+
+def test_a_judge_has_nothing_to_plan(capsys):
+    assert main(["plan", "experiments/quickstart/classifier.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("unclip: model: AttributeClassifier has no network that is planned") and len(error) < 250
+    assert error.count("\n") == 1
 
 
 def test_what_does_not_fit_says_what_to_do():
@@ -257,7 +324,9 @@ def test_with_checkpointing_leaves_the_config_as_it_is():
     [
         (["--devices", "1,x"], "--devices takes numbers"),
         (["--devices", "0"], "--devices takes numbers"),
-        (["--memory", "0"], "--memory must be above 0"),
+        *((["--memory", bad], "--memory must be a number of GB above 0") for bad in ("0", "nan", "inf", "-5")),
+        (["--data.init_args.batch_size=0"], "data.init_args.batch_size must be a whole number above 0"),
+        (["--trainer.precision=bf16-true"], "trainer.precision: 'bf16-true' is not counted"),
         (["--model.init_args.network.init_args.unet.channels=33"], "model: a U-Net's channels and a prior's width"),
         (["--data.init_args.batch_siez=3"], "batch_siez"),
     ],
