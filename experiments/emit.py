@@ -12,6 +12,7 @@ import shlex
 
 from experiments.signals import EXIT_REQUEUE
 from experiments.suite import Stage, Suite
+from modules.errors import InputError
 
 FORMS = ("shell", "slurm")
 
@@ -19,13 +20,22 @@ SLURM = """
 # $UNCLIP_SBATCH holds further options for sbatch (partition, account, GPUs, time), for all jobs; $UNCLIP_SBATCH_NAME
 # those of the stage NAME. Two minutes before its time is over, and when it is preempted, a job saves a checkpoint and
 # leaves with exit code {code}, and its script asks SLURM to queue it again.
+# A job is one task on one node, with all CPUs and GPUs that the job has there: a stage whose config says devices: 8
+# wants --gpus-per-node=8 --cpus-per-task=64, and starts its 8 processes itself. A stage over several nodes is
+# experiments/slurm/fit.sbatch's (docs/scaling.md).
 job() {{  # NAME STAGE DEPENDENCIES: prints the job's number
   local extra="UNCLIP_SBATCH_${{1#job_}}"
   # shellcheck disable=SC2086
   sbatch --parsable --job-name="$2" --output="$logs/%x-%j.log" --requeue --signal=USR1@120 ${{UNCLIP_SBATCH:-}} \\
     ${{!extra:-}} ${{3:+--dependency=afterok:$3 --kill-on-invalid-dep=yes}} <<JOB
 #!/usr/bin/env bash
-srun {command} --stage $2 --wait
+if [ "\\${{SLURM_JOB_NUM_NODES:-1}}" -gt 1 ]; then
+  echo "unclip: stage $2 runs on one node, and this job has \\$SLURM_JOB_NUM_NODES: see docs/scaling.md" >&2
+  exit 2
+fi
+# srun would take what sbatch was told of tasks, and start one stage runner for each.
+unset \\${{!SLURM_NTASKS*}} SLURM_NPROCS
+srun --nodes=1 --ntasks=1 --cpus-per-task="\\${{SLURM_CPUS_ON_NODE:-1}}" {command} --stage $2 --wait
 code=\\$?
 if [ "\\$code" -eq {code} ]; then scontrol requeue "\\$SLURM_JOB_ID"; fi
 exit "\\$code"
@@ -37,12 +47,16 @@ mkdir -p "$logs"
 
 
 def script(suite: Suite, names: list[str], form: str) -> str:
-    """The script for the stages `names`, each after those that it needs.
+    """The script for the stages `names`, each after those of them that it needs.
 
     Args:
         suite: the suite; its run folder goes into the script where it is not the suite's own.
-        names: stages, in an order that respects what they need.
+        names: stages, in an order that respects what they need; what they need and is not among them has to be up to
+            date when they run.
         form: "shell" or "slurm".
+
+    Raises:
+        InputError: two names are one to a shell.
     """
     head = [
         "#!/usr/bin/env bash",
@@ -70,14 +84,23 @@ def shell(suite: Suite, names: list[str]) -> list[str]:
 
 def slurm(suite: Suite, names: list[str]) -> list[str]:
     """The lines of the script that submits one job a stage."""
-    logs = shlex.quote(str(suite.run / ".slurm"))
-    lines = [SLURM.format(code=EXIT_REQUEUE, command=command(suite), logs=logs).rstrip()]
+    known: dict[str, str] = {}
     for name in names:
-        after = ":".join(f"${variable(need)}" for need in suite.stages[name].needs)
+        if known.setdefault(variable(name), name) != name:
+            raise InputError(f"{suite.path}: stages {known[variable(name)]!r} and {name!r} are one name to a shell")
+    logs = shlex.quote(str(suite.run / ".slurm"))
+    lines = [SLURM.format(code=EXIT_REQUEUE, command=in_heredoc(command(suite)), logs=logs).rstrip()]
+    for name in names:
+        after = ":".join(f"${variable(need)}" for need in suite.stages[name].needs if need in names)
         submit = f'{variable(name)}=$(job {variable(name)} {shlex.quote(name)} "{after}")'
         lines += ["", *comments(suite.stages[name], suite), submit]
     shown = " ".join(f"{name}=${variable(name)}" for name in names)
     return [*lines, "", f'echo "submitted: {shown}"']
+
+
+def in_heredoc(text: str) -> str:
+    """Text as a here-document without quotes gives it back: the shell expands there, inside of other quotes too."""
+    return re.sub(r"([\\$`])", r"\\\1", text)
 
 
 def comments(stage: Stage, suite: Suite) -> list[str]:

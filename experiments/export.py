@@ -26,9 +26,23 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     options = parser.parse_args(argv)
     out = options.out or options.run / "release"
-    names = export(options.run, out, options.stages.split(",") if options.stages else None, options.overwrite)
+    names = export(options.run, out, stage_names(options.stages), options.overwrite)
     print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")
     return 0
+
+
+def stage_names(text: str | None) -> list[str] | None:
+    """'clip, decoder' -> ['clip', 'decoder'], each once; None as it is.
+
+    Raises:
+        InputError: a name is empty.
+    """
+    if text is None:
+        return None
+    names = [word.strip() for word in text.split(",")]
+    if not all(names):
+        raise InputError(f"--stages takes names of stages parted by commas, as in clip,decoder, not {text!r}")
+    return list(dict.fromkeys(names))
 
 
 def trained(run: Path) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import re
 import warnings
 from pathlib import Path
@@ -50,6 +51,15 @@ TRAINER_DEFAULTS = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+
+QUIET_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    # Says of the checkpoint that Lightning writes when SLURM requeues that it holds more than the weights.
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+
+SRUN_HINT = ".*The `srun` command is available on your system but is not used.*"
 
 NOISE = (
     ".*does not have many workers.*",
@@ -97,9 +107,10 @@ def lost_process(error: RuntimeError) -> str | None:
 
 def quiet() -> None:
     """Leave out Lightning's tips and the warnings that say nothing about this run."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in NOISE:
+    # A stage of the runner is a single task, whose ranks Lightning starts: it needs no srun of its own.
+    for message in (*NOISE, *([SRUN_HINT] if "UNCLIP_RUN" in os.environ else [])):
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -34,9 +34,14 @@ def available_cores() -> int:
 
 
 def environment(threads: int, extra: dict[str, str]) -> dict[str, str]:
-    """The environment of a stage: this interpreter's commands come first on the PATH."""
+    """The environment of a stage: this interpreter's commands come first on the PATH.
+
+    In a SLURM job the runner is the task. Lightning, which takes itself for one where SLURM_NTASKS is set, would train
+    on one device whatever `devices` says, and requeue the job before the runner has noted what became of the stage.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(threads), **extra}
+    here = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
+    return {**here, "PATH": path, "OMP_NUM_THREADS": str(threads), **extra}
 
 
 class StageProcess:

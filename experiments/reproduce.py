@@ -27,12 +27,18 @@ def main(argv: list[str]) -> int:
     suite = load_suite(Path(options.suite), run)
     names = suite.selected(options.only)
     suite.selected(options.again)  # refuses names of no stage
-    if (options.emit or options.stage) and options.seeds > 1:
+    if (options.emit or options.stage is not None) and options.seeds > 1:
         raise InputError("--emit and --stage are for one run: give each replica a --run of its own, not --seeds")
+    if options.stage is not None:
+        if options.only:
+            raise InputError("--stage is one stage, --only are some and what they need: choose one of them")
+        names = suite.selected([options.stage])  # refuses the name of no stage
     if options.emit:
-        print(script(suite, names, options.emit), end="")
+        if options.again or options.dry_run or options.devices or options.jobs:
+            raise InputError("--emit runs nothing: --again, --dry-run, --devices and --jobs do not go with it")
+        print(script(suite, names if options.stage is None else names[-1:], options.emit), end="")
         return 0
-    if options.stage:
+    if options.stage is not None and not options.dry_run:
         return run_stage(suite, options)
     for seed in range(options.seeds):
         copy = replica(suite, seed)

@@ -41,6 +41,27 @@ pathlib.Path(f"jobs/{{number}}.sh").write_text(sys.stdin.read())
 print(number)
 """
 
+SRUN = """#!/usr/bin/env bash
+# As many tasks as its option says, and otherwise as the job has; its code is the highest of theirs.
+tasks=${SLURM_NTASKS:-1}
+while [[ $1 == --* ]]; do
+  echo "$1" >> srun_options
+  if [[ $1 == --ntasks=* ]]; then tasks=${1#*=}; fi
+  shift
+done
+for ((k = 0; k < tasks; k++)); do
+  SLURM_NTASKS=$tasks SLURM_PROCID=$k SLURM_LOCALID=$k SLURM_NODEID=0 SLURM_JOB_NAME=x "$@" &
+  echo "task $k" >> srun_tasks
+done
+code=0
+for job in $(jobs -p); do
+  wait "$job"
+  left=$?
+  if ((left > code)); then code=$left; fi
+done
+exit $code
+"""
+
 
 @pytest.fixture
 def folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -51,7 +72,7 @@ def folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = {
         "unclip": f'#!/bin/sh\nexec {sys.executable} -m experiments.cli "$@"\n',
         "sbatch": SBATCH.format(python=sys.executable),
-        "srun": '#!/bin/sh\nexec "$@"\n',
+        "srun": SRUN,
         "scontrol": '#!/bin/sh\necho "$@" >> requeued\n',
     }
     for name, text in programs.items():
@@ -70,7 +91,7 @@ def emit(capsys: pytest.CaptureFixture[str], form: str, *words: str) -> str:
 
 
 def bash(text: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=120)
 
 
 def journal() -> list[str]:
@@ -131,6 +152,100 @@ def test_a_slurm_job_that_is_preempted_asks_to_be_queued_again(folder, capsys, m
     monkeypatch.setenv("SLURM_JOB_ID", "11")
     assert bash(Path("jobs/11.sh").read_text()).returncode == 75
     assert Path("requeued").read_text() == "requeue 11\n"
+
+
+def test_a_job_of_many_tasks_has_one_stage_runner_with_all_that_the_node_gives(folder, capsys, monkeypatch):
+    assert bash(emit(capsys, "slurm", "--only", "a")).returncode == 0
+    for name, value in {"NTASKS": 8, "NTASKS_PER_NODE": 8, "NPROCS": 8, "CPUS_ON_NODE": 64, "JOB_NUM_NODES": 1}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    done = bash(Path("jobs/11.sh").read_text())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("srun_tasks").read_text() == "task 0\n"
+    assert Path("srun_options").read_text().split() == ["--nodes=1", "--ntasks=1", "--cpus-per-task=64"]
+    assert journal() == ["a"]
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    done = bash(Path("jobs/11.sh").read_text())
+    assert done.returncode == 2
+    assert done.stderr == "unclip: stage a runs on one node, and this job has 2: see docs/scaling.md\n"
+
+
+WORLD = """
+import pathlib, sys
+from lightning.pytorch import Trainer
+from experiments.lightning_cli import quiet
+
+quiet()
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False)
+environment = trainer.strategy.cluster_environment
+text = f"{trainer.world_size} {environment.creates_processes_externally}"
+(pathlib.Path(sys.argv[1]) / "a" / "out").write_text(text)
+"""
+
+
+def test_lightning_starts_the_processes_of_a_stage_of_several_devices_in_a_job(folder, capsys):
+    """As a task of SLURM's it would take the one task for all there is, and train on one device."""
+    Path("world.py").write_text(WORLD)
+    Path("suite.yaml").write_text(SUITE.replace("work.py a", "world.py"))
+    assert bash(emit(capsys, "slurm", "--stage", "a")).returncode == 0
+    done = bash(Path("jobs/11.sh").read_text())
+    log = Path("runs/x/a/log.txt").read_text()
+    assert done.returncode == 0, log
+    assert Path("runs/x/a/out").read_text() == "2 False"
+    assert "srun" not in log
+
+
+@pytest.mark.parametrize("form", ["shell", "slurm"])
+def test_a_path_is_what_it_says_whatever_a_shell_would_make_of_it(folder, capsys, form, monkeypatch):
+    monkeypatch.setenv("WHERE", "elsewhere")
+    name = 'runs/$WHERE `touch made` $(touch made) \\\'s \\$WHERE "x"'
+    done = bash(emit(capsys, form, "--run", name, "--stage", "a"))
+    assert done.returncode == 0, done.stderr
+    if form == "slurm":
+        assert f"--output={name}/.slurm/%x-%j.log" in json.loads(Path("jobs/11.json").read_text())
+        done = bash(Path("jobs/11.sh").read_text())
+        assert done.returncode == 0, done.stderr
+    assert (Path(name) / "a" / "out").exists()
+    assert [path.name for path in Path("runs").iterdir()] == [Path(name).name]
+    assert not Path("made").exists()
+
+
+def test_one_stage_is_emitted_alone(folder, capsys):
+    text = emit(capsys, "slurm", "--stage", "b-2")
+    assert bash(text).stdout == "submitted: b-2=11\n"
+    assert not any(word.startswith("--dependency") for word in json.loads(Path("jobs/11.json").read_text()))
+    assert bash(Path("jobs/11.sh").read_text()).returncode == 2  # It needs a.
+    lines = [line for line in emit(capsys, "shell", "--stage", "a").splitlines() if not line.startswith("#")]
+    assert [line for line in lines if "--stage" in line] == ["unclip reproduce suite.yaml --stage a --wait"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--emit", "slurm", "--stage", "q"], "no stage 'q'"),
+        (["--stage", ""], "no stage ''"),
+        (["--emit", "slurm", "--again", "a"], "--emit runs nothing"),
+        (["--emit", "shell", "--dry-run"], "--emit runs nothing"),
+        (["--emit", "shell", "--devices", "0,1"], "--emit runs nothing"),
+        (["--stage", "a", "--only", "b-2"], "choose one of them"),
+    ],
+)
+def test_what_would_be_left_out_is_refused(folder, capsys, words, message):
+    assert main(["reproduce", "suite.yaml", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert journal() == []
+
+
+def test_stages_of_one_name_to_a_shell_are_refused(folder, capsys):
+    Path("suite.yaml").write_text(SUITE + '  - {name: b_2, run: "python work.py b_2 {run}"}\n')
+    assert main(["reproduce", "suite.yaml", "--emit", "slurm"]) == 2
+    assert "stages 'b-2' and 'b_2' are one name to a shell" in capsys.readouterr().err
+
+
+def test_one_stage_of_a_dry_run_is_not_run(folder, capsys):
+    assert main(["reproduce", "suite.yaml", "--stage", "a", "--dry-run"]) == 0
+    assert "would run: it never ran" in capsys.readouterr().out
+    assert journal() == []
 
 
 def test_one_stage_wants_what_it_needs(folder, capsys):

@@ -140,5 +140,13 @@ def test_what_is_in_the_way_stays(run, tmp_path):
 def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
     assert main(["export", str(run), "--stages", "glide,unfinished", "--out", str(tmp_path / "out")]) == 2
     assert "holds no trained unfinished; it has ar_prior, clip" in capsys.readouterr().err
+    for words in ("", ",", "glide,"):
+        assert main(["export", str(run), "--stages", words, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error == f"unclip: --stages takes names of stages parted by commas, as in clip,decoder, not {words!r}\n"
+    assert not (tmp_path / "out").exists()
+    assert main(["export", str(run), "--stages", " glide,glide", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "glide"]
+    capsys.readouterr()
     assert main(["export", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err

@@ -212,7 +212,7 @@ def test_before_training_a_schedulers_signal_asks_for_a_requeue_too(toy, unclip)
     assert (process.returncode, error) == (75, "")
 
 
-def test_on_slurm_lightning_requeues_after_the_step(toy, monkeypatch, capsys):
+def test_on_slurm_lightning_requeues_after_the_step(toy, monkeypatch, capsys, caplog):
     """Lightning's own handler saves and calls scontrol; here it does so between two steps."""
     for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
@@ -227,6 +227,8 @@ def test_on_slurm_lightning_requeues_after_the_step(toy, monkeypatch, capsys):
         fit("stopped")
     assert left.value.code == 75
     assert Path("requeued").read_text() == "requeue 17\n"
+    # Lightning's remark that the checkpoint it writes holds more than weights reads as if one were loaded so.
+    assert "weights_only" not in caplog.text + capsys.readouterr().err
     assert [path.name for path in Path("stopped").glob("hpc*")] == ["hpc_ckpt_1.ckpt"]
     assert checkpoint("stopped")["global_step"] == 7
     monkeypatch.delenv("TOY_SIGNAL")

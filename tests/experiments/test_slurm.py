@@ -47,7 +47,7 @@ def test_the_signal_is_the_one_that_lightning_requeues_at():
 def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The script as SLURM starts it; `srun` prints its words, one a line."""
     srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "$SRUN_CPUS_PER_TASK" >&2\n')
     srun.chmod(0o755)
     job = {"SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "6"}
     environment = {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -60,6 +60,7 @@ def test_the_command_is_one_that_unclip_understands(tmp_path, capsys):
     words = done.stdout.splitlines()
     assert words[:3] == ["--kill-on-bad-exit=1", "unclip", "fit"]
     assert words[-1] == "--trainer.max_steps=5"
+    assert done.stderr == "6\n"  # CPUs a task, for srun
     from experiments.plan import read  # the command line's own parser
 
     read_back = read(words[3:])
