@@ -271,3 +271,4 @@ def test_what_lightning_would_requeue_from_is_refused_too(toy, capsys, monkeypat
     torch.save({"hyper_parameters": Payload()}, evil)
     assert main(["fit", "--config", "toy.yaml"]) == 2
     assert "hpc_ckpt_1.ckpt' cannot be read (it holds posix.system" in capsys.readouterr().err
+    assert list(evil.parent.iterdir()) == [evil]  # Nothing has been begun: no strategy has seen it.

@@ -31,7 +31,8 @@ class TwoRanks(Toy):
             torch.manual_seed(100 + self.global_rank)
 
     def validation_step(self, batch, batch_idx):
-        self.send_signal("validation")
+        if batch_idx == 0:
+            self.send_signal("validation")
         super().validation_step(batch, batch_idx)
 
     @staticmethod
