@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -85,11 +88,17 @@ def test_equal_distributions_and_symmetry():
 
 
 def cleanfid_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    from cleanfid.fid import frechet_distance as oracle
+    from cleanfid import fid
+    from scipy import linalg
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy's about an argument that clean-fid passes
-        return float(oracle(a.mean, a.covariance, b.mean, b.covariance))
+    def sqrtm(matrix: np.ndarray, disp: bool = True) -> Any:
+        root = linalg.sqrtm(matrix)
+        return root if disp else (root, None)
+
+    # clean-fid passes `disp`, which scipy 1.18 no longer has.
+    with warnings.catch_warnings(), mock.patch.object(fid, "linalg", SimpleNamespace(sqrtm=sqrtm)):
+        warnings.simplefilter("ignore")  # scipy's about singular matrices
+        return float(fid.frechet_distance(a.mean, a.covariance, b.mean, b.covariance))
 
 
 def torchmetrics_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
