@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from experiments.arguments import CommandParser
@@ -19,11 +20,12 @@ def main(argv: list[str]) -> int:
     made.add_argument("--overwrite", action="store_true", help="replace an older export in --out")
     options = made.parse_args(argv)
     from eval.coco import CAPTIONS, REFERENCE, export
-    from eval.protocol import CaptionProtocol
+    from eval.protocol import PROTOCOL_FILE, CaptionProtocol
 
     protocol = CaptionProtocol.load(options.protocol)
     out = Path(options.out)
     folder = export(Path(options.annotations), Path(options.images), out, protocol, options.overwrite)
-    print(f"{out / CAPTIONS}: {protocol.captions} captions (protocol {protocol.name} {protocol.digest})")
+    digest = json.loads((out / PROTOCOL_FILE).read_text(encoding="utf-8"))["digest"]
+    print(f"{out / CAPTIONS}: {protocol.captions} captions (protocol {protocol.name} {digest})")
     print(f"{out / REFERENCE}: {len(folder)} real images of {protocol.size} px")
     return 0

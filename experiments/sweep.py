@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from experiments.sweep_points import Devices, Sampler
 
 
+RECORDED = 2
+"""Counted up when rows record more, or other names of judges: points of before are measured again, from their pictures."""
+
+
 def main(argv: list[str]) -> int:
     """Runs `unclip sweep ...`; returns the exit code."""
     options = parser().parse_args(argv)
@@ -161,7 +165,8 @@ def judged_by(options: argparse.Namespace) -> Mapping[str, Any]:
 
     names = ("classifier", "clip", "inception", "network", "aesthetic", "preference", "reference")
     chosen = {name: getattr(options, name) for name in names} | {"inception": find_inception(options.inception)}
-    return {name: [str(value), file_hashes(value)] for name, value in chosen.items() if value}
+    used = {name: [str(value), file_hashes(value)] for name, value in chosen.items() if value}
+    return {**used, "release": RECORDED}
 
 
 def prepare(options: argparse.Namespace, real: SampleFolder) -> tuple[Judges, Reference]:

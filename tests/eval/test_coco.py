@@ -123,6 +123,8 @@ def test_the_whole_protocol(coco: Path, capsys: pytest.CaptureFixture):
     config.write_text(f"{{name: dry, captions: 10, size: {SIZE}}}")
     words = ["--annotations", str(coco / "captions_val2014.json"), "--images", str(coco / "val2014")]
     assert main(["coco", *words, "--out", str(coco / "out"), "--protocol", str(config)]) == 0
+    told = f"10 captions (protocol dry {json.loads((coco / 'out' / 'protocol.json').read_text())['digest']})"
+    assert told in capsys.readouterr().out
     lines = [json.loads(line) for line in (coco / "out" / "captions.jsonl").read_text().splitlines()]
     noise = torch.randint(0, 256, (10, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     records = [{**line, "sample_index": 0, "condition": "diffusion_prior"} for line in lines]
