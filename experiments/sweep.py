@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 RECORDED = 2
-"""Counted up when rows record more, or other names of judges: points of before are measured again, from their pictures."""
+"""Counted up when rows record more, or name judges otherwise: older points are measured again, from their pictures."""
 
 
 def main(argv: list[str]) -> int:
