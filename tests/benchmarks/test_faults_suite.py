@@ -57,5 +57,5 @@ def test_only_stages_that_were_at_work_and_not_done_count_as_interrupted(tmp_pat
     came, never, run = interrupted(tmp_path / "suite", seconds, random.Random(0))
     assert [name.split()[0] for name in came] == ["long", "resumed"]
     assert [name.split()[1] for name in came] == ["SIGINT", "SIGTERM"]
-    assert never == ["over", "finishing"]
+    assert sorted(never) == ["finishing", "over"], "in an order that the moments of the signals decide"
     assert durations(run) == dict.fromkeys(STAGES, 1.5)
