@@ -43,6 +43,7 @@ print(number)
 
 SRUN = """#!/usr/bin/env bash
 # As many tasks as its option says, and otherwise as the job has; its code is the highest of theirs.
+if [[ -n ${SLURM_NTASKS_PER_NODE:-} ]]; then echo "srun: warning: can't honor --ntasks-per-node" >&2; fi
 tasks=${SLURM_NTASKS:-1}
 while [[ $1 == --* ]]; do
   echo "$1" >> srun_options

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from experiments.cli import main
 from experiments.memory import (
+    EXPLAINED,
     LiveBytes,
     activations,
     measured,
@@ -25,7 +26,7 @@ from experiments.memory import (
     with_checkpointing,
     working_set,
 )
-from experiments.plan import accumulate, parse_devices, plan, precision, read, report, verdict
+from experiments.plan import accumulate, builder, parse_devices, plan, precision, read, report, verdict
 from modules.errors import InputError
 
 PAPER = Path("experiments/paper")
@@ -253,39 +254,47 @@ def test_what_is_named_is_the_batch_of_a_step(there, accumulated, devices):
 
 
 def test_precisions_that_lightning_takes_are_counted_or_refused():
-    def needs(name, sharded=True):
-        config = {"model": narrow(True, channels=128), "data": {"init_args": {"batch_size": 1}}}
+    found = {}
+    for name in ("32-true", "16-mixed", "bf16-mixed"):
+        config = {"model": narrow(True, channels=64), "data": {"init_args": {"batch_size": 1}}}
         stage, rows = plan({**config, "trainer": {"precision": name}}, [2])
-        found = [row.need for row in rows if row.strategy.sharded == sharded and row.strategy.checkpointing]
-        return sum(p.numel() for p in stage.network.parameters()), found[0]
-
-    count, full = needs("32-true")
-    assert needs(None) == needs(32) == (count, full)
-    (_, half), (_, brain) = needs("16-mixed"), needs("bf16-mixed")
-    assert needs("bf16")[1] == brain and needs(16)[1] == half
+        found[name] = {row.strategy.sharded: row.need for row in rows if row.strategy.checkpointing}
+    count = sum(p.numel() for p in stage.network.parameters())
+    full, half, brain = (needs[True] for needs in found.values())
     # float16 is computed in as bfloat16 is, but its blocks are gathered as float32, of which autocast makes copies.
     assert (half.weights, half.gradients, half.average) == (2 * count,) * 3
     assert half.gathered == full.gathered > brain.gathered
     assert half.activations > brain.activations
-    assert needs("16-mixed", sharded=False) == needs("bf16-mixed", sharded=False)
-    for other in ("bf16-true", "16-true", "64", "64-true", "transformer-engine"):
-        with pytest.raises(InputError, match="is not counted, 32-true, bf16-mixed, 16-mixed are") as refused:
-            needs(other)
-        assert ("round" in str(refused.value)) == ("16" in other)
+    assert found["16-mixed"][False] == found["bf16-mixed"][False] != found["32-true"][False]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, "32-true"), (32, "32-true"), ("32-true", "32-true"), (16, "16-mixed"), ("bf16", "bf16-mixed")],
+)
+def test_precisions_by_their_full_names(given, expected):
+    assert precision({"trainer": {"precision": given}}) == expected
     assert precision({"trainer": {}}) == "32-true"
 
 
+@pytest.mark.parametrize("given", ["bf16-true", "16-true", "64", 64, "64-true", "transformer-engine"])
+def test_a_precision_that_is_not_counted_is_refused(given):
+    with pytest.raises(InputError, match="is not counted, 32-true, bf16-mixed, 16-mixed are") as refused:
+        precision({"trainer": {"precision": given}})
+    assert ("round" in str(refused.value)) == ("16" in str(given))
+
+
 def test_a_small_stage_is_counted_in_a_unit_that_shows_it():
-    config = {"model": narrow(False, channels=32), "data": {"init_args": {"batch_size": 2}}, "trainer": {}}
-    text = report(config, [1], 80e9)
-    _, rows = plan(config, [1])
-    assert 1e6 < rows[0].need.total < 1e9
+    model = narrow(False, channels=32)
+    count = sum(p.numel() for p in builder(model)().network.parameters())
+    text = report({"model": model, "data": {"init_args": {"batch_size": 2}}, "trainer": {}}, [1], 80e9)
     head, _, names, first, *_ = text.splitlines()
     assert "MB on each device, 10% of whose 80 GB are left free" in head
     values = dict(zip(names.split(), [first.split()[0], "one device", *first.split()[3:]], strict=True))
-    assert values["weights"] == f"{rows[0].need.weights / 1e6:.1f}" != "0.0"
-    assert values["MB"] == f"{rows[0].need.total / 1e6:.1f}"
-    assert verdict(rows, 80e9).startswith(f"The smallest that fits: 1 x one device, {values['MB']} MB")
+    assert values["weights"] == f"{4 * count / 1e6:.1f}" != "0.0"
+    parts = sum(float(values[name]) for name in EXPLAINED)
+    assert float(values["MB"]) == pytest.approx(parts, abs=0.4) and parts < 1000
+    assert f"The smallest that fits: 1 x one device, {values['MB']} MB" in text
 
 
 def test_a_judge_has_nothing_to_plan(capsys):
