@@ -231,6 +231,8 @@ def load_classifier(folder: str | Path) -> AttributeClassifier:
         classifier = AttributeClassifier(**config)
         classifier.network.load_state_dict(weights)
     except Exception as error:  # YAML, safetensors and torch each raise their own kinds
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        absent = isinstance(error, FileNotFoundError) and error.filename
+        lacking = f"no {Path(absent).name} in it" if absent else None
+        reason = lacking or " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
         raise InputError(f"cannot load the classifier in {folder} ({reason}); train it with `unclip fit`") from error
     return classifier.eval()

@@ -44,7 +44,8 @@ def export(
     kept = [c for c in captions if c["image_id"] not in left_out]
     if len(kept) < protocol.captions:
         raise InputError(
-            f"{annotations} holds {len(kept)} captions to draw from, the protocol asks for {protocol.captions}"
+            f"{annotations} holds {len(kept)} captions to draw from, the protocol asks for {protocol.captions}:"
+            " give another --protocol"
         )
     order = np.random.default_rng(protocol.seed).permutation(len(kept))[: protocol.captions]
     drawn = [kept[k] for k in order]
@@ -136,7 +137,7 @@ def load_image(path: Path, size: int) -> Image.Image:
         with Image.open(path) as image:
             picture = image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be decoded ({error})") from error
+        raise InputError(f"{path} cannot be decoded ({error}); replace or remove it") from error
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)

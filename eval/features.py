@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -158,6 +159,12 @@ class CLIPExtractor:
         return self._texts[1][[place[caption] for caption in captions]]
 
 
+def clip_folder(name: str) -> str:
+    """The folder that holds a CLIP, where `name` is that of the stage which trained it; else `name` as it is."""
+    export = Path(name) / "export"
+    return str(export) if (export / "open_clip_config.json").is_file() else name
+
+
 def load_clip(
     name: str, pretrained: str | None = None, tokenizer: Tokenizer | None = None, device: str | torch.device = "cpu"
 ) -> CLIPExtractor:
@@ -222,12 +229,15 @@ class InceptionExtractor:
         from cleanfid.resize import build_resizer
 
         try:
-            with tempfile.TemporaryDirectory() as folder:  # clean-fid takes a folder, and knows the file by its name
+            # clean-fid takes a folder, and knows the file by its name; torch warns of what clean-fid loads it with.
+            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
                 (Path(folder) / INCEPTION_FILE).symlink_to(weights.resolve(strict=True))
                 self.model = InceptionV3W(folder, download=False).to(device)
         except Exception as error:  # torch.jit raises RuntimeErrors of many lines
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(f"{weights} is not {INCEPTION_FILE} ({reason}); download it again") from error
+            raise InputError(
+                f"{weights} is not {INCEPTION_FILE}, a torchscript file ({type(error).__name__}); download it again"
+            ) from error
         self.name = f"Inception-v3 (clean-fid) {hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
         self.resize = build_resizer("clean")
         self.device = device

@@ -33,7 +33,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     try:
         lines = json_lines(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} ({_reason(error)}); is {path.parent} a sample folder?") from error
+        raise InputError(f"cannot read {path} ({_reason(error)}): is '{path.parent}' a sample folder?") from error
     records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
     if not records:
         raise InputError(f"{path} is empty; sample again")

@@ -68,15 +68,21 @@ class Run:
         return self.path / "samples"
 
 
+OF_A_RUN = ("samples", "sweeps", "votes", "[!.]*/stage.json", "[!.]*/started.json", "[!.]*/config.yaml")
+"""What a folder is known by as a run's."""
+
+
 def read_run(path: str | Path) -> Run:
     """Reads metrics, stage records and the probe.
 
     Raises:
-        InputError: there is no such folder, or a file in it is damaged.
+        InputError: there is no such folder, it is no run's, or a file in it is damaged.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"run folder {path} does not exist; make one with `unclip reproduce`")
+    if not any(found for pattern in OF_A_RUN for found in path.glob(pattern)):
+        raise InputError(f"{path} holds no stage, samples or sweeps: name a run folder, as in runs/quickstart")
     rows = [read_row(path / "samples" / name / METRICS) for name in CONDITIONS]
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
     done = {name: record for name, record in records.items() if record.get("status", "done") == "done"}

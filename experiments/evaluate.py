@@ -108,17 +108,18 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     """
     from eval.aesthetics import LinearProbe
     from eval.attributes import load_classifier
-    from eval.features import AttributeExtractor, InceptionExtractor, find_inception
+    from eval.features import AttributeExtractor, InceptionExtractor, clip_folder, find_inception
     from eval.judges import Judges
     from eval.timm_features import make_network
 
     device = accelerator()
     weights = find_inception(options.inception)
-    if options.clip is not None:
-        refuse_conditioning_clip(options.clip, folders)
-    clip = make_clip(options.clip, device) if options.clip else None
-    if clip is not None:
-        refuse_named_clip(options.clip, clip, folders)
+    named = clip_folder(options.clip) if options.clip else None
+    if named is not None:
+        refuse_conditioning_clip(named, folders)
+    clip = make_clip(named, device) if named is not None else None
+    if named is not None and clip is not None:
+        refuse_named_clip(named, clip, folders)
     probes = {
         kind: LinearProbe.load(getattr(options, kind), kind, clip.name if clip else None)
         for kind in ("aesthetic", "preference")
@@ -242,10 +243,10 @@ def feature_folder(named: str | None, folders: Sequence[Path]) -> Iterator[Path]
 
 def make_clip(name: str, device: str) -> CLIPExtractor:
     """The CLIP in a folder, or open_clip's NAME:PRETRAINED, with its tokeniser."""
-    from eval.features import load_clip
+    from eval.features import clip_folder, load_clip
     from modules.clip import load_tokenizer
 
-    pretrained = None
+    name, pretrained = clip_folder(name), None
     if not Path(name).is_dir() and ":" in name:
         name, pretrained = name.split(":", 1)
     extractor = load_clip(name, pretrained, device=device)

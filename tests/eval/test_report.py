@@ -131,7 +131,15 @@ def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(tmp_path: Path,
     assert "Pictures: Cats by A &lt;a@b&gt; (CC BY 4.0)<br>Dogs by B (CC0)</p>" in page
 
 
-def test_an_empty_run_has_a_report(tmp_path: Path):
+def test_a_folder_of_no_run_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no stage, samples or sweeps: name a run folder"):
+        write_report(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_without_results_has_a_report(tmp_path: Path):
+    (tmp_path / "samples").mkdir()
     write_report(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == {
         "rows": [], "clip_probe": {}, "protocol": {}, "seconds": {},

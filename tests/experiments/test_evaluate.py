@@ -155,6 +155,8 @@ def test_without_named_judges_those_of_the_run_are_taken(run: Path, tmp_path: Pa
     assert main(["evaluate", str(tmp_path / "elsewhere"), *words, "--clip", str(run / "eval_clip" / "export")]) == 0
     assert json.loads((tmp_path / "elsewhere" / "metrics.json").read_text())["accuracy"] is None
     capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "elsewhere"), *words, "--clip", str(run / "eval_clip")]) == 0  # the stage
+    assert "eval_clip " in capsys.readouterr().out
     words[1] = str(shutil.copytree(run / "reference", tmp_path / "reference"))
     assert main(["evaluate", str(tmp_path / "elsewhere"), *words]) == 2
     assert "nothing to measure with: give one of --classifier" in capsys.readouterr().err
@@ -181,7 +183,7 @@ def test_a_folder_outside_a_run_leaves_no_scalars(run: Path, tmp_path: Path):
 
 BAD = {
     "nowhere does not exist": {"reference": "nowhere"},
-    "cannot load the classifier in": {"classifier": "eval_clip"},
+    "eval_clip (no config.yaml in it); train it with": {"classifier": "eval_clip"},
     "no CLIP at": {"clip": "nowhere"},
     "is the CLIP that": {"clip": "clip/export"},
     "no Inception weights at": {"inception": "nowhere"},
