@@ -92,6 +92,7 @@ def test_the_report_links_to_the_page_if_there_is_one(tmp_path):
     from eval.report import write_report
     from experiments.report import main
 
+    (tmp_path / "samples").mkdir()
     write_report(tmp_path)
     assert PAGE not in (tmp_path / "report.html").read_text()
     write_figure(tmp_path / "manipulations" / "pca", RECORD, {"figure.png": RED})
