@@ -130,6 +130,18 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def slurm_job(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of job 17, with an scontrol that writes what it is asked into the file `requeued`."""
+    for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    scontrol = toy / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/sh\necho "$@" >> requeued\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
+
+
 def start(*words: str) -> subprocess.Popen[str]:
     """`unclip WORDS` as a process, in a process group of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

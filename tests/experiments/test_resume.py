@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -212,15 +211,8 @@ def test_before_training_a_schedulers_signal_asks_for_a_requeue_too(toy, unclip)
     assert (process.returncode, error) == (75, "")
 
 
-def test_on_slurm_lightning_requeues_after_the_step(toy, monkeypatch, capsys, caplog):
+def test_on_slurm_lightning_requeues_after_the_step(toy, slurm_job, monkeypatch, capsys, caplog):
     """Lightning's own handler saves and calls scontrol; here it does so between two steps."""
-    for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    scontrol = toy / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text('#!/bin/sh\necho "$@" >> requeued\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
     assert fit("whole") == 0
     monkeypatch.setenv("TOY_SIGNAL", f"6:{int(signal.SIGUSR1)}")
     with pytest.raises(SystemExit) as left:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -33,16 +32,9 @@ def fit(folder: str, *words: str) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_in_validation_is_obeyed_after_its_batch_and_on_slurm_the_job_requeued(
-    toy, monkeypatch, capsys, number
+    toy, slurm_job, monkeypatch, capsys, number
 ):
     """The scheduler's time runs: no further batch is validated, and no step taken."""
-    for name, value in {"NTASKS": 1, "JOB_ID": 17, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_NAME": "x"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    scontrol = toy / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text('#!/bin/sh\necho "$@" >> requeued\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{scontrol.parent}{os.pathsep}{os.environ['PATH']}")
     (toy / "validating.py").write_text(VALIDATING)
     (toy / "toy.yaml").write_text((toy / "toy.yaml").read_text().replace("toy.Toy", "validating.Validating"))
     assert fit("whole") == 0
