@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import rows
-from benchmarks.setting import Bench
-from benchmarks.timing import Result
+from benchmarks.timings.cases import rows
+from benchmarks.timings.setting import Bench
+from benchmarks.timings.timing import Result
 from eval.files import write_file
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
-from datamodules.decoding import PictureConfig
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.image_folder import FolderReader
-from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures import Entry
+from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
+from datamodules.pictures.sources import Entry
 from modules.errors import InputError
 
 
@@ -94,7 +94,8 @@ class CocoDataModule(PictureDataModule):
 def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[str, Any]]], list[Fault]]:
     """A COCO captions file: file name by image number, captions by image number in the order of their own, faults.
 
-    Differs from `eval.coco.read_annotations`, which prepares an evaluation and refuses a file with anything wrong.
+    Differs from `eval.samples.coco.read_annotations`, which prepares an evaluation and refuses a file that has any
+    fault.
 
     Raises:
         InputError: unreadable, or not COCO's caption format.

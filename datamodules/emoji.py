@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules import openmoji
-from datamodules.cache import digest, hash_of
-from datamodules.loading import SPLITS, at_least, check_split
-from datamodules.pairs import PairDataModule, Records
+from datamodules.base import SPLITS, at_least, check_split
+from datamodules.rendered import openmoji
+from datamodules.rendered.cache import digest, hash_of
+from datamodules.rendered.pairs import PairDataModule, Records
 from modules.errors import InputError
 
 SHARES = {"train": 85, "val": 5, "test": 10}

@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules import iconify, openmoji
-from datamodules.cache import digest, hash_of
+from datamodules.base import SPLITS, at_least, check_split
 from datamodules.emoji import split_of
-from datamodules.loading import SPLITS, at_least, check_split
-from datamodules.pairs import PairDataModule, Records
+from datamodules.rendered import iconify, openmoji
+from datamodules.rendered.cache import digest, hash_of
+from datamodules.rendered.pairs import PairDataModule, Records
 from modules.errors import InputError
 
 FIELDS = ("name", "a_name", "style")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datamodules.base import SPLITS, SplitDataModule
 from datamodules.faults import FaultLog, FaultPolicy
-from datamodules.loading import SPLITS, SplitDataModule
 
 
 class FaultCounting(SplitDataModule):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
-from datamodules.decoding import PictureConfig
 from datamodules.faults import FaultPolicy
-from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures import Entry
+from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
+from datamodules.pictures.sources import Entry
 from modules.errors import InputError
-from modules.pixels import PictureError
+from modules.images.files import PictureError
 
 LIST_AT_ONCE = 4096
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, PackedStrings, usable
-from datamodules.decoding import PictureConfig
 from datamodules.faults import Fault, FaultPolicy
-from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
-from datamodules.picture_tables import METADATA, inside, rows_of
-from datamodules.pictures import Entry
+from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
+from datamodules.pictures.sources import Entry
+from datamodules.pictures.tables import METADATA, inside, rows_of
 from modules.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")

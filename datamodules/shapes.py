@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules import scenes
-from datamodules.cache import cached_json, source_hash
-from datamodules.loading import check_split
-from datamodules.pairs import PairDataModule, Records, checked_sizes
+from datamodules.base import check_split
+from datamodules.rendered import scenes
+from datamodules.rendered.cache import cached_json, source_hash
+from datamodules.rendered.pairs import PairDataModule, Records, checked_sizes
 
 
 class ShapesDataModule(PairDataModule):
-    """Image-text pairs of `datamodules.scenes`, with the true attributes of every picture.
+    """Image-text pairs of `datamodules.rendered.scenes`, with the true attributes of every picture.
 
     Pair i of a split is the same whatever the sizes: a larger split begins with the smaller one. Some test captions
     hold (colour, shape) combinations that training never shows.

@@ -18,14 +18,14 @@ import fsspec
 import numpy as np
 from filelock import FileLock
 
-from datamodules.cache import cached_json, digest
+from datamodules.base import at_least
 from datamodules.captions import GROUND_TRUTH, CaptionConfig
-from datamodules.decoding import PictureConfig
 from datamodules.faults import Fault, FaultPolicy
-from datamodules.loading import at_least
-from datamodules.picture_data import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures import Entry
-from datamodules.shards import NotAShard, ShardReader, index_shard, windowed
+from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
+from datamodules.pictures.shards import NotAShard, ShardReader, index_shard, windowed
+from datamodules.pictures.sources import Entry
+from datamodules.rendered.cache import cached_json, digest
 from modules.errors import InputError
 
 VERSION = 2

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from eval.binding import outcomes
-from eval.bootstrap import Interval, Resampler, as_json
-from eval.inception_score import inception_score
-from eval.judges import Judges, Seen
-from eval.kernel import cmmd, kid
-from eval.precision_recall import manifolds
-from eval.retrieval import CANDIDATES, r_precision
-from eval.samples import SampleFolder
-from eval.scoring import describe
+from eval.judges.judges import Judges, Seen
+from eval.metrics.binding import outcomes
+from eval.metrics.bootstrap import Interval, Resampler, as_json
+from eval.metrics.inception_score import inception_score
+from eval.metrics.kernel import cmmd, kid
+from eval.metrics.precision_recall import manifolds
+from eval.metrics.retrieval import CANDIDATES, r_precision
+from eval.metrics.scoring import describe
+from eval.samples.folder import SampleFolder
 
 NAMES = (
     "kid",

@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import LEVEL, Interval, Resampler, as_json
-from eval.clip_score import clip_score
-from eval.diversity import within_caption_distance
-from eval.drawn import drawn
 from eval.errors import InputError
-from eval.features import NO_INCEPTION
-from eval.frechet import FeatureStatistics, frechet_interval, singular_warning
 from eval.further import candidates, further
-from eval.judges import Judges, Seen, look
-from eval.kinds import HELD_OUT, accuracy_by_kind
-from eval.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
+from eval.judges.features import NO_INCEPTION
+from eval.judges.judges import Judges, Seen, look
+from eval.metrics.bootstrap import LEVEL, Interval, Resampler, as_json
+from eval.metrics.clip_score import clip_score
+from eval.metrics.diversity import within_caption_distance
+from eval.metrics.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
+from eval.metrics.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
+from eval.metrics.scoring import describe, score_all
 from eval.protocol import captions_digest, exported_protocol
-from eval.samples import SampleFolder
-from eval.scoring import describe, score_all
+from eval.samples.drawn import drawn
+from eval.samples.folder import SampleFolder
 
 FEWEST = DENSITY_NEIGHBOURS + 1  # density and coverage need the most
 
@@ -137,10 +137,9 @@ def measure(
     Returns:
         {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity", "drawn",
         "protocol", "warnings"}, and what `eval.further.further` adds: each metric is {"value", "low", "high"} (95 %
-        interval over captions), or None where it cannot be measured. "drawn" is of `eval.drawn.drawn`. "accuracy"
-        holds one for each name of `eval.scoring.ATTRIBUTES`, with the number "n" of samples whose caption mentions
-        it, "accuracy_by_kind" one
-        for each of `eval.kinds.KINDS`; None without ground truth.
+        interval over captions), or None where it cannot be measured. "drawn" is of `eval.samples.drawn.drawn`.
+        "accuracy" holds one for each name of `eval.metrics.scoring.ATTRIBUTES`, with the number "n" of samples whose
+        caption mentions it, "accuracy_by_kind" one for each of `eval.metrics.kinds.KINDS`; None without ground truth.
     """
     resampler = Resampler(folder.caption_index, draws, seed)
     main = judges.main

@@ -183,3 +183,13 @@ def require_keys(place: Path | str, row: Any, keys: Iterable[str], of_protocol: 
         missing += [f"{key!r} of its protocol" for key in of_protocol if key not in protocol]
     if missing:
         raise InputError(f"{place} lacks {missing[0]}, without which no table can be made: {way_out}")
+
+
+ROW_KEYS = ("condition", "n", "frechet", "clip_score", "accuracy", "diversity")
+
+
+PROTOCOL_KEYS = (
+    *("n", "captions", "per_caption", "level", "bootstrap", "extractor", "extractor_dim", "clip", "inception"),
+    *("reference", "reference_n", "reference_digest"),
+)
+"""What a row and its protocol have to hold; rows of older releases hold no more."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from eval.errors import InputError
 from eval.files import write_file
-from eval.frechet import FeatureStatistics
+from eval.metrics.frechet import FeatureStatistics
 
 SUFFIX = ".npz"
 

@@ -9,13 +9,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
-from modules.embedding_codec import EmbeddingCodec
-from modules.embedding_statistics import EmbeddingStatistics
 from modules.errors import InputError
+from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.embedding_statistics import EmbeddingStatistics
 from modules.networks.ar_prior import ARPriorNetwork
 from modules.prior_batches import cosines, embeddings_of, per_sample_generators, text_of
 from modules.sampling import sample_ar_prior
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.training.stage import Stage, TrainingConfig, adamw
 
 FIT_CHUNK = 8192  # embeddings that the codec's fit reads at a time
 CODEC = "codec."  # Prefix of the codec's buffers in the exported file.

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from modules.batches import ImageTextBatch
 from modules.diffusion.denoiser import Model
-from modules.diffusion_stage import DiffusionStage
 from modules.errors import InputError
-from modules.images import to_uint8
+from modules.images.tensors import to_uint8
+from modules.models.configs import Objective, SamplerConfig
 from modules.networks.decoder import DecoderNetwork
-from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import embeddings_of, per_sample_generators
 from modules.sampling import sample_decoder
-from modules.stage import TrainingConfig, adamw
+from modules.training.diffusion_stage import DiffusionStage
+from modules.training.stage import TrainingConfig, adamw
 
 
 class Decoder(DiffusionStage):

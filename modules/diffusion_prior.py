@@ -10,12 +10,12 @@ from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.diffusion.denoiser import Model
-from modules.diffusion_stage import DiffusionStage
+from modules.models.configs import Objective, SamplerConfig
 from modules.networks.diffusion_prior import DiffusionPriorNetwork, embedding_scale
-from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import cosines, embeddings_of, per_sample_generators, text_of
 from modules.sampling import sample_diffusion_prior
-from modules.stage import TrainingConfig, adamw
+from modules.training.diffusion_stage import DiffusionStage
+from modules.training.stage import TrainingConfig, adamw
 
 
 class DiffusionPrior(DiffusionStage):

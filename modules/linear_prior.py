@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.networks.linear_prior import LinearPriorNetwork
 from modules.prior_batches import cosines, embeddings_of
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.training.stage import Stage, TrainingConfig, adamw
 
 
 class LinearPrior(Stage):

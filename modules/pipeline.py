@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.clip import FrozenCLIP
-from modules.clip_origin import check_origin, warn_unknown_origin
+from modules.clip.frozen import FrozenCLIP
+from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
 from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
+from modules.models.configs import SamplerConfig
+from modules.models.exports import StoredStage, export_folder, is_export, load_stage
 from modules.networks.diffusion_prior import embedding_scale
-from modules.objective import SamplerConfig
 from modules.prior_batches import caption_features
 from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior
 from modules.seeds import ImageSeeds, image_generators
-from modules.stored import StoredStage, export_folder, is_export, load_stage
 
 Condition = Literal[
     "caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior", "image_embedding"

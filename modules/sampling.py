@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.cuda_graphs import Graphed
 from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import Model
 from modules.diffusion.guidance import guide
 from modules.diffusion.noise import randn_per_image
 from modules.diffusion.samplers import OnStep
 from modules.diffusion.schedules import noise_interval
-from modules.embedding_codec import EmbeddingCodec
+from modules.models.configs import Objective, SamplerConfig, sample
+from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.ar_prior import ARPriorNetwork
+from modules.networks.cuda_graphs import Graphed
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.upsampler import UpsamplerNetwork
-from modules.objective import Objective, SamplerConfig, sample
 
 Generators = list[torch.Generator]
 

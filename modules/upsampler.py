@@ -10,15 +10,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch
-from modules.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.diffusion.denoiser import Model
-from modules.diffusion_stage import DiffusionStage
-from modules.images import to_uint8
+from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
+from modules.images.tensors import to_uint8
+from modules.models.configs import Objective, SamplerConfig
 from modules.networks.upsampler import UpsamplerNetwork
-from modules.objective import Objective, SamplerConfig
 from modules.prior_batches import per_sample_generators
 from modules.sampling import sample_upsampler
-from modules.stage import TrainingConfig, adamw
+from modules.training.diffusion_stage import DiffusionStage
+from modules.training.stage import TrainingConfig, adamw
 
 
 class Upsampler(DiffusionStage):

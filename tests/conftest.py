@@ -102,9 +102,9 @@ def make_stage(stage: str, network: Any = None, **changes: Any) -> Any:
     import torch
 
     from modules.clip import CLIPTrainer
-    from modules.embedding_codec import EmbeddingCodec
-    from modules.objective import Objective, SamplerConfig
-    from modules.stage import TrainingConfig
+    from modules.models.configs import Objective, SamplerConfig
+    from modules.models.embedding_codec import EmbeddingCodec
+    from modules.training.stage import TrainingConfig
 
     changes = {"training": TrainingConfig(ema_decay=0.5, warmup_steps=1), **changes}
     if stage == "clip":
@@ -136,9 +136,9 @@ def write_clip(folder: Path, seed: int = 0, words: list[str] | None = None) -> P
     """A CLIP folder with random weights."""
     import torch
 
-    from datamodules.scenes import VOCABULARY
+    from datamodules.rendered.scenes import VOCABULARY
     from modules.clip import CLIPTrainer
-    from modules.tokenizer import WordTokenizer
+    from modules.clip.word_tokenizer import WordTokenizer
 
     torch.manual_seed(seed)
     trainer = CLIPTrainer(**CLIP)
@@ -245,8 +245,8 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embeddings(clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That CLIP's embeddings of the shapes of `shapes`; not to be written to."""
     from datamodules.shapes import ShapesDataModule
-    from experiments.embed import embed
-    from modules.clip import FrozenCLIP
+    from experiments.embeddings.embed import embed
+    from modules.clip.frozen import FrozenCLIP
 
     folder = tmp_path_factory.mktemp("embeddings")
     embed(ShapesDataModule(16, **SIZES, cache_dir=None), FrozenCLIP(str(clip_folder)), folder)
@@ -270,10 +270,10 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A run folder with every stage, of random weights; not to be written to."""
     import torch
 
-    from datamodules.embeddings import open_embeddings
+    from datamodules.embeddings.folder import open_embeddings
     from modules.diffusion.analytic import ScoreStatistics
     from modules.diffusion.schedules import cosine, respace
-    from modules.embedding_codec import EmbeddingCodec
+    from modules.models.embedding_codec import EmbeddingCodec
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     write_clip(run / "clip")
@@ -311,8 +311,8 @@ def fit(module: Any, data: Any, steps: int, root: Path, resumed: Path | None = N
     import lightning
     import torch
 
-    from experiments.checkpoints import AtomicCheckpointIO
-    from experiments.lightning_cli import quiet
+    from experiments.console.quiet import quiet
+    from experiments.training.checkpoints import AtomicCheckpointIO
 
     quiet()
     torch.manual_seed(0)

@@ -13,8 +13,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_example_of_manipulations_runs(stored_run, tmp_path, monkeypatch):
-    from datamodules.scenes import make_pair, render
-    from modules.images import to_pil
+    from datamodules.rendered.scenes import make_pair, render
+    from modules.images.tensors import to_pil
 
     shutil.copytree(stored_run, tmp_path / "runs" / "quickstart")
     real = tmp_path / "runs" / "quickstart" / "samples" / "real"

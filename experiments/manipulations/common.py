@@ -14,16 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.bootstrap import Interval, Resampler
-from eval.figure_folder import FigureRecord, require_writable_figure, write_figure
-from eval.manifest import json_lines
-from eval.samples import SampleFolder
-from eval.tables import Cell, Table
-from experiments.arguments import CommandParser
-from experiments.embed import find_device
-from experiments.provenance import commit
+from eval.figures.folder import FigureRecord, require_writable_figure, write_figure
+from eval.metrics.bootstrap import Interval, Resampler
+from eval.samples.folder import SampleFolder
+from eval.samples.manifest import json_lines
+from eval.tables.main import Cell
+from experiments.console.arguments import CommandParser
+from experiments.console.devices import find_device
+from experiments.console.show import show
+from experiments.storage.provenance import commit
 from modules.errors import InputError
-from modules.images import load_images, to_pil
+from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
@@ -186,7 +187,7 @@ def enlarged(system: UnCLIP, options: argparse.Namespace, low: Tensor, seed: int
 
 def noise_pictures(x_T: Tensor) -> list[Image.Image]:
     """Noise (B, C, s, s) as pictures: -2.5 standard deviations of unit noise are black, 2.5 are white."""
-    from eval.panels import CELL
+    from eval.figures.panels import CELL
 
     sides = [to_pil(image) for image in (x_T[:, :3] / 2.5).clamp(-1, 1).cpu()]
     return [image.resize((CELL, CELL), Image.Resampling.NEAREST) for image in sides]
@@ -214,13 +215,6 @@ def finish(
         print(f"- {note}")
     print(f"{folder / next(iter(shown))}")
     return 0
-
-
-def show(table: Table) -> None:
-    """Prints a table."""
-    from rich.console import Console
-
-    table.print(Console(highlight=False))
 
 
 def numbered(images: Sequence[Image.Image], folder: str = "images") -> dict[str, Image.Image]:

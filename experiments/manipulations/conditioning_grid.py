@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
 from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
 from modules.errors import InputError
 from modules.pipeline import CONDITIONS, UnCLIP

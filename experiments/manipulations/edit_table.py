@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.attributes import AttributeClassifier, load_classifier
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
-from eval.tables import Cell, Table
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
+from eval.judges.attributes import AttributeClassifier, load_classifier
+from eval.tables.main import Cell, Table
+from experiments.console.progress import progress
 from experiments.manipulations.common import cell, enlarged, finish, interval, pictures, walk_of
 from experiments.manipulations.edits import (
     AFTER,
@@ -29,9 +30,8 @@ from experiments.manipulations.edits import (
     working_thetas,
     works,
 )
-from experiments.progress import progress
 from modules.errors import InputError
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations import Latents, Walk, decoder_size, invert, redraw, text_diff, text_direction
 from modules.pipeline import UnCLIP
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, caption_of, describe, render, scene_for
-from eval.attributes import AttributeClassifier
-from eval.placement import same_place
-from eval.scoring import describe as in_words
+from datamodules.rendered.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, caption_of, describe, render, scene_for
+from eval.judges.attributes import AttributeClassifier
+from eval.metrics.placement import same_place
+from eval.metrics.scoring import describe as in_words
 
 CLASSES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "background": BACKGROUNDS}
 SIDE = 128  # of the scenes as CLIP and the figure see them

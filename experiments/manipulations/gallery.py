@@ -6,9 +6,9 @@ import shlex
 from importlib import import_module
 from pathlib import Path
 
-from eval.pages import FOLDER
-from experiments.arguments import CommandParser
-from experiments.progress import progress
+from eval.runs import FOLDER
+from experiments.console.arguments import CommandParser
+from experiments.console.progress import progress
 
 FIGURES = {
     "reconstruct": "reconstruct -n 6 --steps 50 --sweep-steps 10 50 --sweep-guidance 1 2",

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.scenes import caption_of
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
-from eval.tables import Cell, Table
+from datamodules.rendered.scenes import caption_of
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
+from eval.tables.main import Cell, Table
 from experiments.manipulations.common import cell, finish, interval, numbered, parser, pictures, sources, start, walk_of
 from modules.errors import InputError
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations import Hole, inpaint, tokens_of
 from modules.manipulations.methods import open_part
 from modules.seeds import ImageSeeds

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from eval.figure_folder import FigureRecord
-from eval.panels import CELL, panel, stacked
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import CELL, panel, stacked
 from experiments.manipulations.common import (
     Sources,
     add_latents,

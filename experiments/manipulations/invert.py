@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eval.figure_folder import FigureRecord, require_writable_figure
-from eval.panels import panel
-from eval.tables import Cell, Table
-from experiments.embed import find_device
+from eval.figures.folder import FigureRecord, require_writable_figure
+from eval.figures.panels import panel
+from eval.tables.main import Cell, Table
+from experiments.console.devices import find_device
 from experiments.manipulations.common import (
     Sources,
     enlarged,
@@ -26,7 +26,7 @@ from experiments.manipulations.common import (
     walk_of,
 )
 from modules.errors import InputError
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations import Latents, decoder_size, invert, reachable_sizes, redraw, save_latents
 from modules.pipeline import UnCLIP
 

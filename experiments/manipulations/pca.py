@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.embeddings import open_embeddings
-from eval.attributes import load_classifier
-from eval.figure_folder import FigureRecord
-from eval.panels import line_plot, panel
-from eval.scoring import describe, score_all
-from eval.tables import Cell, Table
+from datamodules.embeddings.folder import open_embeddings
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import line_plot, panel
+from eval.judges.attributes import load_classifier
+from eval.metrics.scoring import describe, score_all
+from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
     enlarged,
@@ -27,10 +27,10 @@ from experiments.manipulations.common import (
     start,
     walk_of,
 )
-from modules.clip_origin import same_clip
-from modules.embedding_codec import EmbeddingCodec
+from modules.clip.origin import same_clip
 from modules.errors import InputError
 from modules.manipulations import Latents, component_counts, fresh_noise, principal_components, redraw, tokens_of
+from modules.models.embedding_codec import EmbeddingCodec
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
-from eval.tables import Cell, Table
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
+from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     add_latents,
     cell,
@@ -24,7 +24,7 @@ from experiments.manipulations.common import (
     read_latents,
     start,
 )
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations import Latents, Walk, decoder_size, fresh_noise, invert, redraw
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
 from experiments.manipulations.common import (
     add_latents,
     enlarged,
@@ -15,7 +15,7 @@ from experiments.manipulations.common import (
     start,
 )
 from experiments.manipulations.edit_table import table_figure
-from modules.clip import warn_unknown_words
+from modules.clip.frozen import warn_unknown_words
 from modules.errors import InputError
 from modules.manipulations import redraw, text_diff, text_direction
 

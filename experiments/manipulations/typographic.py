@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from eval.figure_folder import FigureRecord
-from eval.panels import bars, panel
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import bars, panel
 from experiments.manipulations.common import enlarged, finish, numbered, parser, sources, start, walk_of
-from modules.images import load_images, to_pil
+from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, fresh_noise, redraw, tokens_of, write_over, zero_shot
 from modules.seeds import ImageSeeds
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from eval.figure_folder import FigureRecord
-from eval.panels import panel
-from eval.tables import Cell, Table
+from eval.figures.folder import FigureRecord
+from eval.figures.panels import panel
+from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
     distance,
@@ -21,7 +21,7 @@ from experiments.manipulations.common import (
     walk_of,
 )
 from modules.errors import InputError
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations import Latents, decoder_size, fresh_noise, invert, redraw
 from modules.seeds import ImageSeeds
 

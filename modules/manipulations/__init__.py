@@ -7,7 +7,7 @@ x_T); `inpaint` draws a part of an image anew; `enlarge` takes what the decoder 
 `modules.pipeline.UnCLIP` offers the same for PIL pictures and paths.
 """
 
-from modules.manipulations.blends import (
+from modules.manipulations.edits import (
     blend,
     component_counts,
     from_captions,
@@ -19,10 +19,10 @@ from modules.manipulations.blends import (
 )
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
+from modules.manipulations.inversion import decoder_size, fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, save_latents, stack_latents
-from modules.manipulations.spherical import slerp
+from modules.manipulations.slerp import slerp
 from modules.manipulations.typography import write_over, zero_shot
-from modules.manipulations.walks import decoder_size, fresh_noise, invert, redraw, tokens_of
 
 __all__ = [
     "Hole",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from modules.errors import InputError
+from modules.manipulations.inversion import decoder_size
 from modules.manipulations.system import System
-from modules.manipulations.walks import decoder_size
 from modules.sampling import sample_upsampler
 from modules.seeds import ImageSeeds
 

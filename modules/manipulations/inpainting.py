@@ -12,11 +12,11 @@ from modules.diffusion.inpainting import inpaint as repaint
 from modules.diffusion.noise import randn_per_image
 from modules.diffusion.schedules import NoiseSchedule, respace
 from modules.errors import InputError
-from modules.images import resized
+from modules.images.tensors import resized
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
+from modules.manipulations.inversion import decoder_denoiser, decoder_size, walk_schedule
 from modules.manipulations.latents import Latents, Walk
 from modules.manipulations.system import System
-from modules.manipulations.walks import decoder_denoiser, decoder_size, walk_schedule
 from modules.seeds import ImageSeeds
 
 

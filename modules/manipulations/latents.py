@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from modules.clip_origin import same_clip
+from modules.clip.origin import same_clip
 from modules.diffusion.schedules import Spacing
 from modules.errors import InputError
 from modules.manipulations.system import System

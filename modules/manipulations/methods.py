@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from modules.errors import InputError
-from modules.images import ImageLike, Pictures, load_image, load_images, resized
-from modules.manipulations.blends import from_captions, path, text_diff, text_direction
+from modules.images.tensors import ImageLike, Pictures, load_image, load_images, resized
+from modules.manipulations.edits import from_captions, path, text_diff, text_direction
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
+from modules.manipulations.inversion import fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
 from modules.manipulations.system import System
-from modules.manipulations.walks import fresh_noise, invert, redraw, tokens_of
 from modules.seeds import ImageSeeds
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from modules.clip import FrozenCLIP
-from modules.objective import SamplerConfig
-from modules.stored import StoredStage
+from modules.clip.frozen import FrozenCLIP
+from modules.models.configs import SamplerConfig
+from modules.models.exports import StoredStage
 
 
 class System(Protocol):

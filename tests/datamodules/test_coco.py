@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.formats import samples, write_coco
+from benchmarks.made_up_data.formats import samples, write_coco
 from datamodules.captions import CaptionConfig
 from datamodules.coco import CocoDataModule
 from datamodules.faults import FaultPolicy
-from datamodules.picture_data import SplitConfig
+from datamodules.pictures.module import SplitConfig
 from modules.errors import InputError
 
 

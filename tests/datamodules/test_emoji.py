@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import emoji, openmoji
+from datamodules import emoji
 from datamodules.emoji import EmojiDataModule, split_of
+from datamodules.rendered import openmoji
 from modules.errors import InputError
 
 with_packages = pytest.mark.skipif(

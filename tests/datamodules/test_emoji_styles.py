@@ -6,10 +6,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks.formats import write_package
-from datamodules import iconify
+from benchmarks.made_up_data.formats import write_package
 from datamodules.emoji import split_of
 from datamodules.emoji_styles import EmojiStylesDataModule, drawings_of, with_article
+from datamodules.rendered import iconify
 from modules.errors import InputError
 
 with_renderer = pytest.mark.skipif(find_spec("resvg_py") is None, reason="the optional renderer is not installed")

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from benchmarks.formats import samples, write_metadata, write_rows
+from benchmarks.made_up_data.formats import samples, write_metadata, write_rows
 from datamodules import huggingface
 from datamodules.captions import CaptionConfig
 from datamodules.faults import FaultPolicy
 from datamodules.huggingface import HuggingFaceDataModule
-from datamodules.picture_data import SplitConfig
+from datamodules.pictures.module import SplitConfig
 from modules.errors import InputError
 
 pytestmark = pytest.mark.skipif(find_spec("datasets") is None, reason="the optional package datasets is not installed")

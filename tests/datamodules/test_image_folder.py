@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.formats import samples, write_metadata, write_pictures, write_text_files
+from benchmarks.made_up_data.formats import samples, write_metadata, write_pictures, write_text_files
 from datamodules.captions import CaptionConfig
 from datamodules.faults import FaultPolicy
 from datamodules.image_folder import ImageFolderDataModule
-from datamodules.picture_data import SplitConfig
+from datamodules.pictures.module import SplitConfig
 from modules.errors import InputError
 
 ALL = SplitConfig(val_share=0.0, test_share=0.0)

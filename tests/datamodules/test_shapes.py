@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import scenes
+from datamodules.rendered import scenes
 from datamodules.shapes import ShapesDataModule
 from datamodules.transforms import to_uint8
 from modules.errors import InputError

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.broken_data import Explosive
-from benchmarks.formats import samples, write_shards
+from benchmarks.made_up_data.broken_data import Explosive
+from benchmarks.made_up_data.formats import samples, write_shards
 from datamodules.captions import CaptionConfig
 from datamodules.faults import FaultPolicy
-from datamodules.picture_data import SplitConfig
-from datamodules.shards import ShardReader, windowed
+from datamodules.pictures.module import SplitConfig
+from datamodules.pictures.shards import ShardReader, windowed
 from datamodules.webdataset import WebDatasetDataModule, expand
 from modules.errors import InputError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.attributes import AttributeClassifier
-from eval.features import NO_INCEPTION
-from eval.samples import SampleFolder, write_samples
+from eval.judges.attributes import AttributeClassifier
+from eval.judges.features import NO_INCEPTION
+from eval.samples.folder import SampleFolder, write_samples
 
 ATTRIBUTES = {
     "count": ["one", "two"],

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from eval.aesthetics import LinearProbe
-from eval.binding import outcomes
-from eval.bootstrap import Resampler
 from eval.errors import InputError
-from eval.features import AttributeExtractor
 from eval.further import NAMES, further
-from eval.inception_score import inception_score
-from eval.judges import Judges, look
-from eval.kernel import cmmd, kid
+from eval.judges.aesthetics import LinearProbe
+from eval.judges.features import AttributeExtractor
+from eval.judges.judges import Judges, look
 from eval.measure import measure, read_reference
-from eval.precision_recall import manifolds
-from eval.retrieval import r_precision
-from eval.scoring import describe
+from eval.metrics.binding import outcomes
+from eval.metrics.bootstrap import Resampler
+from eval.metrics.inception_score import inception_score
+from eval.metrics.kernel import cmmd, kid
+from eval.metrics.precision_recall import manifolds
+from eval.metrics.retrieval import r_precision
+from eval.metrics.scoring import describe
 
 
 class FakeCLIP:

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from eval.aesthetics import LinearProbe
-from eval.bootstrap import Resampler
-from eval.diversity import within_caption_distance
 from eval.errors import InputError
-from eval.features import NO_INCEPTION, AttributeExtractor
-from eval.frechet import FeatureStatistics, frechet_distance, frechet_interval
-from eval.judges import Judges, look
+from eval.judges.aesthetics import LinearProbe
+from eval.judges.features import NO_INCEPTION, AttributeExtractor
+from eval.judges.judges import Judges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
+from eval.metrics.bootstrap import Resampler
+from eval.metrics.diversity import within_caption_distance
+from eval.metrics.frechet import FeatureStatistics, frechet_distance, frechet_interval
+from eval.metrics.scoring import ATTRIBUTES, describe, score_all
 from eval.protocol import captions_digest, check_protocols
-from eval.samples import SampleFolder, write_samples
-from eval.scoring import ATTRIBUTES, describe, score_all
-from eval.tables import main_table
+from eval.samples.folder import SampleFolder, write_samples
+from eval.tables.main import main_table
 
 
 class FakeCLIP:

@@ -9,7 +9,7 @@ import pytest
 
 from eval.errors import InputError
 from eval.protocol import CaptionProtocol, captions_digest, check_protocols, digest, require_keys
-from eval.sweeps import Sweep
+from eval.tables.sweeps import Sweep
 
 SHIPPED = sorted((Path(__file__).parents[2] / "experiments" / "protocols").glob("coco*.yaml"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.errors import InputError
-from eval.frechet import FeatureStatistics
+from eval.metrics.frechet import FeatureStatistics
 from eval.reference import ReferenceStatistics
 
 

@@ -310,7 +310,7 @@ def test_a_full_disk_at_the_export(stage, tmp_path, capsys, monkeypatch):
     def full(state, path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("modules.stage.write_weights", full)
+    monkeypatch.setattr("modules.models.exports.write_weights", full)
     assert main(["fit", "--config", str(stage())]) == 2
     error = capsys.readouterr().err
     assert "disk full while writing" in error and "model.safetensors" in error and error.count("\n") == 1
@@ -342,8 +342,8 @@ def test_embed(data, tmp_path, refused, clip_folder, tiny):
 
 def test_the_command_writes_what_the_clip_says(data, tmp_path, clip_folder, shapes):
     """The only test of `unclip embed` with a CLIP that is one."""
-    from datamodules.embeddings import open_embeddings
-    from modules.clip import FrozenCLIP
+    from datamodules.embeddings.folder import open_embeddings
+    from modules.clip.frozen import FrozenCLIP
 
     words = ["--config", str(data), "--clip", str(clip_folder), "--out", str(tmp_path / "e"), "--device", "cpu"]
     assert main(["embed", *words, "--splits", "val"]) == 0

@@ -10,6 +10,8 @@ import pytest
 
 from eval.errors import InputError as EvalInputError
 from experiments import cli
+from experiments.console import errors
+from experiments.console.configs import config_files
 from modules.errors import InputError
 
 
@@ -26,7 +28,9 @@ def test_help_imports_nothing_heavy_and_names_every_command():
 
 
 def test_the_runner_and_progress_need_no_torch():
-    code = "import sys, experiments.reproduce; sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, experiments.suites.reproduce; sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -96,7 +100,7 @@ def failing(error: BaseException):
 )
 def test_what_a_person_can_put_right_is_one_line(capsys, monkeypatch, error, line):
     monkeypatch.delenv("UNCLIP_DEBUG", raising=False)
-    assert cli.guarded(failing(error)) == 2
+    assert errors.guarded(failing(error)) == 2
     printed = capsys.readouterr().err
     assert printed.startswith(f"unclip: {line}")
     assert printed.count("\n") == 1
@@ -104,7 +108,7 @@ def test_what_a_person_can_put_right_is_one_line(capsys, monkeypatch, error, lin
 
 def test_errors_in_the_code_keep_their_traceback():
     with pytest.raises(ValueError, match="negative"):
-        cli.guarded(failing(ValueError("negative")))
+        errors.guarded(failing(ValueError("negative")))
 
 
 def test_an_error_that_is_its_own_cause_comes_to_an_end():
@@ -112,24 +116,24 @@ def test_an_error_that_is_its_own_cause_comes_to_an_end():
     error = ValueError("a")
     first, second = OSError(errno.EIO, "b"), RuntimeError("c")
     first.__cause__, second.__cause__, error.__cause__ = second, second, error
-    assert list(cli.causes(first)) == [first, second] and cli.input_error_line(first) == "[Errno 5] b"
-    assert cli.input_error_line(error) is None
+    assert list(errors.causes(first)) == [first, second] and errors.input_error_line(first) == "[Errno 5] b"
+    assert errors.input_error_line(error) is None
 
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("UNCLIP_DEBUG", "1")
     with pytest.raises(InputError):
-        cli.guarded(failing(InputError("x")))
+        errors.guarded(failing(InputError("x")))
 
 
 def test_interrupt_is_one_line_and_130(capsys):
-    assert cli.guarded(failing(KeyboardInterrupt())) == 130
+    assert errors.guarded(failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err.startswith("unclip: interrupted")
 
 
 def test_a_reader_that_leaves_is_no_error():
     work = "lambda: [print('y' * 99) for _ in range(99999)] and 0"
-    code = f"import sys; from experiments.cli import guarded; sys.exit(guarded({work}))"
+    code = f"import sys; from experiments.console.errors import guarded; sys.exit(guarded({work}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
@@ -137,5 +141,5 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_dash_c_is_a_config_only_for_lightning():
-    assert cli.config_files(["fit", "-c", "a.yaml", "--config=b.yaml"]) == ["b.yaml", "a.yaml"]
-    assert cli.config_files(["sample", "-c", "a circle", "--config", "b.yaml"]) == ["b.yaml"]
+    assert config_files(["fit", "-c", "a.yaml", "--config=b.yaml"]) == ["b.yaml", "a.yaml"]
+    assert config_files(["sample", "-c", "a circle", "--config", "b.yaml"]) == ["b.yaml"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.small import write_quickstart
-from eval.samples import SampleFolder
+from benchmarks.trials.small import write_quickstart
+from eval.samples.folder import SampleFolder
 from experiments.cli import main
 
 PRIORS = ["linear_prior", "ar_prior", "diffusion_prior"]
@@ -23,7 +23,7 @@ PRELOAD = [
 ]
 PRELOAD += [f"eval.{name}" for name in ("measure", "report", "attributes", "features")]
 PRELOAD += [f"modules.{name}" for name in (*PRIORS, "decoder", "upsampler")]
-PRELOAD += ["datamodules.shapes", "datamodules.embeddings", "torch.utils.tensorboard"]
+PRELOAD += ["datamodules.shapes", "datamodules.embeddings.module", "torch.utils.tensorboard"]
 WORKER = """
 import os, sys
 
@@ -78,7 +78,7 @@ def here(folder, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(folder)
     Forked.context.set_forkserver_preload(PRELOAD)
-    monkeypatch.setattr("experiments.runner.StageProcess", Forked)
+    monkeypatch.setattr("experiments.suites.runner.StageProcess", Forked)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_the_quickstart(here, monkeypatch, capsys):
 
     # The second call computes nothing.
     before = state(run)
-    monkeypatch.setattr("experiments.runner.StageProcess", lambda words, *rest: pytest.fail(f"{words} was run"))
+    monkeypatch.setattr("experiments.suites.runner.StageProcess", lambda words, *rest: pytest.fail(f"{words} was run"))
     assert reproduce() == 0
     assert "all stages are up to date" in capsys.readouterr().out
     assert state(run) == before

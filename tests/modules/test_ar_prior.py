@@ -11,11 +11,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from modules.ar_prior import ARPrior
-from modules.embedding_codec import EmbeddingCodec
 from modules.errors import InputError
+from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.exports import load_stage
 from modules.sampling import sample_ar_prior
-from modules.stage import TrainingConfig
-from modules.stored import load_stage
+from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.9)
 

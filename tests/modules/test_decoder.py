@@ -11,10 +11,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from modules.decoder import Decoder
+from modules.models.configs import Objective, SamplerConfig
 from modules.networks.decoder import Condition
-from modules.objective import Objective, SamplerConfig
 from modules.sampling import sample_decoder
-from modules.stage import TrainingConfig
+from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.5)
 OBJECTIVE = Objective(parameterization="x0", weighting="min_snr_plus_one")

@@ -16,9 +16,9 @@ from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.gaussian import q_sample
 from modules.diffusion.schedules import respace
 from modules.diffusion_prior import DiffusionPrior
-from modules.objective import Objective, SamplerConfig
+from modules.models.configs import Objective, SamplerConfig
 from modules.sampling import sample_diffusion_prior
-from modules.stage import TrainingConfig
+from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.98, decay_share=0.5)
 SOLVER = SamplerConfig(name="dpm_solver_pp", steps=10, threshold=None)

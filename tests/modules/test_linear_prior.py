@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.linear_prior import LinearPrior
-from modules.stage import TrainingConfig
+from modules.training.stage import TrainingConfig
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.diffusion.noise import randn_per_image
-from modules.embedding_codec import EmbeddingCodec
+from modules.models.configs import Objective, SamplerConfig, sample
+from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.diffusion_prior import embedding_scale
-from modules.objective import Objective, SamplerConfig, sample
 from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
 
 B = 5

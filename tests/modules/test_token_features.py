@@ -6,11 +6,11 @@ from torch.testing import assert_close
 
 from datamodules.embeddings import EmbeddingsDataModule
 from modules.batches import EmbeddingBatch
-from modules.clip import FrozenCLIP
-from modules.embedding_codec import EmbeddingCodec
+from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
+from modules.models.configs import SamplerConfig
+from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.transformer import FeatureEmbedding, unique_rows
-from modules.objective import SamplerConfig
 from modules.pipeline import UnCLIP
 from modules.prior_batches import caption_features, text_of
 
@@ -22,7 +22,7 @@ PRIORS = ("diffusion_prior", "ar_prior")
 @pytest.fixture(scope="module")
 def folder(clip_folder, tiny, tmp_path_factory):
     from datamodules.shapes import ShapesDataModule
-    from experiments.embed import embed
+    from experiments.embeddings.embed import embed
 
     path = tmp_path_factory.mktemp("features")
     data = ShapesDataModule(16, **tiny.SIZES, cache_dir=None)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from modules.degradations import gaussian_blur, random_crop
-from modules.objective import Objective, SamplerConfig
-from modules.stage import TrainingConfig
+from modules.images.degradations import gaussian_blur, random_crop
+from modules.models.configs import Objective, SamplerConfig
+from modules.training.stage import TrainingConfig
 from modules.upsampler import Upsampler, psnr
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.7)

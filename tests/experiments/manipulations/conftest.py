@@ -13,9 +13,9 @@ def whole_run(stored_run: Path, embeddings: Path, tmp_path_factory: pytest.TempP
     """`stored_run` with a classifier, embeddings and test pictures; not to be written to."""
     import torch
 
-    from datamodules.scenes import ATTRIBUTES, describe, make_pair, render
-    from eval.attributes import AttributeClassifier, export_classifier
-    from eval.samples import write_samples
+    from datamodules.rendered.scenes import ATTRIBUTES, describe, make_pair, render
+    from eval.judges.attributes import AttributeClassifier, export_classifier
+    from eval.samples.folder import write_samples
 
     run = tmp_path_factory.mktemp("whole") / "run"
     shutil.copytree(stored_run, run)

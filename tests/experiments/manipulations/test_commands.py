@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.figure_folder import read_figure
-from eval.pages import ORDER, write_manipulations_page
+from eval.figures.folder import read_figure
+from eval.pages.manipulations import ORDER, write_manipulations_page
 from experiments import cli
 from experiments.manipulations import edit_table
 from experiments.manipulations.edits import EDITS, make_task
@@ -63,7 +63,7 @@ def test_a_command_writes_its_figure(unclip, command):
 
 
 def test_every_command_of_the_package_is_here_and_listed():
-    assert set(COMMANDS) | {"invert", "gallery"} == set(cli.MANIPULATIONS) <= set(cli.COMMANDS)
+    assert set(COMMANDS) | {"invert", "gallery"} == set(cli.GROUPS["manipulations"])
 
 
 def test_the_page_holds_what_commands_wrote(unclip, tmp_path):
@@ -186,7 +186,7 @@ def test_numbers_of_reconstruct_are_its_pictures(unclip, whole_run):
 def _pixels(path: Path, size: int):
     import numpy as np
 
-    from modules.images import load_images
+    from modules.images.tensors import load_images
 
     return ((load_images(path, size)[0].numpy().astype(np.float64)) + 1) / 2
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datamodules.scenes import ATTRIBUTES
-from eval.attributes import Attributes
+from datamodules.rendered.scenes import ATTRIBUTES
+from eval.judges.attributes import Attributes
 from experiments.manipulations.edit_table import _row
 from experiments.manipulations.edits import EDITS, Outcome, best_theta, judge, make_task, margin, working_thetas, works
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from eval.figure_folder import read_figure
+from eval.figures.folder import read_figure
 from experiments import cli
 from experiments.manipulations.inpaint import hatched, seams
 from experiments.manipulations.pca import ATTRIBUTES, first_seen, heads, table
-from modules.images import load_images, to_pil
+from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds

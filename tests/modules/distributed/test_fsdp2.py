@@ -8,9 +8,9 @@ import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from experiments.checkpoints import load_checkpoint
+from experiments.training.checkpoints import load_checkpoint
 from modules.errors import InputError
-from modules.sharding import blocks
+from modules.training.sharding import blocks
 
 OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
 pytestmark = [
@@ -89,7 +89,7 @@ def test_all_that_is_deep_is_in_a_block(tiny):
 def test_clip_is_not_sharded_and_says_so(tiny):
     from types import SimpleNamespace
 
-    from modules.sharding import shard_stage
+    from modules.training.sharding import shard_stage
 
     stage = tiny.make_stage("clip")
     stage._device_mesh = object()

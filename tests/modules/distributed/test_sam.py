@@ -11,9 +11,9 @@ import torch
 from open_clip import loss as open_clip_loss
 from torch.testing import assert_close
 
-from datamodules.loading import SeededBatchSampler
-from modules.sharpness import Perturbation
-from modules.tokenizer import WordTokenizer
+from datamodules.order import SeededBatchSampler
+from modules.clip.sam import Perturbation
+from modules.clip.word_tokenizer import WordTokenizer
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the processes
 

@@ -18,9 +18,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from experiments.memory import norms_in_float32
-from modules.objective import Objective, SamplerConfig
-from modules.stage import TrainingConfig
+from experiments.costs.memory import norms_in_float32
+from modules.models.configs import Objective, SamplerConfig
+from modules.training.stage import TrainingConfig
 
 WORLD = 2
 TRAINING = TrainingConfig(ema_decay=0.5, warmup_steps=1)
@@ -144,7 +144,7 @@ def run_job(tiny: Any, job: dict[str, Any], embeddings: str, root: Path, rank: i
 @contextmanager
 def as_an_accelerator() -> Any:
     """Norms in float32 under autocast, so that blocks may be gathered as bfloat16."""
-    with norms_in_float32(), mock.patch("modules.sharding.gathers_bf16", return_value=True):
+    with norms_in_float32(), mock.patch("modules.training.sharding.gathers_bf16", return_value=True):
         yield
 
 

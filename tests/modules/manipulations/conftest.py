@@ -15,7 +15,7 @@ STEPS, PICTURES = 150, 256
 
 def pictures(split: str, count: int, size: int = 16) -> Tensor:
     """(count, 3, size, size) in [-1, 1]."""
-    from datamodules.scenes import make_pair, render
+    from datamodules.rendered.scenes import make_pair, render
 
     pixels = [torch.from_numpy(render(make_pair(split, k).scene, size)).permute(2, 0, 1) for k in range(count)]
     return torch.stack(pixels).float() / 127.5 - 1
@@ -24,8 +24,8 @@ def pictures(split: str, count: int, size: int = 16) -> Tensor:
 @pytest.fixture(scope="session")
 def trained_run(stored_run: Path, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`stored_run` with a decoder trained for some seconds; not to be written to."""
-    from modules.clip import FrozenCLIP
-    from modules.objective import Objective
+    from modules.clip.frozen import FrozenCLIP
+    from modules.models.configs import Objective
 
     run = tmp_path_factory.mktemp("trained") / "run"
     shutil.copytree(stored_run, run)

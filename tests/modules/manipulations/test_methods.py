@@ -8,7 +8,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from modules.errors import InputError
-from modules.images import Pictures, to_pil
+from modules.images.tensors import Pictures, to_pil
 from modules.manipulations import Hole, Walk, write_over, zero_shot
 from modules.manipulations.methods import open_part
 

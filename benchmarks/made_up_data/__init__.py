@@ -1,0 +1,1 @@
+"""Data sets made up for benchmarks and tests, sound and broken ones."""

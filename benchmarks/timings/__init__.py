@@ -1,0 +1,1 @@
+"""Timings beside other people's code, in turns within one run."""

@@ -1,0 +1,1 @@
+"""Trials: kills, faults, long runs, and comparisons with earlier code."""

@@ -1,0 +1,155 @@
+"""The order in which training sees its data, and the loaders that keep it.
+
+The data of a run are one endless stream: a shuffled pass over all n samples, then the next pass, shuffled anew. Batch k
+of rank r is a fixed slice of that stream, so it is a pure function of (seed, k, r, number of ranks). Nothing has to
+be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. Only where a run goes on
+with larger or smaller batches, or on more or fewer ranks, is it noted where in the stream that was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.order import ResumableLoader, SeededBatchSampler, evaluation_batches, leave_signals_to_training
+from modules.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+class SplitDataModule(LightningDataModule):
+    """Base of all DataModules: three splits, exact training order, plain evaluation order.
+
+    A subclass gives `dataset(split)`: a map-style Dataset whose `__getitems__(indices)` returns a ready batch.
+    The Trainer needs `use_distributed_sampler: false`.
+
+    Args:
+        batch_size: samples a batch and process, in training and in evaluation.
+        seed: of the training order.
+        num_workers: loader processes; 0 loads in the training process, fastest while the split fits into memory.
+    """
+
+    def __init__(self, batch_size: int, seed: int, num_workers: int) -> None:
+        super().__init__()
+        self.batch_size = at_least(1, "batch_size", batch_size)
+        self.seed = at_least(0, "seed", seed)
+        self.num_workers = at_least(0, "num_workers", num_workers)
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """The split as a Dataset: len() and `__getitems__(indices) -> batch`."""
+        raise NotImplementedError
+
+    def size(self, split: str) -> int:
+        """Number of samples in the split."""
+        return len(self.dataset(split))  # type: ignore[arg-type]
+
+    def captions(self, split: str) -> list[str]:
+        """The captions of a split, by index."""
+        raise NotImplementedError
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]] | None:
+        """Column of a batch's `attributes` -> its class names; None where the data know no truth."""
+        return None
+
+    @property
+    def attribution(self) -> str | None:
+        """Whom to name, and the licence, where pictures of the data are shown; None where there is nothing to name."""
+        return None
+
+    def texts(self, split: str) -> Sequence[str]:
+        """Every caption that a batch of the split may hold: `captions`, and more where pairs have several."""
+        return self.captions(split)
+
+    def data_hash(self, split: str) -> str:
+        """Identifies the content of a split, whatever its resolution, order or batches."""
+        raise NotImplementedError
+
+    def vocabulary(self, min_count: int = 1) -> list[str]:
+        """The sorted words (parted by spaces, lower case) that occur `min_count` times or more in train captions."""
+        counts = Counter(word for caption in self.texts("train") for word in caption.lower().split())
+        return sorted(word for word, count in counts.items() if count >= min_count)
+
+    def setup(self, stage: str) -> None:
+        """Prepares the splits that the stage reads, so that rendering comes before training."""
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            self.dataset(split)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the seeded order, from where the Trainer stands to where it ends.
+
+        With `max_steps`, one Lightning epoch is the whole run, whatever the number of passes over the data;
+        without, it is one pass.
+        """
+        trainer, n = self.trainer, self.size("train")
+        total = trainer.max_steps * trainer.accumulate_grad_batches if trainer is not None else -1
+        sampler = SeededBatchSampler(
+            n,
+            self.batch_size,
+            self.seed,
+            start=self._batches_consumed,
+            total=total if total > 0 else None,
+            rank=trainer.global_rank if trainer else 0,
+            world=trainer.world_size if trainer else 1,
+            **self._order(),
+        )
+        return self._training_loader(sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        # Lightning re-builds this loader around its own sampler, so it must be a plain one.
+        return DataLoader(self.dataset("test"), batch_size=self.batch_size, **self._loader_options())
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = evaluation_batches(self.size(split), self.batch_size, rank, world)
+        return DataLoader(self.dataset(split), batch_sampler=batches, **self._loader_options())
+
+    def _order(self) -> dict[str, Any]:
+        """Further arguments of the training order's sampler."""
+        return {}
+
+    def _training_loader(self, sampler: SeededBatchSampler) -> ResumableLoader:
+        return ResumableLoader(self.dataset("train"), batch_sampler=sampler, **self._loader_options())
+
+    def _batches_consumed(self) -> int:
+        # `processed`, not `ready`: right both after a checkpoint at a batch's end and after an exception within one.
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    def _loader_options(self) -> dict[str, Any]:
+        on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": _as_is,
+            "pin_memory": on_device,
+            "worker_init_fn": leave_signals_to_training,
+        }
+
+
+def at_least(bound: int, name: str, value: int) -> int:
+    """`value`, if it is `bound` or more; else an InputError that names it."""
+    if value < bound:
+        raise InputError(f"{name} must be {bound} or more, got {value}")
+    return value
+
+
+def check_split(split: str) -> str:
+    """`split`, if it is one; else an InputError that names those there are."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    return split
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

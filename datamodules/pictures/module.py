@@ -1,0 +1,222 @@
+"""The DataModule of picture files: splits, loaders that count faults, and pixels that travel as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from datamodules.base import SPLITS, at_least, check_split
+from datamodules.captions import CaptionConfig
+from datamodules.embeddings.folder import EmbeddingRows, open_embeddings
+from datamodules.fault_counting import FaultCounting
+from datamodules.faults import Fault, FaultPolicy
+from datamodules.order import ResumableLoader, SeededBatchSampler, evaluation_batches
+from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.loading import CountingLoader, Delivered, TrainingLoader
+from datamodules.pictures.sources import Entry, Pairs, PictureDataset, Reader, choose_split, renderer, sample
+from datamodules.rendered.cache import RenderedOnDemand, digest
+from datamodules.rendered.pairs import PairDataModule, Records
+from datamodules.transforms import normalised
+from modules.batches import ImageTextBatch
+from modules.errors import InputError
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How large the splits are, and what validation and test are taken from where the data have none.
+
+    Attributes:
+        val_share: of the training source that is held out for validation, if it has no source of its own; the hash of
+            a pair's key decides, so a pair never changes sides when others are added. Where validation and test have
+            a source together, the ratio of the two shares parts it.
+        test_share: the same for the test.
+        train_size: at most so many training pairs, a fair sample; null for all.
+        val_size: at most so many validation pairs; null for all.
+        test_size: at most so many test pairs; null for all.
+
+    Raises:
+        InputError: a share outside 0 to 1, both together 1 or more, a size below 1.
+    """
+
+    val_share: float = 0.01
+    test_share: float = 0.01
+    train_size: int | None = None
+    val_size: int | None = None
+    test_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("val_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"splits.{name} must be in 0 to 1, got {getattr(self, name)}")
+        if self.val_share + self.test_share >= 1:
+            raise InputError("splits.val_share and splits.test_share leave nothing to train on")
+        for split in SPLITS:
+            size = self.size(split)
+            at_least(1, f"splits.{split}_size", 1 if size is None else size)
+
+    def size(self, split: str) -> int | None:
+        """The bound of a split."""
+        return getattr(self, f"{split}_size")
+
+
+class Listed(NamedTuple):
+    """What a source holds.
+
+    Attributes:
+        entries: the pairs that can be used, as far as that can be told without decoding.
+        faults: what was wrong with the others.
+        reader: makes the reader of chosen entries.
+    """
+
+    entries: list[Entry]
+    faults: list[Fault]
+    reader: Callable[[Sequence[Entry]], Reader]
+
+
+class PictureDataModule(FaultCounting, PairDataModule):
+    """Base of the DataModules that read picture files.
+
+    Args:
+        sources: split -> what the subclass's `list_pairs` lists it from; None holds it out of the training source.
+        image_size: side of the images in pixels.
+        batch_size: pairs a batch and process, in training and in evaluation.
+        embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
+        cache_dir: folder for what is computed once (lists of shards); None keeps nothing.
+        seed: of the training order and of what is drawn anew in every pass.
+        num_workers: loader processes.
+        captions: where they are, and which of several is shown.
+        picture: crop, flip, decoding.
+        splits: sizes and shares.
+        faults: what happens with pairs that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, str | None],
+        image_size: int,
+        batch_size: int,
+        embeddings: str | None,
+        cache_dir: str | None,
+        seed: int,
+        num_workers: int,
+        captions: CaptionConfig,
+        picture: PictureConfig,
+        splits: SplitConfig,
+        faults: FaultPolicy,
+    ) -> None:
+        super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        self.sources = {split: source or sources["train"] for split, source in sources.items()}
+        self.splits = splits
+        self.caption_config, self.picture, self.faults = captions, picture, faults
+        self._listed: dict[str, Listed] = {}
+        self._pairs: dict[str, Pairs] = {}
+        self._opened: dict[str, PictureDataset] = {}
+
+    def list_pairs(self, source: str) -> Listed:
+        """Everything that a source holds.
+
+        Raises:
+            InputError: there is no such source, or it is not of this format.
+        """
+        raise NotImplementedError
+
+    def pairs(self, split: str) -> Pairs:
+        """The split's pairs, listed when first asked for; what cannot be used is counted in `log(split)`."""
+        if check_split(split) not in self._pairs:
+            source, log = self.sources[split], self.log(split)
+            assert source is not None
+            counted = source in self._listed  # By the first split of a source that several share.
+            if not counted:
+                self._listed[source] = self.list_pairs(source)
+            entries, faults, reader = self._listed[source]
+            log.pairs = len(entries) + len(faults)
+            for fault in () if counted else faults:
+                log.add(fault)
+            chosen = sample(choose_split(entries, split, self._held_out(split)), self.splits.size(split))
+            if not chosen:
+                raise InputError(
+                    f"{source}: no pairs for the {split} split ({len(entries)} pairs, {log.summary()}); "
+                    f"name a source for it, or raise splits.{split}_share"
+                )
+            log.read(len(chosen))
+            self._pairs[split] = Pairs(chosen, self.caption_config, reader(chosen))
+        return self._pairs[split]
+
+    def dataset(self, split: str) -> PictureDataset:  # type: ignore[override]
+        if split not in self._opened:
+            pairs, rows = self.pairs(split), None
+            if self.embeddings is not None:
+                rows = self._rows(split, pairs)
+            self._opened[split] = PictureDataset(pairs, self.image_size, self.picture, self.seed, rows, self.log(split))
+        return self._opened[split]
+
+    def _rows(self, split: str, pairs: Pairs) -> EmbeddingRows:
+        assert self.embeddings is not None
+        if split == "train" and pairs.captions.several:
+            raise InputError(
+                "embeddings hold one caption a pair, these data several: set captions.draw: false to train on the first"
+            )
+        if split == "train" and self.picture.varies:
+            raise InputError(
+                "embeddings are of the pictures' centres: set picture.crop: centre and picture.flip: false"
+            )
+        return open_embeddings(self.embeddings).rows(split, len(pairs), self.data_hash(split))
+
+    def records(self, split: str) -> Records:
+        return Records(self.captions(split), None)
+
+    def size(self, split: str) -> int:
+        return len(self.pairs(split))
+
+    def captions(self, split: str) -> list[str]:
+        """The caption of each pair outside training, by index."""
+        return self.pairs(split).captions.all_first()
+
+    def texts(self, split: str) -> Sequence[str]:
+        return self.pairs(split).captions.texts
+
+    def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
+        return renderer(self.dataset(split), size)
+
+    def images(self, split: str, size: int) -> RenderedOnDemand:
+        return RenderedOnDemand(self.size(split), self.renderer(split, size))
+
+    def source_key(self, split: str) -> list[str]:
+        return [type(self).__name__, split]
+
+    def data_hash(self, split: str) -> str:
+        """Of names and captions. Pixels are not read for it: pictures that are exchanged under their names keep it."""
+        return digest([*self.source_key(split), self.pairs(split).digest()])
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Pixels become floats where the model is, whole batches at a time."""
+        if isinstance(batch, ImageTextBatch) and not batch.images.is_floating_point():
+            return batch._replace(images=normalised(batch.images))
+        return batch
+
+    def _held_out(self, split: str) -> dict[str, float]:
+        """The parts that this split's source is shared out to, beside training."""
+        mine = [name for name in ("val", "test") if self.sources[name] == self.sources[split]]
+        shares = {"val": self.splits.val_share, "test": self.splits.test_share}
+        if self.sources[split] == self.sources["train"]:
+            return {name: shares[name] for name in mine}
+        total = sum(shares[name] for name in mine)
+        return {name: shares[name] / total if total else 1 / len(mine) for name in mine}
+
+    def _order(self) -> dict[str, Any]:
+        return {"number_passes": True}
+
+    def _training_loader(self, sampler: SeededBatchSampler) -> ResumableLoader:
+        return TrainingLoader(self._delivered("train"), batch_sampler=sampler, **self._loader_options())
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = evaluation_batches(self.size(split), self.batch_size, rank, world)
+        return CountingLoader(self._delivered(split), batch_sampler=batches, **self._loader_options())
+
+    def _delivered(self, split: str) -> Delivered:
+        return Delivered(self.dataset(split), as_bytes=self.trainer is not None)

@@ -1,0 +1,241 @@
+"""What is in a .tar shard, and where: indexed once, so that any pair can be read at any time, in any process.
+
+Keys and extensions are the webdataset library's: `000012.jpg`, `000012.txt` and `000012.json` are one pair.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from datamodules.captions import PackedStrings, usable
+from datamodules.faults import Fault
+from modules.images.files import PictureError
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
+PICKLES = ("pkl", "pickle", "pyd", "pth", "pt")
+LONGEST = 1 << 20
+"""Bytes of a caption or record; a longer member is not read."""
+
+Member = tuple[int, int]
+"""Offset and size of a member's content."""
+
+
+class NotAShard(Exception):
+    """A file that is no plain tar archive; the argument says what it is instead."""
+
+
+def index_shard(
+    file: BinaryIO, name: str, columns: dict[str, str], max_words: int
+) -> tuple[list[list[Any]], list[Fault], bool]:
+    """The pairs of a shard.
+
+    Args:
+        file: the shard, seekable.
+        name: what faults call it.
+        columns: source -> extension of a member, or key of the pair's json, with its captions.
+        max_words: a longer caption is a fault.
+
+    Returns:
+        [key, offset, size, [[source, caption], ...]] of each pair; faults; whether the archive ends as it should.
+
+    Raises:
+        NotAShard: not a tar archive, or a compressed one.
+    """
+    groups: dict[str, dict[str, Member]] = {}
+    faults: list[Fault] = []
+    whole = True
+    size = file.seek(0, os.SEEK_END)
+    for path, member in _members(file, size):
+        if path is None:
+            whole = False
+            continue
+        key, extension = _key(path)
+        if key is None:
+            continue
+        if path.startswith("/") or ".." in path.split("/"):
+            faults.append(Fault(f"{name}:{path}", "a path that leads out of the shard"))
+        elif extension in groups.setdefault(key, {}):
+            faults.append(Fault(f"{name}:{path}", "a key that occurs twice"))
+        else:
+            groups[key][extension] = member
+    pairs = []
+    for key, members in groups.items():
+        picture = _picture(members)
+        if picture is None:
+            faults.append(Fault(f"{name}:{key}", "a pair without a picture", ", ".join(members)))
+            continue
+        captions, wrong = _captions(file, f"{name}:{key}", members, columns, max_words)
+        faults += wrong
+        if captions:
+            pairs.append([key, *picture, [list(caption) for caption in captions]])
+    return pairs, faults, whole
+
+
+def _picture(members: dict[str, Member]) -> Member | None:
+    """KEY.jpg rather than KEY.mask.jpg, whichever comes first in the archive."""
+    pictures = [extension for extension in members if extension.rpartition(".")[2] in PICTURES]
+    return members[min(pictures, key=lambda extension: extension.count("."))] if pictures else None
+
+
+def _members(file: BinaryIO, size: int) -> Iterator[tuple[str | None, Member]]:
+    """(path, member) of every regular file that is there completely; (None, ...) where the archive breaks off."""
+    file.seek(0)
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:", errors="surrogateescape")  # noqa: SIM115 - nothing to close
+    except tarfile.TarError as error:
+        raise NotAShard(_what_else(file) or f"no tar archive: {' '.join(str(error).split())}") from None
+    while True:
+        try:
+            member = tar.next()
+        except (tarfile.TarError, OSError, ValueError):
+            yield None, (0, 0)
+            return
+        tar.members.clear()  # type: ignore[attr-defined]  # Otherwise it remembers them all.
+        if member is None:
+            file.seek(tar.offset)
+            # tarfile takes a damaged or cut header for the end; a true end is a block of zeros.
+            if file.read(512) != bytes(512):
+                yield None, (0, 0)
+            return
+        if member.isreg():
+            if member.offset_data + member.size > size:
+                yield None, (0, 0)
+                return
+            yield member.name, (member.offset_data, member.size)
+
+
+def _what_else(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(6)
+    if not start:
+        return "empty"
+    if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start in (b"\xfd7zXZ\0",) or start[:4] == b"\x28\xb5\x2f\xfd":
+        return "compressed: unpack it to a plain .tar, whose pairs can be read one by one"
+    return "a pickle, which is never loaded" if start[:1] == b"\x80" else ""
+
+
+def _key(path: str) -> tuple[str | None, str]:
+    from webdataset.tariterators import base_plus_ext
+
+    if re.match(r"__[^/]*__($|/)", path):  # webdataset's own notes
+        return None, ""
+    key, extension = base_plus_ext(path)
+    return key, (extension or "").lower()
+
+
+def _captions(
+    file: BinaryIO, place: str, members: dict[str, Member], columns: dict[str, str], max_words: int
+) -> tuple[list[tuple[str, str]], list[Fault]]:
+    record: dict[str, Any] | None = None
+    values: list[tuple[str, Any]] = []
+    for source, column in columns.items():
+        if column in members:
+            values.append((source, _content(file, members[column])))
+        elif "json" in members:
+            if record is None:
+                record = _record(_content(file, members["json"]))
+                if record is None:
+                    return [], [Fault(place, "a record that is not JSON")]
+            values.append((source, record.get(column)))
+    captions, faults = usable(values, place, max_words)
+    pickled = [extension for extension in members if extension.rpartition(".")[2] in PICKLES]
+    if not captions and not values and pickled:
+        return [], [Fault(place, "a pickle where a caption is expected", f"{pickled[0]}, never loaded")]
+    return captions, faults
+
+
+def _content(file: BinaryIO, member: Member) -> bytes | str:
+    offset, size = member
+    if size > LONGEST:
+        return "long " * (LONGEST // 5)  # No caption has as many words, whatever the limit.
+    file.seek(offset)
+    return file.read(size)
+
+
+def _record(content: bytes | str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError.
+        return None
+    return record if isinstance(record, dict) else None
+
+
+class ShardReader:
+    """Reads pictures out of shards.
+
+    Args:
+        shards: paths of local files, or URLs.
+        keys: n keys.
+        shard, offset, size: (n,) int64, where each picture is.
+    """
+
+    OPEN = 128
+
+    def __init__(
+        self, shards: Sequence[str], keys: Sequence[str], shard: np.ndarray, offset: np.ndarray, size: np.ndarray
+    ) -> None:
+        self.shards, self.keys = list(shards), PackedStrings(keys)
+        self.shard, self.offset, self.size = shard, offset, size
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def name(self, pair: int) -> str:
+        return f"{self.shards[self.shard[pair]]}:{self.keys[pair]}"
+
+    def read(self, pair: int) -> bytes:
+        path, offset, size = self.shards[self.shard[pair]], int(self.offset[pair]), int(self.size[pair])
+        if "://" in path:
+            import fsspec
+
+            system, place = fsspec.core.url_to_fs(path)
+            content = system.cat_file(place, start=offset, end=offset + size)
+        else:
+            # With the position in the call, processes can share the open file.
+            content = os.pread(self._descriptor(path), size, offset)
+        if len(content) < size:
+            name = self.name(pair)
+            raise PictureError(f"{name}: the shard is shorter than it was", "a shard that has shrunk")
+        return content
+
+    def _descriptor(self, path: str) -> int:
+        if path not in self._open:
+            self._open[path] = os.open(path, os.O_RDONLY)
+            if len(self._open) > self.OPEN:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+
+def windowed(groups: np.ndarray, window: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """An order that reads a few shards at a time: shards shuffled, then the pairs of `window` shards among each other.
+
+    Args:
+        groups: (n,) int64, the shard of each pair.
+        window: shards at a time.
+
+    Returns:
+        generator -> (n,) a permutation.
+    """
+    by_group = np.argsort(groups, kind="stable")
+    parts = np.split(by_group, np.flatnonzero(np.diff(groups[by_group])) + 1)
+
+    def permute(rng: np.random.Generator) -> np.ndarray:
+        order = rng.permutation(len(parts))
+        windows = [order[k : k + window] for k in range(0, len(order), window)]
+        return np.concatenate([rng.permutation(np.concatenate([parts[k] for k in chosen])) for chosen in windows])
+
+    return permute

@@ -1,0 +1,151 @@
+"""What all data sets of rendered pictures share: captions, cached pixels, and embeddings attached by index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.base import SPLITS, SplitDataModule, at_least, check_split
+from datamodules.embeddings.folder import EmbeddingRows, open_embeddings
+from datamodules.rendered.cache import MappedArray, RenderedOnDemand, cached_images, digest
+from datamodules.transforms import to_float
+from modules.batches import ImageTextBatch
+from modules.errors import InputError
+
+
+class Records(NamedTuple):
+    """What is known of a split beside its pixels.
+
+    Attributes:
+        captions: n strings.
+        attributes: (n, A) int64 classes, -1 where one does not apply; None where no truth is known.
+    """
+
+    captions: list[str]
+    attributes: np.ndarray | None
+
+
+class ImageTextDataset(Dataset[ImageTextBatch]):
+    """n pairs; a list of indices gives a ready batch, in one vectorised go."""
+
+    def __init__(
+        self, images: MappedArray | RenderedOnDemand, records: Records, embeddings: EmbeddingRows | None
+    ) -> None:
+        self.images, self.records, self.embeddings = images, records, embeddings
+
+    def __len__(self) -> int:
+        return len(self.records.captions)
+
+    def __getitem__(self, index: int) -> ImageTextBatch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageTextBatch:
+        captions, attributes = self.records
+        return ImageTextBatch(
+            images=to_float(self.images[indices]),
+            captions=[captions[index] for index in indices],
+            index=torch.as_tensor(list(indices), dtype=torch.int64),
+            attributes=None if attributes is None else torch.from_numpy(attributes[list(indices)]),
+            embeddings=None if self.embeddings is None else self.embeddings[indices],
+        )
+
+
+class PairDataModule(SplitDataModule):
+    """Base of the DataModules that draw their pictures: a subclass says what a pair is and how to render it.
+
+    Args:
+        image_size: side of the images in pixels.
+        batch_size: pairs a batch and process.
+        embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
+        cache_dir: folder of the rendered images; None renders anew each time.
+        seed: of the training order.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        batch_size: int,
+        embeddings: str | None,
+        cache_dir: str | None,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers)
+        self.image_size = at_least(8, "image_size", image_size)
+        self.embeddings = embeddings
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self._datasets: dict[str, ImageTextDataset] = {}
+
+    def records(self, split: str) -> Records:
+        """Captions and attributes of a split, by index."""
+        raise NotImplementedError
+
+    def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
+        """A picklable function index -> (size, size, 3) uint8."""
+        raise NotImplementedError
+
+    def source_key(self, split: str) -> list[str]:
+        """What decides a split's content: the data's and the split's name, then versions and hashes of code."""
+        raise NotImplementedError
+
+    def images(self, split: str, size: int) -> MappedArray | RenderedOnDemand:
+        """The split's pictures at any resolution, cached where there is a cache."""
+        count, render = self.size(split), self.renderer(split, size)
+        if self.cache_dir is None:
+            return RenderedOnDemand(count, render)
+        key = self.source_key(split)
+        return cached_images(self.cache_dir, f"{key[0]}-{key[1]}", key, count, size, render)
+
+    def dataset(self, split: str) -> ImageTextDataset:
+        if check_split(split) not in self._datasets:
+            rows = None
+            if self.embeddings is not None:
+                rows = open_embeddings(self.embeddings).rows(split, self.size(split), self.data_hash(split))
+            self._datasets[split] = ImageTextDataset(self.images(split, self.image_size), self.records(split), rows)
+        return self._datasets[split]
+
+    def size(self, split: str) -> int:
+        return len(self.records(split).captions)
+
+    def captions(self, split: str) -> list[str]:
+        return list(self.records(split).captions)
+
+    def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """A real picture of pair `index`'s caption: (size, size, 3) uint8, and what is known to be true of it.
+
+        Sample 0 is the pair's own picture. Further samples exist only where the data can draw what a caption says.
+
+        Raises:
+            InputError: `sample` is not 0 and the data hold one picture a caption.
+        """
+        if sample:
+            raise InputError(f"{type(self).__name__} holds one picture a caption: ask for 1 a caption")
+        return self.renderer(split, size)(index), {}
+
+    @property
+    def clip_fingerprint(self) -> str | None:
+        """Of the CLIP that made the attached embeddings; None without any."""
+        return None if self.embeddings is None else open_embeddings(self.embeddings).info.clip_fingerprint
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Width of the attached embeddings; None without any."""
+        return None if self.embeddings is None else open_embeddings(self.embeddings).info.dim
+
+    def data_hash(self, split: str) -> str:
+        """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""
+        return digest([self.source_key(split), self.captions(split)])
+
+
+def checked_sizes(train: int, val: int, test: int) -> dict[str, int]:
+    """The three sizes by split; an InputError names one that is below 1."""
+    sizes = dict(zip(SPLITS, (train, val, test), strict=True))
+    for split, size in sizes.items():
+        at_least(1, f"{split}_size", size)
+    return sizes

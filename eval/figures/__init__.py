@@ -1,0 +1,1 @@
+"""Figures: curves, grids of pictures, and the paper's own."""

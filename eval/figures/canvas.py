@@ -1,0 +1,106 @@
+"""What all plots share: axes, lines with intervals, one legend, the protocol at the foot, and files."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.samples.conditions import label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+COLOURS = {
+    "caption_only": "#888888",
+    "glide": "#222222",
+    "text_embedding": "#d55e00",
+    "text_decoder": "#cc79a7",
+    "linear_prior": "#e69f00",
+    "ar_prior": "#0072b2",
+    "diffusion_prior": "#009e73",
+    "image_embedding": "#56b4e9",
+    "real": "#999933",
+}
+"""Okabe and Ito's, which people with colour blindness can tell apart."""
+
+DPI = 150  # of the PNGs
+FOOT: dict[str, Any] = {"fontsize": 7, "color": "#555555"}
+FOOT_LETTERS = 18  # of the foot to an inch
+FOOT_LINE = 0.135  # inches
+
+
+def canvas(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure with axes, row by row; `height` in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def legend(figure: Figure, axis: Axes) -> None:
+    """One legend for all panels, above them, where no line is hidden by it."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(labels)), fontsize=8, frameon=False)
+
+
+def errors(points: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    """How far intervals reach below and above their values, as matplotlib wants it."""
+    low = [max(0.0, p["value"] - p["low"]) for p in points]
+    return [low, [max(0.0, p["high"] - p["value"]) for p in points]]
+
+
+def line(axis: Axes, xs: Sequence[Any], found: Sequence[Mapping[str, float]], condition: str, **more: Any) -> None:
+    """A line through the values of intervals, which stand as bars; `faint` is the bars' opacity."""
+    settings = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.4, "elinewidth": 0.8, **more}
+    name = settings.pop("label", label(condition))
+    values = [f["value"] for f in found]
+    colour = settings.pop("color", COLOURS.get(condition))
+    faint = settings.pop("faint", 1.0)
+    _, caps, bars = axis.errorbar(xs, values, yerr=errors(found), label=name, color=colour, **settings)
+    for part in (*caps, *bars):
+        part.set_alpha(faint)
+
+
+def foot(figure: Figure, text: str) -> Figure:
+    """Writes how the numbers were made below the axes, in small type."""
+    lines = textwrap.wrap(text, int(FOOT_LETTERS * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + FOOT_LINE * len(lines))
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", **FOOT)
+    return figure
+
+
+def picture(image: Image.Image, text: str = "") -> Figure:
+    """A page of pictures as a figure, pixel for pixel; `text` stands below it in small type."""
+    from matplotlib.figure import Figure
+
+    width, high = image.width / 100, image.height / 100
+    lines = textwrap.wrap(text, int(FOOT_LETTERS * width))
+    below = (FOOT_LINE * len(lines) + 0.1) if lines else 0.0
+    figure = Figure(figsize=(width, high + below), dpi=100)
+    axis = figure.add_axes((0, below / (high + below), 1, high / (high + below)))
+    axis.imshow(image, interpolation="none", aspect="auto")
+    axis.set_axis_off()
+    figure.text(0.05 / width, 0.05 / (high + below), "\n".join(lines), va="bottom", **FOOT)
+    return figure
+
+
+def save(figure: Figure) -> dict[str, bytes]:
+    """{"png": bytes, "svg": bytes}; the same figure gives the same bytes."""
+    import matplotlib
+
+    out = {}
+    with matplotlib.rc_context({"svg.hashsalt": "unclip"}):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            stream = io.BytesIO()
+            figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+            out[kind] = stream.getvalue()
+    return out

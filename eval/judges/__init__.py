@@ -1,0 +1,1 @@
+"""The networks that look at pictures, and the features that they see."""

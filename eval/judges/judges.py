@@ -1,0 +1,203 @@
+"""The networks that look at images, and what they see: features, kept in files so that no image is looked at twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from eval.errors import InputError
+from eval.judges.aesthetics import LinearProbe
+from eval.judges.features import AttributeExtractor, CLIPExtractor, Extractor, batches
+from eval.samples.folder import SampleFolder
+
+CLASSES = "classes"
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that look at the images; any may be absent, but not all of the first four.
+
+    Attributes:
+        classifier: attribute accuracy, where the data have ground truth.
+        clip: CLIP score, R-precision, CMMD.
+        inception: FID and Inception Score.
+        network: any other features, such as DINOv2's.
+        aesthetic, preference: probes on the CLIP's embeddings.
+    """
+
+    classifier: AttributeExtractor | None = None
+    clip: CLIPExtractor | None = None
+    inception: Extractor | None = None
+    network: Extractor | None = None
+    aesthetic: LinearProbe | None = None
+    preference: LinearProbe | None = None
+
+    def __post_init__(self) -> None:
+        if not self.extractors():
+            raise InputError("nothing to measure with: give one of --classifier, --clip, --inception, --network")
+        if self.clip is None and (self.aesthetic is not None or self.preference is not None):
+            raise InputError("the aesthetic and the preference probe read CLIP embeddings: give --clip as well")
+
+    @property
+    def main(self) -> str:
+        """Whose features the Frechet distance, KID, precision, recall and diversity are computed in."""
+        return next(iter(self.extractors()))
+
+    @property
+    def extractor(self) -> Extractor:
+        """The same, itself."""
+        found: Extractor = getattr(self, self.main)
+        return found
+
+    def extractors(self) -> dict[str, Extractor]:
+        """All that give features, by name; the first is the main one."""
+        named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
+        return {name: judge for name, judge in named.items() if judge is not None}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the judges see in a folder: features (N, D) by judge, and the attribute classes (N, A)."""
+
+    features: dict[str, np.ndarray]
+    classes: np.ndarray | None
+
+
+def look(
+    folder: SampleFolder,
+    judges: Judges,
+    batch_size: int = 128,
+    tick: Callable[[int], Any] | None = None,
+    cache: Path | None = None,
+) -> Seen:
+    """Shows all images to all judges.
+
+    Args:
+        folder: the images.
+        judges: see `Judges`.
+        batch_size: images at a time; of no account to the features.
+        tick: called with the number of images done after each batch.
+        cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
+            from it are memory maps: 30,000 images need no more memory than 1,000.
+    """
+    digest = images_digest(folder) if cache is not None else ""
+    found: dict[str, np.ndarray] = {}
+    missing: dict[str, Extractor] = {}
+    for name, judge in judges.extractors().items():
+        files = {key: _file(cache, digest, judge, key) for key in _arrays(name)} if cache is not None else {}
+        if files and all(file.is_file() for file in files.values()):
+            found |= {_key(name, key): np.load(file, mmap_mode="r") for key, file in files.items()}
+        else:
+            missing[name] = judge
+    if missing:
+        found |= _look(folder, missing, batch_size, tick, cache, digest)
+    elif tick is not None:
+        tick(len(folder))
+    return Seen({name: found[name] for name in judges.extractors()}, found.get(CLASSES))
+
+
+def _arrays(name: str) -> tuple[str, ...]:
+    return ("features", CLASSES) if name == "classifier" else ("features",)
+
+
+def _key(name: str, array: str) -> str:
+    return CLASSES if array == CLASSES else name
+
+
+def _file(cache: Path, digest: str, judge: Extractor, array: str) -> Path:
+    text = "\0".join((digest, judge.name, judge.resizing, array))
+    return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy"
+
+
+def _look(
+    folder: SampleFolder,
+    judges: dict[str, Extractor],
+    batch_size: int,
+    tick: Callable[[int], Any] | None,
+    cache: Path | None,
+    digest: str,
+) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    partial: dict[str, tuple[Path, Path]] = {}
+    done = 0
+    try:
+        for images in batches(folder, batch_size):
+            for (name, array), values in _seen(judges, images):
+                key = _key(name, array)
+                if key not in arrays:
+                    shape = (len(folder), *values.shape[1:])
+                    if cache is None:
+                        arrays[key] = np.empty(shape, values.dtype)
+                    else:
+                        target = _file(cache, digest, judges[name], array)
+                        part = target.with_name(f".{target.stem}.partial-{uuid.uuid4().hex[:8]}")
+                        partial[key] = (part, target)
+                        arrays[key] = _open(part, shape, values.dtype)
+                arrays[key][done : done + len(values)] = values
+            done += len(images)
+            if tick is not None:
+                tick(len(images))
+        for key, (part, target) in partial.items():
+            arrays[key].flush()  # type: ignore[attr-defined]
+            os.replace(part, target)  # noqa: PTH105
+            arrays[key] = np.load(target, mmap_mode="r")
+    finally:
+        for part, _ in partial.values():
+            with suppress(OSError):  # in its place already, or never there
+                part.unlink()
+    return arrays
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        _reserve(path, array)
+        return array
+    except OSError as error:
+        raise InputError(f"cannot write features to {path.parent}: {error.strerror or error}") from error
+
+
+def _reserve(path: Path, array: np.memmap) -> None:
+    """Takes the disk's room for all of the file now: a process whose mapped file finds none later is killed."""
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):  # On a file system that cannot do it, the C library writes zeros.
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        else:
+            file.seek(array.offset)
+            for _ in range(len(array)):
+                file.write(bytes(array[0].nbytes))
+
+
+def _seen(judges: dict[str, Extractor], images: Tensor) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    for name, judge in judges.items():
+        if isinstance(judge, AttributeExtractor):
+            seen = judge.look(images)
+            yield (name, "features"), seen.features.numpy()
+            yield (name, CLASSES), seen.classes.numpy()
+        else:
+            yield (name, "features"), judge(images).numpy()
+
+
+def images_digest(folder: SampleFolder) -> str:
+    """Hash of the images' bytes as they are on the disk now, in the folder's order."""
+    digest = hashlib.sha256()
+    for record in folder.records:
+        content = (folder.path / record["file"]).read_bytes()
+        own = hashlib.sha256(content).digest()
+        if record.get("sha256") not in (None, own.hex()):
+            raise InputError(
+                f"{folder.path / record['file']} is not the image that the manifest describes (its checksum differs);"
+                " sample again"
+            )
+        digest.update(own)
+    return digest.hexdigest()

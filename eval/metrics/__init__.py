@@ -1,0 +1,1 @@
+"""Metrics: features or scores in, numbers with intervals out."""

@@ -1,0 +1,41 @@
+"""What the pages share: their templates, and pictures as data URIs, so that a page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from eval.errors import InputError
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as PNG."""
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def jpeg(path: Path) -> bytes:
+    """A picture file as JPEG, a few times smaller."""
+    try:
+        with Image.open(path) as image:
+            out = io.BytesIO()
+            image.convert("RGB").save(out, format="JPEG", quality=85)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
+    return out.getvalue()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """An image as a URI that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def environment() -> Environment:
+    """The templates of this folder; values are escaped, and a name that a template lacks is an error."""
+    loader = PackageLoader("eval.pages")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

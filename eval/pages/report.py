@@ -1,0 +1,151 @@
+"""results.json, tables.md and report.html of a run folder, from whatever is there."""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eval.figures.canvas import DPI, save
+from eval.figures.comparison import comparison
+from eval.figures.curves import plot_curves, read_curves
+from eval.figures.paper import CAPTIONS, paper_figures
+from eval.files import write_file
+from eval.pages.collected import paper_tables
+from eval.pages.html import data_uri, environment, jpeg, png
+from eval.protocol import check_protocols
+from eval.runs import PAGE, Run, read_run
+from eval.samples.conditions import CONDITIONS, picture_label
+from eval.samples.folder import GRID, SampleFolder, attributions
+from eval.tables.further import METRICS as FURTHER
+from eval.tables.main import main_table, probe_table, seconds_table
+from eval.tables.tabular import Table
+
+RESULT_KEYS = (
+    *("condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity"),
+    *(*FURTHER, "binding", "drawn", "shared_with_reference", "warnings"),
+)
+IN_REPORT = ("further", "accuracy_by_kind", "ablation", "binding")
+PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
+"""The comparison and the page of manipulations show them."""
+LEAST, MOST = 86, 110  # CSS pixels of a plot's inch: type of 8 points has 9.6 or more
+PACKAGES = ("unclip", "torch", "lightning", "open_clip_torch", "torchvision", "numpy", "clean-fid")
+
+
+def results(run: Run) -> dict[str, Any]:
+    """The content of results.json, the report for programs."""
+    return {
+        "rows": [{key: row[key] for key in RESULT_KEYS if key in row} for row in run.rows],
+        "clip_probe": run.probe,
+        "protocol": check_protocols(run.rows) if run.rows else {},
+        "seconds": run.seconds,
+    }
+
+
+def tables(run: Run) -> list[Table]:
+    """The tables of a run, the main one first; those of sweeps and of binding where there are any."""
+    more = paper_tables(run.path, run.rows)
+    shown = [table for name, table in more.items() if name in IN_REPORT or name.startswith("sweep_")]
+    return [main_table(run.rows), *shown, probe_table(run.probe), seconds_table(run.seconds)]
+
+
+def drawn(run: Run) -> dict[str, bytes]:
+    """The plots of a run as PNG, by name; pictures of samples are on the page anyway."""
+    figures, _ = paper_figures(run.path, run.rows)
+    return {name: save(figure)["png"] for name, figure in figures.items() if not name.startswith(PICTURES)}
+
+
+def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None = None) -> tuple[Path, list[Table]]:
+    """Writes results.json, tables.md, comparison.png (if there are samples) and report.html into a run folder.
+
+    Args:
+        path: the run folder.
+        running: records of stages that are not done, such as the report's own: they count with their seconds so far.
+
+    Returns:
+        The path of report.html, and the tables.
+
+    Raises:
+        InputError: the folder or something in it cannot be read, rows do not go together, or nothing can be written.
+    """
+    run = read_run(path)
+    run = replace(run, stages={**run.stages, **(running or {})})
+    made = tables(run)
+    figure = compare(run)
+    page = html(run, made, figure)
+    write_file(
+        run.path / "results.json", json.dumps(results(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    write_file(run.path / "tables.md", f"# {run.path.resolve().name}\n\n" + "\n".join(t.markdown() for t in made))
+    if figure is not None:
+        write_file(run.path / "comparison.png", png(figure))
+    write_file(run.path / "report.html", page)
+    return run.path / "report.html", made
+
+
+def sample_folders(run: Run) -> dict[str, SampleFolder]:
+    """The sample folders of the run by condition, in the order of the table."""
+    paths = {name: run.samples / name for name in CONDITIONS}
+    return {name: SampleFolder.open(path) for name, path in paths.items() if path.is_dir()}
+
+
+def compare(run: Run) -> Image.Image | None:
+    """The conditions side by side; None if there are no samples."""
+    folders = sample_folders(run)
+    return comparison({picture_label(name): folder for name, folder in folders.items()}) if folders else None
+
+
+def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
+    """One page that needs no other file."""
+    pages = environment()
+    folders = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
+    curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in folders}
+    grids = {name: run.samples / name / GRID for name in CONDITIONS}
+    return pages.get_template("report.html.j2").render(
+        name=run.path.resolve().name,
+        tables=made,
+        comparison=None if figure is None else data_uri(png(figure), "png"),
+        plots=plots(drawn(run)),
+        curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
+        grids={picture_label(name): data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
+        commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
+        versions=versions(),
+        commits=commits(run),
+        attributions=attributions(record for f in sample_folders(run).values() for record in f.records),
+        manipulations=PAGE if (run.path / PAGE).is_file() else None,
+    )
+
+
+def plots(drawn: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """For the page: URI, caption and width of each plot; {"least", "most"} CSS pixels at which its type can be read."""
+    found = []
+    for name, content in drawn.items():
+        inches = Image.open(io.BytesIO(content)).width / DPI
+        sizes = {"least": round(LEAST * inches), "most": round(MOST * inches)}
+        found.append({"uri": data_uri(content, "png"), "caption": CAPTIONS.get(name, name.replace("_", " ")), **sizes})
+    return found
+
+
+def commits(run: Run) -> list[str]:
+    """The commits of the code that made the samples."""
+    found = {str(r["commit"]) for f in sample_folders(run).values() for r in f.records if r.get("commit")}
+    return sorted(found)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that decide the numbers, and of the machine's system."""
+    found = {"python": sys.version.split()[0], "system": f"{platform.system()} {platform.machine()}"}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Folders of samples: pictures with a manifest."""

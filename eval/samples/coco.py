@@ -1,0 +1,145 @@
+"""An ordinary COCO folder (captions json and images) as the captions and the real images of a protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eval.errors import InputError
+from eval.files import replacing_files
+from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
+from eval.samples.folder import SampleFolder, require_writable, write_samples
+
+CAPTIONS, REFERENCE = "captions.jsonl", "reference"
+
+
+def export(
+    annotations: Path, images: Path, out: Path, protocol: CaptionProtocol, overwrite: bool = False
+) -> SampleFolder:
+    """Writes OUT/captions.jsonl (what to sample), OUT/reference (the real images) and OUT/protocol.json.
+
+    Args:
+        annotations: captions_val2014.json or alike: "images" with id and file_name, "annotations" with id, image_id and
+            caption.
+        images: the folder of the image files.
+        out: where. The reference is what is there last, so that an export that was killed is made again as if it
+            had never begun.
+        protocol: which captions and images.
+        overwrite: replace an older export; without it OUT/reference must not be there yet.
+
+    Returns:
+        The folder of real images.
+
+    Raises:
+        InputError: a file is missing or not in COCO's format, an image cannot be read, or there are fewer captions than
+            asked for; all is as it was then.
+    """
+    files, captions = read_annotations(annotations)
+    left_out = excluded(protocol, files)
+    kept = [c for c in captions if c["image_id"] not in left_out]
+    if len(kept) < protocol.captions:
+        raise InputError(
+            f"{annotations} holds {len(kept)} captions to draw from, the protocol asks for {protocol.captions}:"
+            " give another --protocol"
+        )
+    order = np.random.default_rng(protocol.seed).permutation(len(kept))[: protocol.captions]
+    drawn = [kept[k] for k in order]
+    wanted = sorted({c["image_id"] for c in (drawn if protocol.reference == "drawn" else kept)})
+    absent = [files[k] for k in wanted if not (images / files[k]).is_file()]
+    if absent:
+        raise InputError(f"{images} lacks {absent[0]}" + (f" and {len(absent) - 1} more" if absent[1:] else ""))
+    require_writable(out / REFERENCE, overwrite)
+    text = {c["image_id"]: c["caption"] for c in reversed(captions)}
+    shared = {"sample_index": 0, "condition": "real", "protocol": protocol.name}
+    records = [{"caption": text[k], "caption_index": k, "source": files[k], **shared} for k in wanted]
+    pictures = (load_image(images / files[k], protocol.size) for k in wanted)
+    lines = [
+        {"caption": c["caption"], "caption_index": k, "image_id": c["image_id"], "annotation": c["id"]}
+        for k, c in enumerate(drawn)
+    ]
+    content = {
+        **asdict(protocol),
+        "digest": protocol.digest(left_out),
+        "captions_digest": captions_digest(line for line in lines for _ in range(protocol.per_caption)),
+        "left_out": len(left_out),
+        "reference_n": len(wanted),
+    }
+    with replacing_files(
+        {
+            out / CAPTIONS: "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+            out / PROTOCOL_FILE: json.dumps(content, indent=1) + "\n",
+        }
+    ):
+        return write_samples(out / REFERENCE, pictures, records, overwrite)
+
+
+def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
+    """File name by image number, and the captions in the order of their numbers, of images that the file lists.
+
+    Raises:
+        InputError: unreadable, or not COCO's caption format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        captions = [
+            {"id": int(a["id"]), "image_id": int(a["image_id"]), "caption": " ".join(str(a["caption"]).split())}
+            for a in content["annotations"]
+        ]
+    except OSError as error:
+        raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a COCO captions file ({error!r}); take captions_val2014.json") from error
+    unknown = [c for c in captions if c["image_id"] not in files]
+    if unknown:
+        raise InputError(
+            f"{path}: caption {unknown[0]['id']} is of image {unknown[0]['image_id']}, which it does not list"
+        )
+    return files, sorted(captions, key=lambda c: c["id"])
+
+
+def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
+    """The numbers of the images that the protocol leaves out.
+
+    Raises:
+        InputError: the list cannot be read, or names an image that the data do not have.
+    """
+    if protocol.exclude is None:
+        return set()
+    try:
+        lines = Path(protocol.exclude).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the images to leave out, {protocol.exclude} ({error})") from error
+    by_name = {name: number for number, name in files.items()}
+    found = set()
+    for line in lines:
+        number = int(line) if line.isdigit() else by_name.get(line)
+        if number not in files:
+            raise InputError(f"{protocol.exclude} names {line}, which is no image of these data")
+        found.add(number)
+    return found
+
+
+def load_image(path: Path, size: int) -> Image.Image:
+    """An image as RGB: its short side brought to `size` (bicubic, antialiased), then its centre, size x size.
+
+    A smaller image is enlarged, as the usual protocol does: which images count does not depend on their size.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); replace or remove it") from error
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized.crop((left, top, left + size, top + size))

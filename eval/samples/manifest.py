@@ -1,0 +1,74 @@
+"""The manifest of a sample folder: one JSON object a line, one line an image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.errors import InputError
+from eval.metrics.scoring import problem_with
+
+REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
+
+
+def json_lines(text: str) -> list[str]:
+    """The lines of a file of one JSON object a line.
+
+    They end with a line feed and nothing else: a caption may hold what `str.splitlines` takes for an end, as U+2028.
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """Reads a manifest and checks it against itself.
+
+    Returns:
+        One dict for each line, with at least the keys of `REQUIRED`.
+
+    Raises:
+        InputError: unreadable, empty, not JSON, a key missing, a file or sample listed twice, or one caption_index with
+            two captions; the message names file and line.
+    """
+    try:
+        lines = json_lines(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} ({_reason(error)}): is '{path.parent}' a sample folder?") from error
+    records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    if not records:
+        raise InputError(f"{path} is empty; sample again")
+    files: dict[str, int] = {}
+    samples: dict[tuple[int, int], int] = {}
+    captions: dict[int, str] = {}
+    for number, record in enumerate(records, 1):
+        name, key = record["file"], (record["caption_index"], record["sample_index"])
+        if files.setdefault(name, number) != number:
+            raise InputError(f"{path}:{number} lists {name}, as line {files[name]} does; each image has one line")
+        if samples.setdefault(key, number) != number:
+            raise InputError(
+                f"{path}:{number} repeats caption_index {key[0]}, sample_index {key[1]} of line {samples[key]}"
+            )
+        if captions.setdefault(key[0], record["caption"]) != record["caption"]:
+            raise InputError(f"{path}:{number} gives caption_index {key[0]} another caption than an earlier line")
+    return records
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _parse_record(place: str, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place} is not JSON ({error.msg}); the manifest is damaged, sample again") from error
+    for key, kind in REQUIRED.items():
+        value = record.get(key) if isinstance(record, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InputError(f"{place} needs {key!r} to be {'a number' if kind is int else 'text'}, found {value!r}")
+    problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
+    if problem:
+        raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
+    if Path(record["file"]).name != record["file"]:
+        raise InputError(f"{place} names {record['file']!r}; 'file' is a plain name inside the folder")
+    return record

@@ -1,0 +1,1 @@
+"""Tables: of a run, of seeds, of sweeps, and the paper's."""

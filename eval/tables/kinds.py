@@ -1,0 +1,39 @@
+"""The table of accuracy by kind of caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.metrics.kinds import HELD_OUT, KINDS
+from eval.tables.main import Cell, Row, Table, in_order, label, number
+
+
+def kind_table(rows: Sequence[Row]) -> Table:
+    """Conditions against kinds of captions, each share with its interval and its number of samples."""
+    known = in_order([row for row in rows if row.get("accuracy_by_kind")])
+    there = [kind for kind in KINDS if any(row["accuracy_by_kind"].get(kind) for row in known)]
+    body = []
+    for row in known:
+        cells = [Cell(label(row["condition"]))]
+        for kind in there:
+            found = row["accuracy_by_kind"].get(kind)
+            cells += [number(found, 2), Cell(str(found["n"]) if found else "0")]
+        body.append(cells)
+    columns = ["condition", *(head for kind in there for head in (f"{KINDS[kind]} ↑", f"n, {KINDS[kind]}"))]
+    said = [
+        "Share of samples with everything right that the caption mentions, by the classifier. One object, two objects:"
+        " as many as the caption names. Intervals as in the main table; n: samples of that kind.",
+    ]
+    if not known:
+        said = ["nothing to judge: no ground truth, or nothing has been evaluated with --classifier"]
+    elif HELD_OUT in there or "seen" in there:
+        said.append(
+            "Held out: the caption names a (colour, shape) that no training or validation picture shows. The"
+            " classifier was trained on all combinations if its YAML says so; its own row is that of real images."
+        )
+    else:
+        said.append(
+            "Seen and held out are left out: these manifests do not say which captions name held-out combinations;"
+            " write them again with `unclip data export` and `unclip sample`."
+        )
+    return Table("Accuracy by kind of caption", columns, body, said)

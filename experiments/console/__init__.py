@@ -1,0 +1,1 @@
+"""The ground floor of every command: arguments, errors, devices, progress, printing."""

@@ -1,0 +1,54 @@
+"""LightningCLI's parser, whose messages name the nearest argument."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from modules.errors import InputError
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line that names the setting."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Raise InputError instead of printing pages of usage; inner parsers report to the outer one as ever."""
+        if not self.exit_on_error:
+            return super().error(message, ex)
+        raise InputError(f"{readable(message)}{self._nearest_option(message)}") from None
+
+    def _nearest_option(self, message: str) -> str:
+        unknown = re.search(r"(?:[Uu]nrecognized arguments: --|Option ')([\w.]+)", message)
+        options = [action.dest for action in self._actions]
+        close = difflib.get_close_matches(unknown[1], options, n=1) if unknown else []
+        return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def readable(message: str) -> str:
+    """jsonargparse's tree of complaints in one line: which setting, and what is wrong with it."""
+    noise = r"Does not validate against any|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value( type)?: "
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
+    text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
+    short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
+    short = re.sub(r"Type .+? expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
+    return short.rstrip(".") + nearest_argument(text)
+
+
+def nearest_argument(text: str) -> str:
+    """'; did you mean ...?' for a misspelt argument of a class that the text names."""
+    found = re.findall(r"class_path '([\w.]+)'", text), re.findall(r"Option '(\w+)' is not accepted", text)
+    if not all(found):
+        return ""
+    module, _, name = found[0][-1].rpartition(".")
+    target = getattr(__import__(module, fromlist=[name]), name, None)
+    names = inspect.signature(target).parameters if target else {}
+    close = difflib.get_close_matches(found[1][-1], names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,35 @@
+"""Switches off the messages of Lightning that do not concern a person's run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+QUIET_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    # Says of the checkpoint that Lightning writes when SLURM requeues that it holds more than the weights.
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
+
+
+SRUN_HINT = ".*The `srun` command is available on your system but is not used.*"
+
+
+NOISE = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*GPU available but not used.*",
+    ".*Trying to infer the `batch_size`.*",
+)
+
+
+def quiet() -> None:
+    """Leave out Lightning's tips and the warnings that say nothing about this run."""
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A stage of the runner is a single task, whose ranks Lightning starts: it needs no srun of its own.
+    for message in (*NOISE, *([SRUN_HINT] if "UNCLIP_RUN" in os.environ else [])):
+        warnings.filterwarnings("ignore", message=message)

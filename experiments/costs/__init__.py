@@ -1,0 +1,1 @@
+"""What a training costs before it is run: memory, FLOPs, parameters."""

@@ -1,0 +1,1 @@
+"""`unclip data`: data sets checked, exported and downloaded."""

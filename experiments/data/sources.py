@@ -1,0 +1,120 @@
+"""Which data a command is about: a YAML with a `data:` section, or just the place where they lie."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from datamodules.base import SplitDataModule
+from experiments.console.parser import Parser
+from modules.errors import InputError
+
+KINDS = (
+    "a YAML with a data: section; or a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify "
+    "packages, a folder of pictures with captions, or hf:NAME for one of Hugging Face's"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """DATA, or --config, and --image-size."""
+    parser.add_argument("data", nargs="?", metavar="DATA", help=KINDS)
+    parser.add_argument("--config", help="any YAML with a data: section; the same as giving it as DATA")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: what the YAML says)")
+
+
+def open_data(
+    options: argparse.Namespace, kind: type[SplitDataModule] = SplitDataModule, **override: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The DataModule that the options name, and its configuration.
+
+    Args:
+        options: with the arguments that `add_arguments` adds.
+        kind: class that the DataModule must be of.
+        override: init arguments that replace those of a YAML, where the class has them.
+
+    Raises:
+        InputError: neither or both ways are used, or there are no such data.
+    """
+    if (options.data is None) == (options.config is None):
+        raise InputError("name the data: DATA (a YAML or the place where they lie), or --config YAML")
+    if options.image_size is not None:
+        override["image_size"] = options.image_size
+    if is_yaml(options):
+        return load_data(options.config or options.data, kind, **override)
+    return make_data(section_of(options.data), kind, **override)
+
+
+def is_yaml(options: argparse.Namespace) -> bool:
+    """Whether the data are those of a YAML."""
+    return options.config is not None or Path(options.data or "").suffix in (".yaml", ".yml")
+
+
+def section_of(place: str) -> dict[str, Any]:
+    """class_path and init_args of the DataModule that reads what lies there.
+
+    Raises:
+        InputError: there is nothing.
+    """
+    path = Path(place).expanduser()
+    if place.startswith("hf:"):
+        return _section("huggingface.HuggingFaceDataModule", path=place.removeprefix("hf:"))
+    if ".tar" in place or (path.is_dir() and any(path.glob("*.tar"))):
+        return _section("webdataset.WebDatasetDataModule", train=place)
+    if not path.is_dir():
+        raise InputError(f"{place}: no such folder; name {KINDS}")
+    if any((path / "annotations").glob("captions_*.json")):
+        return _section("coco.CocoDataModule", folder=place)
+    if any(path.glob("iconify-json-*.tgz")) or any(path.glob("*/icons.json")) or (path / "icons.json").is_file():
+        return _section("emoji_styles.EmojiStylesDataModule", packages=place)
+    return _section("image_folder.ImageFolderDataModule", train=place)
+
+
+def _section(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"datamodules.{name}", "init_args": arguments}
+
+
+def load_data(
+    path: str | Path, kind: type[SplitDataModule] = SplitDataModule, **override: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The DataModule of a YAML's `data:` section, and that section resolved.
+
+    Args:
+        path: any stage's YAML; only `data:` is used, interpolations may refer to other keys of the file.
+        kind: class that the DataModule must be of.
+        override: init arguments that replace those of the file, where the class has them.
+
+    Raises:
+        InputError: the file is missing, not YAML, has no `data:`, or the section is wrong; the line names it.
+    """
+    try:
+        config = OmegaConf.load(path)
+        node = config.get("data") if isinstance(config, DictConfig) else None
+        section: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
+    except OSError as error:
+        raise InputError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
+    if not isinstance(section, dict) or "class_path" not in section:
+        raise InputError(f"config {str(path)!r} has no `data:` section with a class_path")
+    return make_data(section, kind, **override)
+
+
+def make_data(
+    section: dict[str, Any], kind: type[SplitDataModule] = SplitDataModule, **override: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The DataModule of a section with class_path and init_args; otherwise as `load_data`."""
+    parser = Parser(prog="unclip")
+    parser.add_subclass_arguments(kind, "data", required=True)
+    parsed = parser.parse_object({"data": section})
+    known = parsed.data.init_args
+    for key, value in override.items():
+        if key in known:
+            known[key] = value
+    # Newer versions of jsonargparse warn about the older name.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return instantiate(parsed).data, {**section, "init_args": known.as_dict()}

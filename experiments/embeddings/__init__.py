@@ -1,0 +1,1 @@
+"""Commands about CLIP embeddings: computing, probing and ranking them."""

@@ -1,0 +1,182 @@
+"""`unclip embed`: CLIP embeddings of a data set, computed once, for the priors and the decoder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.base import SPLITS, SplitDataModule
+from datamodules.embeddings.folder import EmbeddingsInfo, open_embeddings
+from datamodules.embeddings.shards import REPLACED
+from datamodules.embeddings.split import SHARD_ROWS
+from datamodules.embeddings.writer import EmbeddingsWriter
+from datamodules.faults import LOG_FILE
+from experiments.console.arguments import CommandParser
+from experiments.console.devices import find_device, trainer_device
+from experiments.console.quiet import quiet
+from experiments.data.sources import add_arguments, is_yaml, open_data
+from experiments.embeddings.embedding_run import Embedder, Encoder, Work, run
+from modules.errors import InputError
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip embed ...`; returns the exit code."""
+    options = _parser().parse_args(argv)
+    for name in ("batch_size", "shard_rows", "devices", "num_nodes"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(options, name)}")
+    device = find_device(options.device)
+    trainer = trainer_device(device)
+    if options.devices > 1:
+        trainer["devices"] = options.devices
+    trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
+    data, section, clip = _data_and_clip(options)
+    source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
+    source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
+    embed(
+        data,
+        clip,
+        options.out,
+        options.splits,
+        options.batch_size,
+        device,
+        source,
+        options.overwrite,
+        token_features=options.token_features,
+        shard_rows=options.shard_rows,
+        trainer=trainer,
+    )
+    return 0
+
+
+def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
+    """The data, their configuration, and the CLIP; data that no YAML describes take the CLIP's size."""
+    from modules.clip.frozen import FrozenCLIP
+
+    override: dict[str, Any] = {"embeddings": None}
+    if options.num_workers is not None:
+        override["num_workers"] = options.num_workers
+    if is_yaml(options) or options.data is None:  # Refused, if so, before the CLIP is read.
+        data, section = open_data(options, SplitDataModule, **override)
+        return data, section, FrozenCLIP(options.clip, options.pretrained)
+    clip = FrozenCLIP(options.clip, options.pretrained)
+    options.image_size = options.image_size or clip.image_size
+    data, section = open_data(options, SplitDataModule, **override)
+    return data, section, clip
+
+
+def embed(
+    data: SplitDataModule,
+    clip: Encoder,
+    out: str | Path,
+    splits: Sequence[str] = SPLITS,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    source: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    *,
+    token_features: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes z_i, z_t and tokens of every pair; splits and shards that are there already are kept.
+
+    What cannot be read is named in OUT/skipped.jsonl (further processes: OUT/1-skipped.jsonl, ...), and which rows hold
+    another pair for it in OUT/SPLIT/replaced.
+
+    Args:
+        data: the pairs, at the size at which the CLIP shall see them.
+        clip: a frozen CLIP.
+        out: the embeddings folder (see `datamodules.embeddings.module`).
+        splits: which to embed.
+        batch_size: pairs at once; the result does not depend on it.
+        device: where to compute.
+        source: what a person may want to know about the origin; JSON-able.
+        overwrite: replace embeddings of another CLIP, of other data or made with other settings.
+        token_features: also write the features of every token.
+        shard_rows: rows of a shard, which is what an interruption costs each process at most.
+        trainer: settings of Lightning's Trainer in place of `device`: accelerator, devices, strategy, ...
+
+    Raises:
+        InputError: the folder holds embeddings of another CLIP, of other data or made with other settings; too many
+            pairs that cannot be used.
+        OSError: it can't be written.
+    """
+    quiet()
+    with torch.inference_mode():
+        here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else "cpu"
+        tokens = clip.tokenize(["a"])
+        dim = clip.encode_text(tokens.to(here)).shape[1]
+        features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
+    info = EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source or {}, features=features)
+    settings = dict(trainer or trainer_device(device))
+    writer = EmbeddingsWriter(out, info, overwrite, _settings(data, settings.get("precision", "32-true")))
+    module = Embedder(clip, token_features)
+    for split in splits:
+        log = data.log(split) if hasattr(data, "log") else None
+        if log is not None:
+            log.write_into(writer.path, getattr(rank_zero_only, "rank", 0))
+        size, data_hash = data.size(split), data.data_hash(split)
+        if log is not None and log.found and not log.quiet:
+            log.tell()  # What is wrong with the lists.
+        if writer.holds(split, size, data_hash, overwrite):
+            _say(f"{split}: {size} rows are there")
+            continue
+        files = writer.split(split, size, data_hash, shard_rows)
+        files.check()  # In every process, before any waits for another.
+        if not files.captions:
+            _say(f"{split}: captions are left out, for pyarrow is not installed")
+        work = Work(data, writer, files, batch_size)
+        run(module, work, settings)
+        _say_replaced(writer.path, split)
+        _say(f"{split}: {size} rows of {dim} written to {out}")
+
+
+def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:
+    """What decides the numbers beside the CLIP and the pairs; not the batches, the devices or the shards."""
+    picture = getattr(data, "picture", None)
+    draft = {} if picture is None else {"draft_margin": picture.draft_margin if picture.draft else None}
+    return {"image_size": getattr(data, "image_size", None), "precision": str(precision), **draft}
+
+
+@rank_zero_only
+def _say_replaced(folder: Path, split: str) -> None:
+    """Of all processes, and of the runs that this one went on with."""
+    replaced = open_embeddings(folder).info.replaced.get(split, 0)
+    if replaced:
+        _say(
+            f"{split}: {replaced:,} pairs cannot be read; other pairs stand in their rows, which "
+            f"{folder / split / REPLACED} lists; {folder / LOG_FILE} says why"
+        )
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
+    add_arguments(parser)
+    parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
+    parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")
+    parser.add_argument("--out", required=True, help="embeddings folder to write, or to go on with")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument("--batch-size", type=int, default=256, help="pairs at once (default 256)")
+    parser.add_argument("--num-workers", type=int, help="loader processes (default: what the YAML says, else 0)")
+    parser.add_argument("--token-features", action="store_true", help="also write the features of every caption token")
+    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows of a file (default %(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    parser.add_argument("--devices", type=int, default=1, help="how many of that kind on each machine (default 1)")
+    parser.add_argument("--num-nodes", type=int, default=1, help="how many machines (default 1)")
+    parser.add_argument("--strategy", default="auto", help="Lightning's strategy for several devices (default auto)")
+    parser.add_argument("--precision", default="32-true", help="Lightning's precision, such as bf16-mixed")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace embeddings of another CLIP, other data or settings"
+    )
+    return parser

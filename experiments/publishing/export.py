@@ -1,0 +1,91 @@
+"""`unclip export`: the trained stages of a run in one folder to give away: weights, configs, and a model card for each.
+
+What a stage writes when its training ends (STAGE/export) is copied; checkpoints, optimiser states and data are left
+behind. `UnCLIP.from_run`, `unclip sample --run` and all else that reads a run's stages read such a folder too.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from eval.runs import Run, read_run
+from experiments.console.arguments import CommandParser
+from experiments.publishing.model_card import CARD, overview, stage_card
+from experiments.storage.folders import sync_folder
+from modules.errors import InputError
+from modules.models.exports import export_folder, is_export
+
+
+def main(argv: list[str]) -> int:
+    """Run `unclip export`."""
+    parser = CommandParser(prog="unclip export", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="run folder, as in runs/quickstart")
+    parser.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
+    parser.add_argument("--stages", help="which, parted by commas; by default all that are trained")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    options = parser.parse_args(argv)
+    out = options.out or options.run / "release"
+    names = export(options.run, out, stage_names(options.stages), options.overwrite)
+    print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")
+    return 0
+
+
+def stage_names(text: str | None) -> list[str] | None:
+    """'clip, decoder' -> ['clip', 'decoder'], each once; None as it is.
+
+    Raises:
+        InputError: a name is empty.
+    """
+    if text is None:
+        return None
+    names = [word.strip() for word in text.split(",")]
+    if not all(names):
+        raise InputError(f"--stages takes names of stages parted by commas, as in clip,decoder, not {text!r}")
+    return list(dict.fromkeys(names))
+
+
+def trained(run: Path) -> list[str]:
+    """The stages of a run that have been trained to their end, by name."""
+    return sorted(folder.name for folder in run.iterdir() if (folder / "export").is_dir() and is_export(folder))
+
+
+def export(run: Path, out: Path, stages: list[str] | None = None, overwrite: bool = False) -> list[str]:
+    """Copy the exports of a run into `out`, with a card for each stage and one for all.
+
+    Returns:
+        The stages' names.
+
+    Raises:
+        InputError: there is no such run, a stage has not been trained, or `out` is in the way.
+    """
+    record = read_run(run)
+    there = trained(run)
+    names = there if stages is None else stages
+    missing = [name for name in names if name not in there]
+    if missing or not names:
+        found = f"it has {', '.join(there)}" if there else "train it with `unclip reproduce`"
+        raise InputError(f"{run} holds no trained {missing[0] if missing else 'stage'}; {found}")
+    if out.exists() and not (overwrite and (out / CARD).exists()):
+        way = "--overwrite replaces it" if (out / CARD).exists() else "it is not one of this command's: name another"
+        raise InputError(f"{out} exists; {way}")
+    _write(record, names, out)
+    return names
+
+
+def _write(run: Run, names: list[str], out: Path) -> None:
+    """Make everything beside `out`, then put it there: nobody finds half of it."""
+    beside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        for name in names:
+            shutil.copytree(export_folder(run.path / name), beside / name)
+            (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
+        (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    sync_folder(out.parent)

@@ -1,0 +1,216 @@
+"""Model cards: what a trained stage is, what it was trained on and how, how good it is, and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eval.figures.curves import read_curves
+from eval.runs import Run
+from eval.tables.hyperparameters import lookup
+from eval.tables.main import CONDITIONS, main_table
+from modules.clip.trainer import CONFIG_FILE
+from modules.models.exports import export_folder, weights_file
+
+CARD = "README.md"
+
+OWN_DATA = ("datamodules.shapes.ShapesDataModule",)
+"""Data sets that this package draws itself, so that its own licence is all there is."""
+
+WHAT = {
+    "CLIPTrainer": "CLIP, which embeds captions and images (unCLIP, section 2 and appendix C)",
+    "LinearPrior": "a linear prior: CLIP text embedding to CLIP image embedding",
+    "ARPrior": "the autoregressive prior: caption to the codes of a CLIP image embedding (unCLIP, section 2.2)",
+    "DiffusionPrior": "the diffusion prior: caption to CLIP image embedding (unCLIP, section 2.2)",
+    "Decoder": "a decoder: CLIP image embedding and caption to image (unCLIP, section 2.1)",
+    "Upsampler": "an upsampler: image to larger image (unCLIP, section 2.1)",
+    "AttributeClassifier": "a classifier of what captions mention; it judges pictures and draws none",
+}
+GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
+
+
+def stage_card(run: Run, name: str, out: Path) -> str:
+    """The card of one stage, as Markdown with the front matter that model hubs read."""
+    folder, config = export_folder(run.path / name), _yaml(run.path / name / "config.yaml")
+    licence, source = _data(run, config)
+    front = {
+        "license": licence,
+        "library_name": "unclip",
+        "pipeline_tag": "text-to-image",
+        "tags": ["unclip", "dall-e-2", name],
+    }
+    body = [f"# {run.path.resolve().name}: {name}", ""]
+    body += _what(name, folder, config)
+    body += ["", "## Trained on", "", *(f"- {line}" for line in [*source, *_training(run, name, folder, config)])]
+    body += ["", "## Measured", "", *_measured(run, name)]
+    body += ["", "## Licence", "", _licence(licence, source)]
+    body += ["", "## Load it", "", "```python", _load(name, folder, out), "```"]
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
+
+
+def overview(run: Run, names: list[str], out: Path) -> str:
+    """The card of the whole folder."""
+    title = run.path.resolve().name
+    body = [
+        f"# {title}",
+        "",
+        "A text-to-image system in the way of unCLIP (DALL-E 2, arXiv 2204.06125), made with `unclip`. "
+        "One folder for each stage, with a card of its own:",
+        "",
+        *(f"- [{name}]({name}/{CARD}): {_kind(run.path / name)}" for name in names),
+        "",
+        "```python",
+        "from modules.pipeline import UnCLIP",
+        "",
+        f'system = UnCLIP.from_run("{out.name}")',
+        'images = system.generate(["a small red circle"])  # (1, 3, H, W) in [-1, 1]',
+        "```",
+        "",
+        f'On a command line: `unclip sample --run {out.name} -c "a small red circle"`.',
+    ]
+    if run.rows:
+        body += ["", main_table(run.rows).markdown().rstrip()]
+    return "\n".join(body) + "\n"
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _kind(folder: Path) -> str:
+    config = _yaml(folder / "config.yaml")
+    name = str(lookup(config, "model.class_path") or "?").rpartition(".")[2]
+    network = lookup(config, "model.init_args.network.init_args") or {}
+    return GLIDE if name == "Decoder" and network.get("embedding_dim") is None else WHAT.get(name, name)
+
+
+def parameters(path: Path) -> int:
+    """Numbers in a safetensors file, from its header alone."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+
+
+def _what(name: str, folder: Path, config: dict[str, Any]) -> list[str]:
+    weights = weights_file(folder)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    lines = [f"{_kind(folder.parent)[0].upper()}{_kind(folder.parent)[1:]}.", ""]
+    lines.append(f"- class: `{lookup(config, 'model.class_path')}`")
+    size = weights.stat().st_size / 1e6
+    lines.append(f"- weights: `{weights.name}`, {parameters(weights):,} numbers, {size:.1f} MB, sha256 `{digest}`")
+    decay = lookup(config, "model.init_args.training.ema_decay")
+    if decay is not None:
+        lines.append(f"- they are the exponential moving average of training (decay {decay})")
+    return lines
+
+
+def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
+    """The licence's short name, and lines that say what the data were."""
+    data = config.get("data") or {}
+    if data.get("class_path") == "datamodules.embeddings.EmbeddingsDataModule":
+        folder = lookup(data, "init_args.folder")
+        first = next(
+            (_yaml(run.path / name / "config.yaml").get("data") for name in ("decoder", "glide", "clip")), None
+        )
+        licence, lines = _data(run, {"data": first}) if first else ("other", [])
+        return licence, [f"CLIP embeddings (`{folder}`) of:", *lines]
+    if not data:
+        return "other", ["data that the run does not name"]
+    arguments = {k: v for k, v in (data.get("init_args") or {}).items() if k in ("image_size", "train_size", "seed")}
+    listed = ", ".join(f"{key} {value}" for key, value in arguments.items())
+    lines = [f"`{data['class_path']}`" + (f" ({listed})" if listed else "")]
+    whom = attribution(data)
+    if whom:
+        lines.append(f"attribution: {whom}")
+    return ("mit" if data["class_path"] in OWN_DATA else "other"), lines
+
+
+def attribution(data: dict[str, Any]) -> str | None:
+    """Whom a data set's licence wants to be named; None where nobody, or where it can't be told here."""
+    module, _, name = str(data["class_path"]).rpartition(".")
+    try:
+        made = getattr(import_module(module), name)(**(data.get("init_args") or {}))
+        return made.attribution
+    except Exception:  # Data that are not here any more, or a class of somebody's own.
+        return None
+
+
+def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list[str]:
+    """Steps, batch, optimiser, seed and time."""
+    trainer = config.get("trainer") or {}
+    step = _yaml(folder / "config.yaml").get("step") or trainer.get("max_steps")
+    factors = [lookup(config, "data.init_args.batch_size"), *(trainer.get(k) for k in ("devices", "num_nodes"))]
+    factors.append(trainer.get("accumulate_grad_batches"))
+    batch = " x ".join(str(value) for value in factors if value not in (None, 1, "auto")) or "1"
+    lines = [f"steps: {step:,}" if isinstance(step, int) else f"steps: {step}", f"samples a step: {batch}"]
+    optimizer = lookup(config, "model.init_args.optimizer") or {}
+    if optimizer:
+        rate = lookup(optimizer, "init_args.lr")
+        lines.append(f"optimiser: {optimizer.get('class_path')}, learning rate {rate}")
+    lines.append(f"precision: {trainer.get('precision') or '32-true'}; seed: {config.get('seed_everything', '?')}")
+    seconds = run.stages.get(name, {}).get("seconds")
+    if seconds:
+        lines.append(f"time: {seconds / 60:.1f} minutes")
+    return lines
+
+
+def _measured(run: Run, name: str) -> list[str]:
+    """The last validation, and the rows of the main table that this stage has a part in."""
+    curves = read_curves(run.path / name)
+    last = {key: (steps[-1], values[-1]) for key, (steps, values) in curves.items() if key.startswith("val/") and steps}
+    lines = [f"- {key} after step {step:,}: {value:.4g}" for key, (step, value) in sorted(last.items())]
+    if name == "clip":
+        found = {key: value for key, value in run.probe.items() if not key.endswith("_pairs")}
+        lines += ["- linear probe: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items())] if found else []
+    used = {"decoder": [key for key in CONDITIONS if key != "glide"]}
+    part = list(CONDITIONS) if name.startswith("upsampler") else used.get(name, [name, "real"])
+    rows = [row for row in run.rows if row["condition"] in part]
+    if any(row["condition"] != "real" for row in rows):
+        lines += ["", main_table(rows).markdown().rstrip()]
+    return lines or ["Nothing was measured in this run."]
+
+
+def _licence(licence: str, source: list[str]) -> str:
+    if licence == "mit":
+        return "MIT, as the package: the data are drawn by the package itself."
+    named = [line for line in source if line.startswith("attribution: ")]
+    text = (
+        "The code is MIT. The weights come from data with a licence of their own, which may bind what is made of them"
+    )
+    return (
+        f"{text}: {named[0].removeprefix('attribution: ')}." if named else f"{text}; see to it before you pass them on."
+    )
+
+
+def _load(name: str, folder: Path, out: Path) -> str:
+    place = f"{out.name}/{name}"
+    if (folder / CONFIG_FILE).exists():
+        return "\n".join(
+            [
+                "from modules.clip.trainer import FrozenCLIP",
+                "",
+                f'clip = FrozenCLIP("{place}")  # open_clip reads it too: open_clip.create_model("local-dir:{place}")',
+                'z_t = clip.encode_text(clip.tokenize(["a small red circle"]))',
+            ]
+        )
+    if not (folder / "config.yaml").is_file() or "init_args" not in _yaml(folder / "config.yaml"):
+        return f'from eval.judges.attributes import load_classifier\n\nclassifier = load_classifier("{place}")'
+    return "\n".join(
+        [
+            "from modules.models.exports import load_stage",
+            "",
+            f'stage = load_stage("{place}")  # stage.network, stage.settings',
+        ]
+    )

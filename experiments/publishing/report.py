@@ -1,0 +1,24 @@
+"""`unclip report`: writes results.json, tables.md and report.html of a run from what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser
+from experiments.console.show import show
+from experiments.suites.staging import running_stage
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip report ...`; returns the exit code."""
+    made = CommandParser(prog="unclip report", description="Write the tables and the report of a run.")
+    made.add_argument("run", help="run folder, as in runs/quickstart")
+    options = made.parse_args(argv)
+    from eval.pages.manipulations import write_manipulations_page
+    from eval.pages.report import write_report
+
+    write_manipulations_page(options.run)
+    page, tables = write_report(options.run, running_stage(Path(options.run)))
+    show(tables[0])
+    print(f"report: {page}")
+    return 0

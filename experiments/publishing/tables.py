@@ -1,0 +1,45 @@
+"""`unclip tables RUN`: the paper's tables of a run, our numbers beside the published ones.
+
+Table 1 counts the votes in RUN/votes (`unclip votes`), Table 2 is FID, Table 3 the hyperparameters that this run was
+trained with. What the paper's own sizes amount to is `unclip table3`, which reads the YAMLs in experiments/paper.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser
+from experiments.console.show import show
+from experiments.storage.folders import remove_stale
+
+FOLDER = "tables"
+KINDS = ("md", "tex", "csv")
+KNOWN = ("further", "accuracy_by_kind", "ablation", "binding", "sweep_*")
+"""What a run has sometimes."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip tables ...`; returns the exit code."""
+    description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
+    made = CommandParser(prog="unclip tables", description=description)
+    made.add_argument("run", help="run folder, as in runs/quickstart")
+    made.add_argument("--out", help="folder to write (default: RUN/tables, where old ones go)")
+    options = made.parse_args(argv)
+    from eval.files import write_file
+    from eval.pages.collected import paper_tables
+    from eval.runs import read_run
+    from eval.tables.main import main_table
+
+    run = read_run(options.run)
+    tables = {"main": main_table(run.rows), **paper_tables(run.path, run.rows)}
+    out = Path(options.out) if options.out else run.path / FOLDER
+    for name, table in tables.items():
+        for kind, content in zip(KINDS, (table.markdown(), table.latex(), table.csv()), strict=True):
+            write_file(out / f"{name}.{kind}", content)
+    if options.out is None:
+        for path in remove_stale(out, KNOWN, KINDS, tables):
+            print(f"removed: {path}, which this run has nothing for any more")
+    for table in tables.values():
+        show(table)
+    print(f"tables: {out} ({', '.join(tables)}; each as .md, .tex and .csv)")
+    return 0

@@ -1,0 +1,99 @@
+"""What pictures are wanted of: one caption, a text file of them, or the captions of a sample folder's manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eval.samples.folder import MANIFEST, SampleFolder
+from eval.samples.manifest import json_lines
+from modules.errors import InputError
+
+COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+
+
+@dataclass(frozen=True)
+class Request:
+    """One caption of which pictures are wanted.
+
+    Attributes:
+        caption: the caption.
+        index: its position.
+        known: what its source knows of it.
+        images: the positions of its images in its source, by their sample's number; empty where there are none.
+    """
+
+    caption: str
+    index: int
+    known: dict[str, Any]
+    images: tuple[int, ...] = ()
+
+    def image(self, sample: int) -> int:
+        """The position of the image that sample `sample` is made from: its own, in turn where there are fewer."""
+        return self.images[sample % len(self.images)]
+
+
+def read_requests(caption: str | None, captions: str | None) -> tuple[list[Request], SampleFolder | None]:
+    """The captions that a command was given, and the sample folder that they come from, if they do.
+
+    Raises:
+        InputError: neither or both were given, or the file holds no captions.
+        OSError: the file cannot be read.
+    """
+    if (caption is None) == (captions is None):
+        raise InputError("give one caption, or a file of them with --captions")
+    if caption is not None:
+        if not caption.strip():
+            raise InputError("the caption is empty: say what to draw")
+        return [Request(caption, 0, {})], None
+    path = Path(str(captions))
+    if path.name == MANIFEST or path.suffix == ".jsonl":
+        return _from_manifest(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file in UTF-8 ({error.reason})") from error
+    found = [line for line in lines if line]
+    if not found:
+        raise InputError(f"{path} holds no caption: write one a line")
+    return [Request(text, k, {}) for k, text in enumerate(found)], None
+
+
+def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    """Each caption_index of a manifest, in the order of appearance -> the positions of its lines, by sample_index."""
+    found: dict[int, list[int]] = {}
+    for k, record in enumerate(records):
+        found.setdefault(record["caption_index"], []).append(k)
+    return {index: sorted(own, key=lambda k: records[k].get("sample_index", 0)) for index, own in found.items()}
+
+
+def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
+    """The captions of a sample folder's manifest, each once, with its images."""
+    try:
+        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8")) if line.strip()]
+        found: dict[int, Request] = {}
+        for k, record in enumerate(records):
+            caption, index = record["caption"], record["caption_index"]
+            if not isinstance(caption, str) or not caption.strip() or type(index) is not int:
+                raise InputError(
+                    f"{path}: record {k + 1} has the caption {caption!r} and the caption_index {index!r}: a text that "
+                    "is not empty and a whole number are needed"
+                )
+            known = {key: record[key] for key in COPIED if key in record}
+            if found.setdefault(index, Request(caption, index, known)).caption != caption:
+                raise InputError(
+                    f"{path}: two captions have the caption_index {index}, {found[index].caption!r} and {caption!r}: "
+                    "number them anew"
+                )
+        images = images_of(records)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
+    if not found:
+        raise InputError(f"{path} holds no caption")
+    requests = [replace(request, images=tuple(images[index])) for index, request in found.items()]
+    return requests, SampleFolder.open(path.parent) if path.name == MANIFEST else None

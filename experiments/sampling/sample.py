@@ -1,0 +1,227 @@
+"""`unclip sample`: pictures for one caption or a file of captions, as a sample folder.
+
+What is interrupted or killed can be gone on with: the same command does so, or `--resume` where `--overwrite` is given
+too (`--overwrite` alone starts afresh). Until all pictures are there they lie beside the folder, in .NAME.sampling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from eval.samples.folder import MANIFEST, SampleFolder, require_writable
+from eval.samples.shards import Shards
+from experiments.console.arguments import CommandParser
+from experiments.console.devices import find_device
+from experiments.sampling.captions import Request, read_requests
+from experiments.sampling.drawing import Drawing, Job, predict
+from experiments.storage.provenance import commit, config_hash, file_hashes
+from modules.clip.frozen import warn_unknown_words
+from modules.errors import InputError
+from modules.manipulations.enlarging import reachable_sizes, upsampler_names
+from modules.manipulations.inversion import decoder_size
+from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
+
+
+def main(argv: list[str]) -> int:
+    """Runs `unclip sample ...`; returns the exit code. The processes that a strategy starts come through here, too."""
+    options = _parser().parse_args(argv)
+    if options.n < 1 or options.batch_size < 1:
+        raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
+    if options.devices < 1:
+        raise InputError(f"--devices must be 1 or more, got {options.devices}")
+    requests, source = read_requests(options.caption, options.captions)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    if first:
+        require_writable(options.out, options.overwrite)
+    device = find_device(options.device)
+    system = UnCLIP(options.run, device if first else "cpu")
+    _check_stages(system, options)
+    system.overrides = _overrides(system, options)
+    captions = [request.caption for request in requests]
+    system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
+    images = _true_images(options, source)
+    shared = _provenance(system, options)
+    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images, options.size)
+    shards = Shards(options.out)
+    drawing = Drawing(system, job, shards, options.batch_size)
+    if not first:
+        predict(drawing, 0, device, options.devices, options.strategy)
+        return 0
+    warn_unknown_words(system.clip.tokenize, captions)
+    if images is not None:
+        _warn_few_images(requests, options.n)
+    with shards.started(_request(system, options, job), options.overwrite, options.resume) as finished:
+        if finished:
+            print(f"{options.out}: going on, {finished} of {len(job)} pictures are there", flush=True)
+        with _said_what_is_kept(shards, len(job)):
+            predict(drawing, finished, device, options.devices, options.strategy)
+            folder = shards.finish(len(job), options.overwrite)
+    print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
+    return 0
+
+
+@contextmanager
+def _said_what_is_kept(shards: Shards, count: int) -> Iterator[None]:
+    """Says on stderr, when the block fails, that its work is not lost."""
+    try:
+        yield
+    except BaseException:
+        kept = len(shards.lines())
+        if kept:
+            print(f"{kept} of {count} pictures are finished; the same command with --resume goes on", file=sys.stderr)
+        raise
+
+
+def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
+    if options.condition not in CONDITIONS:
+        raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(CONDITIONS)}")
+    if options.size is not None and not options.upsample:
+        raise InputError("--size and --no-upsample exclude each other: leave one out")
+    needed = [*_networks(options), *(["upsampler"] if options.upsample and not upsampler_names(system) else [])]
+    for name in needed:
+        if not system.has(name):
+            raise InputError(
+                f"the run {system.run} holds no trained {name}, which --condition {options.condition} needs: train it, "
+                "or choose another condition or run" + (", or pass --no-upsample" if name == "upsampler" else "")
+            )
+    _upsamplers(system, options)  # A size that they do not reach is refused before any work.
+
+
+def _networks(options: argparse.Namespace) -> list[str]:
+    """The decoder and the prior that take part."""
+    return [_decoder(options), *([options.condition] if options.condition in PRIORS else [])]
+
+
+def _decoder(options: argparse.Namespace) -> str:
+    return "glide" if options.condition == "glide" else "decoder"
+
+
+def _upsamplers(system: UnCLIP, options: argparse.Namespace) -> list[str]:
+    """The upsamplers that take part."""
+    if not options.upsample:
+        return []
+    first = decoder_size(system, _decoder(options))
+    return upsampler_names(system)[: len(reachable_sizes(system, options.size, first)) - 1]
+
+
+def _needed(system: UnCLIP, options: argparse.Namespace) -> list[str]:
+    """All stages that take part."""
+    return [*_networks(options), *_upsamplers(system, options)]
+
+
+def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
+    """The folder of the true images that image_embedding is given; None for other conditions."""
+    if options.condition != "image_embedding":
+        return None
+    if source is None:
+        raise InputError(
+            f"the condition image_embedding needs true images: pass --captions DIR/{MANIFEST} of a folder that "
+            "`unclip data export` wrote"
+        )
+    return source
+
+
+def _warn_few_images(requests: list[Request], n: int) -> None:
+    few = sum(len(request.images) < n for request in requests)
+    if few:
+        print(f"{few} of {len(requests)} captions have fewer than {n} true images: these are taken in turn", flush=True)
+
+
+def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    prior = {"guidance_scale": options.prior_guidance, "steps": options.prior_steps}
+    decoder = {
+        "guidance_scale": options.decoder_guidance,
+        "steps": options.decoder_steps,
+        "name": options.decoder_sampler,
+    }
+    chosen = {
+        "ar_prior": {"guidance_scale": options.prior_guidance},
+        "diffusion_prior": prior,
+        "decoder": decoder,
+        "glide": decoder,
+        **{name: {"steps": options.upsampler_steps} for name in ("upsampler", *upsampler_names(system))},
+    }
+    return {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
+
+
+def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
+    """What all lines of the manifest share: how the pictures were made."""
+    stages, upsamplers = {"decoder": system.sampler(_decoder(options))}, _upsamplers(system, options)
+    if options.condition == "diffusion_prior":
+        stages["prior"] = system.sampler("diffusion_prior")
+    stages |= {name: system.sampler(name) for name in upsamplers}
+    guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in upsamplers}
+    if options.condition == "ar_prior":
+        own = system.stage("ar_prior").settings["guidance_scale"]
+        guidance["prior"] = own if options.prior_guidance is None else options.prior_guidance
+    how = {
+        "guidance": guidance,
+        "sampler": {name: sampler.name for name, sampler in stages.items()},
+        "steps": {name: sampler.steps for name, sampler in stages.items()},
+    }
+    weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
+    made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
+    return {
+        "condition": options.condition,
+        **how,
+        "config_hash": config_hash(made_with),
+        "clip": system.clip.fingerprint,
+        "commit": commit(),
+    }
+
+
+def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str, Any]:
+    """All that decides the pictures: an unfinished folder is gone on with if it was begun with the same."""
+    captions = [[request.caption, request.index, request.known] for request in job.requests]
+    truth: Any = None
+    if job.source is not None:
+        truth = [[job.source.records[k].get("sha256") for k in request.images] for request in job.requests]
+    folders = {name: system.run / name for name in _needed(system, options)}
+    exports = {name: file_hashes(folder / "export" / "config.yaml") for name, folder in folders.items()}
+    made = {key: value for key, value in job.shared.items() if key != "commit"}
+    return {
+        **made,
+        "captions": config_hash({"captions": captions}),
+        "pictures": len(job),
+        "seed": job.seed,
+        "settings of the stages": config_hash({"exports": exports, "overrides": system.overrides}),
+        "true images": config_hash({"sha256": truth}),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
+    parser.add_argument("caption", nargs="?", help="one caption")
+    parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
+    parser.add_argument(
+        "--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)"
+    )
+    parser.add_argument("--out", required=True, help="sample folder to write")
+    parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
+    parser.add_argument(
+        "--condition", default="diffusion_prior", help=f"what the decoder is given: {', '.join(CONDITIONS)}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
+    parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")
+    parser.add_argument("--prior-steps", type=int, help="sampling steps of the diffusion prior")
+    parser.add_argument("--decoder-guidance", type=float, help="guidance scale of the decoder; 1 is none")
+    parser.add_argument("--decoder-steps", type=int, help="sampling steps of the decoder")
+    parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
+    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
+    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
+    parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
+    parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
+    )
+    return parser

@@ -1,0 +1,1 @@
+"""Suites of stages: read, planned, run side by side, or written as scripts."""

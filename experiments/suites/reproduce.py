@@ -1,0 +1,203 @@
+"""`unclip reproduce SUITE.yaml`: bring a suite's stages up to date, and say what that is and why."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser
+from experiments.console.progress import clock
+from experiments.storage.holding import LOCK, holding
+from experiments.suites.display import Display
+from experiments.suites.emit import FORMS, script
+from experiments.suites.processes import available_cores, held_locks
+from experiments.suites.replicas import replica, share_judges, summarise
+from experiments.suites.runner import EXITS_INTERRUPTED, LOCKS, Runner
+from experiments.suites.staging import Staging
+from experiments.suites.suite import Suite, load_suite
+from modules.errors import InputError
+
+
+def main(argv: list[str]) -> int:
+    """Run `unclip reproduce` with these words; returns an exit code."""
+    options = parser().parse_args(argv)
+    run = None if options.run is None else Path(options.run)
+    suite = load_suite(Path(options.suite), run)
+    names = suite.selected(options.only)
+    suite.selected(options.again)  # refuses names of no stage
+    if (options.emit or options.stage is not None) and options.seeds > 1:
+        raise InputError("--emit and --stage are for one run: give each replica a --run of its own, not --seeds")
+    if options.stage is not None:
+        if options.only:
+            raise InputError("--stage is one stage, --only are some and what they need: choose one of them")
+        names = suite.selected([options.stage])  # refuses the name of no stage
+    if options.emit:
+        if options.again or options.dry_run or options.devices or options.jobs:
+            raise InputError("--emit runs nothing: --again, --dry-run, --devices and --jobs do not go with it")
+        print(script(suite, names if options.stage is None else names[-1:], options.emit), end="")
+        return 0
+    if options.stage is not None and not options.dry_run:
+        return run_stage(suite, options)
+    for seed in range(options.seeds):
+        copy = replica(suite, seed)
+        if options.dry_run:
+            print(dry_run(Staging(copy, tuple(options.again)), names))
+            continue
+        share_judges(suite, copy)
+        code = run_suite(copy, names, options)
+        if code:
+            return code
+    if options.seeds > 1 and not options.dry_run:
+        from experiments.console.show import show
+
+        for table in summarise(suite, options.seeds):
+            show(table)
+        print(f"over seeds: {suite.run / 'seeds.md'}")
+    return 0
+
+
+def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> int:
+    """Brings one replica of a suite up to date; returns the exit code."""
+    cores = available_cores()
+    devices = tuple(options.devices)
+    jobs = options.jobs or len(devices) or cores
+    jobs = min(jobs, len(devices) or jobs)
+    with hold(suite.run, options.wait):
+        staging = Staging(suite, tuple(options.again))
+        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices))
+
+
+def run_stage(suite: Suite, options: argparse.Namespace) -> int:
+    """Brings one stage up to date; returns the exit code. Other stages of the run may be running meanwhile.
+
+    Raises:
+        InputError: there is no such stage, another process is running it, or what it needs is not up to date.
+    """
+    *needs, name = suite.selected([options.stage])
+    own = suite.run / LOCKS / f"{name}.stage"
+    subject = f"stage {name!r} in run folder {str(suite.run)!r}"
+    with (
+        hold(suite.run, options.wait, shared=True),
+        holding(own, subject, "wait for it (--wait) or end it", wait=options.wait),
+    ):
+        staging = Staging(suite, tuple(options.again))
+        for need in needs:
+            decision = staging.decide(need)
+            if decision.action != "skip":
+                raise InputError(f"stage {name!r} needs {need!r}, which is not up to date ({decision.reason})")
+        done = dict.fromkeys(needs, 0.0)
+        return run_runner(Runner(staging, [name], 1, available_cores(), tuple(options.devices[:1]), done))
+
+
+def run_runner(runner: Runner) -> int:
+    """Runs it, says what was done, and returns the exit code."""
+    began = time.monotonic()
+    with Display(len(runner.names)) as display:
+        code = runner.run(display)
+    print(summary(runner, time.monotonic() - began, code))
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = CommandParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
+    parser.add_argument("suite", metavar="SUITE.yaml", help="the list of stages")
+    parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why, and run nothing")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="stages side by side (default: one for each core)")
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="train and evaluate N replicas (RUN/seeds/1, ...) and write mean and interval over training seeds",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="STAGE",
+        help="only this stage and what it needs; may be repeated",
+    )
+    parser.add_argument(
+        "--again", action="append", default=[], metavar="STAGE", help="run this stage anew; may be repeated"
+    )
+    parser.add_argument(
+        "--devices",
+        type=device_list,
+        default=[],
+        metavar="0,1,...",
+        help="GPUs: as many stages side by side, each with one of them as CUDA_VISIBLE_DEVICES",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait for a run folder that is in use, instead of refusing")
+    parser.add_argument("--stage", metavar="STAGE", help="only this stage, beside other processes that run others")
+    parser.add_argument(
+        "--emit", choices=FORMS, help="run nothing, print a script that does: for a shell, or SLURM jobs"
+    )
+    return parser
+
+
+def device_list(text: str) -> list[str]:
+    """'0,1' as ['0', '1']."""
+    devices = [word.strip() for word in text.split(",")]
+    if not all(devices) or len(set(devices)) < len(devices):
+        raise argparse.ArgumentTypeError("must be different devices with commas between them, as in 0,1")
+    return devices
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def dry_run(staging: Staging, names: list[str]) -> str:
+    """What would run, and why."""
+    plan = staging.plan(names)
+    words = {"skip": "", "maybe": "", "run": "would run: ", "resume": "would go on: "}
+    count = sum(decision.action in ("run", "resume") for decision in plan.values())
+    width = max(map(len, names), default=0)
+    lines = [f"  {name:{width}}  {words[decision.action]}{decision.reason}" for name, decision in plan.items()]
+    head = f"{staging.suite.path}, run folder {staging.suite.run}: {len(names)} stages, {count} would run"
+    return "\n".join([head, *lines])
+
+
+def summary(runner: Runner, seconds: float, code: int) -> str:
+    """What was done, and how long each stage took."""
+    width = max(map(len, runner.names), default=0)
+    lines = []
+    for name in runner.names:
+        state = "now" if name in runner.ran else "up to date" if name in runner.done else "not done"
+        state = "FAILED" if name in runner.failed else state
+        lines.append(
+            f"  {name:{width}}  {runner.done[name]:8.1f} s  {state}"
+            if name in runner.done
+            else f"  {name:{width}}  {state:>10}"
+        )
+    if code in EXITS_INTERRUPTED:
+        end = "interrupted; the same command goes on from here"
+    else:
+        end = (
+            f"failed: {', '.join(runner.failed)}; the same command tries again" if code else "all stages are up to date"
+        )
+    return "\n".join([*lines, f"{end} ({clock(seconds)}, {seconds:.0f} s, run folder {runner.staging.suite.run})"])
+
+
+def hold(run: Path, wait: bool, shared: bool = False) -> AbstractContextManager[None]:
+    """Hold the run folder, so that two runners do not write into it at once; `shared` with other single stages.
+
+    Raises:
+        InputError: another runner holds it; the message says which.
+    """
+    return holding(
+        run / LOCK,
+        f"run folder {str(run)!r}",
+        "wait for it (--wait), end it, or choose another --run",
+        shared=shared,
+        wait=wait,
+        sharers=lambda: held_locks(run / LOCKS),
+    )

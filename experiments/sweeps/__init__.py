@@ -1,0 +1,1 @@
+"""`unclip sweep`: the same captions and noise under many settings."""

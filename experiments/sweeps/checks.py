@@ -1,0 +1,102 @@
+"""What is looked at before a sweep draws anything: its points can be sampled, its reference compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from eval.measure import check_comparable, content_shared
+from eval.samples.folder import SampleFolder
+from experiments.sampling.score_statistics import covers, trajectory
+from modules.diffusion.schedules import noise_interval
+from modules.errors import InputError
+from modules.manipulations.enlarging import reachable_sizes
+from modules.manipulations.inversion import decoder_size
+from modules.pipeline import UnCLIP
+
+if TYPE_CHECKING:
+    from experiments.sweeps.points import Sampler
+
+WITHOUT_EMBEDDING = ("caption_only", "glide")
+SAME_PAIR = ("caption", "caption_index", "sample_index", "split", "scene")
+
+
+def check_points(sampler: Sampler, points: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raises InputError for a point that the run's stages cannot be sampled at."""
+    plan = sampler.plan
+    if plan.space == "embeddings" and plan.captions * plan.per_caption < 2:
+        raise InputError("the metrics need 2 samples or more, this sweep draws 1: take more captions")
+    for condition, settings in points:
+        if plan.space == "embeddings" and condition in WITHOUT_EMBEDDING:
+            raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
+        sampler.override(condition, settings)
+        if plan.space == "images":
+            check_stage(sampler.system, sampler.decoder(condition), estimated=True)
+        if condition == "diffusion_prior":
+            check_stage(sampler.system, condition)
+        for name in sampler.upsamplers:
+            check_stage(sampler.system, name)
+
+
+def check_stage(system: UnCLIP, name: str, estimated: bool = False) -> None:
+    """Raises InputError if a diffusion stage cannot be sampled as it is set here.
+
+    Args:
+        system: with the settings in its overrides.
+        name: of the stage.
+        estimated: whether statistics that it lacks are estimated.
+    """
+    # Refuses steps that the schedule does not have, and a variance that nobody learned.
+    sampler, stored = system.sampler(name), system.stage(name)
+    objective = stored.settings["objective"]
+    if sampler.guidance_interval is not None:
+        try:
+            noise_interval(objective.noise_schedule, *sampler.guidance_interval)
+        except ValueError as error:
+            raise InputError(f"{name}: guidance_interval: {error}") from error
+    if not sampler.needs_statistics:
+        return
+    schedule = trajectory(system, name)
+    if float(schedule.alpha_bar[-1]) == 0:
+        raise InputError(f"{name}: {sampler.name} is not defined for a schedule that ends without signal")
+    if not estimated and not covers(stored.statistics, schedule):
+        raise InputError(
+            f"{name}: {sampler.name} has no statistics of the score for these {schedule.num_steps} timesteps, only for"
+            " those that the stage was trained to be sampled at; keep its steps and spacing, or take another sampler"
+        )
+
+
+def check_reference(sampler: Sampler, conditions: Sequence[str], reference: SampleFolder) -> None:
+    """Refuses a reference that the sweep's samples would be refused with by `unclip evaluate`.
+
+    Raises:
+        InputError: of another size, too few samples or real images, or the real images of the very captions.
+    """
+    rows = [sampler.real.records[k] for own in sampler.images for k in own]
+    own = replace(sampler.real, records=rows)
+    shared = max(content_shared(own, reference), same_pairs(own, reference))
+    if 2 * shared > len(own):
+        raise InputError(
+            f"the reference {reference.path} holds {shared} of the {len(own)} real images of the sampled captions"
+            f" ({sampler.real.path}): every distance would be too small; export a reference from other pairs"
+        )
+    lines = [{**sampler.rows[0], "sha256": "not drawn yet"}] * (len(sampler.rows) * sampler.plan.per_caption)
+    for side in dict.fromkeys(sample_size(sampler, condition) for condition in conditions):
+        check_comparable([SampleFolder(sampler.folder, lines, (side, side))], reference)
+
+
+def same_pairs(folder: SampleFolder, reference: SampleFolder) -> int:
+    """How many records of a folder name a pair of data that is in the reference, if at another size."""
+    theirs = {_pair(record) for record in reference.records if record.get("split")}
+    return sum(_pair(record) in theirs for record in folder.records if record.get("split"))
+
+
+def _pair(record: Mapping[str, Any]) -> str:
+    return repr([record.get(key) for key in SAME_PAIR])
+
+
+def sample_size(sampler: Sampler, condition: str) -> int:
+    """Side of the images of a condition."""
+    first = decoder_size(sampler.system, sampler.decoder(condition))
+    return reachable_sizes(sampler.system, None, first)[-1] if sampler.plan.upsample else first

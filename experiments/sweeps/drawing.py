@@ -1,0 +1,68 @@
+"""The pictures of one point of a sweep, drawn as `unclip sample` draws: batched, gone on with, spread over devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from eval.samples.conditions import TEXT_DECODER
+from experiments.sampling.drawing import Job
+from experiments.sampling.score_statistics import Statistics
+from modules.images.tensors import to_uint8
+from modules.pipeline import UnCLIP
+from modules.seeds import ImageSeeds, image_generators
+
+Drawn = dict[str, Tensor | None]
+"""Priors' embeddings by what decides them, so that a sweep over the decoder's settings computes them once."""
+
+
+@dataclass(frozen=True)
+class PointJob(Job):
+    """As `Job`, with the decoder of section 5.1 and with samplers that need statistics of the score.
+
+    Attributes:
+        decoder: the stage that draws: decoder, glide or text_decoder.
+        of_prior: the prior's settings.
+        statistics: see `experiments.sampling.score_statistics`.
+        drawn: embeddings so far, shared by the points of a sweep.
+        title: for the bar.
+    """
+
+    decoder: str = "decoder"
+    of_prior: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    drawn: Drawn = field(default_factory=dict)
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.title or super().label
+
+    def embedded(self, system: UnCLIP, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
+        """tokens (B, L) of pictures, and what the decoder is given as z_i."""
+        requests = [self.requests[k // self.n] for k in numbers]
+        tokens, z_t = system.embed_text([request.caption for request in requests])
+        key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
+        if key not in self.drawn:
+            given = "text_embedding" if self.condition == TEXT_DECODER else self.condition
+            generators = image_generators(self.seed, self.places(numbers), "prior")
+            self.drawn[key] = system.embedding(given, tokens, z_t, generators, self.true_images(numbers))
+        return tokens, self.drawn[key]
+
+    def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
+        tokens, z_i = self.embedded(system, numbers)
+        if self.statistics is not None:
+            self.statistics.give(system, self.decoder)
+        places = self.places(numbers)
+        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder)
+        if self.upsample:
+            pictures = system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size)
+        return to_uint8(pictures)
+
+    def places(self, numbers: list[int]) -> list[tuple[int, int]]:
+        """(caption's position, sample's position) of pictures."""
+        return [(self.requests[k // self.n].index, k % self.n) for k in numbers]

@@ -1,0 +1,87 @@
+"""Points of a sweep over priors: z_i measured against true ones, without a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.measure import content_digest
+from eval.metrics.bootstrap import LEVEL, Resampler, as_json
+from eval.metrics.diversity import within_caption_distance
+from eval.metrics.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.protocol import captions_digest
+from experiments.sweeps.points import BATCH, Sampler
+
+
+class EmbeddingJudge:
+    """Measures the embeddings of a sweep's points.
+
+    Args:
+        sampler: of the sweep.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.plan = sampler, sampler.plan
+        self.places = [(row, k) for row in range(len(sampler.rows)) for k in range(sampler.plan.per_caption)]
+
+    def draw(self, condition: str, settings: Mapping[str, Any]) -> np.ndarray:
+        """(N, D) float64 of unit norm, captions' samples one after another."""
+        job, system = self.sampler.job(condition, settings, ""), self.sampler.system
+        drawn = [job.embedded(system, numbers)[1] for numbers in job.batches(BATCH, ())]
+        z_i: np.ndarray = torch.cat([z for z in drawn if z is not None]).double().cpu().numpy()
+        return z_i
+
+    def measure(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Draws z_i, and measures them against true ones: sample k's against real image k's, and those of all."""
+        z_i, true, text = self.draw(condition, settings), self.true, self.text
+        rows = np.array([row for row, _ in self.places])
+        resampler = Resampler(rows, self.plan.bootstrap, self.plan.seed)
+        warned = singular_warning(len(z_i), z_i.shape[1])
+        return {
+            "n": len(z_i),
+            "frechet": as_json(frechet_interval(z_i, FeatureStatistics.of(self.population), resampler)),
+            "cosine_true": as_json(resampler.mean((z_i * true).sum(1))),
+            "cosine_text": as_json(resampler.mean((z_i * text[rows]).sum(1))),
+            "diversity": as_json(resampler.mean(within_caption_distance(z_i, rows))),
+            "warnings": [f"z_i: {warned}"] if warned else [],
+            "protocol": {
+                "n": len(z_i),
+                "captions": len(self.sampler.rows),
+                "captions_digest": captions_digest(self.sampler.rows[row] for row, _ in self.places),
+                "per_caption": self.plan.per_caption,
+                "clip": self.sampler.system.clip.fingerprint,
+                "reference": self.sampler.real.path.resolve().name,
+                "reference_n": len(self.population),
+                "reference_digest": content_digest(self.sampler.real),
+                "bootstrap": self.plan.bootstrap,
+                "level": LEVEL,
+                "seed": self.plan.seed,
+            },
+        }
+
+    @cached_property
+    def population(self) -> np.ndarray:
+        """z_i of all real images of the captions' folder."""
+        real, system = self.sampler.real, self.sampler.system
+        starts = range(0, len(real), BATCH)
+        parts = [system.embed_image(real.images(k, k + BATCH).float() / 127.5 - 1) for k in starts]
+        found: np.ndarray = torch.cat(parts).double().cpu().numpy()
+        return found
+
+    @property
+    def true(self) -> np.ndarray:
+        """(N, D): z_i of each sample's real image."""
+        requests = [self.sampler.request(row) for row in range(len(self.sampler.rows))]
+        chosen: np.ndarray = self.population[[requests[row].image(k) for row, k in self.places]]
+        return chosen
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """z_t of each caption."""
+        _, z_t = self.sampler.system.embed_text([row["caption"] for row in self.sampler.rows])
+        found: np.ndarray = z_t.double().cpu().numpy()
+        return found

@@ -1,0 +1,210 @@
+"""The points of a sweep: their settings, their pictures drawn from the run's stages, and these measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from eval.judges.judges import Judges, look
+from eval.measure import Reference, measure
+from eval.samples.conditions import TEXT_DECODER
+from eval.samples.folder import SampleFolder
+from eval.samples.shards import Shards
+from eval.tables.sweeps import FOLDER
+from experiments.sampling.captions import COPIED, Request, images_of
+from experiments.sampling.drawing import Drawing, predict
+from experiments.sampling.score_statistics import Statistics
+from experiments.storage.provenance import commit
+from experiments.sweeps.drawing import Drawn, PointJob
+from modules.errors import InputError
+from modules.manipulations.enlarging import upsampler_names
+from modules.pipeline import PRIORS, UnCLIP
+
+if TYPE_CHECKING:
+    from experiments.sweeps.plan import Plan
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What draws the pictures.
+
+    Attributes:
+        device: its type and, if `count` is 1, its number.
+        count: how many processes, each with a device.
+        strategy: of Lightning's Trainer.
+        first: whether this is the first of the processes.
+    """
+
+    device: torch.device
+    count: int = 1
+    strategy: str = "auto"
+    first: bool = True
+
+
+class Sampler:
+    """Draws points of a sweep.
+
+    Args:
+        run: the run folder.
+        plan: the sweep.
+        real: the folder whose captions are used, and whose images are the true ones.
+        device: where to compute.
+        reference: what the samples are compared with; score statistics that a decoder lacks are of its images.
+
+    Raises:
+        InputError: fewer captions than the sweep asks for.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        plan: Plan,
+        real: SampleFolder,
+        device: str | torch.device,
+        reference: SampleFolder | None = None,
+    ) -> None:
+        self.run, self.plan, self.real = run, plan, real
+        self.system = UnCLIP(run, device)
+        self.folder = run / FOLDER / plan.name
+        self.upsamplers = upsampler_names(self.system) if plan.upsample else []
+        self.statistics = Statistics(reference or real, plan.seed)
+        images = list(images_of(real.records).values())
+        if len(images) < plan.captions:
+            raise InputError(
+                f"{real.path} holds {len(images)} captions, the sweep {plan.name} asks for {plan.captions}"
+            )
+        self.images = images[: plan.captions]
+        self.rows = [real.records[own[0]] for own in self.images]
+        self.drawn: Drawn = {}
+
+    def has(self, condition: str) -> bool:
+        """Whether the run holds the stages of a condition."""
+        needed = [] if self.plan.space == "embeddings" else [self.decoder(condition)]
+        needed += [condition] if condition in PRIORS else []
+        if self.plan.upsample and not self.upsamplers:
+            return False
+        return all(map(self.system.has, needed))
+
+    @staticmethod
+    def decoder(condition: str) -> str:
+        """The stage that draws the images."""
+        return condition if condition in ("glide", TEXT_DECODER) else "decoder"
+
+    def place(self, condition: str, settings: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """The folder of a point, and everything that its pictures or embeddings depend on."""
+        words = [condition, *(f"{key.partition('.')[2]}{value}" for key, value in settings.items())]
+        own = hashlib.sha256(json.dumps([condition, settings], sort_keys=True).encode()).hexdigest()[:6]
+        folder = self.folder / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
+        stages = [condition] if condition in PRIORS else []
+        stages += [] if self.plan.space == "embeddings" else [self.decoder(condition), *self.upsamplers]
+        captions = [[r["caption"], r["caption_index"], r.get("sha256")] for r in self.rows]
+        plan = {key: getattr(self.plan, key) for key in ("space", "per_caption", "seed", "bootstrap", "upsample")}
+        weights = {name: self.system.stage(name).fingerprint for name in stages}
+        samplers = {name: str(self.system.stage(name).settings.get("sampler")) for name in stages}
+        content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
+        if condition == "image_embedding" or self.plan.space == "embeddings":
+            content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
+        if self.estimates(condition, settings):
+            content["images of the score's statistics"] = self.statistics.count
+        content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
+        return folder, content
+
+    def override(self, condition: str, settings: Mapping[str, Any]) -> None:
+        """Gives the system the settings of a point."""
+        chosen: dict[str, dict[str, Any]] = {}
+        names = {
+            "prior": [condition],
+            "decoder": [self.decoder(condition)],
+            "upsampler": self.upsamplers,
+        }
+        for key, value in settings.items():
+            stage, _, setting = key.partition(".")
+            for name in names[stage]:
+                chosen.setdefault(name, {})[setting] = value
+        self.system.overrides = chosen
+
+    def estimates(self, condition: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a point's sampler needs statistics of the score that its decoder was not trained with."""
+        self.override(condition, settings)
+        name = self.decoder(condition)
+        return self.plan.space == "images" and self.statistics.lacking(self.system, name)
+
+    def job(self, condition: str, settings: Mapping[str, Any], title: str) -> PointJob:
+        """The pictures of a point."""
+        self.override(condition, settings)
+        shared = {"condition": condition, "settings": dict(settings), "clip": self.system.clip.fingerprint}
+        return PointJob(
+            [self.request(row) for row in range(len(self.rows))],
+            self.plan.per_caption,
+            condition,
+            self.plan.seed,
+            self.plan.upsample,
+            {**shared, "commit": commit()},
+            self.real if condition == "image_embedding" else None,
+            decoder=self.decoder(condition),
+            of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
+            statistics=self.statistics,
+            drawn=self.drawn,
+            title=title,
+        )
+
+    def request(self, row: int) -> Request:
+        """A caption, as `unclip sample` takes it from the same folder."""
+        record = self.rows[row]
+        known = {key: record[key] for key in COPIED if key in record}
+        return Request(record["caption"], record["caption_index"], known, tuple(self.images[row]))
+
+    def draw(self, job: PointJob, folder: Path, request: Mapping[str, Any], devices: Devices) -> SampleFolder | None:
+        """Draws the pictures of a point into `folder`, all processes together; what is there already is kept.
+
+        Args:
+            job: of the point, whose settings the system has.
+            folder: where they go.
+            request: all that decides the pictures; unfinished ones of another request are dropped.
+            devices: what draws.
+
+        Returns:
+            The folder; None in all processes but the first.
+        """
+        shards = Shards(folder)
+        drawing = Drawing(self.system, job, shards, BATCH)
+        if not devices.first:
+            predict(drawing, 0, devices.device, devices.count, devices.strategy)
+            return None
+        with shards.started(request, overwrite=True, resume=True) as finished:
+            predict(drawing, finished, devices.device, devices.count, devices.strategy)
+            return shards.finish(len(job), overwrite=True)
+
+    def measure_images(
+        self, condition: str, settings: Mapping[str, Any], samples: SampleFolder, judges: Judges, reference: Reference
+    ) -> dict[str, Any]:
+        """Measures the images of a point."""
+        seen = look(samples, judges)
+        row = measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
+        estimated = self.statistics.count if self.estimates(condition, settings) else None
+        return {**row, "score_statistics": estimated}
+
+    def evaluations(self, condition: str, settings: Mapping[str, Any]) -> int | None:
+        """How often a network is evaluated for one sample: the decoder's, or in sweeps of embeddings the prior's."""
+        self.override(condition, settings)
+        if self.plan.space == "images":
+            sampler = self.system.sampler(self.decoder(condition))
+            return sampler.steps * (2 if sampler.guidance_scale != 1 else 1)
+        if condition == "diffusion_prior":
+            sampler = self.system.sampler(condition)
+            candidates = int(self.system.overrides.get(condition, {}).get("candidates", 2))
+            return sampler.steps * candidates * (2 if sampler.guidance_scale != 1 else 1)
+        if condition == "ar_prior":
+            stored = self.system.stage(condition)
+            scale = self.system.overrides.get(condition, {}).get("guidance_scale", stored.settings["guidance_scale"])
+            return int(stored.extra.get("codec.kept_count", stored.network.num_codes)) * (2 if scale != 1 else 1)
+        return 1 if condition == "linear_prior" else None

@@ -1,0 +1,1 @@
+"""`unclip fit`, `validate`, `test` and `predict`: LightningCLI and its callbacks."""

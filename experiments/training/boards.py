@@ -1,0 +1,54 @@
+"""What TensorBoard shows beside curves: hyperparameters with final metrics, of stages and of evaluated conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from experiments.storage.settings import flat
+from experiments.training.stage_folder import CONFIG
+
+Value = bool | int | float | str
+TRAINER = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
+
+
+class HyperParameters(Callback):
+    """When a run has reached its end: its settings and its last metrics, for TensorBoard's table of runs (HPARAMS)."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.default_root_dir) / CONFIG
+        logger = trainer.logger
+        if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger) or not path.is_file():
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        if finite:
+            settings = hyperparameters(yaml.safe_load(path.read_text(encoding="utf-8")))
+            logger.log_hyperparams(settings, finite, step=trainer.global_step)
+
+
+def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
+    """The settings of a stage's config.yaml that decide what it learns, by short names, as model.network.width."""
+    found: dict[str, Any] = {"seed": config.get("seed_everything")}
+    for section in ("model", "data"):
+        for name, value in flat(config.get(section) or {}, section).items():
+            if value == {}:
+                continue
+            short = name.replace(".init_args", "")
+            if short.endswith(".class_path"):
+                short, value = short.removesuffix(".class_path"), str(value).rpartition(".")[2]
+            found[short] = value
+    found |= {name: (config.get("trainer") or {}).get(name) for name in TRAINER}
+    return {name: plain(value) for name, value in found.items() if value is not None}
+
+
+def plain(value: Any) -> Value:
+    """What TensorBoard can hold: lists and the like become text."""
+    return value if isinstance(value, bool | int | float | str) else str(value)

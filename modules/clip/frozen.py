@@ -1,0 +1,185 @@
+"""A frozen CLIP: captions and images to embeddings of unit norm, and its tokenizer."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
+from modules.errors import InputError
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+
+Tokenizer = Callable[[Sequence[str]], Tensor]
+
+
+TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
+
+
+MEAN = STD = (0.5, 0.5, 0.5)  # Images in [-1, 1] are what our own CLIPs see.
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """The tokeniser of a CLIP: our words where the folder has a vocabulary.json, else open_clip's.
+
+    Returns:
+        A callable: list of B captions -> (B, context length) int64. open_clip's cut what is too long.
+
+    Raises:
+        InputError: neither a folder nor an architecture that open_clip knows; or the folder's CLIP was trained on
+            words, and their vocabulary is not there, or damaged.
+    """
+    folder = Path(name_or_folder)
+    kind = _tokenizer_kind(folder)
+    if kind != "bpe" and (folder / VOCABULARY_FILE).exists():
+        return WordTokenizer.load(folder)
+    if kind == "words":
+        raise InputError(
+            f"{folder / VOCABULARY_FILE} is missing: this CLIP's tokens are the words in it; put it back, or train or "
+            "export that CLIP again"
+        )
+    if not folder.is_dir() and open_clip.get_model_config(str(name_or_folder)) is None:
+        # open_clip would warn, and give a tokeniser of its own choice.
+        near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"no CLIP at {name_or_folder}: neither a folder nor an architecture of open_clip{hint}")
+    return open_clip.get_tokenizer(_schema(name_or_folder))
+
+
+def _tokenizer_kind(folder: Path) -> str | None:
+    """ "words" or "bpe", as the folder's config says; None where it does not: open_clip's, and older ones of ours."""
+    try:
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # No folder, or one that building the model complains about.
+        return None
+    return content.get(TOKENIZER_KEY) if isinstance(content, dict) else None
+
+
+def _schema(name_or_folder: str | Path) -> str:
+    return f"local-dir:{name_or_folder}" if Path(name_or_folder).is_dir() else str(name_or_folder)
+
+
+class FrozenCLIP(nn.Module):
+    """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
+
+    Args:
+        name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote.
+        pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
+
+    Raises:
+        InputError: where the weights can't be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name_or_folder: str, pretrained: str | None = None) -> None:
+        super().__init__()
+        path = Path(name_or_folder)
+        if not path.is_dir() and (pretrained is None or "/" in str(name_or_folder)):
+            raise InputError(
+                f"no CLIP at {name_or_folder}: train one (`unclip fit` with a clip.yaml), or name an open_clip "
+                "architecture together with pretrained weights (a tag or a file)"
+            )
+        try:
+            # Without require_pretrained, a folder that lacks its weights gives a CLIP of random ones.
+            model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained, require_pretrained=True)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise InputError(
+                f"the CLIP {name_or_folder} ({pretrained or 'its own weights'}) can't be loaded: {error}; without "
+                f"internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
+            ) from error
+        self.model = model.eval().requires_grad_(False)
+        tokenizer = load_tokenizer(name_or_folder)
+        self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
+        size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
+        self.image_size = size[0] if isinstance(size, (tuple, list)) else int(size)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stays in evaluation mode, whatever the stage around it does."""
+        return super().train(False)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return int(_text_tower(self.model).text_projection.shape[-1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and, if its tokens are our words, one of those: what embeddings are filed under.
+
+        `modules.clip.origin.same_clip` compares two.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        words = f"-{self.tokenize.fingerprint}" if isinstance(self.tokenize, WordTokenizer) else ""
+        return digest.hexdigest()[:16] + words
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], square, any size -> resized (bicubic, antialiased) and normalised for the CLIP."""
+        if images.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm. Differentiable in the images."""
+        return F.normalize(self.model.encode_image(self.preprocess(images)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> z_t (B, D) of unit norm."""
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> (B, L, text width): the text Transformer's features of every token.
+
+        They are the output of its final layer norm, before pooling and projection, and not normalised otherwise: the
+        entries of a feature have the norm's own scale, of order 1. z_t is the normalised projection of one of them.
+        """
+        tower = _text_tower(self.model)
+        dtype = tower.transformer.get_cast_dtype()
+        length = tokens.shape[1]
+        x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+        mask = tower.attn_mask
+        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        return tower.ln_final(x).float()
+
+
+def _text_tower(model: Any) -> Any:
+    """What holds the text Transformer: open_clip's CLIP itself, or its `text` where that is a tower of its own."""
+    return getattr(model, "text", model)
+
+
+def unit(feature: Tensor) -> Tensor:
+    """A CLIP's (B, D) output in float32: under autocast it is a rounded unit vector, and is normalised once more."""
+    if feature.dtype == torch.float32:
+        return feature
+    return F.normalize(feature.float(), dim=-1) if feature.ndim > 1 else feature.float()
+
+
+def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:
+    """Say on stderr which words of the captions a small vocabulary does not hold."""
+    if isinstance(tokenize, WordTokenizer):
+        unknown = sorted({word for caption in captions for word in tokenize.unknown(caption)})
+        if unknown:
+            print(
+                f"the model does not know {', '.join(map(repr, unknown[:20]))}: read as unknown words", file=sys.stderr
+            )

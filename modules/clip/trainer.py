@@ -1,0 +1,185 @@
+"""CLIP: training one (CLIPTrainer), and using one that is trained (FrozenCLIP) (unCLIP, section 2 and appendix C)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from modules.batches import ImageTextBatch
+from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_FILE, unit
+from modules.clip.sam import Perturbation, frozen_statistics
+from modules.clip.word_tokenizer import WordTokenizer
+from modules.errors import InputError
+from modules.models.exports import write_weights
+from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
+from modules.training.stage import Stage, TrainingConfig, adamw
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
+
+
+class CLIPTrainer(Stage):
+    """Contrastive training of an open_clip model.
+
+    The model, its tokeniser and its configuration are written to default_root_dir/export in open_clip's own layout, so
+    that this CLIP loads the way pretrained ones do.
+
+    Args:
+        embed_dim: D.
+        vision_cfg, text_cfg: as in open_clip's model configurations.
+        optimizer: makes the optimiser.
+        training: EMA, warm-up, seed.
+        swap_words: pairs of words. A caption in which they are exchanged is a further negative for its image, which
+            makes the text tower heed the order of words (NegCLIP, Yuksekgonul et al. 2023, section 4); only with
+            words of a vocabulary trained here. Differs from the paper, which has none.
+        swap_weight: of that part of the loss.
+        sam_rho: of sharpness-aware minimisation, each replica perturbing on its own batch; the paper's is 0.1, 0 is
+            none. A step costs twice as much.
+        tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
+    """
+
+    shardable = False  # A scalar weight can't be; nor does SAM perturb shares.
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: dict[str, Any],
+        text_cfg: dict[str, Any],
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+        swap_words: Sequence[tuple[str, str]] = (),
+        swap_weight: float = 1.0,
+        sam_rho: float = 0.0,
+        tokenizer: Literal["words", "bpe"] = "words",
+    ) -> None:
+        model = open_clip.CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
+        super().__init__(model, optimizer, training)
+        self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+        self.image_size = int(vision_cfg["image_size"])
+        self.tokenize: WordTokenizer | open_clip.SimpleTokenizer | None = None
+        if tokenizer == "bpe":
+            bpe, size = open_clip.SimpleTokenizer(context_length=self._context()), text_cfg["vocab_size"]
+            if bpe.vocab_size != size:
+                raise InputError(f"model.text_cfg.vocab_size is {size}; tokenizer: bpe has {bpe.vocab_size}")
+            self.tokenize = bpe
+            if swap_words:
+                raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
+        self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
+        self._perturbation: Perturbation | None = None
+        if sam_rho:
+            self._perturbation = Perturbation(list(model.parameters()), sam_rho)
+
+    def setup(self, stage: str) -> None:
+        if isinstance(self.tokenize, open_clip.SimpleTokenizer):
+            return
+        words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
+        self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())
+        # A caption that does not fit is found now, not hours into the run.
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
+            self.tokenize(max(self.trainer.datamodule.texts(split), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
+        self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
+
+    def _context(self) -> int:
+        return int(self.model_cfg["text_cfg"]["context_length"])
+
+    def _loss(
+        self, model: nn.Module, batch: ImageTextBatch, *, gathered: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric contrastive loss (CLIP, figure 3), and what to log; `gathered`: over all replicas' pairs.
+
+        Logged: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
+        """
+        assert self.tokenize is not None
+        images = self._resized(batch.images)
+        tokens = self.tokenize(batch.captions).to(self.device)
+        out = {name: unit(feature) for name, feature in model(images, tokens).items()}
+        rank, world = (self.global_rank, self.trainer.world_size) if gathered else (0, 1)
+        contrast = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
+        # Logits go up to 100, where bfloat16 has steps of a half.
+        with torch.autocast(images.device.type, enabled=False):
+            loss = contrast(out["image_features"], out["text_features"], out["logit_scale"])
+            found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
+        log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float().mean()}
+        margins = self._margins(model, tokens, out)
+        if len(margins):
+            loss = loss + self.swap_weight * F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
+            log["order"] = (margins > 0).float().mean()
+        return loss, log
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if images.shape[-1] == self.image_size:
+            return images
+        return F.interpolate(images, (self.image_size,) * 2, mode="bicubic", antialias=True)
+
+    def _margins(self, model: nn.Module, tokens: Tensor, out: dict[str, Tensor]) -> Tensor:
+        """(K,) by how much the K images whose caption has a swapped form are nearer to the caption than to that."""
+        swapped = self.swapped(tokens)
+        changed = (swapped != tokens).any(dim=1)
+        if not changed.any():
+            return out["logit_scale"].new_zeros(0)
+        negative = unit(model(None, swapped[changed])["text_features"])
+        return (out["image_features"][changed] * (out["text_features"][changed] - negative)).sum(dim=1)
+
+    def swapped(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens with the words of `swap_words` exchanged."""
+        if not self.swap_words:
+            return tokens
+        assert isinstance(self.tokenize, WordTokenizer)
+        partner = torch.arange(self.tokenize.size, device=tokens.device)
+        for pair in self.swap_words:
+            first, second = (self.tokenize.token(word) for word in pair)
+            partner[first], partner[second] = second, first
+        return partner[tokens]
+
+    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        if self._perturbation is not None:
+            with frozen_statistics(self.network):
+                self._perturbation.climb(lambda: self._loss(self.trained, batch, gathered=False)[0])
+        loss, log = self._loss(self.trained, batch)
+        self.log_dict({f"train/{name}": value for name, value in log.items()})
+        return loss
+
+    def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        # Of this replica's pairs alone: the others, whose losses may be good, do not wait to be gathered.
+        return self.outputs_of(lambda: self._loss(self.network, batch, gathered=False))
+
+    def on_after_backward(self) -> None:
+        if self._perturbation is not None:  # The gradient was that of the perturbed weights; the step is from here.
+            self._perturbation.restore()
+
+    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        loss, log = self._loss(self.averaged, batch)
+        named = {f"{self.measured}/{name}": value for name, value in log.items()}
+        self.log_dict(named, batch_size=len(batch.captions), sync_dist=True)
+        return loss
+
+    def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """z_i and z_t (B, D) of unit norm."""
+        assert self.tokenize is not None
+        out = self.averaged(self._resized(batch.images), self.tokenize(batch.captions).to(self.device))
+        return {"z_i": unit(out["image_features"]), "z_t": unit(out["text_features"])}
+
+    def after_step(self) -> None:
+        with torch.no_grad():
+            self.network.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+    def export(self, root: Path) -> None:
+        """Write root/export/: an open_clip folder, which `FrozenCLIP` and open_clip's `local-dir:` read."""
+        assert self.tokenize is not None
+        root = root / "export"
+        root.mkdir(exist_ok=True)
+        preprocess = {"mean": MEAN, "std": STD, "size": self.image_size, "interpolation": "bicubic"}
+        if isinstance(self.tokenize, WordTokenizer):  # open_clip brings its own along.
+            self.tokenize.save(root)
+        kind = "words" if isinstance(self.tokenize, WordTokenizer) else "bpe"
+        content = {"model_cfg": self.model_cfg, "preprocess_cfg": preprocess, TOKENIZER_KEY: kind}
+        (root / CONFIG_FILE).write_text(json.dumps(content, indent=1))
+        write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)

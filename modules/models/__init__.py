@@ -1,0 +1,1 @@
+"""The trained models as plain objects, their settings, and their files."""

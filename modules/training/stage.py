@@ -1,0 +1,332 @@
+"""What all trained stages share: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from modules.clip import origin as clip_origin
+from modules.errors import InputError
+from modules.models.exports import write_weights
+from modules.seeds import image_generators
+from modules.training.sharding import gathered, local, on_shares, shard_stage
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a stage is trained, apart from its optimiser.
+
+    Attributes:
+        ema_decay: of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and more;
+            a run of a few thousand steps needs a faster one).
+        warmup_steps: the learning rate rises linearly over these.
+        decay_share: over this last share of max_steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
+        channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
+        compile: torch.compile the network (for GPUs).
+        seed: of the training noise.
+    """
+
+    ema_decay: float = 0.9999
+    warmup_steps: int = 100
+    decay_share: float = 0.0
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+
+
+def adamw(params: Any) -> Optimizer:
+    """The default optimiser: AdamW, fused."""
+    return torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
+
+
+class Stage(lightning.LightningModule):
+    """Base of the stages: a trained network, its average, and what both need.
+
+    A subclass gives `training_loss`, `validation_loss` and, if it has anything to show, `judge` and `show_samples`. The
+    training noise of optimiser step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws
+    what an uninterrupted one does.
+
+    Args:
+        network: what is trained.
+        optimizer: makes the optimiser from the network's parameters.
+        training: the rest of how it is trained.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
+        super().__init__()
+        if training.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        self.network: Any = network
+        self.optimizer, self.training_config = optimizer, training
+        self.average = AveragedModel(network, multi_avg_fn=on_shares(get_ema_multi_avg_fn(training.ema_decay)))
+        self.average.requires_grad_(False)
+        self.sharded = False
+        self._compiled: nn.Module | None = None
+        self._samples: list[int] = []
+
+    shardable = True
+    """Whether the network may be sharded (FSDP2)."""
+
+    def configure_model(self) -> None:
+        """Shard the network and its average where the Trainer's strategy is ModelParallelStrategy (docs/scaling.md)."""
+        if self.device_mesh is not None and not self.sharded:
+            shard_stage(self)
+            self.sharded = True
+
+    @property
+    def trained(self) -> Any:
+        """The network to train with, compiled where the config says so; the same parameters as `network`."""
+        if not self.training_config.compile:
+            return self.network
+        if self._compiled is None:
+            # Kept out of the module tree, or the checkpoint would hold everything twice.
+            object.__setattr__(self, "_compiled", torch.compile(self.network))
+        assert self._compiled is not None
+        return self._compiled
+
+    @property
+    def averaged(self) -> Any:
+        """The EMA network: what validates, samples and is exported."""
+        return self.average.module
+
+    def training_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss of one batch, its randomness from the generator alone."""
+        raise NotImplementedError
+
+    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss of the averaged network."""
+        raise NotImplementedError
+
+    def judge(self, batch: Any) -> dict[str, Tensor]:
+        """Further numbers for TensorBoard, from samples for the first validation batch."""
+        return {}
+
+    def show_samples(self, batch: Any) -> Tensor | None:
+        """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
+        return None
+
+    def generator(self, *key: int) -> torch.Generator:
+        """A CPU generator seeded by (seed, *key, rank)."""
+        text = json.dumps([self.training_config.seed, *key, self.global_rank])
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.training_loss(batch, self.generator(0, self._micro_step()))
+        if not math.isfinite(loss.item()):
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): "
+                f"{self._offender(batch)}; training stops here; "
+                "go on from the last checkpoint with a lower learning rate, or look at these samples"
+            )
+        self._samples = _index(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # With a finite loss too; a step with such a gradient would spoil the weights and the next checkpoint.
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # It skips such steps itself.
+        gradients = {name: local(p.grad) for name, p in self.network.named_parameters() if p.grad is not None}
+        if gradients and not math.isfinite(self._total(torch._foreach_norm(list(gradients.values())))):
+            bad = (name for name, gradient in gradients.items() if not gradient.isfinite().all())
+            name = next(bad, "a weight on another device")
+            raise InputError(
+                f"the gradient of {name} is not finite at step {self.global_step} (samples {self._samples}): training "
+                "stops here; go on from the last checkpoint with a lower learning rate, or look at these samples"
+            )
+
+    def _total(self, norms: Sequence[Tensor]) -> float:
+        """Their sum, over all devices if each has a share: then all of them stop, or none does."""
+        total = torch.stack(list(norms)).sum()
+        return float(self.trainer.strategy.reduce(total, reduce_op="sum") if self.sharded else total)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses to clip for fused optimisers, which may unscale by themselves; bf16 scales nothing.
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _offender(self, batch: Any) -> str:
+        """What of a training step with a loss that is not finite is not finite first."""
+        for name, tensor in _tensors(batch):
+            if not tensor.isfinite().all():
+                return f"{name} of the batch is not finite"
+        for name, parameter in self.network.named_parameters():
+            if not local(parameter).isfinite().all():
+                return f"the weight {name} is not finite"
+        if self.sharded:  # A further evaluation would wait for the other devices, whose losses may be good.
+            return "the loss itself is the first"
+        with torch.no_grad():
+            terms = self.loss_terms(batch, self.generator(0, self._micro_step()))
+        for name, term in terms.items():
+            bad = ~term.reshape(len(term), -1).isfinite().all(dim=1)
+            if bad.any():
+                rows = torch.tensor(_index(batch))[bad.cpu()].tolist() if len(bad) == len(_index(batch)) else "?"
+                return f"{name} is not finite for samples {rows}"
+        return "the loss itself is the first"
+
+    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite.
+
+        Here what the network gives; stages whose losses have terms add them.
+        """
+        return self.outputs_of(lambda: self.training_loss(batch, generator))
+
+    def outputs_of(self, evaluate: Callable[[], Any]) -> dict[str, Tensor]:
+        """What the network gives while `evaluate` runs, by name; of several evaluations the first."""
+        seen: dict[str, Tensor] = {}
+
+        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+            named = output if isinstance(output, dict) else {"output": output}
+            for name, value in named.items():
+                if isinstance(value, Tensor) and value.ndim > 1:
+                    seen.setdefault(f"the network's {name}", value)
+
+        handle = self.network.register_forward_hook(watch)
+        try:
+            evaluate()
+        finally:
+            handle.remove()
+        return seen
+
+    def _micro_step(self) -> int:
+        """Batches behind this one in the whole run."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # Not in on_train_batch_end: callbacks go first there, and a checkpoint would lack this step's average.
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+        self.average.update_parameters(self.network)
+
+    def after_step(self) -> None:
+        """What is done to the weights after each step of the optimiser."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_step % 50 == 0:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    @property
+    def measured(self) -> str:
+        """The part of the data that measures are named after: "val" or, in `unclip test`, "test"."""
+        return "test" if self.trainer.testing else "val"
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.validation_loss(batch, self.generator(1, batch_idx))
+        self.log(f"{self.measured}/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
+        writer = getattr(self.logger, "experiment", None)
+        if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
+            return
+        self.log_dict({f"{self.measured}/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
+        if writer is not None and (self.global_rank == 0 or self.sharded):  # Shares of weights are gathered from all.
+            images = self.show_samples(batch)
+            if images is not None and self.global_rank == 0:
+                writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """The measures of validation, with the same noise, on what the Trainer gives."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """What the averaged network makes of a batch, see `predictions`, beside the `index` (B,) of its samples.
+
+        The noise of a sample is a function of `training.seed` and its index, whatever the batch that it is in.
+        """
+        places = [(k, 0) for k in _index(batch)]
+        found = self.predictions(batch, image_generators(self.training_config.seed, places, "predict"))
+        return {"index": batch.index, **found}
+
+    def predictions(self, batch: Any, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """(B, ...) tensors by name, from the averaged network; pictures are uint8.
+
+        Args:
+            batch: as in validation.
+            generators: one for each sample.
+        """
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        schedule = LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        config, total = self.training_config, self.trainer.max_steps
+        factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        first = (1 - config.decay_share) * total
+        if config.decay_share > 0 and total > 0 and step > first:
+            progress = min(1.0, (step - first) / (total - first))
+            factor *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+        return factor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[clip_origin.KEY] = clip_origin.origin_of(self.trainer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        here = clip_origin.origin_of(self._trainer)
+        clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
+
+    def exported_state(self) -> dict[str, Tensor]:
+        """What `export` writes: the averaged network's tensors. Sharded, every rank must ask; the first gets them."""
+        state = dict(self.averaged.state_dict())
+        return gathered(state, keep=self.global_rank == 0) if self.sharded else state
+
+    def on_fit_end(self) -> None:
+        root = Path(self.trainer.default_root_dir)
+        # Only a run that reached its end: an interrupted one is exported when it has been resumed and is done.
+        done = self.global_step >= self.trainer.max_steps
+        if done and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
+            self.export(root)
+
+    def export(self, root: Path) -> None:
+        """Write root/export/: the averaged weights as safetensors, and the model's part of root/config.yaml.
+
+        Sharded, every rank must call this; the first writes.
+        """
+        state = self.exported_state()
+        if self.global_rank != 0:
+            return
+        config = yaml.safe_load((root / "config.yaml").read_text())["model"]
+        folder = root / "export"
+        folder.mkdir(exist_ok=True)
+        write_weights(state, folder / "model.safetensors")
+        about = {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
+        (folder / ".config.tmp").replace(folder / "config.yaml")
+
+
+def _tensors(batch: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors of a batch, by the names of their fields."""
+    for name, value in zip(getattr(batch, "_fields", ()), batch, strict=False):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield prefix + name, value
+        elif hasattr(value, "_fields"):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _index(batch: Any) -> list[int]:
+    return batch.index.tolist()

@@ -1,0 +1,88 @@
+"""`unclip embed` as a person runs it: two processes write what one does, and a run that was killed goes on."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.embeddings import EmbeddingsDataModule
+from datamodules.embeddings.folder import open_embeddings
+from datamodules.shapes import ShapesDataModule
+
+ROOT = Path(__file__).parents[3]
+SIZES = {"image_size": 16, "train_size": 60, "val_size": 12, "test_size": 8}
+WORDS = ("--shard-rows", "16", "--batch-size", "5", "--device", "cpu", "--token-features", "--splits", "train", "val")
+
+
+@pytest.fixture
+def data(tmp_path):
+    sizes = ", ".join(f"{key}: {value}" for key, value in SIZES.items())
+    (tmp_path / "data.yaml").write_text(
+        f"data: {{class_path: datamodules.shapes.ShapesDataModule, init_args: {{{sizes}, cache_dir: null}}}}"
+    )
+    return tmp_path / "data.yaml"
+
+
+def start(data, clip, out, *more):
+    words = ["embed", str(data), "--clip", str(clip), "--out", str(out), *WORDS, *more]
+    # One thread each, or sums are rounded otherwise.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *words],
+        cwd=data.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    return out
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.timeout(900)
+def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, clip_folder):
+    two = start(data, clip_folder, tmp_path / "two", "--devices", "2", "--strategy", "ddp")
+    said = finish(two)
+    assert said.count("train: 60 rows of 16 written") == 1  # Not once for each process.
+    finish(start(data, clip_folder, tmp_path / "one"))
+    one = contents(tmp_path / "one")
+    assert len([name for name in one if name.startswith("train/img_emb")]) == 4
+    assert contents(tmp_path / "two") == one
+
+    killed = start(data, clip_folder, tmp_path / "killed")
+    first = tmp_path / "killed" / ".train.partial" / "img_emb" / "img_emb_0.npy"
+    while not first.exists() and killed.poll() is None:
+        time.sleep(0.001)
+    killed.kill()
+    killed.communicate()
+    stamp = first.stat().st_mtime_ns if first.exists() else None
+    finish(start(data, clip_folder, tmp_path / "killed"))
+    assert contents(tmp_path / "killed") == one
+    if stamp is not None:  # It may have been faster than this.
+        assert (tmp_path / "killed/train/img_emb/img_emb_0.npy").stat().st_mtime_ns == stamp
+
+    rows = open_embeddings(tmp_path / "one").rows("train", 60, token_features=True)[range(60)]
+    truth = ShapesDataModule(**SIZES, cache_dir=None)
+    assert EmbeddingsDataModule(str(tmp_path / "one")).captions("train") == truth.captions("train")
+    from modules.clip.frozen import FrozenCLIP
+
+    clip = FrozenCLIP(str(clip_folder))
+    with torch.no_grad():
+        z_i = clip.encode_image(truth.dataset("train").__getitems__(range(60)).images)
+        features = clip.encode_tokens(rows.tokens) * (rows.tokens != 0)[..., None]
+    assert torch.allclose(rows.z_i, z_i, atol=1e-6)
+    assert torch.allclose(rows.features, features, atol=2e-3)
+    assert np.load(tmp_path / "one/train/token_features/token_features_3.npy").dtype == np.float16

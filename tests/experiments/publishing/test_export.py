@@ -1,0 +1,152 @@
+"""`unclip export`: what leaves the run, what its cards say, and that the folder samples the same pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from experiments.cli import main
+from experiments.publishing.export import export
+from experiments.publishing.model_card import parameters
+from modules.errors import InputError
+from modules.pipeline import UnCLIP
+
+DATA = {
+    "class_path": "datamodules.shapes.ShapesDataModule",
+    "init_args": {"image_size": 16, "train_size": 64, "seed": 0},
+}
+PROTOCOL = {
+    "n": 8, "captions": 4, "per_caption": 2, "extractor": "classifier", "extractor_dim": 64, "clip": None,
+    "inception": "FID is left out", "reference": "all", "reference_n": 16, "reference_digest": "56ef",
+    "bootstrap": 10, "level": 0.95, "seed": 0,
+}  # fmt: skip
+ROW = {
+    "condition": "glide",
+    "n": 8,
+    "frechet": {"value": 12.5, "low": 11.0, "high": 14.0},
+    **dict.fromkeys(("fid", "clip_score", "accuracy", "diversity")),
+    "protocol": PROTOCOL,
+}
+
+
+@pytest.fixture
+def run(stored_run: Path, tmp_path: Path) -> Path:
+    """A run folder as training leaves it: configs and a measured condition beside the weights."""
+    run = tmp_path / "tiny"
+    shutil.copytree(stored_run, run)
+    for folder in (run / "clip", run / "glide", run / "decoder"):
+        there = folder / "export" / "config.yaml"
+        model = yaml.safe_load(there.read_text()) if there.exists() else {"class_path": "modules.clip.CLIPTrainer"}
+        config = {"seed_everything": 7, "trainer": {"max_steps": 1234}, "model": model, "data": {**DATA}}
+        config["data"]["init_args"] = {**DATA["init_args"], "batch_size": 48}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (run / "samples" / "glide").mkdir(parents=True)
+    (run / "samples" / "glide" / "metrics.json").write_text(json.dumps(ROW))
+    (run / "glide" / "checkpoints").mkdir()
+    (run / "glide" / "checkpoints" / "last.ckpt").write_bytes(b"x")
+    (run / "unfinished").mkdir()
+    (run / "unfinished" / "config.yaml").write_text("model: {}")
+    return run
+
+
+def pictures(folder: Path) -> torch.Tensor:
+    return UnCLIP.from_run(folder).generate(["a small red circle", "a blue square"], "diffusion_prior")
+
+
+def test_the_folder_draws_what_the_run_draws(run):
+    assert main(["export", str(run)]) == 0
+    out = run / "release"
+    assert torch.equal(pictures(out), pictures(run))
+    system = UnCLIP(out)
+    assert system.has("decoder") and system.has("clip") and not system.has("unfinished")
+    assert not UnCLIP(run).has("unfinished")
+
+
+def test_weights_configs_and_cards_and_nothing_else_leave_the_run(run, tmp_path):
+    names = export(run, tmp_path / "out")
+    assert names == sorted(["clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler"])
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    stages = {
+        f"{name}/{file}"
+        for name in names
+        if name != "clip"
+        for file in ("config.yaml", "model.safetensors", "README.md")
+    }
+    clip = {
+        f"clip/{x}" for x in ("open_clip_config.json", "open_clip_model.safetensors", "vocabulary.json", "README.md")
+    }
+    assert files == stages | clip | {"README.md"}
+
+
+def test_a_card_says_what_on_what_how_long_how_good_and_how_to_load(run, tmp_path):
+    export(run, tmp_path / "out", ["glide", "clip"])
+    text = (tmp_path / "out" / "glide" / "README.md").read_text()
+    front, body = text.removeprefix("---\n").split("---\n", 1)
+    assert yaml.safe_load(front)["license"] == "mit"
+    weights = tmp_path / "out" / "glide" / "model.safetensors"
+    count = sum(tensor.numel() for tensor in load_file(weights).values())
+    assert parameters(weights) == count
+    for words in (
+        "# tiny: glide",
+        "A decoder of captions alone, as GLIDE",
+        f"{count:,} numbers",
+        "`datamodules.shapes.ShapesDataModule` (image_size 16, train_size 64, seed 0)",
+        "steps: 1,234",
+        "samples a step: 48",
+        "seed: 7",
+        "12.5",
+        "MIT, as the package",
+        'load_stage("out/glide")',
+    ):
+        assert words in body, words
+    assert 'FrozenCLIP("out/clip")' in (tmp_path / "out" / "clip" / "README.md").read_text()
+    whole = (tmp_path / "out" / "README.md").read_text()
+    assert "[glide](glide/README.md)" in whole and 'UnCLIP.from_run("out")' in whole and "12.5" in whole
+
+
+def test_data_of_others_bring_their_licence_and_attribution(run, tmp_path):
+    config = yaml.safe_load((run / "glide" / "config.yaml").read_text())
+    config["data"] = {
+        "class_path": "datamodules.emoji.EmojiDataModule",
+        "init_args": {"image_size": 16, "cache_dir": None},
+    }
+    (run / "glide" / "config.yaml").write_text(yaml.safe_dump(config))
+    export(run, tmp_path / "out", ["glide"])
+    text = (tmp_path / "out" / "glide" / "README.md").read_text()
+    assert "license: other" in text
+    assert text.count("CC BY-SA 4.0") == 2  # with the data, and under "Licence"
+
+
+def test_what_is_in_the_way_stays(run, tmp_path):
+    out = tmp_path / "out"
+    export(run, out, ["glide"])
+    with pytest.raises(InputError, match="exists; --overwrite replaces it"):
+        export(run, out)
+    export(run, out, ["decoder"], overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "decoder"]
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(InputError, match="not one of this command's"):
+        export(run, other, overwrite=True)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
+    assert main(["export", str(run), "--stages", "glide,unfinished", "--out", str(tmp_path / "out")]) == 2
+    assert "holds no trained unfinished; it has ar_prior, clip" in capsys.readouterr().err
+    for words in ("", ",", "glide,"):
+        assert main(["export", str(run), "--stages", words, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error == f"unclip: --stages takes names of stages parted by commas, as in clip,decoder, not {words!r}\n"
+    assert not (tmp_path / "out").exists()
+    assert main(["export", str(run), "--stages", " glide,glide", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "glide"]
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""Every suite in experiments/: its stages name what is there, and every config builds the stage that it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.suites.replicas import replica
+from experiments.suites.suite import fit_folder, load_suite
+from experiments.training.config_checks import check_data, check_settings
+
+SUITES = sorted(Path("experiments").glob("*/suite.yaml"))
+FITS = [(path, name) for path in SUITES for name, stage in load_suite(path).stages.items() if stage.is_fit]
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
+def test_stages_read_what_earlier_ones_leave(path):
+    suite = load_suite(path)
+    folder = {name: output for name, stage in suite.stages.items() for output in stage.outputs}
+    for name, stage in suite.stages.items():
+        for config in stage.configs(suite.run):
+            assert Path(config).exists()
+        for needed in stage.needs:
+            assert list(folder).index(needed) < list(folder).index(name)
+        if stage.is_fit:
+            assert stage.outputs[0].startswith(f"{name}/export/")
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
+def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
+    """--run and --seeds: no stage trains into, or reads from, the suite's own folder."""
+    suite = load_suite(path, tmp_path / "mine")
+    own = str(load_suite(path).run)
+    monkeypatch.setenv("UNCLIP_RUN", str(suite.run))
+    for name, stage in suite.stages.items():
+        files = [OmegaConf.load(file) for file in stage.configs(suite.run)]
+        text = str(OmegaConf.to_container(OmegaConf.merge(*files), resolve=True)) if files else ""
+        assert own not in text.replace("runs/cache", "") and own not in stage.text(suite.run)
+        if stage.is_fit:
+            assert fit_folder(stage, suite) == suite.run / name
+            assert fit_folder(stage, replica(suite, 1)) == suite.run / "seeds" / "1" / name
+
+
+@pytest.mark.parametrize(("path", "name"), FITS, ids=[f"{path.parent.name}-{name}" for path, name in FITS])
+def test_a_stage_can_be_built(path, name, tmp_path):
+    if path.parent.name == "emoji":
+        pytest.importorskip("resvg_py")
+    from experiments.training.lightning_cli import CLI
+
+    suite = load_suite(path)
+    words = suite.stages[name].words(suite.run)[2:]
+    files = [OmegaConf.load(file) for file in suite.stages[name].configs(suite.run)]
+    assert OmegaConf.merge(*files).trainer.default_root_dir == str(suite.run / name)
+    command = CLI("fit", [*words, f"--trainer.default_root_dir={tmp_path}"])
+    assert sum(p.numel() for p in command.model.parameters() if p.requires_grad) > 0
+    check_settings(command.model, command.datamodule)
+    if getattr(command.datamodule, "embeddings", None):
+        command.datamodule.embeddings = None  # They are made by an earlier stage.
+        check_data(command.model, command.datamodule)
+    data = command.config.data.init_args
+    folder = data.get("embeddings") or data.get("folder")
+    assert folder == (str(suite.run / "embeddings") if "embeddings" in suite.stages[name].needs else None)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
+def test_samples_can_be_made_again(path):
+    """A stage whose declared output is one file of a folder meets the rest of that folder when it runs anew."""
+    for stage in load_suite(path).stages.values():
+        if stage.run.startswith(("unclip sample", "unclip data export")):
+            assert "--overwrite" in stage.run.split()

@@ -1,0 +1,137 @@
+"""What TensorBoard is given, read back from its files: scalars, images and hyperparameters of a stage and of a row."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from eval.samples.folder import SampleFolder, write_samples
+from experiments.cli import main
+from experiments.evaluation.board import log_evaluation, scalars
+from experiments.training.boards import hyperparameters
+
+
+def read(folder) -> EventAccumulator:
+    """All events of a folder."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def read_hparams(events: EventAccumulator) -> tuple[dict, set[str]]:
+    """The settings that TensorBoard's HPARAMS shows, and the names of the metrics beside them."""
+
+    def plugin(tag: str) -> HParamsPluginData:
+        return HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content)
+
+    def value(v):
+        return getattr(v, v.WhichOneof("kind"))
+
+    found = plugin("_hparams_/session_start_info").session_start_info.hparams
+    metrics = plugin("_hparams_/experiment").experiment.metric_infos
+    return {key: value(v) for key, v in found.items()}, {info.name.tag for info in metrics}
+
+
+@pytest.fixture
+def trained(tiny, embeddings, tmp_path, monkeypatch):
+    """The folder of a decoder that `unclip fit` has trained for four steps."""
+    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    path, network, arguments, more = tiny.STAGES["decoder"]
+    more = {**more, "objective": {**more["objective"], "learned_sigma": False}}
+    config = {
+        "seed_everything": 3,
+        "trainer": {
+            "accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "limit_val_batches": 1,
+            "log_every_n_steps": 1, "default_root_dir": str(tmp_path / "decoder"),
+        },
+        "model": {
+            "class_path": path,
+            "init_args": {"network": {"class_path": network, "init_args": arguments}, **more},
+        },
+        "data": {
+            "class_path": "datamodules.shapes.ShapesDataModule",
+            "init_args": {"image_size": 16, "batch_size": 8, **tiny.SIZES, "embeddings": str(embeddings),
+                          "cache_dir": None},
+        },
+    }  # fmt: skip
+    (tmp_path / "decoder.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(tmp_path / "decoder.yaml")]) == 0
+    return tmp_path / "decoder"
+
+
+def test_a_stage(trained, tiny):
+    events = read(trained)
+    tags = events.Tags()
+    assert {"train/loss", "train/lr", "val/loss"} <= set(tags["scalars"]) | {"train/lr"}
+    assert [event.step for event in events.Scalars("train/loss")][:4] == [0, 1, 2, 3]
+    first = events.Images("val/samples")[0]
+    side = tiny.UNET["image_size"]
+    with Image.open(io.BytesIO(first.encoded_image_string)) as image:
+        assert image.height % side == image.width % side == 0 and np.asarray(image).std() > 0
+
+    settings, metrics = read_hparams(events)
+    assert settings["seed"] == 3 and settings["max_steps"] == 4 and settings["data.batch_size"] == 8
+    assert settings["model"] == "Decoder" and settings["model.network"] == "DecoderNetwork"
+    assert settings["model.network.unet.channels"] == tiny.UNET["channels"]
+    assert settings["model.network.unet.channel_multipliers"] == str(tiny.UNET["channel_multipliers"])
+    assert settings["model.sampler.guidance_scale"] == 2.0
+    assert not any("init_args" in name or "class_path" in name for name in settings)
+    assert "val/loss" in metrics and metrics <= set(tags["scalars"])
+    last = events.Scalars("val/loss")
+    assert last[-1].step == 4 and last[-1].value == pytest.approx(last[-2].value)  # of the last validation
+
+
+def test_settings_by_short_names():
+    config = {
+        "seed_everything": None,
+        "model": {"class_path": "a.b.C", "init_args": {"x": [1, 2], "y": None, "net": {"class_path": "d.E"}}},
+        "data": {"class_path": "f.G", "init_args": {}},
+        "trainer": {"max_steps": 5, "logger": True},
+    }
+    expected = {"model": "C", "model.x": "[1, 2]", "model.net": "E", "data": "G", "max_steps": 5}
+    assert hyperparameters(config) == expected
+
+
+ROW = {
+    "condition": "glide", "n": 4, "frechet": {"value": 1.5, "low": 1, "high": 2}, "fid": None,
+    "accuracy": {"colour": {"value": 0.25, "low": 0, "high": 1, "n": 3}, "size": None},
+    "binding": {"colour and shape": {"n": 2, "swapped": {"value": 0.5, "low": 0, "high": 1}}},
+    "warnings": [], "protocol": {"n": 4, "level": {"value": 9}},
+}  # fmt: skip
+
+
+def test_scalars_of_a_row():
+    assert scalars(ROW) == {"frechet": 1.5, "accuracy/colour": 0.25, "binding/colour and shape/swapped": 0.5}
+
+
+def test_an_evaluated_condition(tmp_path):
+    images = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    record = {
+        "condition": "glide", "seed": 7, "guidance": {"decoder": 2.0}, "sampler": {"decoder": "ddim"},
+        "steps": {"decoder": 5}, "config_hash": "abc",
+    }  # fmt: skip
+    records = [{"caption": f"c{k}", "caption_index": k, "sample_index": 0, **record} for k in range(4)]
+    folder = write_samples(tmp_path / "samples" / "glide", images, records)
+    for _ in range(2):  # the second takes the place of the first
+        log_evaluation(tmp_path, "glide", ROW, folder.records[0], folder.path / "grid.png")
+    events = read(tmp_path / "evaluation" / "glide")
+    assert [event.value for event in events.Scalars("evaluation/frechet")] == [1.5]
+    assert events.Scalars("evaluation/accuracy/colour")[0].value == 0.25
+    (shown,) = events.Images("evaluation/samples")
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image, Image.open(folder.path / "grid.png") as grid:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(grid.convert("RGB")))
+    settings, metrics = read_hparams(events)
+    assert settings == {
+        "condition": "glide", "n": 4, "seed": 7, "guidance.decoder": 2.0, "sampler.decoder": "ddim",
+        "steps.decoder": 5, "config_hash": "abc",
+    }  # fmt: skip
+    assert "evaluation/frechet" in metrics
+    assert len(SampleFolder.open(folder.path)) == 4 and json.loads(json.dumps(settings)) == settings
