@@ -9,6 +9,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from modules.errors import InputError
+
+
+class Captions(NamedTuple):
+    """What a prior is given of B captions.
+
+    Attributes:
+        tokens: (B, L) int64 caption tokens of the CLIP's tokeniser; 0 is padding.
+        z_t: (B, D) CLIP text embeddings of unit norm.
+        features: (B, L, F) the CLIP's features of every token, 0 for padding; None where no prior reads them.
+    """
+
+    tokens: Tensor
+    z_t: Tensor
+    features: Tensor | None = None
+
 
 class EmbeddingBatch(NamedTuple):
     """CLIP embeddings of B image-text pairs, with the caption's tokens.
@@ -26,6 +42,11 @@ class EmbeddingBatch(NamedTuple):
     tokens: Tensor
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     features: Tensor | None = None
+
+    @property
+    def captions(self) -> Captions:
+        """What a prior is given of the pairs."""
+        return Captions(self.tokens, self.z_t, self.features)
 
     def rows(self, chosen: Tensor | slice) -> EmbeddingBatch:
         """The pairs where `chosen` (B,) bool is true, or those of a slice."""
@@ -56,3 +77,18 @@ class ImageTextBatch(NamedTuple):
         attributes = None if self.attributes is None else self.attributes[chosen]
         embeddings = None if self.embeddings is None else self.embeddings.rows(chosen)
         return ImageTextBatch(self.images[chosen], captions, self.index[chosen], attributes, embeddings)
+
+
+def embeddings_of(batch: EmbeddingBatch | ImageTextBatch) -> EmbeddingBatch:
+    """The cached embeddings of a batch.
+
+    Raises:
+        InputError: for a batch without.
+    """
+    embeddings = batch if isinstance(batch, EmbeddingBatch) else batch.embeddings
+    if embeddings is None:
+        raise InputError(
+            "the batches hold no CLIP embeddings: make them with `unclip embed` and set "
+            "data.init_args.embeddings to the folder"
+        )
+    return embeddings

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from benchmarks.timings.peers import available
 from benchmarks.timings.setting import PRIOR, STEPS, Bench, prior_batch, prior_peers
 from benchmarks.timings.timing import Result, paired
+from modules.batches import Captions
 from modules.models.configs import Objective, SamplerConfig
+from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.networks.ar_prior import ARPriorNetwork
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
-from modules.sampling import sample_diffusion_prior
 
 
 def prior_sampling(bench: Bench, guided: bool) -> Iterator[Result]:
@@ -24,12 +25,12 @@ def prior_sampling(bench: Bench, guided: bool) -> Iterator[Result]:
     network = DiffusionPriorNetwork(512, **PRIOR).to(bench.device).eval()
     objective = Objective(parameterization="x0")
     sampler = SamplerConfig("ddpm", STEPS, "adm", 2.0 if guided else 1.0, threshold=None)
+    model = DiffusionPriorModel(network, objective, sampler, candidates=1, cuda_graph=bench.device.type == "cuda")
 
     def ours() -> Tensor:
         generators = [torch.Generator().manual_seed(k) for k in range(batch)]
         with bench.autocast():
-            given = (network, objective, sampler, 12.0, tokens, z_t, generators)
-            return sample_diffusion_prior(*given, candidates=1, cuda_graph=bench.device.type == "cuda")
+            return model.sample(Captions(tokens, z_t), generators)
 
     name = "prior_sampling_guided" if guided else "prior_sampling"
     if not available("diffusers"):

@@ -7,25 +7,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.samples.conditions import label
+from eval.samples.conditions import COLOURS, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL import Image
-
-COLOURS = {
-    "caption_only": "#888888",
-    "glide": "#222222",
-    "text_embedding": "#d55e00",
-    "text_decoder": "#cc79a7",
-    "linear_prior": "#e69f00",
-    "ar_prior": "#0072b2",
-    "diffusion_prior": "#009e73",
-    "image_embedding": "#56b4e9",
-    "real": "#999933",
-}
-"""Okabe and Ito's, which people with colour blindness can tell apart."""
 
 DPI = 150  # of the PNGs
 FOOT: dict[str, Any] = {"fontsize": 7, "color": "#555555"}

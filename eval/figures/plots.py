@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.figures.canvas import COLOURS, canvas, errors, foot, legend, line, picture, save
+from eval.figures.canvas import canvas, errors, foot, legend, line, picture, save
 from eval.figures.comparison import comparison
 from eval.metrics.binding import OUTCOMES
-from eval.samples.conditions import Row, label
+from eval.samples.conditions import COLOURS, Row, label
 from eval.samples.drawn import drawn, sentence
 from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import Sweep, accuracy_of, footer, settings_text
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Locator
 
-__all__ = ["COLOURS", "picture", "save"]
+__all__ = ["picture", "save"]
 
 MARKERS = "osD^vP*X"
 LINES = ("#222222", "#d55e00", "#009e73", "#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#999933")

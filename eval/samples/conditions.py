@@ -1,24 +1,23 @@
-"""The conditions that samples are drawn under: their order in tables, and how tables and figures call them."""
+"""The conditions that samples are drawn under: their order in tables, and how tables and figures call them.
+
+The conditions themselves are one table, `modules.conditions`, which is data and all that the evaluation takes from the
+rest of the project. Real images are a row of tables too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-CONDITIONS = {
-    "caption_only": "caption only",
-    "glide": "GLIDE",
-    "text_embedding": "text embedding as z_i",
-    "linear_prior": "linear prior",
-    "ar_prior": "AR prior",
-    "diffusion_prior": "diffusion prior",
-    "image_embedding": "true z_i (ceiling)",
-    "real": "real images (floor)",
-}
+from modules.conditions import CONDITIONS as DRAWN
+
+REAL = "real"
+
+CONDITIONS = {name: found.label for name, found in DRAWN.items() if found.in_main_table} | {REAL: "real images (floor)"}
 """The rows of the main table in their order, with their labels."""
 
-STAGES = {"text_decoder": "decoder trained on z_t", "decoder": "decoder", "upsampler": "upsampler"}
-"""What is no row of the main table but has a name in others."""
+LABELS = {name: found.label for name, found in DRAWN.items()} | CONDITIONS
+COLOURS = {name: found.colour for name, found in DRAWN.items()} | {REAL: "#999933"}
 
 Row = dict[str, Any]
 """What `eval.measure.measure` returns for one condition."""
@@ -26,7 +25,7 @@ Row = dict[str, Any]
 
 def label(condition: str) -> str:
     """How tables and figures of numbers call a condition."""
-    return {**CONDITIONS, **STAGES}.get(condition, condition)
+    return LABELS.get(condition, condition)
 
 
 def picture_label(condition: str) -> str:
@@ -38,6 +37,3 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
     """Rows in the order of `CONDITIONS`; unknown ones after them, by name."""
     names = list(CONDITIONS)
     return sorted(rows, key=lambda r: (names.index(r["condition"]) if r["condition"] in names else 99, r["condition"]))
-
-
-TEXT_DECODER = "text_decoder"  # a decoder trained on z_t, the first row of section 5.1

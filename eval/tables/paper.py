@@ -11,20 +11,11 @@ import yaml
 from eval.errors import InputError
 from eval.judges.features import NO_INCEPTION
 from eval.metrics.binding import OUTCOMES
+from eval.samples.conditions import LABELS
 from eval.tables import published as paper
 from eval.tables.hyperparameters import ROWS, SAMPLER, SIZES, STAGES, TITLES, lookup, setting, size_text, text_of
 from eval.tables.main import Cell, Row, Table, label, number
 from eval.tables.sweeps import Sweep, notes, settings_text
-
-ABLATION_ORDER = (
-    "caption_only",
-    "glide",
-    "text_embedding",
-    "text_decoder",
-    "linear_prior",
-    "ar_prior",
-    "diffusion_prior",
-)
 
 PARTS = {2: "decoder", 3: "upsampler", 4: "second upsampler"}
 """Columns of Table 3 that the paper calls by the sizes of its images."""
@@ -162,7 +153,7 @@ def ablation_table(sweep: Sweep) -> Table:
         "diffusion_prior": paper.ABLATION["unclip"],
     }
     body = []
-    for condition in [name for name in ABLATION_ORDER if sweep.of(name)]:
+    for condition in [name for name in LABELS if sweep.of(name)]:
         best = min(sweep.of(condition), key=lambda point: point["frechet"]["value"])
         theirs = Cell(f"{published[condition]:.2f}") if condition in published else Cell("–")
         everything = (best.get("accuracy") or {}).get("all")

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -23,14 +24,9 @@ from torch.utils._pytree import tree_leaves
 
 from experiments.training.kept_bytes import FLOAT, HALF
 from modules.diffusion.schedules import NoiseSchedule
-from modules.errors import InputError
 from modules.models.configs import Objective
-from modules.networks.ar_prior import ARPriorNetwork
-from modules.networks.decoder import DecoderNetwork
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
-from modules.networks.linear_prior import LinearPriorNetwork
-from modules.networks.upsampler import UpsamplerNetwork
 from modules.training.sharding import blocks
+from modules.training.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -110,56 +106,13 @@ class LiveBytes(TorchDispatchMode):
         self._known.add(parameter.grad.untyped_storage()._cdata)
 
 
-def step_loss(stage: Any, batch: int) -> Callable[[], Tensor]:
+def step_loss(stage: Stage, batch: int) -> Callable[[], Tensor]:
     """A function that evaluates a stage's network as its training does, on a batch of nothing, to a scalar.
 
     Raises:
-        InputError: a network that this does not know how to call.
+        InputError: a stage that gives no example of a batch.
     """
-    network = stage.network
-
-    def tokens(encoder: Any) -> Tensor:
-        project = getattr(encoder, "project", None)
-        if project is not None:  # It reads a frozen CLIP's features of the tokens.
-            return torch.zeros(batch, encoder.context_length, project.in_features)
-        return torch.zeros(batch, encoder.context_length, dtype=torch.int64)
-
-    def rows(width: int) -> Tensor:
-        return torch.zeros(batch, width)
-
-    t, keep = torch.zeros(batch, dtype=torch.int64), torch.ones(batch, dtype=torch.bool)
-    if isinstance(network, DecoderNetwork):
-        side, dim = network.unet.config.image_size, network.embedding_dim
-        x, text = torch.zeros(batch, network.channels, side, side), tokens(network.text)
-        z_i, keep_embedding = (rows(dim), keep) if dim else (None, None)
-        kept = {"keep_text": keep, "keep_embedding": keep_embedding}
-        return lambda: _mean(network(x, t, network.condition(text, z_i, **kept)))
-    if isinstance(network, UpsamplerNetwork):
-        side = round(network.unet.config.image_size * stage.crop)
-        x = torch.zeros(batch, network.channels, side, side)
-        return lambda: _mean(network(x, t, x))
-    if isinstance(network, DiffusionPriorNetwork):
-        z = rows(network.embedding_dim)
-        return lambda: _mean(network(z, t, tokens(network.tokens), z, keep))
-    if isinstance(network, ARPriorNetwork):
-        codes = torch.zeros(batch, network.num_codes, dtype=torch.int64)
-        z = rows(network.z_t.in_features)
-        return lambda: _mean(network(tokens(network.tokens), z, t, codes, keep))
-    if isinstance(network, LinearPriorNetwork):
-        return lambda: _mean(network(rows(network.linear.in_features)))
-    if hasattr(stage, "image_size"):  # CLIP
-        images = torch.zeros(batch, 3, stage.image_size, stage.image_size)
-        words = torch.zeros(batch, stage.model_cfg["text_cfg"]["context_length"], dtype=torch.int64)
-        return lambda: _contrast(network(images, words))
-    raise InputError(f"model: how {type(network).__name__} is called in training is not known here")
-
-
-def _mean(output: Tensor) -> Tensor:
-    return output.float().square().mean()
-
-
-def _contrast(out: dict[str, Tensor]) -> Tensor:
-    return _mean(out["logit_scale"] * out["image_features"].float() @ out["text_features"].float().T)
+    return partial(stage.example_loss, stage.example_batch(batch))
 
 
 @contextmanager
@@ -179,7 +132,7 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def activations(make: Callable[[], Any], batch: int, *, bf16: bool = False, sharded: bool = False) -> int:
+def activations(make: Callable[[], Stage], batch: int, *, bf16: bool = False, sharded: bool = False) -> int:
     """The most bytes alive at once in a training step, besides weights and their gradients.
 
     Args:
@@ -204,7 +157,7 @@ def _round(block: nn.Module) -> None:
             setattr(module, name, nn.Parameter(parameter.detach().bfloat16()))
 
 
-def measured(stage: Any, batch: int, *, bf16: bool = False) -> int:
+def measured(stage: Stage, batch: int, *, bf16: bool = False) -> int:
     """As `activations`, of a stage that is there, on tensors of its kind."""
     loss = step_loss(stage, batch)
     # An accelerator's norms, in the backward pass too: checkpointed blocks compute again there.

@@ -20,8 +20,8 @@ from datamodules.embeddings.writer import EmbeddingsWriter
 from datamodules.transforms import normalised
 from experiments.console.progress import Progress
 from modules.batches import ImageTextBatch
+from modules.clip.frozen import caption_features
 from modules.errors import InputError
-from modules.prior_batches import caption_features
 
 
 class Encoder(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
+from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
-from modules.pipeline import CONDITIONS, UnCLIP
+from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
 LABELS = {"caption_only": "caption only", "text_embedding": "caption, z_t as z_i", "glide": "GLIDE"}
@@ -20,16 +21,17 @@ def main(argv: list[str]) -> int:
     made.add_argument(
         "--conditions",
         nargs="+",
-        default=["caption_only", "text_embedding", "diffusion_prior"],
+        default=["caption_only", "text_embedding", DEFAULT],
         help="rows (default %(default)s)",
     )
     made.add_argument("--columns", type=int, default=6, help="seeds, one a column (default 6)")
     made.set_defaults(guidance=None, steps=None)
     options = made.parse_args(argv)
     options.words = argv
+    offered = [name for name in sampled() if CONDITIONS[name].z_i != "image"]
     for condition in options.conditions:
-        if condition not in CONDITIONS or condition == "image_embedding":
-            raise InputError(f"no condition {condition!r} here; there are {', '.join(CONDITIONS[:-1])}")
+        if condition not in offered:
+            raise InputError(f"no condition {condition!r} here; there are {', '.join(offered)}")
     system = start(options)
     use_sampler(system, options.steps, options.guidance)
     rows, names, drawn = [], [], []
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> int:
         tokens, z_t = system.embed_text([caption] * options.columns)
         for condition in options.conditions:
             z_i = system.embedding(condition, tokens, z_t, seeds.generators("prior"))
-            decoder = "glide" if condition == "glide" else "decoder"
+            decoder = CONDITIONS[condition].decoder
             cells = enlarged(system, options, system.decode(tokens, z_i, seeds.generators("decoder"), decoder))
             rows.append(cells)
             drawn += cells
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
     notes = [
         "One decoder under three conditions; a column has the same noise. With the caption only, z_i is zero; z_t as "
         "if it were z_i works as far as CLIP's two towers agree; a prior's z_i is what the decoder was trained on.",
-        f"Decoder: {system.sampler('decoder').steps} steps, guidance {system.sampler('decoder').guidance_scale:g}.",
+        f"Decoder: {system.decoder().sampler.steps} steps, guidance {system.decoder().sampler.guidance_scale:g}.",
     ]
     page = panel(rows, [f"seed {options.seed + k}" for k in range(options.columns)], names)
     record = FigureRecord("What the decoder is conditioned on", notes)
@@ -57,5 +59,5 @@ def use_sampler(system: UnCLIP, steps: int | None, guidance: float | None) -> No
     """The decoders sample as their stages say, but for what is given here."""
     chosen = {"steps": steps, "guidance_scale": guidance}
     fields = {key: value for key, value in chosen.items() if value is not None}
-    for name in ("decoder", "glide"):
-        system.overrides[name] = {**system.overrides.get(name, {}), **fields}
+    own = {name: {**system.overrides.get(name, {}), **fields} for name in ("decoder", "glide") if system.has(name)}
+    system.overrides = {**system.overrides, **own}

@@ -6,8 +6,8 @@ from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
 from experiments.manipulations.conditioning_grid import use_sampler
+from modules.conditions import DEFAULT, priors
 from modules.errors import InputError
-from modules.pipeline import PRIORS
 from modules.seeds import ImageSeeds
 
 
@@ -17,12 +17,12 @@ def main(argv: list[str]) -> int:
     made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
     made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
     made.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="guidance scales")
-    made.add_argument("--prior", default="diffusion_prior", help=f"one of {', '.join(PRIORS)} (default %(default)s)")
+    made.add_argument("--prior", default=DEFAULT, help=f"one of {', '.join(priors())} (default %(default)s)")
     made.set_defaults(guidance=None, steps=None)
     options = made.parse_args(argv)
     options.words = argv
-    if options.prior not in PRIORS:
-        raise InputError(f"no prior {options.prior!r}; there are {', '.join(PRIORS)}")
+    if options.prior not in priors():
+        raise InputError(f"no prior {options.prior!r}; there are {', '.join(priors())}")
     if options.guidance is not None:
         raise InputError("guidance-grid compares scales: name them with --scales, not with --guidance")
     system = start(options)

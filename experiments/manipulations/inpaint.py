@@ -13,6 +13,7 @@ from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import cell, finish, interval, numbered, parser, pictures, sources, start, walk_of
+from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations import Hole, inpaint, tokens_of
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     made.add_argument("--caption", help="of the whole picture as it is to be (default the test picture's own)")
     made.add_argument("--fills", type=int, default=4, help="pictures to draw of each (default 4)")
     made.add_argument("--resamples", type=int, default=4, help="times that each step is taken (default 4)")
-    made.add_argument("--prior", default="diffusion_prior", help="that gives the caption's z_i (default %(default)s)")
+    made.add_argument("--prior", default=DEFAULT, help="that gives the caption's z_i (default %(default)s)")
     made.set_defaults(guidance=1.5)
     options = made.parse_args(argv)
     options.words = argv

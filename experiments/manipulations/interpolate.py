@@ -22,6 +22,7 @@ from experiments.manipulations.common import (
     start,
     walk_of,
 )
+from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.manipulations import Latents, fresh_noise, from_captions, path, redraw, square
 from modules.pipeline import UnCLIP
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     )
     made.add_argument("--grid", type=int, help=f"side of the grid between four pictures (default {SIDE}; 0 for none)")
     made.add_argument("--captions", nargs="+", help="captions to blend, two or more, in a row of their own")
-    made.add_argument("--prior", default="diffusion_prior", help="that gives the captions' z_i (default %(default)s)")
+    made.add_argument("--prior", default=DEFAULT, help="that gives the captions' z_i (default %(default)s)")
     made.set_defaults(n=4)
     options = made.parse_args(argv)
     options.words = argv

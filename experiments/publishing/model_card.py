@@ -14,9 +14,11 @@ import yaml
 
 from eval.figures.curves import read_curves
 from eval.runs import Run
+from eval.samples.conditions import REAL
 from eval.tables.hyperparameters import lookup
-from eval.tables.main import CONDITIONS, main_table
+from eval.tables.main import main_table
 from modules.clip.trainer import CONFIG_FILE
+from modules.conditions import CONDITIONS
 from modules.models.exports import export_folder, weights_file
 
 CARD = "README.md"
@@ -174,10 +176,9 @@ def _measured(run: Run, name: str) -> list[str]:
     if name == "clip":
         found = {key: value for key, value in run.probe.items() if not key.endswith("_pairs")}
         lines += ["- linear probe: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items())] if found else []
-    used = {"decoder": [key for key in CONDITIONS if key != "glide"]}
-    part = list(CONDITIONS) if name.startswith("upsampler") else used.get(name, [name, "real"])
+    part = [key for key, own in CONDITIONS.items() if name in own.stages or name.startswith("upsampler")] + [REAL]
     rows = [row for row in run.rows if row["condition"] in part]
-    if any(row["condition"] != "real" for row in rows):
+    if any(row["condition"] != REAL for row in rows):
         lines += ["", main_table(rows).markdown().rstrip()]
     return lines or ["Nothing was measured in this run."]
 
@@ -199,7 +200,7 @@ def _load(name: str, folder: Path, out: Path) -> str:
     if (folder / CONFIG_FILE).exists():
         return "\n".join(
             [
-                "from modules.clip.trainer import FrozenCLIP",
+                "from modules.clip import FrozenCLIP",
                 "",
                 f'clip = FrozenCLIP("{place}")  # open_clip reads it too: open_clip.create_model("local-dir:{place}")',
                 'z_t = clip.encode_text(clip.tokenize(["a small red circle"]))',
@@ -209,8 +210,8 @@ def _load(name: str, folder: Path, out: Path) -> str:
         return f'from eval.judges.attributes import load_classifier\n\nclassifier = load_classifier("{place}")'
     return "\n".join(
         [
-            "from modules.models.exports import load_stage",
+            "from modules.models.exports import load_model",
             "",
-            f'stage = load_stage("{place}")  # stage.network, stage.settings',
+            f'model = load_model("{place}").model  # model.network, model.sample(...)',
         ]
     )

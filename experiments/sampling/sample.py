@@ -22,10 +22,12 @@ from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.drawing import Drawing, Job, predict
 from experiments.storage.provenance import commit, config_hash, file_hashes
 from modules.clip.frozen import warn_unknown_words
+from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size
-from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
+from modules.models.configs import SamplerConfig
+from modules.pipeline import UnCLIP
 
 
 def main(argv: list[str]) -> int:
@@ -79,8 +81,8 @@ def _said_what_is_kept(shards: Shards, count: int) -> Iterator[None]:
 
 
 def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
-    if options.condition not in CONDITIONS:
-        raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(CONDITIONS)}")
+    if options.condition not in sampled():
+        raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(sampled())}")
     if options.size is not None and not options.upsample:
         raise InputError("--size and --no-upsample exclude each other: leave one out")
     needed = [*_networks(options), *(["upsampler"] if options.upsample and not upsampler_names(system) else [])]
@@ -95,11 +97,11 @@ def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
 
 def _networks(options: argparse.Namespace) -> list[str]:
     """The decoder and the prior that take part."""
-    return [_decoder(options), *([options.condition] if options.condition in PRIORS else [])]
+    return list(CONDITIONS[options.condition].stages)
 
 
 def _decoder(options: argparse.Namespace) -> str:
-    return "glide" if options.condition == "glide" else "decoder"
+    return CONDITIONS[options.condition].decoder
 
 
 def _upsamplers(system: UnCLIP, options: argparse.Namespace) -> list[str]:
@@ -116,12 +118,12 @@ def _needed(system: UnCLIP, options: argparse.Namespace) -> list[str]:
 
 
 def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
-    """The folder of the true images that image_embedding is given; None for other conditions."""
-    if options.condition != "image_embedding":
+    """The folder of the true images whose z_i the decoder is given; None for other conditions."""
+    if CONDITIONS[options.condition].z_i != "image":
         return None
     if source is None:
         raise InputError(
-            f"the condition image_embedding needs true images: pass --captions DIR/{MANIFEST} of a folder that "
+            f"the condition {options.condition} needs true images: pass --captions DIR/{MANIFEST} of a folder that "
             "`unclip data export` wrote"
         )
     return source
@@ -133,33 +135,33 @@ def _warn_few_images(requests: list[Request], n: int) -> None:
         print(f"{few} of {len(requests)} captions have fewer than {n} true images: these are taken in turn", flush=True)
 
 
-def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """The settings that the command line names, by the stages that take part."""
     prior = {"guidance_scale": options.prior_guidance, "steps": options.prior_steps}
     decoder = {
         "guidance_scale": options.decoder_guidance,
         "steps": options.decoder_steps,
         "name": options.decoder_sampler,
     }
-    chosen = {
-        "ar_prior": {"guidance_scale": options.prior_guidance},
-        "diffusion_prior": prior,
-        "decoder": decoder,
-        "glide": decoder,
-        **{name: {"steps": options.upsampler_steps} for name in ("upsampler", *upsampler_names(system))},
-    }
+    condition = CONDITIONS[options.condition]
+    chosen = {condition.decoder: decoder, **({condition.prior: prior} if condition.prior else {})}
+    chosen |= {name: {"steps": options.upsampler_steps} for name in _upsamplers(system, options)}
     return {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
 
 
 def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     """What all lines of the manifest share: how the pictures were made."""
-    stages, upsamplers = {"decoder": system.sampler(_decoder(options))}, _upsamplers(system, options)
-    if options.condition == "diffusion_prior":
-        stages["prior"] = system.sampler("diffusion_prior")
-    stages |= {name: system.sampler(name) for name in upsamplers}
+    upsamplers = _upsamplers(system, options)
+    stages = {"decoder": system.decoder(_decoder(options)).sampler}
+    named = CONDITIONS[options.condition].prior
+    prior = None if named is None else system.prior(named)
+    of_prior = getattr(prior, "sampler", None)
+    if isinstance(of_prior, SamplerConfig):
+        stages["prior"] = of_prior
+    stages |= {name: system.upsampler(name).sampler for name in upsamplers}
     guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in upsamplers}
-    if options.condition == "ar_prior":
-        own = system.stage("ar_prior").settings["guidance_scale"]
-        guidance["prior"] = own if options.prior_guidance is None else options.prior_guidance
+    if prior is not None and prior.guidance_scale is not None:
+        guidance["prior"] = prior.guidance_scale
     how = {
         "guidance": guidance,
         "sampler": {name: sampler.name for name, sampler in stages.items()},
@@ -204,9 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", required=True, help="sample folder to write")
     parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
-    parser.add_argument(
-        "--condition", default="diffusion_prior", help=f"what the decoder is given: {', '.join(CONDITIONS)}"
-    )
+    parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")

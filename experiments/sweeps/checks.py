@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from eval.measure import check_comparable, content_shared
 from eval.samples.folder import SampleFolder
-from experiments.sampling.score_statistics import covers, trajectory
+from modules.conditions import CONDITIONS
 from modules.diffusion.schedules import noise_interval
 from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes
 from modules.manipulations.inversion import decoder_size
+from modules.models.base import Model
+from modules.models.diffusion_model import DiffusionModel
 from modules.pipeline import UnCLIP
 
 if TYPE_CHECKING:
     from experiments.sweeps.points import Sampler
 
-WITHOUT_EMBEDDING = ("caption_only", "glide")
 SAME_PAIR = ("caption", "caption_index", "sample_index", "split", "scene")
 
 
@@ -28,39 +29,42 @@ def check_points(sampler: Sampler, points: Iterable[tuple[str, Mapping[str, Any]
     if plan.space == "embeddings" and plan.captions * plan.per_caption < 2:
         raise InputError("the metrics need 2 samples or more, this sweep draws 1: take more captions")
     for condition, settings in points:
-        if plan.space == "embeddings" and condition in WITHOUT_EMBEDDING:
+        own = CONDITIONS[condition]
+        if plan.space == "embeddings" and own.z_i == "none":
             raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
         sampler.override(condition, settings)
         if plan.space == "images":
             check_stage(sampler.system, sampler.decoder(condition), estimated=True)
-        if condition == "diffusion_prior":
-            check_stage(sampler.system, condition)
+        if own.prior is not None:
+            check_stage(sampler.system, own.prior)
         for name in sampler.upsamplers:
             check_stage(sampler.system, name)
 
 
 def check_stage(system: UnCLIP, name: str, estimated: bool = False) -> None:
-    """Raises InputError if a diffusion stage cannot be sampled as it is set here.
+    """Raises InputError if a stage cannot be sampled as it is set here.
 
     Args:
         system: with the settings in its overrides.
         name: of the stage.
         estimated: whether statistics that it lacks are estimated.
     """
-    # Refuses steps that the schedule does not have, and a variance that nobody learned.
-    sampler, stored = system.sampler(name), system.stage(name)
-    objective = stored.settings["objective"]
+    # Refuses settings that the stage does not have, steps that its schedule lacks, a variance that was not learned.
+    model = system.model(name, Model)
+    if not isinstance(model, DiffusionModel):
+        return
+    sampler = model.sampler
     if sampler.guidance_interval is not None:
         try:
-            noise_interval(objective.noise_schedule, *sampler.guidance_interval)
+            noise_interval(model.objective.noise_schedule, *sampler.guidance_interval)
         except ValueError as error:
             raise InputError(f"{name}: guidance_interval: {error}") from error
     if not sampler.needs_statistics:
         return
-    schedule = trajectory(system, name)
+    schedule = model.trajectory
     if float(schedule.alpha_bar[-1]) == 0:
         raise InputError(f"{name}: {sampler.name} is not defined for a schedule that ends without signal")
-    if not estimated and not covers(stored.statistics, schedule):
+    if not estimated and not model.has_statistics:
         raise InputError(
             f"{name}: {sampler.name} has no statistics of the score for these {schedule.num_steps} timesteps, only for"
             " those that the stage was trained to be sampled at; keep its steps and spacing, or take another sampler"

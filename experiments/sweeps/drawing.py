@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from eval.samples.conditions import TEXT_DECODER
 from experiments.sampling.drawing import Job
 from experiments.sampling.score_statistics import Statistics
 from modules.images.tensors import to_uint8
@@ -48,9 +47,8 @@ class PointJob(Job):
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
         if key not in self.drawn:
-            given = "text_embedding" if self.condition == TEXT_DECODER else self.condition
             generators = image_generators(self.seed, self.places(numbers), "prior")
-            self.drawn[key] = system.embedding(given, tokens, z_t, generators, self.true_images(numbers))
+            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, self.true_images(numbers))
         return tokens, self.drawn[key]
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:

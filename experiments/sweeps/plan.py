@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from eval.samples.conditions import TEXT_DECODER
 from experiments.sweeps.settings import STAGES, setting_problem
+from modules.conditions import CONDITIONS
 from modules.errors import InputError
 
 NEEDED = ("name", "title", "axis", "conditions", "points")
@@ -92,8 +92,6 @@ class Plan:
         return list(found.values())
 
     def _check(self) -> None:
-        from modules.pipeline import CONDITIONS  # Not on top: it needs torch, and `--help` does not.
-
         names = [name for entry in [*self.points, self.fixed] for name in entry if name != CONDITIONS_KEY]
         for name in names:
             stage, _, setting = name.partition(".")
@@ -105,8 +103,8 @@ class Plan:
         if not points:
             raise InputError("points hold an empty list: a sweep needs a point")
         for condition, settings in points:
-            if condition not in (*CONDITIONS, TEXT_DECODER):
-                raise InputError(f"unknown condition {condition!r}; there are {', '.join((*CONDITIONS, TEXT_DECODER))}")
+            if condition not in CONDITIONS:
+                raise InputError(f"unknown condition {condition!r}; there are {', '.join(CONDITIONS)}")
             for name, value in settings.items():
                 problem = setting_problem(condition, self.space, self.upsample, name, value)
                 if problem:

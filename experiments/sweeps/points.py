@@ -14,7 +14,6 @@ import torch
 
 from eval.judges.judges import Judges, look
 from eval.measure import Reference, measure
-from eval.samples.conditions import TEXT_DECODER
 from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from eval.tables.sweeps import FOLDER
@@ -23,9 +22,10 @@ from experiments.sampling.drawing import Drawing, predict
 from experiments.sampling.score_statistics import Statistics
 from experiments.storage.provenance import commit
 from experiments.sweeps.drawing import Drawn, PointJob
+from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
-from modules.pipeline import PRIORS, UnCLIP
+from modules.pipeline import UnCLIP
 
 if TYPE_CHECKING:
     from experiments.sweeps.plan import Plan
@@ -88,8 +88,8 @@ class Sampler:
 
     def has(self, condition: str) -> bool:
         """Whether the run holds the stages of a condition."""
-        needed = [] if self.plan.space == "embeddings" else [self.decoder(condition)]
-        needed += [condition] if condition in PRIORS else []
+        needed = [*self.priors(condition)]
+        needed += [] if self.plan.space == "embeddings" else [self.decoder(condition)]
         if self.plan.upsample and not self.upsamplers:
             return False
         return all(map(self.system.has, needed))
@@ -97,21 +97,27 @@ class Sampler:
     @staticmethod
     def decoder(condition: str) -> str:
         """The stage that draws the images."""
-        return condition if condition in ("glide", TEXT_DECODER) else "decoder"
+        return CONDITIONS[condition].decoder
+
+    @staticmethod
+    def priors(condition: str) -> list[str]:
+        """The stage that draws z_i; none where the decoder is given something else."""
+        prior = CONDITIONS[condition].prior
+        return [] if prior is None else [prior]
 
     def place(self, condition: str, settings: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
         """The folder of a point, and everything that its pictures or embeddings depend on."""
         words = [condition, *(f"{key.partition('.')[2]}{value}" for key, value in settings.items())]
         own = hashlib.sha256(json.dumps([condition, settings], sort_keys=True).encode()).hexdigest()[:6]
         folder = self.folder / (re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(words))[:80] + f"-{own}")
-        stages = [condition] if condition in PRIORS else []
+        stages = self.priors(condition)
         stages += [] if self.plan.space == "embeddings" else [self.decoder(condition), *self.upsamplers]
         captions = [[r["caption"], r["caption_index"], r.get("sha256")] for r in self.rows]
         plan = {key: getattr(self.plan, key) for key in ("space", "per_caption", "seed", "bootstrap", "upsample")}
         weights = {name: self.system.stage(name).fingerprint for name in stages}
-        samplers = {name: str(self.system.stage(name).settings.get("sampler")) for name in stages}
+        samplers = {name: str(getattr(self.system.stage(name).model, "sampler", None)) for name in stages}
         content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
-        if condition == "image_embedding" or self.plan.space == "embeddings":
+        if CONDITIONS[condition].z_i == "image" or self.plan.space == "embeddings":
             content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
         if self.estimates(condition, settings):
             content["images of the score's statistics"] = self.statistics.count
@@ -122,7 +128,7 @@ class Sampler:
         """Gives the system the settings of a point."""
         chosen: dict[str, dict[str, Any]] = {}
         names = {
-            "prior": [condition],
+            "prior": self.priors(condition),
             "decoder": [self.decoder(condition)],
             "upsampler": self.upsamplers,
         }
@@ -149,7 +155,7 @@ class Sampler:
             self.plan.seed,
             self.plan.upsample,
             {**shared, "commit": commit()},
-            self.real if condition == "image_embedding" else None,
+            self.real if CONDITIONS[condition].z_i == "image" else None,
             decoder=self.decoder(condition),
             of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
             statistics=self.statistics,
@@ -197,14 +203,6 @@ class Sampler:
         """How often a network is evaluated for one sample: the decoder's, or in sweeps of embeddings the prior's."""
         self.override(condition, settings)
         if self.plan.space == "images":
-            sampler = self.system.sampler(self.decoder(condition))
-            return sampler.steps * (2 if sampler.guidance_scale != 1 else 1)
-        if condition == "diffusion_prior":
-            sampler = self.system.sampler(condition)
-            candidates = int(self.system.overrides.get(condition, {}).get("candidates", 2))
-            return sampler.steps * candidates * (2 if sampler.guidance_scale != 1 else 1)
-        if condition == "ar_prior":
-            stored = self.system.stage(condition)
-            scale = self.system.overrides.get(condition, {}).get("guidance_scale", stored.settings["guidance_scale"])
-            return int(stored.extra.get("codec.kept_count", stored.network.num_codes)) * (2 if scale != 1 else 1)
-        return 1 if condition == "linear_prior" else None
+            return self.system.decoder(self.decoder(condition)).evaluations
+        prior = CONDITIONS[condition].prior
+        return None if prior is None else self.system.prior(prior).evaluations

@@ -91,7 +91,7 @@ class BoundReport(Callback):
         if self._name == "analytic":
             assert pl_module.statistics is not None
             variance = analytic_variance(self._schedule, pl_module.statistics).variance
-        self._add(pl_module.bound(rows, self._schedule, generators, variance))
+        self._add(pl_module.averaged_model.bound(rows, self._schedule, generators, variance))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.samples:

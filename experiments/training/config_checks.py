@@ -34,16 +34,11 @@ def check_settings(model: Any, data: Any) -> None:
     Raises:
         InputError: there is one.
     """
+    trained = getattr(model, "model", None)
     for name in SHARES:
-        _check_share(f"{MODEL}.{name}", getattr(model, name, None))
+        _check_share(f"{MODEL}.{name}", getattr(trained, name, None))
     training = getattr(model, "training_config", None)  # Its ema_decay is looked at by torch.
     _check_share(f"{MODEL}.training.decay_share", getattr(training, "decay_share", None))
-    percentile = getattr(model, "percentile", None)
-    if percentile is not None and not 0 <= percentile < 100:
-        raise InputError(
-            f"{MODEL}.percentile is {percentile:g}: the dot-product token is drawn from above it, so it must be 0 or "
-            "more and less than 100; the paper's is 50"
-        )
     _check_sampler(model)
     _check_attention(getattr(model, "network", None))
     network, side = getattr(model, "network", None), getattr(data, "image_size", None)
@@ -133,7 +128,7 @@ def check_data(model: Any, data: Any, splits: Sequence[str] = ("train", "val")) 
     if side is not None:
         _check_side(network, side)
         if isinstance(network, UpsamplerNetwork):
-            _check_crop(network, model.crop, side)
+            _check_crop(network, model.model.crop, side)
 
 
 def _check_outputs(model: Any, network: Any) -> None:

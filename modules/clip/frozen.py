@@ -163,6 +163,11 @@ class FrozenCLIP(nn.Module):
         return tower.ln_final(x).float()
 
 
+def caption_features(clip: Any, tokens: Tensor) -> Tensor:
+    """(B, L) tokens -> (B, L, F) a frozen CLIP's features of them; 0 for padding, which its CLIP never learnt from."""
+    return clip.encode_tokens(tokens) * (tokens != 0)[..., None]
+
+
 def _text_tower(model: Any) -> Any:
     """What holds the text Transformer: open_clip's CLIP itself, or its `text` where that is a tower of its own."""
     return getattr(model, "text", model)

@@ -19,6 +19,7 @@ from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_F
 from modules.clip.sam import Perturbation, frozen_statistics
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.errors import InputError
+from modules.models.base import outputs_of
 from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.training.stage import Stage, TrainingConfig, adamw
@@ -147,9 +148,19 @@ class CLIPTrainer(Stage):
         self.log_dict({f"train/{name}": value for name, value in log.items()})
         return loss
 
+    def example_batch(self, count: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) and tokens (B, L)."""
+        images = torch.zeros(count, 3, self.image_size, self.image_size)
+        return images, torch.zeros(count, self._context(), dtype=torch.int64)
+
+    def example_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        out = self.network(*batch)
+        similarity = out["logit_scale"] * out["image_features"].float() @ out["text_features"].float().T
+        return similarity.float().square().mean()
+
     def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
         # Of this replica's pairs alone: the others, whose losses may be good, do not wait to be gathered.
-        return self.outputs_of(lambda: self._loss(self.network, batch, gathered=False))
+        return outputs_of(self.network, lambda: self._loss(self.network, batch, gathered=False))
 
     def on_after_backward(self) -> None:
         if self._perturbation is not None:  # The gradient was that of the perturbed weights; the step is from here.

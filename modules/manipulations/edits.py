@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.manipulations.inversion import fresh_noise
 from modules.manipulations.latents import Latents, stack_latents
 from modules.manipulations.slerp import slerp
-from modules.manipulations.system import System
 from modules.models.embedding_codec import EmbeddingCodec
 from modules.seeds import ImageSeeds
+from modules.trained_run import TrainedRun
 
 PAPER_COMPONENTS = (20, 30, 40, 80, 120, 160, 200, 320)
 PAPER_RANK = 320
@@ -70,9 +71,7 @@ def square(corners: Latents, side: int, shared_noise: Tensor | None = None) -> L
     return stack_latents(rows)
 
 
-def from_captions(
-    system: System, captions: Sequence[str], seeds: ImageSeeds, prior: str = "diffusion_prior"
-) -> Latents:
+def from_captions(system: TrainedRun, captions: Sequence[str], seeds: ImageSeeds, prior: str = DEFAULT) -> Latents:
     """Latents of captions: z_i by a prior, x_T fresh; the decoder is not given the captions.
 
     Args:
@@ -86,7 +85,7 @@ def from_captions(
     return Latents(z_i, fresh_noise(system, seeds), torch.zeros_like(tokens))
 
 
-def text_direction(system: System, target: Sequence[str], base: Sequence[str] | None = None) -> Tensor:
+def text_direction(system: TrainedRun, target: Sequence[str], base: Sequence[str] | None = None) -> Tensor:
     """z_d (B, D) of unit norm: from the base captions to the targets, or the targets' own z_t without a base.
 
     Args:

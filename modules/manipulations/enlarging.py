@@ -9,22 +9,21 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.manipulations.inversion import decoder_size
-from modules.manipulations.system import System
-from modules.sampling import sample_upsampler
 from modules.seeds import ImageSeeds
+from modules.trained_run import TrainedRun
 
 UPSAMPLER = re.compile(r"upsampler(?:_(\d+))?")
 """Names of upsampling stages: `upsampler`, or with the side that it makes, as in `upsampler_256`, `upsampler_1024`."""
 
 
-def upsampler_names(system: System) -> list[str]:
+def upsampler_names(system: TrainedRun) -> list[str]:
     """The run's upsamplers, the first one first: the one without a number, then by their numbers."""
     matches = (UPSAMPLER.fullmatch(path.name) for path in system.run.iterdir())
     found = sorted((int(match[1] or 0), match[0]) for match in matches if match)
     return [name for _, name in found if system.has(name)]
 
 
-def reachable_sizes(system: System, size: int | None = None, first: int | None = None) -> list[int]:
+def reachable_sizes(system: TrainedRun, size: int | None = None, first: int | None = None) -> list[int]:
     """Sides that the run's stages reach: the decoder's, then one for each upsampler; up to `size` if it is given.
 
     Args:
@@ -36,7 +35,7 @@ def reachable_sizes(system: System, size: int | None = None, first: int | None =
     """
     sizes = [decoder_size(system) if first is None else first]
     for name in upsampler_names(system):
-        sizes.append(sizes[-1] * int(system.stage(name).network.factor))
+        sizes.append(sizes[-1] * system.upsampler(name).network.factor)
     if size is None:
         return sizes
     if size not in sizes:
@@ -44,7 +43,7 @@ def reachable_sizes(system: System, size: int | None = None, first: int | None =
     return sizes[: sizes.index(size) + 1]
 
 
-def enlarge(system: System, low: Tensor, size: int | None, seeds: ImageSeeds, batch_size: int = 32) -> Tensor:
+def enlarge(system: TrainedRun, low: Tensor, size: int | None, seeds: ImageSeeds, batch_size: int = 32) -> Tensor:
     """(B, 3, s, s) as a decoder drew them -> (B, 3, size, size), both in [-1, 1].
 
     Args:
@@ -54,18 +53,7 @@ def enlarge(system: System, low: Tensor, size: int | None, seeds: ImageSeeds, ba
     """
     names = upsampler_names(system)[: len(reachable_sizes(system, size, low.shape[-1])) - 1]
     for name in names:
-        stored = system.stage(name)
-        low = torch.cat(
-            [
-                sample_upsampler(
-                    stored.network,
-                    stored.settings["objective"],
-                    system.sampler(name),
-                    low[k : k + batch_size],
-                    seeds[k : k + batch_size].generators(name),
-                    statistics=stored.statistics,
-                )
-                for k in range(0, len(low), batch_size)
-            ]
-        )
+        upsampler = system.upsampler(name)
+        parts = [slice(k, k + batch_size) for k in range(0, len(low), batch_size)]
+        low = torch.cat([upsampler.sample(low[part], seeds[part].generators(name)) for part in parts])
     return low

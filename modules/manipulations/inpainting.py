@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser, as_denoiser
+from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.inpainting import inpaint as repaint
 from modules.diffusion.noise import randn_per_image
-from modules.diffusion.schedules import NoiseSchedule, respace
+from modules.diffusion.schedules import NoiseSchedule
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_denoiser, decoder_size, walk_schedule
 from modules.manipulations.latents import Latents, Walk
-from modules.manipulations.system import System
 from modules.seeds import ImageSeeds
+from modules.trained_run import TrainedRun
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Hole:
 
 
 def inpaint(
-    system: System,
+    system: TrainedRun,
     hole: Hole,
     z_i: Tensor,
     tokens: Tensor,
@@ -89,20 +89,10 @@ def inpaint(
     return torch.cat(drawn)
 
 
-def _fill_upsampled(system: System, name: str, low: Tensor, hole: Hole, seeds: ImageSeeds) -> Tensor:
-    stored, sampler = system.stage(name), system.sampler(name)
-    network, objective = stored.network, stored.settings["objective"]
-    enlarged = network.enlarge(low)
-    denoiser = as_denoiser(
-        lambda x_t, t: network(x_t, t, enlarged),
-        objective.noise_schedule,
-        objective.parameterization,
-        objective.learned_sigma,
-        "static",
-    )
-    schedule = respace(objective.noise_schedule, sampler.steps, sampler.spacing)
+def _fill_upsampled(system: TrainedRun, name: str, low: Tensor, hole: Hole, seeds: ImageSeeds) -> Tensor:
+    upsampler = system.upsampler(name)
     # What is drawn agrees with the low image already: there is nothing to resample for.
-    return _fill(denoiser, schedule, hole, seeds, name, 1)
+    return _fill(upsampler.denoiser_for(low, "static"), upsampler.trajectory, hole, seeds, name, 1)
 
 
 def _fill(

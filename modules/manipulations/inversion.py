@@ -8,25 +8,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser, Model, Threshold, as_denoiser
-from modules.diffusion.guidance import guide
+from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.noise import randn_per_image
 from modules.diffusion.samplers import ddim, ddim_invert
 from modules.diffusion.schedules import NoiseSchedule, respace
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations.latents import Latents, Walk, stack_latents
-from modules.manipulations.system import System
-from modules.networks.decoder import Condition
+from modules.models.configs import SamplerConfig
 from modules.seeds import ImageSeeds
+from modules.trained_run import TrainedRun
 
 
-def decoder_size(system: System, decoder: str = "decoder") -> int:
+def decoder_size(system: TrainedRun, decoder: str = "decoder") -> int:
     """Side of the images of a decoder of the run, "decoder" or "glide"."""
-    return int(system.stage(decoder).network.unet.config.image_size)
+    return system.decoder(decoder).image_size
 
 
-def invert(system: System, images: Tensor, captions: Sequence[str] | None = None, walk: Walk = Walk()) -> Latents:
+def invert(system: TrainedRun, images: Tensor, captions: Sequence[str] | None = None, walk: Walk = Walk()) -> Latents:
     """Images -> (z_i, x_T): z_i by CLIP, x_T by DDIM inversion under the decoder conditioned on z_i.
 
     Args:
@@ -55,7 +54,7 @@ def invert(system: System, images: Tensor, captions: Sequence[str] | None = None
 
 
 def redraw(
-    system: System, latents: Latents, walk: Walk | None = None, *, eta: float = 0.0, seeds: ImageSeeds | None = None
+    system: TrainedRun, latents: Latents, walk: Walk | None = None, *, eta: float = 0.0, seeds: ImageSeeds | None = None
 ) -> Tensor:
     """(z_i, x_T) -> images: at eta = 0 the reconstruction; above, variations, the further from it the larger eta.
 
@@ -82,13 +81,14 @@ def redraw(
     return torch.cat(drawn).clamp(-1, 1).contiguous()
 
 
-def fresh_noise(system: System, seeds: ImageSeeds) -> Tensor:
+def fresh_noise(system: TrainedRun, seeds: ImageSeeds) -> Tensor:
     """x_T (B, 3, s, s) such as `unclip sample` starts from under the same seeds."""
-    size, channels = decoder_size(system), system.stage("decoder").network.channels
-    return randn_per_image(seeds.generators("decoder"), (len(seeds), channels, size, size), system.device)
+    decoder = system.decoder()
+    shape = (len(seeds), decoder.network.channels, decoder.image_size, decoder.image_size)
+    return randn_per_image(seeds.generators("decoder"), shape, system.device)
 
 
-def tokens_of(system: System, captions: Sequence[str] | None, count: int) -> Tensor:
+def tokens_of(system: TrainedRun, captions: Sequence[str] | None, count: int) -> Tensor:
     """(count, L) tokens; all 0 without captions. One caption serves all."""
     texts = [""] * count if captions is None else list(captions) * (count if len(captions) == 1 else 1)
     if len(texts) != count:
@@ -98,46 +98,36 @@ def tokens_of(system: System, captions: Sequence[str] | None, count: int) -> Ten
 
 
 def decoder_denoiser(
-    system: System, latents: Latents, guidance_scale: float, threshold: Threshold | None = None
+    system: TrainedRun, latents: Latents, guidance_scale: float, threshold: Threshold | None = None
 ) -> Denoiser:
     """The decoder given z_i and tokens, with the paper's joint guidance; without threshold, which has no inverse.
 
     Raises:
         InputError: if the decoder takes no z_i, or one of another width.
     """
-    stored = system.stage("decoder")
-    network, objective = stored.network, stored.settings["objective"]
-    if network.embedding_dim != latents.z_i.shape[1]:
+    decoder = system.decoder()
+    width = decoder.network.embedding_dim
+    if width != latents.z_i.shape[1]:
         raise InputError(
-            f"the decoder of {system.run} takes z_i of {network.embedding_dim} dimensions, the CLIP there gives "
+            f"the decoder of {system.run} takes z_i of {width} dimensions, the CLIP there gives "
             f"{latents.z_i.shape[1]}: manipulations need a decoder trained on this CLIP's embeddings"
         )
-    model: Model
-    condition = network.condition(latents.tokens, latents.z_i)
-    if guidance_scale == 1:
-
-        def model(x_t: Tensor, t: Tensor) -> Tensor:
-            return network(x_t, t, condition)
-
-    else:
-        both = Condition.stack([condition, network.condition(torch.zeros_like(latents.tokens), None)])
-        model = guide(lambda x_t, t: network(x_t, t, both), guidance_scale)
-    return as_denoiser(model, objective.noise_schedule, objective.parameterization, objective.learned_sigma, threshold)
+    # The walk's guidance, everywhere on it: an interval or a rescaling of the sampler's would bend the way back.
+    walked = replace(decoder, sampler=SamplerConfig(guidance_scale=guidance_scale))
+    return walked.denoiser_for(latents.tokens, latents.z_i, threshold)
 
 
-def walk_schedule(system: System, walk: Walk) -> NoiseSchedule:
+def walk_schedule(system: TrainedRun, walk: Walk) -> NoiseSchedule:
     """The trajectory over the decoder's noise levels."""
-    schedule = system.stage("decoder").settings["objective"].noise_schedule
+    schedule = system.decoder().objective.noise_schedule
     if walk.steps > schedule.num_steps:
         raise InputError(f"the decoder was trained with {schedule.num_steps} steps; ask for no more than that")
     return respace(schedule, walk.steps, walk.spacing)
 
 
-def in_layout_of(system: System, x: Tensor) -> Tensor:
+def in_layout_of(system: TrainedRun, x: Tensor) -> Tensor:
     """x in the memory layout of the decoder's weights, which its convolutions prefer."""
-    weight = system.stage("decoder").network.unet.first.weight
-    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    return system.decoder().in_layout(x)
 
 
 def in_batches(latents: Latents, batch_size: int) -> list[Latents]:

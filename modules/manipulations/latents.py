@@ -17,7 +17,7 @@ from torch import Tensor
 from modules.clip.origin import same_clip
 from modules.diffusion.schedules import Spacing
 from modules.errors import InputError
-from modules.manipulations.system import System
+from modules.trained_run import TrainedRun
 
 FORMAT = "unclip latents 1"
 
@@ -81,7 +81,7 @@ class Latents:
         return Latents(z_i, x_T, tokens, self.walk)
 
 
-def save_latents(path: str | Path, latents: Latents, system: System) -> None:
+def save_latents(path: str | Path, latents: Latents, system: TrainedRun) -> None:
     """Write latents into one safetensors file, with the fingerprints of the CLIP and decoder that they belong to.
 
     The trajectory on which they were found goes with them, so that what reads them walks the same one.
@@ -108,7 +108,7 @@ def save_latents(path: str | Path, latents: Latents, system: System) -> None:
             partial.unlink()
 
 
-def load_latents(path: str | Path, system: System) -> Latents:
+def load_latents(path: str | Path, system: TrainedRun) -> Latents:
     """Read what `save_latents` wrote, onto the system's device.
 
     Raises:
@@ -139,7 +139,7 @@ def load_latents(path: str | Path, system: System) -> Latents:
     return Latents(**{name: tensor.to(system.device) for name, tensor in tensors.items()}, walk=walk)
 
 
-def _fingerprints(system: System) -> dict[str, str]:
+def _fingerprints(system: TrainedRun) -> dict[str, str]:
     return {"decoder": system.stage("decoder").fingerprint, "clip": system.clip.fingerprint}
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.images.tensors import ImageLike, Pictures, load_image, load_images, resized
 from modules.manipulations.edits import from_captions, path, text_diff, text_direction
@@ -16,8 +17,8 @@ from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
-from modules.manipulations.system import System
 from modules.seeds import ImageSeeds
+from modules.trained_run import TrainedRun, condition_named
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ Inputs: TypeAlias = ImageLike | Sequence[ImageLike] | Latents
 """A picture, several, or what `UnCLIP.invert` returned for them."""
 
 
-class ImageMethods:
+class ImageMethods(TrainedRun):
     """Mixed into `UnCLIP`. All return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
 
     `size` is the side of what is returned, one that the run's decoder and upsamplers reach; the largest by default.
@@ -38,11 +39,11 @@ class ImageMethods:
     """
 
     def text_to_image(
-        self: System,
+        self,
         captions: str | Sequence[str],
         *,
         seed: Seed = 0,
-        condition: str = "diffusion_prior",
+        condition: str = DEFAULT,
         size: int | None = None,
     ) -> Pictures:
         """Pictures of captions: one a caption, or one a seed if there are several seeds for one caption.
@@ -52,26 +53,26 @@ class ImageMethods:
                 seed is that of caption k of `unclip sample --captions FILE --seed SEED`, at any `size`.
         """
         texts, seeds = _paired([captions] if isinstance(captions, str) else list(captions), seed)
-        if condition == "image_embedding":
+        chosen = condition_named(condition)
+        if chosen.z_i == "image":
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
         tokens, z_t = self.embed_text(texts)
         z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"))
-        decoder = "glide" if condition == "glide" else "decoder"
-        low = self.decode(tokens, z_i, seeds.generators("decoder"), decoder)
+        low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder)
         return Pictures(enlarge(self, low, size, seeds))
 
-    def invert(self: System, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
+    def invert(self, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
         """The two-part latents (z_i, x_T) of pictures; every method below takes them in place of pictures."""
         if isinstance(images, Latents):
             return images
         return invert(self, load_images(images), None if caption is None else [caption], walk)
 
-    def load_latents(self: System, file: str | Path) -> Latents:
+    def load_latents(self, file: str | Path) -> Latents:
         """What `save_latents` or `unclip invert` wrote; refuses latents of another run."""
         return load_latents(file, self)
 
     def reconstruct(
-        self: System, images: Inputs, *, seed: Seed = 0, walk: Walk | None = None, size: int | None = None
+        self, images: Inputs, *, seed: Seed = 0, walk: Walk | None = None, size: int | None = None
     ) -> Pictures:
         """The pictures again, from their latents: one a picture, or one a seed if there are several for one picture."""
         latents = _latents(self, images, walk)
@@ -79,7 +80,7 @@ class ImageMethods:
         return Pictures(enlarge(self, redraw(self, latents, walk)[rows], size, seeds))
 
     def image_variations(
-        self: System,
+        self,
         images: Inputs,
         *,
         eta: float | None = None,
@@ -107,7 +108,7 @@ class ImageMethods:
         return Pictures(enlarge(self, low, size, seeds))
 
     def interpolate(
-        self: System,
+        self,
         images: Inputs,
         count: int = 7,
         *,
@@ -130,12 +131,12 @@ class ImageMethods:
         return _rows(self, [path(stops, count, shared) for shared in fresh], seeds, walk, size)
 
     def interpolate_captions(
-        self: System,
+        self,
         captions: Sequence[str],
         count: int = 7,
         *,
         seed: Seed = 0,
-        prior: str = "diffusion_prior",
+        prior: str = DEFAULT,
         walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
@@ -151,7 +152,7 @@ class ImageMethods:
         return _rows(self, rows, ImageSeeds.of(seeds, len(rows)), walk, size)
 
     def text_diff(
-        self: System,
+        self,
         images: Inputs,
         target: str,
         base: str | None = None,
@@ -180,13 +181,13 @@ class ImageMethods:
         return _rows(self, rows, seeds, walk, size)
 
     def inpaint(
-        self: System,
+        self,
         image: ImageLike,
         mask: ImageLike,
         caption: str | None = None,
         *,
         seed: Seed = 0,
-        prior: str = "diffusion_prior",
+        prior: str = DEFAULT,
         walk: Walk = Walk(guidance_scale=1.5),
         resamples: int = 4,
         size: int | None = None,
@@ -227,11 +228,11 @@ def open_part(mask: ImageLike, side: int) -> Tensor:
     return found
 
 
-def _latents(system: System, images: Inputs, walk: Walk | None) -> Latents:
+def _latents(system: TrainedRun, images: Inputs, walk: Walk | None) -> Latents:
     return images if isinstance(images, Latents) else invert(system, load_images(images), None, walk or Walk())
 
 
-def _rows(system: System, rows: list[Latents], seeds: ImageSeeds, walk: Walk | None, size: int | None) -> Pictures:
+def _rows(system: TrainedRun, rows: list[Latents], seeds: ImageSeeds, walk: Walk | None, size: int | None) -> Pictures:
     """Rows of one length, drawn at once; pictures of a row share the upsamplers' noise, so that it changes nothing."""
     if not rows or not len(rows[0]):
         raise InputError("nothing was given to draw")

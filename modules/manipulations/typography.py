@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from modules.manipulations.system import System
+from modules.trained_run import TrainedRun
 
 SHARE = 0.9  # of the picture's width that the text fills at most
 
@@ -30,7 +30,7 @@ def write_over(image: Image.Image, text: str) -> Image.Image:
     return image
 
 
-def zero_shot(system: System, images: Tensor, captions: Sequence[str]) -> Tensor:
+def zero_shot(system: TrainedRun, images: Tensor, captions: Sequence[str]) -> Tensor:
     """(B, C) probabilities that CLIP gives each caption for each image (B, 3, H, W) in [-1, 1]."""
     z_t = system.embed_text(list(captions))[1]
     scale = system.clip.model.logit_scale.exp()

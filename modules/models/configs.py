@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from modules.diffusion import losses, samplers, timestep_sampling
-from modules.diffusion.analytic import ScoreStatistics
-from modules.diffusion.denoiser import Model, Threshold, as_denoiser
 from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
-from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr, respace
+from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr
 from modules.errors import InputError
 
 SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "analytic_ddim", "dpm_solver_pp", "dpm_solver_pp_sde"]
 
-STATISTICS = "statistics."
-"""Prefix of the score's statistics in a stage's exported file."""
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value will do, and what it must be."""
+
+
+def number(low: float = -math.inf, high: float = math.inf, below: bool = False) -> Callable[[Any], bool]:
+    """A test for finite numbers from `low` to `high`; with `below`, without `high` itself."""
+
+    def check(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return low <= value < high if below else low <= value <= high
+
+    return check
+
+
+def one_of(*names: Any) -> Rule:
+    """The rule of a choice between names."""
+    return lambda value: value in names, f"one of {', '.join(map(str, names))}"
+
+
+def check_value(name: str, value: Any, rule: Rule) -> None:
+    """Refuse a value that breaks a rule.
+
+    Raises:
+        InputError: names the setting, the rule and the value.
+    """
+    fits, wanted = rule
+    if not fits(value):
+        raise InputError(f"{name} must be {wanted}, found {value!r}")
+
+
+def _interval(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(number(0), value)) and value[0] < value[1]
+
+
+NUMBER: Rule = (number(), "a number")
+WHOLE: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more")
 
 
 @dataclass(frozen=True)
@@ -130,6 +166,10 @@ class SamplerConfig:
     variance: samplers.Variance = "fixed_small"
     threshold: Literal["static", "dynamic"] | None = "static"
 
+    def __post_init__(self) -> None:
+        for name, rule in SAMPLER_RULES.items():
+            check_value(name, getattr(self, name), rule)
+
     @property
     def needs_statistics(self) -> bool:
         """Whether this is one of Analytic-DPM's, which need the score's statistics."""
@@ -141,65 +181,15 @@ class SamplerConfig:
         return replace(self, name=names[self.name]) if self.name in names else self
 
 
-def sample(
-    model: Model,
-    objective: Objective,
-    sampler: SamplerConfig,
-    x_T: Tensor,
-    generators: Sequence[torch.Generator],
-    *,
-    statistics: ScoreStatistics | None = None,
-    on_step: samplers.OnStep | None = None,
-    threshold: Threshold | None = None,
-) -> Tensor:
-    """Draw from a trained network.
-
-    Args:
-        model: (x_t, t) -> the network's output, guided already where it is to be guided.
-        objective: what it was trained for.
-        sampler: how to sample it; its guidance_scale is the business of whoever made `model`.
-        x_T: (B, ...) standard normal noise.
-        generators: one for each of the B samples, for the noise of the steps.
-        statistics: of the score, for analytic_dpm and analytic_ddim.
-        on_step: called after every step.
-        threshold: instead of the sampler's.
-
-    Returns:
-        (B, ...) samples.
-
-    Raises:
-        InputError: for analytic_dpm and analytic_ddim without statistics, or with those of other timesteps.
-    """
-    denoiser = as_denoiser(
-        model,
-        objective.noise_schedule,
-        objective.parameterization,
-        objective.learned_sigma,
-        threshold or sampler.threshold,
-    )
-    schedule = respace(objective.noise_schedule, sampler.steps, sampler.spacing)
-    run: dict[str, Callable[..., Tensor]] = {
-        "ddpm": partial(samplers.ddpm, variance=sampler.variance),
-        "ddim": partial(samplers.ddim, eta=sampler.eta),
-        "dpm_solver_pp": samplers.dpm_solver_pp,
-        "dpm_solver_pp_sde": partial(samplers.dpm_solver_pp, sde=True),
-    }
-    if sampler.needs_statistics:
-        known = _measured(schedule, statistics, sampler.name)
-        eta = 0.0 if sampler.name == "analytic_ddim" else 1.0
-        return samplers.analytic_dpm(
-            denoiser, schedule, x_T, generators=generators, on_step=on_step, statistics=known, eta=eta
-        )
-    return run[sampler.name](denoiser, schedule, x_T, generators=generators, on_step=on_step)
-
-
-def _measured(schedule: NoiseSchedule, statistics: ScoreStatistics | None, name: str) -> ScoreStatistics:
-    if statistics is None:
-        raise InputError(f"{name} needs the score's statistics; they are estimated when the stage's training ends")
-    if not set(schedule.timesteps.tolist()) <= set(statistics.timesteps.tolist()):
-        raise InputError(
-            f"{name} has statistics of the score for the {len(statistics.timesteps)} timesteps that the stage was "
-            f"trained to be sampled at, not for all of these {schedule.num_steps}: keep steps and spacing, take "
-            "another sampler, or train the stage with these"
-        )
-    return statistics
+SAMPLER_RULES: dict[str, Rule] = {
+    "name": one_of(*get_args(SamplerName)),
+    "steps": WHOLE,
+    "spacing": one_of(*get_args(Spacing)),
+    "guidance_scale": NUMBER,
+    "guidance_interval": (_interval, "null or two numbers [[low, high]], low < high"),
+    "guidance_rescale": (number(0, 1), "a number from 0 to 1"),
+    "eta": (number(0, 1), "a number from 0 to 1"),
+    "variance": one_of(*get_args(samplers.Variance)),
+    "threshold": one_of("static", "dynamic", None),
+}
+"""The settings of a diffusion model's sampling, and which values they may have."""

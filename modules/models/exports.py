@@ -1,4 +1,4 @@
-"""Trained stages as files: export/config.yaml and export/model.safetensors, read without Lightning."""
+"""Trained models as files: export/config.yaml and export/model.safetensors, read without Lightning."""
 
 from __future__ import annotations
 
@@ -8,46 +8,36 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modules.clip import origin as clip_origin
-from modules.diffusion.analytic import ScoreStatistics
+from modules.clip import origin
 from modules.errors import InputError
-from modules.models.configs import STATISTICS, Objective, SamplerConfig
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.base import Model, field_names
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True)
-class StoredStage:
-    """One trained stage, ready to sample from.
+class Stored(Generic[M]):
+    """A trained model as its export holds it.
 
     Attributes:
-        network: in evaluation mode, without gradients, with the averaged weights.
-        settings: the stage's other init_args, the records among them built: objective, sampler, codec.
-        extra: tensors of the file that are not the network's, by name.
+        model: with the averaged weights, its network in evaluation mode and without gradients.
         fingerprint: hash of the file of weights.
         clip_fingerprint: of the CLIP on whose embeddings it was trained; None where that is not recorded.
     """
 
-    network: Any
-    settings: dict[str, Any]
-    extra: dict[str, Tensor]
+    model: M
     fingerprint: str
     clip_fingerprint: str | None = None
-
-    @property
-    def statistics(self) -> ScoreStatistics | None:
-        """The score's statistics, if the stage has been trained to be sampled with Analytic-DPM."""
-        found = {k.removeprefix(STATISTICS): v for k, v in self.extra.items() if k.startswith(STATISTICS)}
-        return ScoreStatistics.from_tensors(found) if found else None
 
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
@@ -71,63 +61,133 @@ def is_export(folder: str | Path) -> bool:
     return weights_file(folder).is_file()
 
 
-def load_stage(folder: str | Path) -> StoredStage:
-    """Read a stage's export.
+MODELS = {
+    "modules.ar_prior.ARPrior": "modules.models.autoregressive_prior.ARPriorModel",
+    "modules.decoder.Decoder": "modules.models.decoder.DecoderModel",
+    "modules.diffusion_prior.DiffusionPrior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "modules.linear_prior.LinearPrior": "modules.models.linear_prior.LinearPriorModel",
+    "modules.upsampler.Upsampler": "modules.models.upsampler.UpsamplerModel",
+}
+"""The models of exports that do not name theirs (those of version 0.1), by the LightningModule that trained them."""
 
-    Args:
-        folder: the stage's run folder, or its export.
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What an export's config.yaml says: class_path, init_args, and what training added.
 
     Raises:
-        InputError: no export there, or one whose weights are unreadable or of another network.
+        InputError: no export there, or one that cannot be read.
     """
     path = export_folder(folder)
     try:
         about = yaml.safe_load((path / "config.yaml").read_text())
-        config = about["init_args"]
-        tensors = load_file(path / "model.safetensors")
+        if not isinstance(about["init_args"], dict):
+            raise TypeError("init_args is no mapping")
     except OSError as error:
+        raise _absent(folder, path, error) from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    found: dict[str, Any] = about
+    return found
+
+
+def model_class(folder: str | Path) -> type[Model]:
+    """The class of the model in an export; nothing is built.
+
+    Raises:
+        InputError: no export there, or one of a class that there is not.
+    """
+    about = read_config(folder)
+    path = about.get("model") or MODELS.get(str(about.get("class_path")))
+    if path is None:
         raise InputError(
-            f"no trained stage at {folder} ({error.filename or path}): train it with `unclip fit`"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({error!r}): train this stage again") from error
-    settings = _build(path, config)
-    network = settings.pop("network")
+            f"{export_folder(folder) / 'config.yaml'}: {about.get('class_path')} is no LightningModule whose model is "
+            "known; export it anew, so that the file says its model"
+        )
+    module, _, name = str(path).rpartition(".")
     try:
-        missing, extra = network.load_state_dict(tensors, strict=False)
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{export_folder(folder) / 'config.yaml'}: no class {path} ({error})") from error
+    if not (isinstance(kind, type) and issubclass(kind, Model)):
+        raise InputError(f"{export_folder(folder) / 'config.yaml'}: {path} is no model")
+    return kind
+
+
+def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type: ignore[assignment]
+    """Read an export's model.
+
+    Args:
+        folder: the stage's run folder, or its export.
+        kind: class that the model must be of.
+
+    Raises:
+        InputError: no export there, one of another kind of model, or one whose weights are unreadable or of another
+            network.
+    """
+    path, about, found = export_folder(folder), read_config(folder), model_class(folder)
+    if not issubclass(found, kind):
+        raise InputError(f"{folder} holds a {found.__name__}, where a {kind.__name__} is needed: name another stage")
+    config = about["init_args"]
+    try:
+        tensors = load_file(path / "model.safetensors")
+        fingerprint = file_hash(path / "model.safetensors")[:12]
+    except OSError as error:
+        raise _absent(folder, path, error) from error
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    model = _build(path, found, config)
+    network = model.network
+    try:
+        missing, extra = network.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
     if missing:
         raise InputError(f"{path}: the weights lack {missing[0]} and {len(missing) - 1} more of config.yaml's network")
     if (config.get("training") or {}).get("channels_last"):
         network.to(memory_format=torch.channels_last)
-    return StoredStage(
-        network.eval().requires_grad_(False),
-        settings,
-        {name: tensors[name] for name in extra},
-        hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()[:12],
-        about.get(clip_origin.KEY),
-    )
+    network.eval().requires_grad_(False)
+    model = model.with_tensors({name: tensors[name] for name in extra})
+    return Stored(model, fingerprint, about.get(origin.KEY))
 
 
-def _build(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The init_args with networks and records made, by the same rules as LightningCLI makes them."""
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _absent(folder: str | Path, path: Path, error: OSError) -> InputError:
+    return InputError(f"no trained stage at {folder} ({error.filename or path}): train it with `unclip fit`")
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged ({error!r}): train this stage again")
+
+
+def _build(path: Path, kind: type[M], config: dict[str, Any]) -> M:
+    """The model of init_args, with networks and settings made by the same rules as LightningCLI makes them."""
+    from jsonargparse import ArgumentParser
+
+    hints = get_type_hints(kind)
+    names = [name for name in field_names(kind) if name in config and name not in kind.STATE]
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(nn.Module, "network")
-    types = {"objective": Objective, "sampler": SamplerConfig}
-    here = [name for name in types if name in config]
-    for name in here:
-        parser.add_argument(f"--{name}", type=types[name])
-    if "codec" in config:
-        parser.add_subclass_arguments(EmbeddingCodec, "codec")
-        here.append("codec")
+    for name in names:
+        if isinstance(hints[name], type) and issubclass(hints[name], nn.Module):
+            parser.add_subclass_arguments(hints[name], name)
+        else:
+            parser.add_argument(f"--{name}", type=hints[name])
     try:
-        parsed = parser.parse_object({name: config[name] for name in ["network", *here]})
-        made = parser.instantiate(parsed)
+        parsed = parser.parse_object({name: config[name] for name in names})
+        with torch.device("meta"):  # The weights come from the file.
+            made = parser.instantiate(parsed)
+            model = kind(**{name: made[name] for name in names})
+        model.check()
+        return model
     except Exception as error:
         raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
-    plain = {key: value for key, value in config.items() if key not in ("optimizer", "training")}
-    return {**plain, **{name: made[name] for name in ["network", *here]}}
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path) -> None:

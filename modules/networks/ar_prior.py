@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -128,7 +129,7 @@ class ARPriorNetwork(nn.Module):
         dot: Tensor,
         generators: list[torch.Generator],
         *,
-        guidance_scale: float = 1.0,
+        guidance: Callable[[Tensor], Tensor] | None = None,
         temperature: float = 1.0,
         length: int | None = None,
     ) -> Tensor:
@@ -139,7 +140,7 @@ class ARPriorNetwork(nn.Module):
         Args:
             tokens, z_t, dot: as in `forward`.
             generators: one for each sequence, on the CPU.
-            guidance_scale: of classifier-free guidance on the logits; 1 is none.
+            guidance: (2B, V) logits, [with text, without], -> (B, V); None draws with text alone.
             temperature: divides the logits; 0 takes the most likely code.
             length: codes to draw, num_codes or fewer; all by default.
 
@@ -147,7 +148,7 @@ class ARPriorNetwork(nn.Module):
             (B, length) int64.
         """
         length = self.num_codes if length is None else length
-        guided = guidance_scale != 1
+        guided = guidance is not None
         cache = self._encode(tokens, z_t, guided)
         transformer: Any = self.transformer
         step = Stepper(transformer, cache) if plain(transformer) else partial(transformer, cache=cache)
@@ -155,9 +156,8 @@ class ARPriorNetwork(nn.Module):
         drawn: list[Tensor] = []
         for k in range(length):
             logits = self.out(step(x)[:, -1]).float()
-            if guided:
-                conditional, unconditional = logits.chunk(2)
-                logits = unconditional + guidance_scale * (conditional - unconditional)
+            if guidance is not None:
+                logits = guidance(logits)
             drawn.append(_draw(logits, generators, temperature))
             code = torch.cat([drawn[-1], drawn[-1]]) if guided else drawn[-1]
             if k < length - 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +16,6 @@ from modules.networks.transformer import (
 )
 
 SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
-
-
-def embedding_scale(dim: int) -> float:
-    """What z_i is multiplied with: 17.2 at 1,024 dimensions (unCLIP 2.2), the same per-dimension variance elsewhere."""
-    return 17.2 * math.sqrt(dim / 1024)
 
 
 class DiffusionPriorNetwork(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules.clip import origin as clip_origin
 from modules.errors import InputError
+from modules.models.base import outputs_of
 from modules.models.exports import write_weights
 from modules.seeds import image_generators
 from modules.training.sharding import gathered, local, on_shares, shard_stage
@@ -56,11 +57,10 @@ def adamw(params: Any) -> Optimizer:
 
 
 class Stage(lightning.LightningModule):
-    """Base of the stages: a trained network, its average, and what both need.
+    """Base of the LightningModules: a trained network, its average, and what both need.
 
-    A subclass gives `training_loss`, `validation_loss` and, if it has anything to show, `judge` and `show_samples`. The
-    training noise of optimiser step k comes from a generator seeded by (seed, k, rank), so that a resumed run draws
-    what an uninterrupted one does.
+    `ModelStage` is the base for those that train a `modules.models` model. The training noise of optimiser step k comes
+    from a generator seeded by (seed, k, rank), so that a resumed run draws what an uninterrupted one does.
 
     Args:
         network: what is trained.
@@ -121,6 +121,18 @@ class Stage(lightning.LightningModule):
         """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
         return None
 
+    def example_batch(self, count: int) -> Any:
+        """A batch of `count` samples of the shapes that training sees, all values 0.
+
+        Raises:
+            InputError: a stage that gives none, whose memory is therefore not planned.
+        """
+        raise InputError(f"model: {type(self).__name__} gives no example of a batch (Stage.example_batch)")
+
+    def example_loss(self, batch: Any) -> Tensor:
+        """A scalar of the network's output for `example_batch`, evaluated as a training step does."""
+        raise NotImplementedError
+
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator seeded by (seed, *key, rank)."""
         text = json.dumps([self.training_config.seed, *key, self.global_rank])
@@ -171,7 +183,7 @@ class Stage(lightning.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _offender(self, batch: Any) -> str:
-        """What of a training step with a loss that is not finite is not finite first."""
+        """Names the first tensor that is not finite in a training step whose loss is not finite."""
         for name, tensor in _tensors(batch):
             if not tensor.isfinite().all():
                 return f"{name} of the batch is not finite"
@@ -192,26 +204,9 @@ class Stage(lightning.LightningModule):
     def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite.
 
-        Here what the network gives; stages whose losses have terms add them.
+        By default what the network returns.
         """
-        return self.outputs_of(lambda: self.training_loss(batch, generator))
-
-    def outputs_of(self, evaluate: Callable[[], Any]) -> dict[str, Tensor]:
-        """What the network gives while `evaluate` runs, by name; of several evaluations the first."""
-        seen: dict[str, Tensor] = {}
-
-        def watch(module: nn.Module, inputs: Any, output: Any) -> None:
-            named = output if isinstance(output, dict) else {"output": output}
-            for name, value in named.items():
-                if isinstance(value, Tensor) and value.ndim > 1:
-                    seen.setdefault(f"the network's {name}", value)
-
-        handle = self.network.register_forward_hook(watch)
-        try:
-            evaluate()
-        finally:
-            handle.remove()
-        return seen
+        return outputs_of(self.network, lambda: self.training_loss(batch, generator))
 
     def _micro_step(self) -> int:
         """Batches behind this one in the whole run."""
@@ -295,6 +290,10 @@ class Stage(lightning.LightningModule):
         state = dict(self.averaged.state_dict())
         return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
+    def exported_about(self) -> dict[str, Any]:
+        """What `export` says in config.yaml beside the model's class and arguments."""
+        return {}
+
     def on_fit_end(self) -> None:
         root = Path(self.trainer.default_root_dir)
         # Only a run that reached its end: an interrupted one is exported when it has been resumed and is done.
@@ -314,7 +313,7 @@ class Stage(lightning.LightningModule):
         folder = root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
-        about = {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
 

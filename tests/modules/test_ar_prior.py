@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 from modules.ar_prior import ARPrior
 from modules.errors import InputError
+from modules.models.autoregressive_prior import ARPriorModel
 from modules.models.embedding_codec import EmbeddingCodec
-from modules.models.exports import load_stage
-from modules.sampling import sample_ar_prior
+from modules.models.exports import load_model
 from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.9)
@@ -104,9 +104,8 @@ def test_judging_draws_from_the_average_with_the_stages_own_settings(make, shape
     rows = fitted(stage, shapes())
     tiny.randomise(stage.averaged, seed=3)
     generators = [torch.Generator().manual_seed(k) for k in range(64)]
-    drawn = sample_ar_prior(
-        stage.averaged, stage.codec, rows.tokens, rows.z_t, generators, guidance_scale=2.0, percentile=70.0
-    )
+    model = ARPriorModel(stage.averaged, stage.codec, guidance_scale=2.0, percentile=70.0)
+    drawn = model.sample(rows.captions, generators)
     assert_close(stage.judge(rows)["cosine_to_z_i"], (drawn * rows.z_i).sum(dim=1).mean())
 
 
@@ -117,11 +116,10 @@ def test_the_export_holds_the_codec_and_a_resumed_codec_is_not_fitted_again(make
     tiny.fit(stage, shapes(), 1, tmp_path)
     state = stage.exported_state()
     tiny.write_stage(tmp_path, "ar_prior", stage.averaged, {k: v for k, v in state.items() if k.startswith("codec.")})
-    stored = load_stage(tmp_path)
-    assert set(stored.extra) == {f"codec.{name}" for name in stage.codec.state_dict()}
-    assert torch.equal(stored.extra["codec.mean"], stage.codec.mean)
+    codec = load_model(tmp_path, ARPriorModel).model.codec
+    assert all(torch.equal(tensor, codec.state_dict()[name]) for name, tensor in stage.codec.state_dict().items())
     rows = shapes().dataset("train").embeddings[range(64)]
-    assert_close(stored.extra["codec.mean"], rows.z_i.mean(dim=0) + 1)
+    assert_close(codec.mean, rows.z_i.mean(dim=0) + 1)
 
 
 @pytest.mark.parametrize("name", ["num_codes", "num_buckets", "num_dot_buckets"])

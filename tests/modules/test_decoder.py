@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch.testing import assert_close
 
 from modules.decoder import Decoder
 from modules.models.configs import Objective, SamplerConfig
+from modules.models.decoder import DecoderModel
 from modules.networks.decoder import Condition
-from modules.sampling import sample_decoder
 from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.5)
@@ -47,6 +48,7 @@ class Spy(nn.Module):
     """In place of the network: predicts zero, and remembers what it was asked."""
 
     learned_sigma, embedding_dim = False, 16
+    unet = SimpleNamespace(first=nn.Conv2d(3, 1, 3))
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, d
     rows = batch.embeddings
     z_i = None if name == "glide" else rows.z_i
     generators = [torch.Generator().manual_seed(k) for k in range(8)]
-    drawn = sample_decoder(stage.averaged, OBJECTIVE, SOLVER, rows.tokens, z_i, 16, generators)
+    drawn = DecoderModel(stage.averaged, OBJECTIVE, SOLVER).sample(rows.tokens, z_i, generators)
     error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))
     assert (error.argmin(dim=1) == torch.arange(8)).sum() >= own
     assert error.diag().mean() < 0.2 * error.mean()
@@ -84,7 +86,7 @@ def test_a_decoder_on_z_t_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp
     stage = make(drop_text=0.5, embedding="z_t")
     tiny.fit(stage, tiny.repeat(shapes(), batch, 150), 150, tmp_path)
     rows, generators = batch.embeddings, [torch.Generator().manual_seed(k) for k in range(8)]
-    drawn = sample_decoder(stage.averaged, OBJECTIVE, SOLVER, rows.tokens, rows.z_t, 16, generators)
+    drawn = DecoderModel(stage.averaged, OBJECTIVE, SOLVER).sample(rows.tokens, rows.z_t, generators)
     error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))
     assert (error.argmin(dim=1) == torch.arange(8)).all()
     assert error.diag().mean() < 0.2 * error.mean()
@@ -158,7 +160,7 @@ def test_caption_and_embedding_are_dropped_as_often_as_the_config_says_and_indep
 
 def test_the_papers_drop_rates_and_objective_are_the_defaults(tiny):
     stage = Decoder(tiny.make_network("decoder", learned_sigma=True))
-    assert (stage.drop_text, stage.drop_embedding, stage.embedding) == (0.5, 0.1, "z_i")
+    assert (stage.model.drop_text, stage.model.drop_embedding, stage.model.embedding) == (0.5, 0.1, "z_i")
     assert (stage.objective.parameterization, stage.objective.learned_sigma) == ("epsilon", True)
     assert (stage.sampler.name, stage.sampler.steps, stage.sampler.variance) == ("ddpm", 250, "learned")
 
@@ -184,5 +186,5 @@ def test_what_is_shown_is_drawn_from_the_average_beside_the_truth(make, batch, t
     assert torch.equal(shown[8:], batch.images)
     generators = [torch.Generator().manual_seed(k) for k in range(8)]
     rows = batch.embeddings
-    drawn = sample_decoder(stage.averaged, OBJECTIVE, stage.sampler, rows.tokens, rows.z_i, 16, generators)
+    drawn = DecoderModel(stage.averaged, OBJECTIVE, stage.sampler).sample(rows.tokens, rows.z_i, generators)
     assert torch.equal(shown[:8], drawn)

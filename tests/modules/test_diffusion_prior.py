@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from modules.diffusion.gaussian import q_sample
 from modules.diffusion.schedules import respace
 from modules.diffusion_prior import DiffusionPrior
 from modules.models.configs import Objective, SamplerConfig
-from modules.sampling import sample_diffusion_prior
 from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.98, decay_share=0.5)
@@ -65,9 +65,7 @@ def test_it_learns_a_batch_by_heart(make, rows, shapes, tiny, tmp_path):
     losses = [stage.validation_loss(rows, stage.generator(1, k)).item() for k in range(20)]
     assert sum(losses) / 20 < 0.06
     generators = [torch.Generator().manual_seed(k) for k in range(8)]
-    drawn = sample_diffusion_prior(
-        stage.averaged, stage.objective, SOLVER, stage.scale, rows.tokens, rows.z_t, generators, candidates=1
-    )
+    drawn = replace(stage.averaged_model, candidates=1).sample(rows.captions, generators)
     assert_close(drawn.norm(dim=1), torch.ones(8))
     assert (drawn * rows.z_i).sum(dim=1).min() > 0.9
     assert stage.judge(rows)["cosine_to_z_i"] > 0.9
@@ -120,7 +118,7 @@ def test_the_statistics_of_the_average_are_exported(make, shapes, tiny, tmp_path
     schedule = respace(stage.objective.noise_schedule, 4, "adm")
     assert found.timesteps.tolist() == schedule.timesteps.tolist()
     assert found.count == 64
-    data = shapes().dataset("train").embeddings[range(64)].z_i.double() * stage.scale
+    data = shapes().dataset("train").embeddings[range(64)].z_i.double() * stage.model.scale
     assert found.data_variance == pytest.approx(data.var(dim=0, correction=0).mean().item(), rel=1e-4)
     assert_close(found.mean_squared_epsilon, 1 + schedule.snr * data.square().mean(), rtol=0.02, atol=0)
 
@@ -162,4 +160,4 @@ def test_the_papers_objective_is_the_default(tiny):
     assert stage.objective == Objective(schedule="cosine", num_steps=1000, parameterization="x0")
     assert (stage.objective.weighting, stage.objective.learned_sigma) == ("none", False)
     assert (stage.sampler.name, stage.sampler.steps, stage.sampler.threshold) == ("analytic_dpm", 64, None)
-    assert stage.drop_text == 0.1
+    assert stage.model.drop_text == 0.1

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.batches import Captions
+from modules.conditions import priors, sampled
 from modules.errors import InputError
-from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
-from modules.sampling import sample_diffusion_prior
+from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
 
 CAPTIONS = ["a small red circle", "a large blue square above a green triangle", "two shapes"]
@@ -66,7 +68,7 @@ def test_text_and_image_embeddings_are_the_clips_of_unit_norm(system):
     assert_close(z_i, system.clip.encode_image(images()))
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", sampled())
 def test_what_a_condition_gives_to_the_decoder(system, given, condition):
     generate(system, condition)
     ((decoder, z_i),) = given
@@ -77,7 +79,7 @@ def test_what_a_condition_gives_to_the_decoder(system, given, condition):
         "glide": lambda: None,
         "text_embedding": lambda: z_t,
         "image_embedding": lambda: system.embed_image(images()),
-        "linear_prior": lambda: F.normalize(system.stage("linear_prior").network(z_t), dim=1),
+        "linear_prior": lambda: F.normalize(system.stage("linear_prior").model.network(z_t), dim=1),
     }.get(condition, lambda: system.sample_prior(condition, tokens, z_t, image_generators(0, PLACES, "prior")))()
     if expected is None:
         assert z_i is None
@@ -88,23 +90,15 @@ def test_what_a_condition_gives_to_the_decoder(system, given, condition):
 
 def test_the_diffusion_prior_is_sampled_with_its_own_settings_and_statistics(system):
     tokens, z_t = system.embed_text(CAPTIONS)
-    stored = system.stage("diffusion_prior")
-    assert (stored.settings["sampler"].name, stored.settings["sampler"].guidance_scale) == ("analytic_dpm", 1.5)
+    stored = system.stage("diffusion_prior").model
+    assert (stored.sampler.name, stored.sampler.guidance_scale) == ("analytic_dpm", 1.5)
     drawn = system.sample_prior("diffusion_prior", tokens, z_t, image_generators(0, PLACES, "prior"))
-    expected = sample_diffusion_prior(
-        stored.network,
-        stored.settings["objective"],
-        stored.settings["sampler"],
-        17.2 * (16 / 1024) ** 0.5,
-        tokens,
-        z_t,
-        image_generators(0, PLACES, "prior"),
-        statistics=stored.statistics,
-    )
+    model = DiffusionPriorModel(stored.network, stored.objective, stored.sampler, stored.statistics)
+    expected = model.sample(Captions(tokens, z_t), image_generators(0, PLACES, "prior"))
     assert torch.equal(drawn, expected)
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", sampled())
 def test_the_same_place_gives_the_same_picture_at_any_batch_size_and_order(system, condition):
     together = generate(system, condition)
     for rows in ([1], [2, 0]):
@@ -114,7 +108,7 @@ def test_the_same_place_gives_the_same_picture_at_any_batch_size_and_order(syste
         assert_close(apart, together[rows], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("condition", sampled())
 def test_seed_sample_and_caption_change_the_picture(system, condition):
     base = generate(system, condition, upsample=False)
     changes = {
@@ -152,9 +146,9 @@ def test_without_the_upsampler_the_picture_is_the_decoders(system):
 
 def test_overrides_replace_single_settings_of_one_stage(stored_run):
     changed = UnCLIP.from_run(stored_run, decoder={"steps": 7, "guidance_scale": 3.0})
-    sampler = changed.sampler("decoder")
+    sampler = changed.decoder().sampler
     assert (sampler.steps, sampler.guidance_scale, sampler.name) == (7, 3.0, "dpm_solver_pp")
-    assert changed.sampler("glide") == UnCLIP(stored_run).sampler("glide")
+    assert changed.decoder("glide").sampler == UnCLIP(stored_run).decoder("glide").sampler
     base, other = (generate(s, "caption_only", upsample=False) for s in (UnCLIP(stored_run), changed))
     assert not torch.allclose(base, other, atol=1e-3)
 
@@ -164,9 +158,10 @@ def test_ddpm_on_a_stage_that_has_learned_no_variance_takes_a_fixed_one(stored_r
         return generate(UnCLIP.from_run(stored_run, decoder={"name": "ddpm", **fields}), "caption_only", upsample=False)
 
     system = UnCLIP(stored_run)
-    system.stage("decoder").settings["sampler"] = replace(system.sampler("decoder"), variance="learned")
+    model = system.decoder()
+    system.replace_model("decoder", replace(model, sampler=replace(model.sampler, variance="learned")))
     system.overrides = {"decoder": {"name": "ddpm"}}
-    assert system.sampler("decoder").variance == "fixed_small"
+    assert system.decoder().sampler.variance == "fixed_small"
     assert torch.equal(generate(system, "caption_only", upsample=False), drawn(variance="fixed_small"))
     system.overrides = {"decoder": {"name": "ddpm", "variance": "fixed_large"}}
     assert torch.equal(generate(system, "caption_only", upsample=False), drawn(variance="fixed_large"))
@@ -200,7 +195,7 @@ def test_a_run_may_lack_what_is_not_asked_for(stored_run, tmp_path):
     for name in ("clip", "decoder"):
         shutil.copytree(stored_run / name, run / name)
     partial = UnCLIP(run)
-    assert [name for name in (*PRIORS, "decoder", "glide", "upsampler") if partial.has(name)] == ["decoder"]
+    assert [name for name in (*priors(), "decoder", "glide", "upsampler") if partial.has(name)] == ["decoder"]
     picture = generate(partial, "text_embedding", upsample=False)
     assert torch.equal(picture, generate(UnCLIP(stored_run), "text_embedding", upsample=False))
     with pytest.raises(InputError, match=r"no trained stage at .*upsampler: train it, or keep"):

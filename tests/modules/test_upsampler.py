@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,8 @@ def batch(data):
 
 class Spy(nn.Module):
     """In place of the network: predicts zero, and remembers what it was asked."""
+
+    unet = SimpleNamespace(first=nn.Conv2d(3, 1, 3))
 
     factor = 2
 
@@ -141,6 +144,6 @@ def test_what_is_shown_is_condition_sample_and_truth(make, batch, tiny):
 
 def test_the_papers_window_and_sampler_are_the_defaults(tiny):
     stage = Upsampler(tiny.make_network("upsampler"))
-    assert (stage.crop, stage.corruption, stage.corruption_share) == (0.25, "gaussian_blur", 1.0)
+    assert (stage.model.crop, stage.model.corruption, stage.model.corruption_share) == (0.25, "gaussian_blur", 1.0)
     assert (stage.sampler.name, stage.sampler.steps) == ("ddim", 27)
     assert stage.objective.parameterization == "epsilon"

@@ -42,7 +42,7 @@ def by_hand(stage, data, samples, schedule, variance, seed=0):
     """One sample at a time."""
     found = []
     for index in range(samples):
-        denoiser, x0 = stage.denoiser(data.dataset("val").__getitems__([index]))
+        denoiser, x0 = stage.averaged_model.denoiser(data.dataset("val").__getitems__([index]))
         settings = {"generators": [noise_of(seed, index)], "variance": variance, "decoder": stage.likelihood}
         found.append(variational_bound(denoiser, schedule, x0, **settings))
     return type(found[0])(*(torch.cat(parts).double() for parts in zip(*found, strict=True)))

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from modules.errors import InputError
 from modules.manipulations import Hole, Walk, enlarge, reachable_sizes
 from modules.manipulations.enlarging import upsampler_names
+from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
-from modules.sampling import sample_upsampler
 from modules.seeds import ImageSeeds
 
 QUICK = Walk(steps=3)
@@ -26,9 +26,8 @@ def chained(chained_run):
 def through(system: UnCLIP, low: torch.Tensor, seeds: ImageSeeds, *names: str) -> torch.Tensor:
     """What the named upsamplers make of an image, one after the other."""
     for name in names:
-        stored = system.stage(name)
-        objective, sampler = stored.settings["objective"], stored.settings["sampler"]
-        low = sample_upsampler(stored.network, objective, sampler, low, seeds.generators(name))
+        stored = system.stage(name).model
+        low = UpsamplerModel(stored.network, stored.objective, stored.sampler).sample(low, seeds.generators(name))
     return low
 
 

@@ -10,9 +10,14 @@ from modules.diffusion import samplers
 from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import as_denoiser
 from modules.diffusion.schedules import cosine, linear, rescale_zero_terminal_snr, respace
-from modules.models.configs import Objective, SamplerConfig, sample
+from modules.models.configs import Objective, SamplerConfig
+from modules.models.diffusion_model import DiffusionModel
 
 SHAPE = (64, 3, 4, 4)
+
+
+def sample(model, objective, config, x_T, generators, *, statistics=None, **options):
+    return DiffusionModel(None, objective, config, statistics).draw(model, x_T, generators, **options)
 
 
 def data(seed=0):

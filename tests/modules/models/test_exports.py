@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.embedding_codec import EmbeddingCodec
-from modules.models.exports import load_stage
+from modules.models.exports import load_model
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def edit(folder, change):
 
 @pytest.mark.parametrize("where", ["", "export"])
 def test_a_stage_comes_back_ready_to_sample(decoder, tiny, where):
-    stored = load_stage(decoder / where)
+    stored = load_model(decoder / where).model
     network = tiny.randomise(tiny.make_network("decoder"))
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, stored.network.state_dict()[name]), name
@@ -38,39 +38,38 @@ def test_a_stage_comes_back_ready_to_sample(decoder, tiny, where):
     )
     assert not stored.network.training
     assert not any(p.requires_grad for p in stored.network.parameters())
-    assert stored.settings["objective"] == Objective(parameterization="x0", weighting="min_snr_plus_one")
-    assert stored.settings["sampler"] == SamplerConfig(name="dpm_solver_pp", steps=3, guidance_scale=2.0)
-    assert (stored.extra, stored.statistics) == ({}, None)
-    assert not {"optimizer", "training", "network"} & set(stored.settings)
+    assert stored.objective == Objective(parameterization="x0", weighting="min_snr_plus_one")
+    assert stored.sampler == SamplerConfig(name="dpm_solver_pp", steps=3, guidance_scale=2.0)
+    assert (stored.statistics, stored.importance) == (None, None)
 
 
 def test_every_stage_of_a_run_loads(stored_run, tiny):
-    stages = {name: load_stage(stored_run / name) for name in tiny.STAGES}
+    stages = {name: load_model(stored_run / name) for name in tiny.STAGES}
     assert len({stored.fingerprint for stored in stages.values()}) == len(stages)
-    codec = stages["ar_prior"].settings["codec"]
+    codec = stages["ar_prior"].model.codec
     assert isinstance(codec, EmbeddingCodec)
     assert (codec.num_codes, codec.num_buckets) == (tiny.CODES["num_codes"], tiny.CODES["num_buckets"])
-    assert all(name.startswith("codec.") for name in stages["ar_prior"].extra)
-    statistics = stages["diffusion_prior"].statistics
+    assert codec.fitted
+    statistics = stages["diffusion_prior"].model.statistics
     assert statistics.timesteps.tolist() == [0, 333, 666, 999]
     assert (statistics.mean_squared_epsilon == 0.9).all()
     assert (statistics.data_variance, statistics.count) == (0.3, 64)
 
 
 def test_the_fingerprint_is_that_of_the_weights(decoder):
-    before = load_stage(decoder).fingerprint
+    before = load_model(decoder).fingerprint
     edit(decoder, lambda config: config["sampler"].update(steps=7))
-    assert load_stage(decoder).fingerprint == before
+    assert load_model(decoder).fingerprint == before
     path = decoder / "export" / "model.safetensors"
     tensors = load_file(path)
     name = next(iter(tensors))
     save_file({**tensors, name: tensors[name] + 1}, path)
-    assert load_stage(decoder).fingerprint != before
+    assert load_model(decoder).fingerprint != before
 
 
 def test_the_memory_layout_of_training_is_kept(decoder):
     def layout():
-        return load_stage(decoder).network.unet.first.weight.is_contiguous(memory_format=torch.channels_last)
+        return load_model(decoder).model.network.unet.first.weight.is_contiguous(memory_format=torch.channels_last)
 
     assert not layout()
     edit(decoder, lambda config: config["training"].update(channels_last=True))
@@ -118,10 +117,10 @@ DAMAGED = {
 def test_what_is_damaged_is_named(decoder, line, damage):
     damage(decoder)
     with pytest.raises(InputError, match=line) as error:
-        load_stage(decoder)
+        load_model(decoder)
     assert str(decoder) in str(error.value)
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"no trained stage at .*nowhere"):
-        load_stage(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.models.diffusion_prior import embedding_scale
 from modules.networks import ar_prior as module
-from modules.networks.diffusion_prior import embedding_scale
 
 B, D, L = 3, 16, 20
 

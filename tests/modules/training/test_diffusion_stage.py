@@ -11,14 +11,18 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from experiments.training.checkpoints import AtomicCheckpointIO, Checkpoints, load_checkpoint
+from modules.batches import Captions
 from modules.diffusion import samplers
 from modules.diffusion.analytic import ScoreStatistics, estimate_statistics
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.exports import load_stage
+from modules.models.decoder import DecoderModel
+from modules.models.diffusion_model import DiffusionModel, Evaluation
+from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.models.exports import load_model
+from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
-from modules.sampling import sample_decoder, sample_diffusion_prior, sample_upsampler
 from modules.training.diffusion_stage import CHECKPOINT_KEY
 from modules.training.stage import TrainingConfig
 
@@ -65,7 +69,7 @@ def test_statistics_go_with_the_checkpoint_and_the_export(tiny, shapes, tmp_path
     data = shapes().dataset("train")
     positions = [k * 64 // COUNT for k in range(COUNT)]
     assert positions[-1] > 55
-    batches = [stage.denoiser(data.__getitems__(positions[k : k + 8])) for k in (0, 8, 16)]
+    batches = [stage.averaged_model.denoiser(data.__getitems__(positions[k : k + 8])) for k in (0, 8, 16)]
     schedule = respace(stage.objective.noise_schedule, 3, "adm")
     assert_same_statistics(stored, estimate_statistics(batches, schedule, stage.generator(2)))
     tensors = load_file(tmp_path / "export" / "model.safetensors")
@@ -112,7 +116,8 @@ def test_validation_draws_with_the_statistics_once_they_are_there(tiny, shapes, 
     draw(batch)
     assert {sampler for sampler, _ in used} == {"ddpm"}
     used.clear()
-    stage.statistics = ScoreStatistics(stage.trajectory.timesteps, torch.full((3,), 0.9).double(), 0.3, 5)
+    statistics = ScoreStatistics(stage.trajectory.timesteps, torch.full((3,), 0.9).double(), 0.3, 5)
+    stage._model = replace(stage._model, statistics=statistics)
     draw(batch)
     assert {sampler for sampler, _ in used} == {"analytic_dpm"}
     assert all(statistics is stage.statistics for _, statistics in used)
@@ -136,8 +141,8 @@ def test_a_run_samples_every_stage_with_its_own_statistics(tiny, stored_run, tmp
         network = tiny.randomise(tiny.make_network(name))
         extra = {f"statistics.{key}": tensor for key, tensor in statistics.items()}
         tiny.write_stage(tmp_path / name, name, network, extra, sampler=config)
-        assert load_stage(tmp_path / name).statistics.count == count
-    assert load_stage(stored_run / "decoder").statistics is None
+        assert load_model(tmp_path / name).model.statistics.count == count
+    assert load_model(stored_run / "decoder").model.statistics is None
     tiny.write_clip(tmp_path / "clip")
     system = UnCLIP(tmp_path)
     system.generate(["a red circle"], "diffusion_prior")
@@ -161,23 +166,23 @@ def test_conditioned_is_what_sampling_evaluates(tiny, shapes, name):
     def seeds():
         return [torch.Generator().manual_seed(k) for k in range(3)]
 
-    denoiser, x0 = stage.denoiser(batch)
+    denoiser, x0 = stage.averaged_model.denoiser(batch)
     x_T = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in seeds()])
     with torch.no_grad():
         estimate = denoiser(x_T, torch.full((3,), 999)).x0
     common = stage.averaged, stage.objective, stage.sampler
     if name == "diffusion_prior":
-        assert_close(x0, rows.z_i * stage.scale)
-        drawn = sample_diffusion_prior(*common, stage.scale, rows.tokens, rows.z_t, seeds(), candidates=1)
+        assert_close(x0, rows.z_i * 17.2 * (16 / 1024) ** 0.5)
+        drawn = DiffusionPriorModel(*common, candidates=1).sample(rows.captions, seeds())
         estimate = torch.nn.functional.normalize(estimate, dim=1)
     elif name == "upsampler":
         assert torch.equal(x0, batch.images)
         low = torch.nn.functional.interpolate(batch.images, scale_factor=0.5, mode="bicubic", antialias=True)
-        drawn = sample_upsampler(*common, low.clamp(-1, 1), seeds())
+        drawn = UpsamplerModel(*common).sample(low.clamp(-1, 1), seeds())
     else:
         assert torch.equal(x0, batch.images)
         z_i = None if name == "glide" else rows.z_i
-        drawn = sample_decoder(*common, rows.tokens, z_i, batch.images.shape[-1], seeds())
+        drawn = DecoderModel(*common).sample(rows.tokens, z_i, seeds(), size=batch.images.shape[-1])
     expected = estimate if name == "diffusion_prior" else estimate.clamp(-1, 1)
     assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
 
@@ -190,7 +195,9 @@ def test_the_bound_is_that_of_the_denoiser(tiny, shapes):
         for parameter in stage.average.parameters():
             parameter.zero_()
     schedule = respace(stage.objective.noise_schedule, 5)
-    found = stage.bound(batch, schedule, [torch.Generator().manual_seed(k) for k in range(3)], "fixed_small")
+    found = stage.averaged_model.bound(
+        batch, schedule, [torch.Generator().manual_seed(k) for k in range(3)], "fixed_small"
+    )
     mse = batch.images.square().flatten(1).mean(dim=1)
     assert_close(found.x0_mse, mse[:, None].expand(3, 5))
     # epsilon's error is x0's, times signal over noise.
@@ -200,25 +207,23 @@ def test_the_bound_is_that_of_the_denoiser(tiny, shapes):
 
 
 def test_gaussian_likelihood_for_embeddings_and_discretised_for_pictures(tiny):
-    assert [make(tiny, name).likelihood for name in STAGES] == ["gaussian", *["discretised"] * 3]
+    assert [make(tiny, name).model.likelihood for name in STAGES] == ["gaussian", *["discretised"] * 3]
 
 
 def test_guidance_within_an_interval_and_rescaled(tiny, stored_run):
     """What the config says of guidance reaches the network's output: once more with the pieces put together by hand."""
     from modules.diffusion.guidance import guide
     from modules.diffusion.schedules import noise_interval
-    from modules.models.configs import sample
 
-    stored = load_stage(stored_run / "diffusion_prior")
-    network, objective = stored.network, stored.settings["objective"]
+    stored = load_model(stored_run / "diffusion_prior").model
+    network, objective = stored.network, stored.objective
     tokens, z_t = torch.tensor([[3, 4, 0]]), torch.nn.functional.normalize(torch.ones(1, 16), dim=1)
     tokens = torch.nn.functional.pad(tokens, (0, 17))
     config = SamplerConfig(name="ddim", steps=6, guidance_scale=4.0, threshold=None)
 
     def drawn(sampler):
-        return sample_diffusion_prior(
-            network, objective, sampler, 1.0, tokens, z_t, [torch.Generator().manual_seed(1)], candidates=1
-        )
+        model = DiffusionPriorModel(network, objective, sampler, candidates=1)
+        return model.sample(Captions(tokens, z_t), [torch.Generator().manual_seed(1)])
 
     cache = network.encode(torch.cat([tokens] * 2), torch.cat([z_t] * 2), torch.tensor([True, False]))
     for interval, rescale in [((0.5, 5.0), 0.0), (None, 0.7), ((0.5, 5.0), 0.7)]:
@@ -226,7 +231,7 @@ def test_guidance_within_an_interval_and_rescaled(tiny, stored_run):
         model = guide(lambda x, t: network.step(x, t, cache), 4.0, interval=levels, rescale=rescale)
         x_T = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            by_hand = sample(model, objective, config, x_T, [torch.Generator()])
+            by_hand = DiffusionModel(network, objective, config).draw(model, x_T, [torch.Generator()])
         found = drawn(replace(config, guidance_interval=interval, guidance_rescale=rescale))
         assert_close(found, torch.nn.functional.normalize(by_hand, dim=1))
         assert not torch.allclose(found, drawn(config), atol=1e-3)
@@ -251,18 +256,18 @@ def test_timesteps_drawn_by_their_losses(tiny, shapes, tmp_path, name):
         stage.importance.update(schedule, schedule.timesteps, skewed)
     p = stage.importance.probabilities()
     assert_close(p, 0.999 * skewed / 8 + 0.001 / 4)
-    data = torch.cat([stage.denoiser(batch)[1]] * 8)
-    t, _, x_t = stage.draw(stage.network, data, stage.generator(7))
+    data = torch.cat([stage.model.denoiser(batch)[1]] * 8)
+    t, _, x_t = stage.model.drawn(data, stage.generator(7))
     assert (t == 3).double().mean().item() == pytest.approx(5 / 8, abs=0.1)
-    judged = stage.draw(stage.averaged, x_t, stage.generator(7))[0]
+    judged = stage.averaged_model.drawn(x_t, stage.generator(7))[0]
     assert (judged == 3).double().mean().item() == pytest.approx(1 / 4, abs=0.1)
     # The weights take the emphasis back, and what is remembered is without them.
     t, x0 = t[:32], torch.zeros_like(x_t[:32])
     off = x0 + (t == 3).to(x0).reshape(-1, *[1] * (x0.ndim - 1)) + 1
-    assert_close(
-        stage.mean_loss(stage.network, off, x0, x0, t), ((1 + 3.0 * (t == 3)) / (4 * p[t])).mean(), rtol=1e-4, atol=0
-    )
-    assert stage.mean_loss(stage.averaged, off, x0, x0, t) == pytest.approx((1 + 3.0 * (t == 3)).mean().item())
+    evaluation = Evaluation(x0, x0, t, off)
+    weighted = ((1 + 3.0 * (t == 3)) / (4 * p[t])).mean()
+    assert_close(stage.model.mean_loss(evaluation), weighted, rtol=1e-4, atol=0)
+    assert stage.averaged_model.mean_loss(evaluation) == pytest.approx((1 + 3.0 * (t == 3)).mean().item())
     assert set(stage.importance.losses[3, :].tolist()) <= {5.0, 4.0}
     assert 4.0 in stage.importance.losses[3, :].tolist()
 

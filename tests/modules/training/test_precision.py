@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.upsampler import UpsamplerModel
 from modules.networks.blocks import attention, timestep_embedding
-from modules.sampling import sample_upsampler
 
 STAGES = ["clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "learned sigma", "glide", "upsampler"]
 
@@ -145,7 +145,7 @@ def test_sampling_under_autocast_walks_in_float32(tiny):
     low, sampler = torch.rand(2, 3, 8, 8) * 2 - 1, SamplerConfig("ddim", 3)
     with torch.autocast("cpu", torch.bfloat16):
         objective, own = Objective(parameterization="x0"), [torch.Generator().manual_seed(k) for k in range(2)]
-        drawn = sample_upsampler(network, objective, sampler, low, own, on_step=steps.append)
+        drawn = UpsamplerModel(network, objective, sampler).sample(low, own, on_step=steps.append)
     assert {step.x.dtype for step in steps} == {drawn.dtype} == {torch.float32}
 
 

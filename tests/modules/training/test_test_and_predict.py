@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modules.sampling import sample_ar_prior
+from modules.models.autoregressive_prior import ARPriorModel
 from modules.seeds import image_generators
 from modules.training.stage import TrainingConfig
 
@@ -85,7 +85,6 @@ def test_predictions_are_what_sampling_gives(ready, tmp_path):
     (found,) = trainer(tmp_path, limit_predict_batches=1).predict(module, data)
     rows = data.dataset("test").__getitems__(range(4)).embeddings
     generators = image_generators(0, [(k, 0) for k in range(4)], "predict")
-    z_i = sample_ar_prior(
-        module.averaged.eval(), module.codec, rows.tokens, rows.z_t, generators, guidance_scale=1.5, percentile=50.0
-    )
+    model = ARPriorModel(module.averaged.eval(), module.codec, guidance_scale=1.5, percentile=50.0)
+    z_i = model.sample(rows.captions, generators)
     assert_close(found["z_i"], z_i)

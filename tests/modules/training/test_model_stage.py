@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
 from modules.errors import InputError
-from modules.prior_batches import cosines, embeddings_of, per_sample_generators
+from modules.training.model_stage import cosines, per_sample_generators
 
 ROWS = EmbeddingBatch(
     z_i=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),

@@ -7,11 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.batches import Captions
 from modules.diffusion.noise import randn_per_image
-from modules.models.configs import Objective, SamplerConfig, sample
+from modules.models.autoregressive_prior import ARPriorModel
+from modules.models.configs import Objective, SamplerConfig
+from modules.models.decoder import DecoderModel
+from modules.models.diffusion_model import DiffusionModel
+from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.models.embedding_codec import EmbeddingCodec
-from modules.networks.diffusion_prior import embedding_scale
-from modules.sampling import sample_ar_prior, sample_decoder, sample_diffusion_prior, sample_upsampler
+from modules.models.upsampler import UpsamplerModel
 
 B = 5
 X0 = Objective(parameterization="x0")
@@ -45,8 +49,11 @@ def solver(scale=1.0, **changes):
 
 
 def prior(network, text, own, sampler, **changes):
-    tokens, z_t = text
-    return sample_diffusion_prior(network, X0, sampler, embedding_scale(z_t.shape[1]), tokens, z_t, own, **changes)
+    return DiffusionPriorModel(network, X0, sampler, **changes).sample(Captions(*text), own)
+
+
+def sample_decoder(network, sampler, tokens, z_i, own):
+    return DecoderModel(network, X0, sampler).sample(tokens, z_i, own)
 
 
 def lerp(conditional, unconditional, scale):
@@ -63,7 +70,7 @@ def test_the_diffusion_priors_guidance(network, text, scale):
         return lerp(net(x_t, t, tokens, z_t, keep), net(x_t, t, tokens, z_t, ~keep), scale)
 
     own = generators()
-    expected = sample(model, X0, solver(), randn_per_image(own, z_t.shape, "cpu"), own)
+    expected = DiffusionModel(net, X0, solver()).draw(model, randn_per_image(own, z_t.shape, "cpu"), own)
     drawn = prior(net, text, generators(), solver(scale), candidates=1)
     assert_close(drawn, F.normalize(expected, dim=1), atol=1e-5, rtol=0)
     assert_close(drawn.norm(dim=1), torch.ones(B))
@@ -90,8 +97,8 @@ def test_the_decoders_guidance_drops_caption_and_embedding_together(network, tex
 
     own = generators()
     sampler = solver(scale, threshold="static")
-    expected = sample(model, X0, sampler, randn_per_image(own, (B, 3, 16, 16), "cpu"), own)
-    drawn = sample_decoder(net, X0, sampler, tokens, z_i, 16, generators())
+    expected = DiffusionModel(net, X0, sampler).draw(model, randn_per_image(own, (B, 3, 16, 16), "cpu"), own)
+    drawn = sample_decoder(net, sampler, tokens, z_i, generators())
     assert_close(drawn, expected, atol=1e-5, rtol=0)
     assert drawn.abs().max() <= 1
 
@@ -101,9 +108,9 @@ def test_the_text_encoder_runs_once_a_caption_whatever_the_steps(network, text, 
     net, order = network("decoder"), torch.tensor([0, 1, 1, 0, 1])
     tokens, rows, whole = text[0][order], [], net.text.forward
     monkeypatch.setattr(net.text, "forward", lambda tokens: rows.append(len(tokens)) or whole(tokens))
-    drawn = sample_decoder(net, X0, solver(2.0), tokens, z_i, 16, generators())
+    drawn = sample_decoder(net, solver(2.0), tokens, z_i, generators())
     assert rows == [2, 1]
-    alone = [sample_decoder(net, X0, solver(2.0), tokens[[k]], z_i[[k]], 16, [generators()[k]]) for k in range(B)]
+    alone = [sample_decoder(net, solver(2.0), tokens[[k]], z_i[[k]], [generators()[k]]) for k in range(B)]
     assert_close(drawn, torch.cat(alone), atol=1e-5, rtol=0)
 
 
@@ -129,7 +136,7 @@ def test_pictures_are_drawn_in_the_layout_of_the_weights(network, text, z_i):
     for layout in (torch.contiguous_format, torch.channels_last):
         net, seen = network("decoder").to(memory_format=layout), []
         net.unet.first.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-        sample_decoder(net, X0, solver(3.0), text[0], z_i, 16, generators())
+        sample_decoder(net, solver(3.0), text[0], z_i, generators())
         assert seen and all(x.is_contiguous(memory_format=layout) for x in seen)
 
 
@@ -137,7 +144,7 @@ def test_caption_and_embedding_both_reach_the_picture(network, text, z_i):
     net, (tokens, z_t) = network("decoder"), text
 
     def draw(tokens, z):
-        return sample_decoder(net, X0, solver(), tokens, z, 16, generators())
+        return sample_decoder(net, solver(), tokens, z, generators())
 
     base = draw(tokens, z_i)
     changes = {"caption": draw(tokens.roll(1, 0), z_i), "z_i": draw(tokens, z_t), "no z_i": draw(tokens, None)}
@@ -148,7 +155,7 @@ def test_caption_and_embedding_both_reach_the_picture(network, text, z_i):
 
 def test_glide_ignores_any_embedding(network, text, z_i):
     net = network("glide")
-    pictures = [sample_decoder(net, X0, solver(2.0), text[0], z, 16, generators()) for z in (None, z_i)]
+    pictures = [sample_decoder(net, solver(2.0), text[0], z, generators()) for z in (None, z_i)]
     assert torch.equal(*pictures)
 
 
@@ -156,10 +163,10 @@ def test_an_upsamplers_picture_follows_its_input_at_any_size(network):
     net = network("upsampler")
     for side in (8, 12):
         low = torch.rand(B, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        high = sample_upsampler(net, X0, solver(), low, generators())
+        high = UpsamplerModel(net, X0, solver()).sample(low, generators())
         assert high.shape == (B, 3, 2 * side, 2 * side)
         assert high.abs().max() <= 1
-        other = sample_upsampler(net, X0, solver(), low.roll(1, 0), generators())
+        other = UpsamplerModel(net, X0, solver()).sample(low.roll(1, 0), generators())
         assert ((high - other).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
 
 
@@ -182,7 +189,7 @@ def test_the_dot_product_token_comes_from_above_the_percentile(tiny, codec, text
 
     monkeypatch.setattr(net, "sample", spy)
     for k in range(60):
-        sample_ar_prior(net, codec, *text, generators(range(5 * k, 5 * k + 5)), percentile=percentile)
+        ARPriorModel(net, codec, percentile=percentile).sample(Captions(*text), generators(range(5 * k, 5 * k + 5)))
     drawn = torch.cat(asked)
     share = codec.dot_counts.double().cumsum(0) / codec.dot_counts.sum()
     lowest = int((share > percentile / 100).nonzero()[0])
@@ -201,7 +208,7 @@ def test_an_ar_draw_is_the_codes_drawn_one_by_one_without_a_cache(tiny, codec, t
         conditional, unconditional = (net(*text, dot, codes, torch.full((B,), keep))[:, k] for keep in (True, False))
         p = lerp(conditional, unconditional, scale).softmax(dim=1)
         codes[:, k] = torch.cat([torch.multinomial(row, 1, generator=g) for row, g in zip(p, own, strict=True)])
-    drawn = sample_ar_prior(net, codec, *text, generators(), guidance_scale=scale, percentile=70.0)
+    drawn = ARPriorModel(net, codec, guidance_scale=scale, percentile=70.0).sample(Captions(*text), generators())
     assert_close(drawn, codec.decode(codes))
     assert_close(drawn.norm(dim=1), torch.ones(B))
 
@@ -218,8 +225,8 @@ def test_a_sample_is_its_generators_at_any_batch_size_and_in_any_order(network, 
         if which == "diffusion_prior":
             return prior(net, (tokens, z_t), own, sampler)
         if which == "decoder":
-            return sample_decoder(net, X0, sampler, tokens, z_i[rows], 16, own)
-        return sample_upsampler(net, X0, sampler, low[rows], own)
+            return sample_decoder(net, sampler, tokens, z_i[rows], own)
+        return UpsamplerModel(net, X0, sampler).sample(low[rows], own)
 
     together = draw(list(range(B)))
     assert_close(draw([3, 0]), together[[3, 0]], atol=2e-5, rtol=0)

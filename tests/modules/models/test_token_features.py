@@ -6,13 +6,13 @@ from torch.testing import assert_close
 
 from datamodules.embeddings import EmbeddingsDataModule
 from modules.batches import EmbeddingBatch
-from modules.clip.frozen import FrozenCLIP
+from modules.clip.frozen import FrozenCLIP, caption_features
 from modules.errors import InputError
+from modules.models.base import Prior
 from modules.models.configs import SamplerConfig
 from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.transformer import FeatureEmbedding, unique_rows
 from modules.pipeline import UnCLIP
-from modules.prior_batches import caption_features, text_of
 
 WIDTH = 16  # of the tiny CLIP's text tower
 SAMPLER = SamplerConfig(name="ddpm", steps=2, spacing="adm", threshold=None)
@@ -56,7 +56,7 @@ def test_the_diffusion_prior_reads_features_and_no_tokens(tiny, rows):
     changed = rows.features.clone()
     changed[:, 2] += 1
     assert (prior(x, t, changed, rows.z_t) - out).abs().amax(dim=1).min() > 1e-4
-    assert text_of(prior, rows) is rows.features
+    assert Prior(prior).text(rows.captions) is rows.features
     dropped = torch.zeros(12, dtype=torch.bool)
     assert_close(prior(x, t, rows.features, rows.z_t, dropped), prior(x, t, changed, rows.z_t, dropped))
 
@@ -122,25 +122,17 @@ def test_sampling_computes_the_features_that_training_read(tiny, stored_run, cli
     assert_close(caption_features(clip, rows.tokens), rows.features, atol=2e-3, rtol=0)
     assert caption_features(clip, rows.tokens)[rows.tokens == 0].abs().max() == 0
     system = UnCLIP(stored_run)
-    seen = {}
-    for stage, name in zip(PRIORS, ("sample_diffusion_prior", "sample_ar_prior"), strict=True):
-        stored = system.stage(stage)
-        monkeypatch.setattr(stored.network, "feature_dim", WIDTH)
-        monkeypatch.setattr(
-            f"modules.pipeline.{name}",
-            lambda *inputs, **_: seen.setdefault("text", [x for x in inputs if _ndim(x) == 3]),
-        )
+    seen = []
+    for stage in PRIORS:
+        model = system.stage(stage).model
+        monkeypatch.setattr(model.network, "feature_dim", WIDTH)
+        monkeypatch.setattr(type(model), "sample", lambda self, captions, generators: seen.append(self.text(captions)))
         system.sample_prior(stage, rows.tokens, rows.z_t, [torch.Generator()] * 12)
-        (text,) = seen.pop("text")
-        assert torch.equal(text, caption_features(system.clip, rows.tokens))
-
-
-def _ndim(x):
-    return x.ndim if isinstance(x, torch.Tensor) else -1
+        assert torch.equal(seen.pop(), caption_features(system.clip, rows.tokens))
 
 
 def test_batches_without_features_are_as_ever(tiny, embeddings):
     batch = EmbeddingsDataModule(str(embeddings)).dataset("val")[[0, 1]]
     assert isinstance(batch, EmbeddingBatch)
     assert batch.features is None
-    assert text_of(tiny.make_network("diffusion_prior"), batch) is batch.tokens
+    assert Prior(tiny.make_network("diffusion_prior")).text(batch.captions) is batch.tokens

@@ -1,0 +1,65 @@
+"""The one table of conditions: what a decoder may be given as z_i, and how tables and figures show each.
+
+To add a prior to sampling, tables, figures, sweeps and grids, add a line here (docs/extending.md). This file is data:
+it imports nothing, so that the evaluation can read it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way from the caption to a picture (unCLIP, section 5.1).
+
+    Attributes:
+        label: how tables and figures call it.
+        colour: of its curves and bars, as matplotlib names colours.
+        z_i: what the decoder is given: "none" (the zero embedding), "z_t" in place of z_i, a "prior"'s draw, or the
+            true z_i of an "image".
+        prior: the stage that draws z_i, for "prior".
+        decoder: the stage that draws the picture.
+        in_main_table: whether it is a row of a run's main table and a choice of `unclip sample`; if not, it is for
+            sweeps only.
+    """
+
+    label: str
+    colour: str
+    z_i: Literal["none", "z_t", "prior", "image"]
+    prior: str | None = None
+    decoder: str = "decoder"
+    in_main_table: bool = True
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that take part, the decoder first; upsamplers are not among them."""
+        return (self.decoder,) if self.prior is None else (self.decoder, self.prior)
+
+
+CONDITIONS: dict[str, Condition] = {
+    "caption_only": Condition("caption only", "#888888", "none"),
+    "glide": Condition("GLIDE", "#222222", "none", decoder="glide"),
+    "text_embedding": Condition("text embedding as z_i", "#d55e00", "z_t"),
+    # The first row of section 5.1.
+    "text_decoder": Condition("decoder trained on z_t", "#cc79a7", "z_t", decoder="text_decoder", in_main_table=False),
+    "linear_prior": Condition("linear prior", "#e69f00", "prior", "linear_prior"),
+    "ar_prior": Condition("AR prior", "#0072b2", "prior", "ar_prior"),
+    "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
+    "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
+}
+"""By name, in the order of tables. Colours are Okabe and Ito's, which people with colour blindness can tell apart."""
+
+DEFAULT = "diffusion_prior"
+"""What the paper ends up with."""
+
+
+def sampled() -> list[str]:
+    """The names that `unclip sample --condition` takes: the main table's."""
+    return [name for name, condition in CONDITIONS.items() if condition.in_main_table]
+
+
+def priors() -> list[str]:
+    """The names of the conditions whose z_i is a prior's."""
+    return [name for name, condition in CONDITIONS.items() if condition.prior is not None]

@@ -1,0 +1,197 @@
+"""What every trained model has, Lightning-free: a network, a loss, and settings of sampling that may be overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from modules.batches import Captions, EmbeddingBatch, ImageTextBatch
+from modules.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+C = TypeVar("C")
+
+Batch = EmbeddingBatch | ImageTextBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with what its equations need beside it. A LightningModule trains it; an export restores it.
+
+    Subclasses are frozen dataclasses, and a model with another network (the average, a compiled one) is made by
+    `dataclasses.replace`. The constructor arguments of the LightningModule that are a model's have its fields' names.
+
+    Attributes:
+        network: the trained nn.Module.
+    """
+
+    network: Any
+
+    STATE: ClassVar[tuple[str, ...]] = ()
+    """Fields that a YAML does not set: they are found in training and lie in the export's file of weights."""
+
+    def check(self) -> None:
+        """Refuse parts that do not go together, and values that are out of range.
+
+        Raises:
+            InputError: names them.
+        """
+
+    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar training loss of a batch; all its randomness is the generator's, which is on the CPU."""
+        raise NotImplementedError
+
+    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        """Scalar loss by which training is watched: `loss`, unless a model drops conditions only in training."""
+        return self.loss(batch, generator)
+
+    def terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """(B, ...) tensors that `loss` is made of, in the order of the computation; to find which is not finite.
+
+        By default what the network returns.
+        """
+        return outputs_of(self.network, lambda: self.loss(batch, generator))
+
+    def example_batch(self, count: int) -> Any:
+        """A batch of `count` samples of the shapes that training sees, all values 0."""
+        raise NotImplementedError
+
+    def output(self, batch: Any) -> Tensor:
+        """The network's output for a batch as a training step evaluates it, at t = 0 and with nothing dropped."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors beside the network's that an export holds, by name; `with_tensors` reads them."""
+        return {}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """This model with what `tensors` gave of another one."""
+        return self
+
+    def overridden(self, name: str, settings: Mapping[str, Any]) -> Self:
+        """This model with other settings of sampling.
+
+        Args:
+            name: of the stage, for messages.
+            settings: new values by name; `overridable` lists the names.
+
+        Raises:
+            InputError: a name that there is not, or a value that is out of range.
+        """
+        check_names(name, settings, self.overridable())
+        if not settings:
+            return self
+        model = self._with_settings(dict(settings))
+        model.check()
+        return model
+
+    @classmethod
+    def overridable(cls) -> tuple[str, ...]:
+        """The names of the settings of sampling that `overridden` takes."""
+        return ()
+
+    def _with_settings(self, settings: dict[str, Any]) -> Self:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Prior(Model):
+    """p(z_i | y): a model that draws CLIP image embeddings for captions (unCLIP, section 2.2)."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """D of the CLIP embeddings."""
+        return int(self.network.embedding_dim)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the network reads a frozen CLIP's features of every caption token instead of the tokens."""
+        return getattr(self.network, "feature_dim", None) is not None
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for one sample, guidance and candidates included."""
+        return 1
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Of classifier-free guidance in sampling; 1 is none, None for a prior that has no guidance."""
+        return None
+
+    def text(self, captions: Captions) -> Tensor:
+        """What the network reads of the captions: (B, L) tokens, or (B, L, F) features of them.
+
+        Raises:
+            InputError: it reads features, and there are none.
+        """
+        if not self.reads_features:
+            return captions.tokens
+        if captions.features is None:
+            raise InputError(
+                "model.network.feature_dim needs the CLIP's features of every token, and the batches hold none: make "
+                "them with `unclip embed --token-features` and set data.init_args.token_features: true"
+            )
+        return captions.features
+
+    def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
+        """z_i (B, D) of unit norm for B captions, one generator each."""
+        raise NotImplementedError
+
+    def example_batch(self, count: int) -> EmbeddingBatch:
+        z = torch.zeros(count, self.embedding_dim)
+        length = getattr(getattr(self.network, "tokens", None), "context_length", 1)
+        features = torch.zeros(count, length, self.network.feature_dim) if self.reads_features else None
+        tokens = torch.zeros(count, length, dtype=torch.int64)
+        return EmbeddingBatch(z, z, tokens, torch.zeros(count, dtype=torch.int64), features)
+
+
+def check_names(name: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse settings that a stage does not have.
+
+    Raises:
+        InputError: names the setting, the nearest one, and those that there are.
+    """
+    import difflib
+
+    for key in settings:
+        if key not in known:
+            if not known:
+                raise InputError(f"{name} has no settings of sampling, so {key!r} cannot be overridden")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{name} has no setting {key!r}{guess} (there are {', '.join(known)})")
+
+
+def field_names(kind: type) -> tuple[str, ...]:
+    """The names of a dataclass's fields."""
+    return tuple(field.name for field in fields(kind))
+
+
+def changed(config: C, settings: Mapping[str, Any]) -> C:
+    """A frozen dataclass with those of `settings` that are its fields."""
+    own = {key: value for key, value in settings.items() if key in field_names(type(config))}
+    return replace(config, **own) if own else config  # type: ignore[type-var]
+
+
+def outputs_of(network: nn.Module, evaluate: Any) -> dict[str, Tensor]:
+    """What a network gives while `evaluate` runs, by name; of several evaluations the first."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+        named = output if isinstance(output, dict) else {"output": output}
+        for name, value in named.items():
+            if isinstance(value, Tensor) and value.ndim > 1:
+                seen.setdefault(f"the network's {name}", value)
+
+    handle = network.register_forward_hook(watch)
+    try:
+        evaluate()
+    finally:
+        handle.remove()
+    return seen

@@ -1,0 +1,120 @@
+"""The decoder: p(x | z_i, y) at low resolution; with embedding_dim null in its network, GLIDE (unCLIP, section 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
+from modules.diffusion.denoiser import Denoiser, Threshold
+from modules.diffusion.denoiser import Model as Predictor
+from modules.diffusion.noise import Generators, randn_per_image
+from modules.diffusion.samplers import OnStep
+from modules.errors import InputError
+from modules.models.diffusion_model import Evaluation, ImageModel
+from modules.networks.decoder import Condition, DecoderNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderModel(ImageModel):
+    """Draws images for a caption's tokens and a CLIP embedding, either of which may be left out.
+
+    Attributes:
+        network: what is trained.
+        drop_text, drop_embedding: how often caption and z_i are dropped in training, independently of each other.
+        embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
+    """
+
+    network: DecoderNetwork
+    drop_text: float = 0.5
+    drop_embedding: float = 0.1
+    embedding: Literal["z_i", "z_t"] = "z_i"
+
+    def check(self) -> None:
+        ours, theirs = self.network.learned_sigma, self.objective.learned_sigma
+        if ours != theirs:
+            raise InputError(
+                f"model.network.learned_sigma is {ours}, model.objective.learned_sigma is {theirs}: make them equal"
+            )
+
+    def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
+        """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
+        rows = embeddings_of(batch)
+        return rows.tokens, None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+
+    def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
+        """The draw and the network's output; caption and embedding are dropped for some."""
+        x0 = self.in_layout(batch.images)
+        tokens, z_i = self.conditions(batch)
+        t, noise, x_t = self.drawn(x0, generator)
+        keep_text, keep_embedding = (
+            (torch.rand(len(x0), generator=generator) >= share).to(x0.device)
+            for share in (self.drop_text, self.drop_embedding)
+        )
+        condition = self.network.condition(tokens, z_i, keep_text=keep_text, keep_embedding=keep_embedding)
+        return Evaluation(x0, noise, t, self.network(x_t, t, condition))
+
+    def conditioned(self, batch: ImageTextBatch) -> tuple[Predictor, Tensor]:
+        condition = self.network.condition(*self.conditions(batch))
+        return lambda x_t, t: self.network(x_t, t, condition), batch.images
+
+    def example_batch(self, count: int) -> ImageTextBatch:
+        index = torch.zeros(count, dtype=torch.int64)
+        z = torch.zeros(count, self.network.embedding_dim or 1)
+        tokens = torch.zeros(count, self.network.text.context_length, dtype=torch.int64)
+        images = torch.zeros(count, self.network.channels, self.image_size, self.image_size)
+        return ImageTextBatch(images, [""] * count, index, None, EmbeddingBatch(z, z, tokens, index))
+
+    def output(self, batch: ImageTextBatch) -> Tensor:
+        tokens, z_i = self.conditions(batch)
+        t, keep = torch.zeros_like(batch.index), torch.ones_like(batch.index, dtype=torch.bool)
+        kept = {"keep_text": keep, "keep_embedding": None if z_i is None else keep}
+        found: Tensor = self.network(batch.images, t, self.network.condition(tokens, z_i, **kept))
+        return found
+
+    def predictor(self, tokens: Tensor, z_i: Tensor | None) -> Predictor:
+        """The network given (caption, z_i), with the paper's joint guidance: the unconditional half has neither.
+
+        Args:
+            tokens: (B, L) caption tokens; all 0 for no caption.
+            z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
+        """
+        condition = self.network.condition(tokens, z_i)
+        guided = self.sampler.guidance_scale != 1
+        if guided:
+            condition = Condition.stack([condition, self.network.condition(torch.zeros_like(tokens), None)])
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.network(x_t, t, condition)
+
+        return self.guided(predict) if guided else predict
+
+    def denoiser_for(self, tokens: Tensor, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
+        """`predictor` as a denoiser; without threshold, since clipping has no inverse."""
+        return self.as_denoiser(self.predictor(tokens, z_i), threshold)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        tokens: Tensor,
+        z_i: Tensor | None,
+        generators: Generators,
+        *,
+        size: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Images (B, C, S, S) in [-1, 1] for (caption, z_i).
+
+        Args:
+            tokens, z_i: see `predictor`.
+            generators: one an image.
+            size: their side S, by default the network's own.
+            on_step: called after every step.
+        """
+        side = self.image_size if size is None else size
+        x_T = randn_per_image(generators, (len(tokens), self.network.channels, side, side), tokens.device)
+        drawn = self.draw(self.predictor(tokens, z_i), self.in_layout(x_T), generators, on_step=on_step)
+        return drawn.clamp(-1, 1)

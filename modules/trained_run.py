@@ -1,0 +1,206 @@
+"""The trained models of a run folder, each read when it is first needed, and what is given to its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from modules.batches import Captions
+from modules.clip.frozen import FrozenCLIP, caption_features
+from modules.clip.origin import check_origin, warn_unknown_origin
+from modules.conditions import CONDITIONS, Condition
+from modules.errors import InputError
+from modules.models.base import Model, Prior, check_names
+from modules.models.decoder import DecoderModel
+from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
+from modules.models.upsampler import UpsamplerModel
+
+M = TypeVar("M", bound=Model)
+
+Overrides = Mapping[str, Mapping[str, object]]
+"""New values for settings of sampling, by stage: {"decoder": {"steps": 50, "guidance_scale": 2.0}}."""
+
+
+class TrainedRun:
+    """A run's trained stages. A run may lack what is not asked for.
+
+    Args:
+        run: the run folder, or what `unclip export` made of it; its stages are clip, the priors of
+            `modules.conditions`, decoder, glide, and upsampler or upsampler_256, upsampler_1024 and the like.
+        device: where to compute.
+        overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
+            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature.
+
+    Raises:
+        InputError: no such folder; or overrides of a stage that the run lacks, or of a setting that the stage lacks.
+    """
+
+    def __init__(self, run: str | Path, device: str | torch.device = "cpu", overrides: Overrides | None = None) -> None:
+        self.run, self.device = Path(run), torch.device(device)
+        if not self.run.is_dir():
+            raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
+        self._stored: dict[str, Stored[Model]] = {}
+        self.overrides = overrides or {}
+
+    @property
+    def overrides(self) -> Overrides:
+        """New values for settings of sampling, by stage. Settable: the stages stay loaded."""
+        return self._overrides
+
+    @overrides.setter
+    def overrides(self, chosen: Overrides) -> None:
+        for name, settings in chosen.items():
+            if not settings:
+                continue
+            if not self.has(name):
+                raise InputError(f"{self.run} has no stage {name!r} to override; there are {', '.join(self.stages())}")
+            check_names(name, settings, model_class(self.run / name).overridable())
+        self._overrides = {name: dict(settings) for name, settings in chosen.items() if settings}
+
+    @cached_property
+    def clip(self) -> FrozenCLIP:
+        """The conditioning CLIP."""
+        return FrozenCLIP(str(export_folder(self.run / "clip"))).to(self.device)
+
+    def has(self, name: str) -> bool:
+        """Whether the run holds a trained stage of that name."""
+        return is_export(self.run / name)
+
+    def stages(self) -> list[str]:
+        """The names of the stages that the run holds."""
+        return sorted(path.name for path in self.run.iterdir() if path.is_dir() and self.has(path.name))
+
+    def stage(self, name: str) -> Stored[Model]:
+        """A trained stage as its export holds it, on the run's device.
+
+        Raises:
+            InputError: it is absent or damaged, or was trained on another CLIP than the run's.
+        """
+        if name not in self._stored:
+            stored: Stored[Model] = load_model(self.run / name)
+            self._check_clip(name, stored)
+            for value in vars(stored.model).values():
+                if isinstance(value, nn.Module):
+                    value.to(self.device)
+            self._stored[name] = stored
+        return self._stored[name]
+
+    def _check_clip(self, name: str, stored: Stored[Model]) -> None:
+        width = getattr(stored.model.network, "embedding_dim", None)
+        if width not in (None, self.clip.embedding_dim):
+            raise InputError(
+                f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
+                f"{self.clip.embedding_dim}: train it again on this CLIP's (`unclip embed`)"
+            )
+        if stored.clip_fingerprint is not None:
+            check_origin(stored.clip_fingerprint, self.clip.fingerprint, f"the run's {name}", "the run has")
+        elif not isinstance(stored.model, UpsamplerModel):  # That sees pictures only.
+            warn_unknown_origin(str(self.run))
+
+    def model(self, name: str, kind: type[M]) -> M:
+        """A stage's model, sampled as its settings and the overrides say.
+
+        Args:
+            kind: class that it must be of.
+
+        Raises:
+            InputError: also for a stage of another kind, or settings that the model cannot be sampled with.
+        """
+        model = self.stage(name).model
+        if not isinstance(model, kind):
+            raise InputError(
+                f"the stage {name} of {self.run} is a {type(model).__name__}, where a {kind.__name__} is needed"
+            )
+        return model.overridden(name, self._overrides.get(name, {}))
+
+    def prior(self, name: str) -> Prior:
+        """A prior, see `model`."""
+        return self.model(name, Prior)
+
+    def decoder(self, name: str = "decoder") -> DecoderModel:
+        """A decoder, see `model`."""
+        return self.model(name, DecoderModel)
+
+    def upsampler(self, name: str) -> UpsamplerModel:
+        """An upsampler, see `model`."""
+        return self.model(name, UpsamplerModel)
+
+    def replace_model(self, name: str, model: Model) -> None:
+        """Put another model in the place of a loaded one, such as the same with statistics of the score."""
+        self._stored[name] = replace(self.stage(name), model=model)
+
+    def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions -> tokens (B, L) and z_t (B, D) of unit norm.
+
+        Raises:
+            InputError: for a caption longer than the context.
+        """
+        tokens = self.clip.tokenize(list(captions)).to(self.device)
+        return tokens, self.clip.encode_text(tokens)
+
+    @torch.no_grad()
+    def embed_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
+        return self.clip.encode_image(images.to(self.device))
+
+    def sample_prior(self, name: str, tokens: Tensor, z_t: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """z_i (B, D) of unit norm, drawn by one of the run's priors."""
+        prior = self.prior(name)
+        features = caption_features(self.clip, tokens) if prior.reads_features else None
+        return prior.sample(Captions(tokens, z_t, features), generators)
+
+    def embedding(
+        self,
+        condition: str,
+        tokens: Tensor,
+        z_t: Tensor,
+        generators: list[torch.Generator],
+        images: Tensor | None = None,
+    ) -> Tensor | None:
+        """What is given to the decoder as z_i (unCLIP, section 5.1), by the table in `modules.conditions`.
+
+        Args:
+            condition: its name.
+            tokens, z_t: of the captions.
+            generators: one a caption, for a prior's draw.
+            images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i.
+
+        Returns:
+            (B, D), or None for the zero embedding.
+
+        Raises:
+            InputError: for an unknown condition, or one that needs images without them.
+        """
+        found = condition_named(condition)
+        if found.z_i == "none":
+            return None
+        if found.z_i == "z_t":
+            return z_t
+        if found.prior is not None:
+            return self.sample_prior(found.prior, tokens, z_t, generators)
+        if images is None:
+            raise InputError(f"the condition {condition} needs images: give --images, a sample folder of real images")
+        return self.embed_image(images)
+
+    def decode(
+        self, tokens: Tensor, z_i: Tensor | None, generators: list[torch.Generator], decoder: str = "decoder"
+    ) -> Tensor:
+        """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size."""
+        return self.decoder(decoder).sample(tokens, z_i, generators)
+
+
+def condition_named(name: str) -> Condition:
+    """A line of the table of conditions.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in CONDITIONS:
+        raise InputError(f"unknown condition {name!r}; there are {', '.join(CONDITIONS)}")
+    return CONDITIONS[name]

@@ -1,0 +1,96 @@
+"""Training a model of `modules.models`: its loss on the trained network, its samples from the averaged one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from modules.batches import EmbeddingBatch, embeddings_of
+from modules.models.base import Batch, Model, Prior
+from modules.training.stage import Stage, TrainingConfig
+
+M = TypeVar("M", bound=Model)
+P = TypeVar("P", bound=Prior)
+
+
+class ModelStage(Stage, Generic[M]):
+    """Base of the LightningModules that train a model.
+
+    Args:
+        model: what is trained; its network's parameters are.
+        optimizer, training: see Stage.
+    """
+
+    def __init__(self, model: M, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
+        model.check()
+        super().__init__(model.network, optimizer, training)
+        self._model = model
+
+    @property
+    def model(self) -> M:
+        """The model with the network that is trained, compiled where the config says so."""
+        return replace(self._model, network=self.trained)
+
+    @property
+    def averaged_model(self) -> M:
+        """The model with the averaged network: what validates, samples and is exported."""
+        return replace(self._model, network=self.averaged)
+
+    def training_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        return self.model.loss(batch, generator)
+
+    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+        return self.averaged_model.validation_loss(batch, generator)
+
+    def example_batch(self, count: int) -> Any:
+        return self._model.example_batch(count)
+
+    def example_loss(self, batch: Any) -> Tensor:
+        return self.model.output(batch).float().square().mean()
+
+    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.model.terms(batch, generator)
+
+    def exported_state(self) -> dict[str, Tensor]:
+        return super().exported_state() | self._model.tensors()
+
+    def exported_about(self) -> dict[str, Any]:
+        kind = type(self._model)
+        return {"model": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+class PriorStage(ModelStage[P]):
+    """Base of the priors: validation compares drawn embeddings with the true ones."""
+
+    judged: ClassVar[int | None] = 64
+    """How many of a validation batch are drawn and compared; None for all."""
+
+    def judge(self, batch: Batch) -> dict[str, Tensor]:
+        rows = embeddings_of(batch).rows(slice(self.judged))
+        drawn = self.averaged_model.sample(rows.captions, per_sample_generators(len(rows.z_t)))
+        return cosines(drawn, rows)
+
+    def predictions(self, batch: Batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
+        """z_i (B, D) of unit norm, drawn."""
+        return {"z_i": self.averaged_model.sample(embeddings_of(batch).captions, generators)}
+
+
+def cosines(z_i: Tensor, batch: EmbeddingBatch) -> dict[str, Tensor]:
+    """How near drawn embeddings lie to the truth: means over the batch.
+
+    Keys: cosine to the true z_i, cosine to z_t, and, as a floor, the cosine of z_t itself to the true z_i.
+    """
+    return {
+        "cosine_to_z_i": (z_i * batch.z_i).sum(dim=1).mean(),
+        "cosine_to_z_t": (z_i * batch.z_t).sum(dim=1).mean(),
+        "cosine_of_z_t": (batch.z_t * batch.z_i).sum(dim=1).mean(),
+    }
+
+
+def per_sample_generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    """CPU generators seeded by (seed, position): validation draws the same noise at every step of training."""
+    return [torch.Generator().manual_seed(seed * 1_000_003 + k) for k in range(count)]
