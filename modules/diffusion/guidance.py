@@ -196,4 +196,4 @@ class GuidedWithin:
         """The guided model inside of the interval, the conditional one outside; see ``denoiser.at_timestep``."""
         if self.first <= timestep <= self.last:
             return lambda x_t, t: self.outputs(x_t, t)[0]
-        return self.conditional or (lambda x_t, t: self.outputs(x_t, t)[1])
+        return (lambda x_t, t: self.outputs(x_t, t)[1]) if self.conditional is None else self.conditional

@@ -167,9 +167,13 @@ class NoiseSchedule:
 
     def _pick(self, table: Tensor, t: Tensor) -> Tensor:
         """(K, B) the columns of a table."""
-        if t.device.type == "cpu" and not self._tables.known.issuperset(t.tolist()):
-            raise ValueError(f"timesteps {t.tolist()} are not all in the schedule's {self.num_steps} timesteps")
+        if t.device.type == "cpu":
+            self._check(t)
         return table.index_select(1, t.to(table.device))
+
+    def _check(self, t: Tensor) -> None:
+        if not self._tables.known.issuperset(t.tolist()):
+            raise ValueError(f"timesteps {t.tolist()} are not all in the schedule's {self.num_steps} timesteps")
 
 
 def _broadcast(rows: Tensor, like: Tensor) -> Tensor:

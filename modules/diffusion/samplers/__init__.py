@@ -11,10 +11,10 @@ the dtype and the device of x_T. To write a sampler, write its step and give it 
 """
 
 from modules.diffusion.samplers.ancestral import Variance, analytic_dpm, ddpm
-from modules.diffusion.samplers.ddim import ddim, ddim_invert
 from modules.diffusion.samplers.dpm_solver import dpm_solver_pp
+from modules.diffusion.samplers.implicit import ddim, ddim_invert
 from modules.diffusion.samplers.loop import OnStep, State, Step, StepFunction, run
-from modules.diffusion.samplers.trajectory import Level, Transition, trajectory
+from modules.diffusion.samplers.trajectory import Level, Transition, transitions
 
 __all__ = [
     "Level",
@@ -30,5 +30,5 @@ __all__ = [
     "ddpm",
     "dpm_solver_pp",
     "run",
-    "trajectory",
+    "transitions",
 ]

@@ -14,7 +14,7 @@ from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.gaussian import interpolated_log_variance
 from modules.diffusion.noise import Generators
 from modules.diffusion.noise_schedule import NoiseSchedule
-from modules.diffusion.samplers.ddim import check_eta, towards
+from modules.diffusion.samplers.implicit import check_eta, towards
 from modules.diffusion.samplers.loop import Denoise, Noise, OnStep, State, run
 from modules.diffusion.samplers.trajectory import Transition
 

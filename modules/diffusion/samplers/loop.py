@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.diffusion.denoiser import Denoiser, Prediction, at_timestep
 from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.noise_schedule import NoiseSchedule
-from modules.diffusion.samplers.trajectory import Transition, trajectory
+from modules.diffusion.samplers.trajectory import Transition, transitions
 
 
 class State(NamedTuple):
@@ -94,13 +94,13 @@ def run(
             raise ValueError("this sampler adds noise: give it one generator per image")
         return randn_per_image(generators, like.shape, like.device, like.dtype)
 
-    transitions = trajectory(schedule)
+    steps = transitions(schedule)
     state = State(x)
-    for number, transition in enumerate(reversed(transitions) if upwards else transitions):
+    for number, transition in enumerate(reversed(steps) if upwards else steps):
         state = step(state, transition, _asked_at(denoiser, transition.timestep, x), noise)
         if on_step is not None:
             assert state.x0 is not None
-            on_step(Step(number, len(transitions), transition.timestep, state.x0, state.x))
+            on_step(Step(number, len(steps), transition.timestep, state.x0, state.x))
     return state.x
 
 

@@ -52,7 +52,7 @@ class Transition(NamedTuple):
         return self.position == 0
 
 
-def trajectory(schedule: NoiseSchedule) -> list[Transition]:
+def transitions(schedule: NoiseSchedule) -> list[Transition]:
     """The steps of a schedule from its noisiest level down to the data."""
     columns = (schedule.alpha_bar, schedule.signal, schedule.noise, 0.5 * schedule.log_snr)
     levels = [CLEAN, *map(Level, *(column.tolist() for column in columns))]

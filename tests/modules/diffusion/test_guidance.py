@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.diffusion.clip_guidance import clip_guide
 from modules.diffusion.denoiser import Denoiser, Model, Prediction, as_denoiser
 from modules.diffusion.gaussian import epsilon_from_x0, q_sample
-from modules.diffusion.guidance import clip_guide, guide, guide_logits, guide_two
+from modules.diffusion.guidance import guide, guide_logits, guide_two
 from modules.diffusion.samplers import ddim
 from modules.diffusion.schedules import cosine, rescale_zero_terminal_snr, respace
 

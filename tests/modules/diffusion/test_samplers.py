@@ -13,6 +13,7 @@ from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import Denoiser, Prediction, as_denoiser
 from modules.diffusion.gaussian import epsilon_from_x0
 from modules.diffusion.noise import randn_per_image
+from modules.diffusion.samplers import loop
 from modules.diffusion.schedules import NoiseSchedule, cosine, rescale_zero_terminal_snr, respace
 
 F64 = torch.float64
@@ -93,8 +94,8 @@ def exact_moments(
     draws = steps if noisy else 1
     axes = math.sqrt(draws * d) * torch.eye(draws * d, dtype=F64).reshape(-1, draws, d)
     points = iter(torch.cat([axes, -axes]).unbind(dim=1))
-    monkeypatch.setattr(s, "_noise_like", lambda x, generators: next(points))
-    out = sampler(denoiser, respace(SCHEDULE, steps), next(points))
+    monkeypatch.setattr(loop, "randn_per_image", lambda *args: next(points))
+    out = sampler(denoiser, respace(SCHEDULE, steps), next(points), generators=[])
     assert next(points, None) is None, "not all of the noise was asked for"
     mean = out.mean(dim=0)
     return mean, (out - mean).T @ (out - mean) / len(out)
@@ -322,26 +323,6 @@ def test_zero_terminal_snr(name: str, generators: MakeGenerators) -> None:
     denoiser = as_denoiser(lambda x, t: torch.tanh(x), full, "v")
     x = SAMPLERS[name](denoiser, respace(full, 5), torch.ones(2, 3), generators=generators(2))
     assert bool(torch.isfinite(x).all())
-
-
-def test_analytic_noise_limit_is_on_the_step_before_the_last(
-    gaussian_denoiser: MakeDenoiser, generators: MakeGenerators
-) -> None:
-    denoiser = gaussian_denoiser(SCHEDULE, MEAN, COVARIANCE)
-    schedule = respace(SCHEDULE, 4)
-
-    def path(limit: float | None) -> list[s.Step]:
-        steps: list[s.Step] = []
-        run = partial(s.analytic_dpm, statistics=STATISTICS, noise_limit=limit, on_step=steps.append)
-        run(denoiser, schedule, torch.ones(1, 20000, 3, dtype=F64), generators=generators(1))
-        return steps
-
-    free, limited = path(None), path(0.01)
-    assert torch.equal(free[1].x, limited[1].x)
-    # All coordinates of ones share a mean, so what differs between them at this step is its noise.
-    noise = limited[2].x - path(0.0)[2].x
-    assert noise.abs().mean().item() == pytest.approx(0.01, rel=0.02)
-    assert (free[2].x - path(0.0)[2].x).abs().mean().item() > 0.1
 
 
 def test_noise_is_the_generator_s_own(generators: MakeGenerators) -> None:

@@ -1,4 +1,4 @@
-"""DDIM (Song et al. 2010.02502) and its inversion."""
+"""Denoising diffusion implicit models, DDIM (Song et al. 2010.02502) and its inversion."""
 
 from __future__ import annotations
 
