@@ -37,12 +37,12 @@ class Tables:
 
     def __init__(self, timesteps: Tensor) -> None:
         self.timesteps = timesteps
-        self.known = frozenset(timesteps.tolist())
+        self.known: frozenset[int] = frozenset(timesteps.tolist())
         self._kept: dict[Key, Tensor] = {}
 
     def made(self, values: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(K, N) float64 values -> (K, last timestep + 1) on the device. Not kept."""
-        table = values.new_full((len(values), int(self.timesteps[-1]) + 1), math.nan)
+        table = values.new_full((len(values), max(self.known) + 1), math.nan)
         table[:, self.timesteps] = values
         # Cast first: not every accelerator has float64.
         return table.to(dtype).to(device)
