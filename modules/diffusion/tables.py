@@ -53,8 +53,6 @@ class Tables:
         table = self._kept.get(place)
         if table is not None:
             return table
-        # A tensor of inference mode could not be used in training later.
-        with torch.inference_mode(False):
-            table = self.made(values(), device, dtype)
+        table = self.made(values(), device, dtype)
         # A stand-in tensor (of FakeTensorMode, which counts memory) is of no use to a later caller.
         return self._kept.setdefault(place, table) if type(table) is Tensor else table
