@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser
+from modules.diffusion.denoiser import Denoiser, at_timestep
 from modules.diffusion.gaussian import q_sample
-from modules.diffusion.schedules import NoiseSchedule
+from modules.diffusion.noise_schedule import NoiseSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,8 @@ def _excesses(
     """Batch sums of (||epsilon(x_t)||^2 - ||noise||^2) / dimensions and of ||noise||^2 / dimensions - 1, in float64."""
     t = torch.full((x0.shape[0],), timestep, dtype=torch.int64, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype).to(x0.device)
-    plus, minus = (denoiser(q_sample(schedule, x0, t, z), t).epsilon for z in (noise, -noise))
+    here = at_timestep(denoiser, timestep)
+    plus, minus = (here(q_sample(schedule, x0, t, z), t).epsilon for z in (noise, -noise))
     # As products, because near pure noise the squares are equal to rounding.
     excess = ((plus - noise) * (plus + noise) + (minus + noise) * (minus - noise)) / 2
     excesses = torch.stack([excess, noise.square() - 1])
@@ -113,23 +114,19 @@ def _excesses(
     return excesses.flatten(2).mean(dim=2).to("cpu", torch.float64).sum(dim=1)
 
 
-def analytic_variance(
-    schedule: NoiseSchedule,
-    statistics: ScoreStatistics,
-    eta: float = 1.0,
-    data_range: tuple[float, float] | None = None,
-) -> AnalyticVariance:
+def analytic_variance(schedule: NoiseSchedule, statistics: ScoreStatistics, eta: float = 1.0) -> AnalyticVariance:
     """The optimal variance of each step of a trajectory (Analytic-DPM theorem 1), within its bounds (theorem 2).
 
     Args:
         schedule: the trajectory; its last noise level must leave some signal.
         statistics: measured at all of its timesteps, and perhaps at others.
         eta: lambda^2 = eta^2 beta-tilde is the variance that the mean is built for: 1 for the DDPM form, 0 for DDIM's.
-        data_range: smallest and largest value of the data, if it is bounded.
 
     Returns:
-        The variance, clipped to the bounds. The upper bound is the smallest of three: of any data, of data with this
-        variance (by the law of total variance, in place of theorem 2's worst case), and of data in this range.
+        The variance, clipped to the bounds. The upper bound is the smaller of two: that of any data, and that of data
+        with this variance (by the law of total variance).
+        Differs from the paper: theorem 2 uses the range of the data. Data within a range have at most the squared half
+        of the range as their variance, so this bound is at least as tight.
 
     Raises:
         ValueError: if the statistics lack a timestep of the schedule, or the schedule ends at zero SNR.
@@ -146,9 +143,6 @@ def analytic_variance(
     # How far the step's mean moves per unit of epsilon, and per unit of x0.
     per_epsilon = (schedule.noise / schedule.alphas.sqrt() - rest).square()
     per_x0 = (schedule.alpha_bar_prev.sqrt() - rest / schedule.snr.rsqrt()).square()
-    unknown = statistics.data_variance
-    if data_range is not None:
-        unknown = min(unknown, ((data_range[1] - data_range[0]) / 2) ** 2)
-    upper = lower + torch.minimum(per_epsilon, per_x0 * unknown)
+    upper = lower + torch.minimum(per_epsilon, per_x0 * statistics.data_variance)
     variance = lower + per_epsilon * (1 - mean_square)
     return AnalyticVariance(torch.minimum(torch.maximum(variance, lower), upper), lower, upper)

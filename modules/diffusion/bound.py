@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser, Prediction
+from modules.diffusion.denoiser import Denoiser, Prediction, at_timestep
 from modules.diffusion.gaussian import Gaussian, learned_log_variance, posterior, q_sample
 from modules.diffusion.noise import Generators, randn_per_image
-from modules.diffusion.schedules import NoiseSchedule, working_dtype
+from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
 
 Decoder = Literal["discretised", "gaussian"]
 ModelVariance = Literal["fixed_small", "fixed_large", "learned"] | Tensor
@@ -62,7 +62,7 @@ def variational_bound(
         t = torch.full((x0.shape[0],), timestep, dtype=torch.int64, device=x0.device)
         noise = randn_per_image(generators, x0.shape, x0.device, x0.dtype)
         x_t = q_sample(schedule, x0, t, noise)
-        prediction = denoiser(x_t, t)
+        prediction = at_timestep(denoiser, timestep)(x_t, t)
         model = reverse_distribution(prediction, schedule, x_t, t, variance)
         terms.append(bound_term(schedule, model, x0, x_t, t, decoder))
         x0_mse.append(_mean(prediction.x0 - x0, squared=True))
@@ -88,13 +88,12 @@ def reverse_distribution(
         ValueError: for an unknown name, or "learned" without a variance fraction.
     """
     mean = posterior(schedule, prediction.x0, x_t, t).mean
-    small = schedule.posterior_log_variance
     if isinstance(variance, Tensor):
         log_variance = schedule.lookup(variance.log(), t, x_t)
     elif variance == "fixed_small":
-        log_variance = schedule.lookup(small, t, x_t)
+        log_variance = schedule.at(t, like=x_t).posterior_log_variance
     elif variance == "fixed_large":
-        log_variance = schedule.lookup(torch.cat([small[:1], schedule.betas[1:].log()]), t, x_t)
+        log_variance = schedule.at(t, like=x_t).fixed_large_log_variance
     elif variance == "learned":
         if prediction.variance_fraction is None:
             raise ValueError("learned variance needs a denoiser with learned sigma")
@@ -124,7 +123,7 @@ def bound_term(
     if decoder not in likelihood:
         raise ValueError(f"unknown decoder {decoder!r}; there are discretised and gaussian")
     nll = -_mean(likelihood[decoder](x0, model))
-    return torch.where(t == schedule.timesteps[0].to(t.device), nll, kl) / math.log(2)
+    return torch.where(t == schedule.first_timestep, nll, kl) / math.log(2)
 
 
 def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:

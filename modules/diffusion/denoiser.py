@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from modules.diffusion.gaussian import Parameterization, epsilon_from_x0, x0_and_epsilon
-from modules.diffusion.schedules import NoiseSchedule, working_dtype
+from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
 
 
 class Prediction(NamedTuple):
@@ -35,6 +36,20 @@ Denoiser = Callable[[Tensor, Tensor], Prediction]
 
 Threshold = Literal["static", "dynamic"] | Callable[[Tensor], Tensor]
 """How an x0 estimate is kept in range: by name with the default range, or any function of x0 (functools.partial)."""
+
+
+C = TypeVar("C", bound=Callable[..., object])
+
+
+def at_timestep(call: C, timestep: int) -> C:
+    """A model or denoiser for batches whose samples are all at one timestep, which need not be read from the device.
+
+    Samplers ask for it at each step. A model or denoiser that has a method ``at_timestep(timestep)`` returns another
+    one by it: guidance within an interval of timesteps returns the conditional model outside of the interval. Any
+    other is returned as it is.
+    """
+    choose: Callable[[int], C] | None = getattr(call, "at_timestep", None)
+    return call if choose is None else choose(timestep)
 
 
 def static_threshold(x0: Tensor, limit: float = 1.0) -> Tensor:
@@ -96,19 +111,34 @@ def as_denoiser(
     if parameterization == "epsilon" and float(schedule.alpha_bar[-1]) == 0:
         raise ValueError("epsilon prediction says nothing of x0 at zero terminal SNR; predict v or x0")
     clip = _THRESHOLDS[threshold] if isinstance(threshold, str) else threshold
+    return NetworkDenoiser(model, schedule, parameterization, learned_sigma, clip)
 
-    def denoise(x_t: Tensor, t: Tensor) -> Prediction:
-        output = model(x_t, t).to(working_dtype(x_t))
+
+@dataclass(frozen=True, eq=False)
+class NetworkDenoiser:
+    """A model read as a denoiser; made by ``as_denoiser``, which says what the attributes are."""
+
+    model: Model
+    schedule: NoiseSchedule
+    parameterization: Parameterization
+    learned_sigma: bool
+    clip: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See ``Denoiser``."""
+        output = self.model(x_t, t).to(working_dtype(x_t))
         fraction = None
-        if learned_sigma:
+        if self.learned_sigma:
             output, raw = split_learned_sigma(output, x_t.shape[1])
             fraction = (raw + 1) / 2
         if output.shape != x_t.shape:
             raise ValueError(f"the network returned {tuple(output.shape)} for a sample of {tuple(x_t.shape)}")
-        x0, epsilon = x0_and_epsilon(schedule, output, x_t, t, parameterization)
-        if clip is not None:
-            x0 = clip(x0)
-            epsilon = epsilon_from_x0(schedule, x0, x_t, t)
+        x0, epsilon = x0_and_epsilon(self.schedule, output, x_t, t, self.parameterization)
+        if self.clip is not None:
+            x0 = self.clip(x0)
+            epsilon = epsilon_from_x0(self.schedule, x0, x_t, t)
         return Prediction(x0, epsilon, fraction)
 
-    return denoise
+    def at_timestep(self, timestep: int) -> Denoiser:
+        """See ``at_timestep``."""
+        return replace(self, model=at_timestep(self.model, timestep))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from modules.diffusion.schedules import NoiseSchedule
+from modules.diffusion.noise_schedule import NoiseSchedule
 
 Parameterization = Literal["x0", "epsilon", "v"]
 
@@ -25,7 +25,8 @@ class Gaussian(NamedTuple):
 
 def q_sample(schedule: NoiseSchedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """x_t given x0 and standard normal noise (DDPM eq. 4)."""
-    return schedule.lookup(schedule.signal, t, x0) * x0 + schedule.lookup(schedule.noise, t, x0) * noise
+    at = schedule.at(t, like=x0)
+    return at.signal * x0 + at.noise * noise
 
 
 def posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Gaussian:
@@ -33,12 +34,9 @@ def posterior(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Ga
 
     At the first step the variance is 0 and the mean x0; log_variance there is the second step's, so that it is finite.
     """
-    mean = (
-        schedule.lookup(schedule.posterior_x0_coefficient, t, x_t) * x0
-        + schedule.lookup(schedule.posterior_xt_coefficient, t, x_t) * x_t
-    )
-    variance = schedule.lookup(schedule.posterior_variance, t, x_t)
-    return Gaussian(mean, variance, schedule.lookup(schedule.posterior_log_variance, t, x_t))
+    at = schedule.at(t, like=x_t)
+    mean = at.posterior_x0_coefficient * x0 + at.posterior_xt_coefficient * x_t
+    return Gaussian(mean, at.posterior_variance, at.posterior_log_variance)
 
 
 def learned_log_variance(schedule: NoiseSchedule, fraction: Tensor, t: Tensor) -> Tensor:
@@ -46,44 +44,43 @@ def learned_log_variance(schedule: NoiseSchedule, fraction: Tensor, t: Tensor) -
 
     The fraction is not clipped: a network may go beyond both ends.
     """
-    low = schedule.lookup(schedule.posterior_log_variance, t, fraction)
-    high = schedule.lookup(schedule.betas.log(), t, fraction)
+    at = schedule.at(t, like=fraction)
+    return interpolated_log_variance(fraction, at.posterior_log_variance, at.log_betas)
+
+
+def interpolated_log_variance(fraction: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Between the log variances low (fraction 0) and high (fraction 1) (Improved DDPM eq. 15)."""
     return fraction * high + (1 - fraction) * low
 
 
 def x0_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """x0 = (x_t - sqrt(1 - alpha_bar) epsilon) / sqrt(alpha_bar) (DDPM eq. 15); not defined at zero SNR."""
-    return (x_t - schedule.lookup(schedule.noise, t, x_t) * epsilon) / schedule.lookup(schedule.signal, t, x_t)
+    at = schedule.at(t, like=x_t)
+    return (x_t - at.noise * epsilon) / at.signal
 
 
 def epsilon_from_x0(schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """epsilon = (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar) (DDPM eq. 4, solved for the noise)."""
-    return (x_t - schedule.lookup(schedule.signal, t, x_t) * x0) / schedule.lookup(schedule.noise, t, x_t)
+    at = schedule.at(t, like=x_t)
+    return (x_t - at.signal * x0) / at.noise
 
 
 def velocity(schedule: NoiseSchedule, x0: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
     """v = sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) x0 (Salimans and Ho, progressive distillation, appendix D)."""
-    return schedule.lookup(schedule.signal, t, x0) * epsilon - schedule.lookup(schedule.noise, t, x0) * x0
+    at = schedule.at(t, like=x0)
+    return at.signal * epsilon - at.noise * x0
 
 
 def x0_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """x0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v; defined at zero SNR too (Salimans and Ho, appendix D)."""
-    return schedule.lookup(schedule.signal, t, x_t) * x_t - schedule.lookup(schedule.noise, t, x_t) * v
+    at = schedule.at(t, like=x_t)
+    return at.signal * x_t - at.noise * v
 
 
 def epsilon_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """epsilon = sqrt(1 - alpha_bar) x_t + sqrt(alpha_bar) v (Salimans and Ho, appendix D)."""
-    return schedule.lookup(schedule.noise, t, x_t) * x_t + schedule.lookup(schedule.signal, t, x_t) * v
-
-
-def score_from_epsilon(schedule: NoiseSchedule, epsilon: Tensor, t: Tensor) -> Tensor:
-    """grad log q_t(x_t) = -epsilon / sqrt(1 - alpha_bar) (Song et al. 2021; ADM eq. 11)."""
-    return -epsilon / schedule.lookup(schedule.noise, t, epsilon)
-
-
-def epsilon_from_score(schedule: NoiseSchedule, score: Tensor, t: Tensor) -> Tensor:
-    """epsilon = -sqrt(1 - alpha_bar) score (ADM eq. 11)."""
-    return -schedule.lookup(schedule.noise, t, score) * score
+    at = schedule.at(t, like=x_t)
+    return at.noise * x_t + at.signal * v
 
 
 def x0_and_epsilon(

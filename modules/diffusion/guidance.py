@@ -1,22 +1,29 @@
-"""Guidance: towards what was asked for, away from what is likely anyway.
+"""Classifier-free guidance of diffusion networks and of logits.
 
 ``guide`` and ``guide_two`` wrap a *model* whose conditioning is closed over for several copies of the batch, so that
-one network call serves them all. ``clip_guide`` wraps a *denoiser*.
+one network call serves them all. ``conditional`` is the same network with the conditional conditioning only. It saves
+the other copies where their outputs would have no effect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser, Model, Prediction
-from modules.diffusion.gaussian import x0_from_epsilon
-from modules.diffusion.schedules import NoiseSchedule
+from modules.diffusion.denoiser import Model
 
 
-def guide(model: Model, scale: float, *, interval: tuple[int, int] | None = None, rescale: float = 0.0) -> Model:
+def guide(
+    model: Model,
+    scale: float,
+    *,
+    interval: tuple[int, int] | None = None,
+    rescale: float = 0.0,
+    conditional: Model | None = None,
+) -> Model:
     """Classifier-free guidance (Ho and Salimans eq. 6; unCLIP 2.1).
 
     unconditional + scale * (conditional - unconditional).
@@ -32,18 +39,22 @@ def guide(model: Model, scale: float, *, interval: tuple[int, int] | None = None
             elsewhere (Kynkaanniemi et al. 2404.07724).
         rescale: phi in [0, 1]: how far to bring the guided output's standard deviation, per sample, back to the
             conditional one's (Lin et al. eq. 15 and 16).
+        conditional: for B samples, with the conditional conditioning: (x (B, C, ...), t (B,)) -> (B, C, ...). With it
+            the unconditional half is not evaluated at scale 1, nor outside of the interval in a sampler.
 
     Returns:
         A model for B samples.
+
+    Raises:
+        ValueError: if rescale is outside [0, 1], or the interval ends before it starts.
     """
-    _check_rescale(rescale)
+    _check(rescale, interval)
 
-    def guided(x_t: Tensor, t: Tensor) -> Tensor:
-        conditional, unconditional = _copies(model, x_t, t, 2)
-        out = _blend(conditional, unconditional, scale, x_t.shape[1], rescale)
-        return _inside(interval, t, out, conditional)
+    def outputs(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        with_condition, without = _copies(model, x_t, t, 2)
+        return _blend(with_condition, without, scale, x_t.shape[1], rescale), with_condition
 
-    return guided
+    return _guided(outputs, interval, conditional, always_conditional=scale == 1)
 
 
 def guide_two(
@@ -53,6 +64,7 @@ def guide_two(
     *,
     interval: tuple[int, int] | None = None,
     rescale: float = 0.0,
+    conditional: Model | None = None,
 ) -> Model:
     """Guidance with a scale for each of two conditions (Brooks et al. 2023 eq. 3; the CLIP embedding is their image).
 
@@ -63,13 +75,18 @@ def guide_two(
         text_scale: of what the caption adds to the CLIP embedding.
         image_scale: of what the CLIP embedding adds to nothing.
         interval, rescale: as in ``guide``; outside of the interval the output is that of both conditions.
+        conditional: for B samples, with both conditions. With it the other two thirds are not evaluated where both
+            scales are 1, nor outside of the interval in a sampler.
 
     Returns:
         A model for B samples.
-    """
-    _check_rescale(rescale)
 
-    def guided(x_t: Tensor, t: Tensor) -> Tensor:
+    Raises:
+        ValueError: if rescale is outside [0, 1], or the interval ends before it starts.
+    """
+    _check(rescale, interval)
+
+    def outputs(x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         both, image, neither = _copies(model, x_t, t, 3)
         channels = x_t.shape[1]
         if text_scale == image_scale:
@@ -80,9 +97,9 @@ def guide_two(
             step = text_scale * (both[:, :channels] - image[:, :channels])
             mean = _lerp(image[:, :channels], neither[:, :channels], image_scale) + step
             out = torch.cat([_match_deviation(mean, both[:, :channels], rescale), both[:, channels:]], dim=1)
-        return _inside(interval, t, out, both)
+        return out, both
 
-    return guided
+    return _guided(outputs, interval, conditional, always_conditional=text_scale == image_scale == 1)
 
 
 def guide_logits(logits: Tensor, scale: float) -> Tensor:
@@ -101,42 +118,6 @@ def guide_logits(logits: Tensor, scale: float) -> Tensor:
         return _lerp(conditional, unconditional, scale)
     forbidden = conditional.isneginf() | unconditional.isneginf()
     return torch.where(forbidden, conditional, _lerp(conditional, unconditional, scale))
-
-
-def clip_guide(
-    denoiser: Denoiser, schedule: NoiseSchedule, similarity: Callable[[Tensor], Tensor], scale: float
-) -> Denoiser:
-    """CLIP guidance (GLIDE 2.4): follow the gradient, with respect to x_t, of the similarity of the x0 estimate.
-
-    epsilon - scale * sqrt(1 - alpha_bar) * gradient (ADM eq. 14), and x0 in accordance with it.
-
-    Differs from the paper: GLIDE trains a CLIP on noised images; this one sees the denoiser's x0 estimate, so any CLIP
-    will do.
-
-    Args:
-        denoiser: differentiable in x_t.
-        schedule: holds the timesteps that it is asked for; not one that ends at zero SNR.
-        similarity: x0 (B, ...) -> (B,) similarity with each sample's caption, for instance the CLIP dot product.
-        scale: 0 is the denoiser itself, and costs no gradient.
-
-    Returns:
-        A denoiser that also works inside of no_grad and inference_mode; what the callables close over must not have
-        been made in inference_mode.
-    """
-    if scale == 0:
-        return denoiser
-
-    def guided(x_t: Tensor, t: Tensor) -> Prediction:
-        with torch.inference_mode(False), torch.enable_grad():
-            x, t_copy = x_t.detach().clone().requires_grad_(), t.clone()
-            prediction = denoiser(x, t_copy)
-            (gradient,) = torch.autograd.grad(similarity(prediction.x0).sum(), x)
-        epsilon = prediction.epsilon.detach() - scale * schedule.lookup(schedule.noise, t, x_t) * gradient
-        fraction = prediction.variance_fraction
-        x0 = x0_from_epsilon(schedule, epsilon, x_t, t)
-        return Prediction(x0, epsilon, None if fraction is None else fraction.detach())
-
-    return guided
 
 
 def _copies(model: Model, x_t: Tensor, t: Tensor, copies: int) -> tuple[Tensor, ...]:
@@ -171,14 +152,48 @@ def _match_deviation(guided: Tensor, conditional: Tensor, rescale: float) -> Ten
     return guided * (rescale * ratio + (1 - rescale))
 
 
-def _inside(interval: tuple[int, int] | None, t: Tensor, guided: Tensor, conditional: Tensor) -> Tensor:
-    """Guided samples where t lies in the interval, conditional ones elsewhere."""
-    if interval is None:
-        return guided
-    inside = (t >= interval[0]) & (t <= interval[1])
-    return torch.where(inside.reshape(-1, *([1] * (guided.ndim - 1))), guided, conditional)
-
-
-def _check_rescale(rescale: float) -> None:
+def _check(rescale: float, interval: tuple[int, int] | None) -> None:
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must lie in [0, 1], got {rescale}")
+    if interval is not None and interval[0] > interval[1]:
+        raise ValueError(f"the guidance interval must not end before it starts, got {interval}")
+
+
+Outputs = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""x_t, t -> the guided output and the conditional one."""
+
+
+def _guided(
+    outputs: Outputs, interval: tuple[int, int] | None, conditional: Model | None, *, always_conditional: bool
+) -> Model:
+    if always_conditional and conditional is not None:
+        return conditional
+    return (lambda x_t, t: outputs(x_t, t)[0]) if interval is None else GuidedWithin(outputs, *interval, conditional)
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedWithin:
+    """A model that is guided at first <= t <= last and conditional elsewhere.
+
+    Attributes:
+        outputs: gives both outputs from one call of the network.
+        first, last: original timesteps.
+        conditional: gives the conditional output alone; None if only `outputs` does.
+    """
+
+    outputs: Outputs
+    first: int
+    last: int
+    conditional: Model | None
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """For samples at any timesteps. All copies are evaluated: to look at t would wait for the device."""
+        guided, conditional = self.outputs(x_t, t)
+        inside = (t >= self.first) & (t <= self.last)
+        return torch.where(inside.reshape(-1, *([1] * (guided.ndim - 1))), guided, conditional)
+
+    def at_timestep(self, timestep: int) -> Model:
+        """The guided model inside of the interval, the conditional one outside; see ``denoiser.at_timestep``."""
+        if self.first <= timestep <= self.last:
+            return lambda x_t, t: self.outputs(x_t, t)[0]
+        return (lambda x_t, t: self.outputs(x_t, t)[1]) if self.conditional is None else self.conditional

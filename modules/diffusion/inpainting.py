@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from modules.diffusion.denoiser import Denoiser
-from modules.diffusion.noise import Generators, randn_per_image
-from modules.diffusion.samplers import OnStep, Step
-from modules.diffusion.schedules import NoiseSchedule
+from modules.diffusion.noise import Generators
+from modules.diffusion.noise_schedule import NoiseSchedule
+from modules.diffusion.samplers.implicit import check_eta, towards
+from modules.diffusion.samplers.loop import Denoise, Noise, OnStep, State, run
+from modules.diffusion.samplers.trajectory import Transition
 
 
-@torch.no_grad()
 def inpaint(
     denoiser: Denoiser,
     schedule: NoiseSchedule,
@@ -46,31 +48,45 @@ def inpaint(
     Raises:
         ValueError: eta outside [0, 1], resamples below 1, or a mask outside [0, 1].
     """
-    if not 0 <= eta <= 1 or resamples < 1:
-        raise ValueError(f"eta must lie in [0, 1] and resamples be 1 or more, got {eta} and {resamples}")
+    check_eta(eta)
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, got {resamples}")
     if not bool(((mask >= 0) & (mask <= 1)).all()):
         raise ValueError("the mask must lie in [0, 1]")
+    clean = torch.where(mask > 0, known, torch.zeros_like(known))
+    step = partial(repaint_step, known=clean, mask=mask, like=x_T, resamples=resamples, eta=eta)
+    return run(step, denoiser, schedule, x_T, generators, on_step)
 
-    def noise() -> Tensor:
-        return randn_per_image(generators, x_T.shape, x_T.device, x_T.dtype)
 
-    clean, x = torch.where(mask > 0, known, torch.zeros_like(known)), x_T
-    for i in reversed(range(schedule.num_steps)):
-        timestep, alpha_bar = int(schedule.timesteps[i]), float(schedule.alpha_bar_prev[i])
-        variance = eta**2 * float(schedule.posterior_variance[i])
-        t = torch.full((x.shape[0],), timestep, dtype=torch.int64, device=x.device)
-        for again in range(resamples):
-            prediction = denoiser(x, t)
-            drawn = math.sqrt(alpha_bar) * prediction.x0
-            drawn = drawn + math.sqrt(max(1 - alpha_bar - variance, 0.0)) * prediction.epsilon
-            if i == 0:
-                x = mask * clean + (1 - mask) * drawn
-                break
-            drawn = drawn + math.sqrt(variance) * noise()
-            noised = math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * noise()
-            x = mask * noised + (1 - mask) * drawn
-            if again < resamples - 1:
-                x = math.sqrt(float(schedule.alphas[i])) * x + math.sqrt(float(schedule.betas[i])) * noise()
-        if on_step is not None:
-            on_step(Step(schedule.num_steps - 1 - i, schedule.num_steps, timestep, prediction.x0, x))
-    return x
+def repaint_step(
+    state: State,
+    transition: Transition,
+    denoise: Denoise,
+    noise: Noise,
+    *,
+    known: Tensor,
+    mask: Tensor,
+    like: Tensor,
+    resamples: int,
+    eta: float,
+) -> State:
+    """One noise level of RePaint algorithm 1: DDIM's step where the mask is 0, the noised data where it is 1.
+
+    Args:
+        known: (B, ...) finite everywhere.
+        like: all noise has its shape, dtype and device.
+        Others as in ``inpaint``.
+    """
+    x, alpha_bar = state.x, transition.next.alpha_bar
+    variance = eta**2 * transition.posterior_variance
+    for again in range(resamples):
+        prediction = denoise(x)
+        drawn = towards(prediction, alpha_bar, variance)
+        if transition.last:
+            return State(mask * known + (1 - mask) * drawn, prediction.x0)
+        drawn = drawn + math.sqrt(variance) * noise(like)
+        noised = math.sqrt(alpha_bar) * known + math.sqrt(1 - alpha_bar) * noise(like)
+        x = mask * noised + (1 - mask) * drawn
+        if again < resamples - 1:
+            x = math.sqrt(transition.alpha) * x + math.sqrt(transition.beta) * noise(like)
+    return State(x, prediction.x0)

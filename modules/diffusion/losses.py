@@ -23,7 +23,7 @@ from modules.diffusion.gaussian import (
     training_target,
     x0_and_epsilon,
 )
-from modules.diffusion.schedules import NoiseSchedule, working_dtype
+from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
 
 Weighting = Literal["none", "snr", "min_snr", "min_snr_plus_one"]
 
@@ -52,28 +52,32 @@ def loss_weight(
     Raises:
         ValueError: for an unknown name, or min_snr_plus_one with epsilon prediction, whose weight grows as 1 / SNR.
     """
+    key = ("loss weight", parameterization, weighting, gamma)
+    return schedule.kept_lookup(key, lambda: _weights(schedule, parameterization, weighting, gamma), t)
+
+
+def _weights(schedule: NoiseSchedule, parameterization: Parameterization, weighting: Weighting, gamma: float) -> Tensor:
+    """(N,) float64 weight at each step."""
     snr = schedule.snr
     if weighting == "none":
-        weight = torch.ones_like(snr)
-    elif weighting == "snr":
-        weight = {"x0": snr, "epsilon": torch.ones_like(snr), "v": schedule.alpha_bar}[parameterization]
-    elif weighting == "min_snr":
+        return torch.ones_like(snr)
+    if weighting == "snr":
+        return {"x0": snr, "epsilon": torch.ones_like(snr), "v": schedule.alpha_bar}[parameterization]
+    if weighting == "min_snr":
         # min(SNR, gamma) / SNR and / (SNR + 1), written so that SNR = 0 is no special case.
-        weight = {
+        return {
             "x0": snr.clamp(max=gamma),
             "epsilon": (gamma / snr).clamp(max=1),
             "v": snr.clamp(max=gamma) / (snr + 1),
         }[parameterization]
-    elif weighting == "min_snr_plus_one":
-        if parameterization == "epsilon":
-            raise ValueError(
-                "min_snr_plus_one is a weighting for x0 and v; for epsilon it grows without bound as SNR falls"
-            )
-        weight = (snr + 1).clamp(max=gamma)
-        weight = weight / (snr + 1) if parameterization == "v" else weight
-    else:
+    if weighting != "min_snr_plus_one":
         raise ValueError(f"unknown weighting {weighting!r}; there are none, snr, min_snr and min_snr_plus_one")
-    return schedule.lookup(weight, t, torch.empty(0, device=t.device))
+    if parameterization == "epsilon":
+        raise ValueError(
+            "min_snr_plus_one is a weighting for x0 and v; for epsilon it grows without bound as SNR falls"
+        )
+    weight = (snr + 1).clamp(max=gamma)
+    return weight / (snr + 1) if parameterization == "v" else weight
 
 
 def diffusion_loss(
@@ -146,8 +150,8 @@ def _tame(log_variance: Tensor, schedule: NoiseSchedule, t: Tensor, slack: float
 
     The identity within ``slack`` nats of [log beta-tilde, log beta]; beyond, the excess grows as its logarithm.
     """
-    low = schedule.lookup(schedule.posterior_log_variance, t, log_variance) - slack
-    high = schedule.lookup(schedule.betas.log(), t, log_variance) + slack
+    at = schedule.at(t, like=log_variance)
+    low, high = at.posterior_log_variance - slack, at.log_betas + slack
     above, below = (log_variance - high).clamp(min=0), (low - log_variance).clamp(min=0)
     inside = torch.minimum(torch.maximum(log_variance, low), high)
     return inside + torch.log1p(above) - torch.log1p(below)

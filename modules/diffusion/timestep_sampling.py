@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules.diffusion.schedules import NoiseSchedule
+from modules.diffusion.noise_schedule import NoiseSchedule
 
 
 class TimestepSample(NamedTuple):
@@ -89,15 +89,23 @@ class LossSecondMoment(nn.Module):
     def update(self, schedule: NoiseSchedule, t: Tensor, losses: Tensor) -> None:
         """Remembers the unweighted losses (B,) at t (B,); with several ranks, gather both from all of them first."""
         device, history = self.losses.device, self.losses.shape[1]
-        position, order = torch.searchsorted(schedule.timesteps.to(device), t.to(device)).sort(stable=True)
+        position, order = self._position(schedule, t.to(device)).sort(stable=True)
         values = losses.to(device, self.losses.dtype)[order]
-        count = torch.bincount(position, minlength=len(self.seen))
+        # Not bincount, nor a mask as an index below: both would wait for the device.
+        count = torch.zeros_like(self.seen).index_add(0, position, torch.ones_like(position))
         rank = torch.arange(len(position), device=device) - (count.cumsum(0) - count)[position]
         # Of more losses than the history holds, only the latest: two writes to one slot would land in any order.
         keep = rank >= count[position] - history
-        slot = (self.seen[position] + rank) % history
-        self.losses[position[keep], slot[keep]] = values[keep]
+        # The others go into one more slot, which is cut off again.
+        slot = torch.where(keep, (self.seen[position] + rank) % history, history)
+        padded = torch.nn.functional.pad(self.losses, (0, 1))
+        padded[position, slot] = values
+        self.losses.copy_(padded[:, :history])
         self.seen += count
+
+    def _position(self, schedule: NoiseSchedule, t: Tensor) -> Tensor:
+        """Which step of the schedule each timestep is."""
+        return schedule.kept_lookup("position", lambda: torch.arange(schedule.num_steps, dtype=torch.float64), t).long()
 
 
 def _at(schedule: NoiseSchedule, position: Tensor) -> TimestepSample:

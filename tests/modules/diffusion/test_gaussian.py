@@ -36,7 +36,6 @@ def assert_round_trips(schedule: NoiseSchedule, seed: int = 0) -> None:
     x_t = g.q_sample(schedule, x0, t, noise)
     size = x0.abs() + noise.abs()
     v = g.velocity(schedule, x0, noise, t)
-    score = g.score_from_epsilon(schedule, noise, t)
 
     def near(actual: Tensor, expected: Tensor, magnification: Tensor | float) -> None:
         assert bool(((actual - expected).abs() <= 16 * EPS * size * magnification).all())
@@ -45,11 +44,9 @@ def assert_round_trips(schedule: NoiseSchedule, seed: int = 0) -> None:
     near(g.epsilon_from_x0(schedule, x0, x_t, t), noise, 1 / s)
     near(g.x0_from_v(schedule, v, x_t, t), x0, 1.0)
     near(g.epsilon_from_v(schedule, v, x_t, t), noise, 1.0)
-    near(g.epsilon_from_score(schedule, score, t), noise, 1.0)
     near(g.x0_from_epsilon(schedule, g.epsilon_from_x0(schedule, x0, x_t, t), x_t, t), x0, 1 / a)
     near(g.epsilon_from_x0(schedule, g.x0_from_epsilon(schedule, noise, x_t, t), x_t, t), noise, 1 / s)
     near(g.velocity(schedule, g.x0_from_v(schedule, v, x_t, t), g.epsilon_from_v(schedule, v, x_t, t), t), v, 1.0)
-    near(g.x0_from_epsilon(schedule, g.epsilon_from_score(schedule, score, t), x_t, t), x0, 1 / a)
 
 
 @pytest.mark.parametrize("schedule", [cosine(1000), linear(1000)], ids=["cosine", "linear"])
@@ -69,17 +66,6 @@ def test_q_sample_has_the_mean_and_variance_of_the_forward_process() -> None:
     x_t = g.q_sample(schedule, x0, torch.tensor([700, 700]), noise).flatten()
     assert x_t[0].item() == pytest.approx(2 * schedule.alpha_bar[700].sqrt().item())
     assert (x_t[1] - x_t[0]).item() == pytest.approx(3 * (1 - schedule.alpha_bar[700]).sqrt().item())
-
-
-def test_score_is_the_gradient_of_the_log_density() -> None:
-    schedule = cosine(1000)
-    t = torch.tensor([3, 500, 990])
-    x0, noise = torch.randn(2, 3, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
-    x_t = g.q_sample(schedule, x0, t, noise).requires_grad_()
-    mean, deviation = schedule.signal[t, None] * x0, schedule.noise[t, None]
-    density = torch.distributions.Normal(mean, deviation).log_prob(x_t).sum()
-    (gradient,) = torch.autograd.grad(density, x_t)
-    torch.testing.assert_close(g.score_from_epsilon(schedule, noise, t), gradient, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("schedule", [cosine(1000), linear(1000), respace(cosine(1000), 25)], ids=["cos", "lin", "25"])

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from modules.diffusion.denoiser import Denoiser, Model, Prediction, as_denoiser
+from modules.diffusion.clip_guidance import clip_guide
+from modules.diffusion.denoiser import Denoiser, Model, Prediction, as_denoiser, at_timestep
 from modules.diffusion.gaussian import epsilon_from_x0, q_sample
-from modules.diffusion.guidance import clip_guide, guide, guide_logits, guide_two
+from modules.diffusion.guidance import guide, guide_logits, guide_two
 from modules.diffusion.samplers import ddim
 from modules.diffusion.schedules import cosine, rescale_zero_terminal_snr, respace
 
@@ -129,6 +131,75 @@ def test_two_scales_within_an_interval() -> None:
     assert torch.equal(found[2:], network.copy(0)[2:])
 
 
+class Sizes:
+    """A model that remembers how many samples each call was for."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.sizes: list[int] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        return self.model(x, t)
+
+
+def conditional_of(network: Network) -> Model:
+    return lambda x, t: network.of(x, t, torch.zeros(len(x)))
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize("given", [False, True], ids=["", "conditional given"])
+def test_a_sampler_leaves_the_other_copies_out_outside_of_the_interval(copies: int, given: bool) -> None:
+    """And draws what it would draw with all copies evaluated, or by a model that is put together by hand."""
+    network = Network(copies, learned_sigma=True)
+    stacked, alone = Sizes(network), Sizes(conditional_of(network))
+    schedule = respace(SCHEDULE, 5)
+    levels = [int(t) for t in schedule.timesteps]
+    interval, conditional = (levels[1], levels[2]), alone if given else None
+    make = partial(guide, scale=3.0) if copies == 2 else partial(guide_two, text_scale=3.0, image_scale=2.0)
+    model = make(stacked, interval=interval, rescale=0.4, conditional=conditional)
+
+    def drawn(chosen: Model) -> Tensor:
+        return ddim(as_denoiser(chosen, SCHEDULE, "v", learned_sigma=True), schedule, X)
+
+    found = drawn(model)
+    assert stacked.sizes == [copies * 4] * (2 if given else 5)
+    assert alone.sizes == [4] * (3 if given else 0)
+    everywhere = make(network, rescale=0.4)
+
+    def by_hand(x: Tensor, t: Tensor) -> Tensor:
+        inside = interval[0] <= t[0] <= interval[1]
+        return everywhere(x, t) if inside else conditional_of(network)(x, t)
+
+    assert torch.equal(found, drawn(by_hand))
+    # As a plain callable, without a sampler that says the timestep, the model gives the same.
+    assert torch.equal(found, drawn(lambda x, t: model(x, t)))
+
+
+@pytest.mark.parametrize("ends", [(0, 300), (300, 300), (300, 999)])
+def test_both_ends_belong_to_the_interval(ends: tuple[int, int]) -> None:
+    network = Network(2)
+    model, t = guide(network, 3.0, interval=ends), torch.full((4,), 300)
+    assert torch.equal(at_timestep(model, 300)(X, t), guide(network, 3.0)(X, t))
+    for outside in {ends[0] - 1, ends[1] + 1} & set(range(1000)):
+        t = torch.full((4,), outside)
+        assert torch.equal(at_timestep(model, outside)(X, t), conditional_of(network)(X, t))
+
+
+def test_scale_one_is_the_conditional_model_itself() -> None:
+    network = Network(2)
+    conditional = conditional_of(network)
+    assert guide(network, 1.0, conditional=conditional) is conditional
+    assert guide_two(network, 1.0, 1.0, conditional=conditional) is conditional
+    assert guide_two(network, 1.0, 2.0, conditional=conditional) is not conditional
+
+
+def test_an_interval_that_ends_before_it_starts_is_refused() -> None:
+    for make in (partial(guide, scale=2.0), partial(guide_two, text_scale=2.0, image_scale=2.0)):
+        with pytest.raises(ValueError, match=r"must not end before it starts, got \(5, 4\)"):
+            make(Network(2), interval=(5, 4))
+
+
 def test_logits() -> None:
     logits = torch.randn(6, 7, 11, generator=torch.Generator().manual_seed(0))
     conditional, unconditional = logits[:3], logits[3:]
@@ -187,6 +258,30 @@ def test_clip_guidance_raises_the_similarity(gaussian_denoiser: Callable[..., De
 
 def test_clip_guidance_of_scale_zero_is_the_denoiser_itself() -> None:
     assert clip_guide(halving, SCHEDULE, toward(torch.ones(3, 5, 5)), 0.0) is halving
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_clip_guidance_of_a_guided_model(outside: bool) -> None:
+    """clip_guide over guide: the gradient is that of the guided estimate, and the interval still saves evaluations."""
+    network = Network(2)
+    stacked, alone = Sizes(network), Sizes(conditional_of(network))
+    model = guide(stacked, 3.0, interval=(500, 999), conditional=alone)
+    direction = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(1))
+    timestep = 300 if outside else 600
+    t, plain = torch.full((4,), timestep), conditional_of(network) if outside else guide(network, 3.0)
+    guided = clip_guide(as_denoiser(model, SCHEDULE, "epsilon"), SCHEDULE, toward(direction), 2.0)
+    found = at_timestep(guided, timestep)(X, t)
+    assert (stacked.sizes, alone.sizes) == (([], [4]) if outside else ([8], []))
+    x = X.clone().requires_grad_()
+    a, s = SCHEDULE.signal[timestep].float(), SCHEDULE.noise[timestep].float()
+    epsilon = plain(x, t)
+    (gradient,) = torch.autograd.grad((((x - s * epsilon) / a) * direction).sum(), x)
+    torch.testing.assert_close(found.epsilon, epsilon.detach() - 2 * s * gradient)
+
+
+def test_clip_guidance_is_refused_where_epsilon_says_nothing() -> None:
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        clip_guide(halving, rescale_zero_terminal_snr(SCHEDULE), toward(torch.ones(3, 5, 5)), 2.0)
 
 
 def test_guided_models_compose_with_a_sampler() -> None:

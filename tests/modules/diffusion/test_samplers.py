@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import Denoiser, Prediction, as_denoiser
 from modules.diffusion.gaussian import epsilon_from_x0
 from modules.diffusion.noise import randn_per_image
+from modules.diffusion.samplers import loop
+from modules.diffusion.samplers.dpm_solver import dpm_solver_pp_step
 from modules.diffusion.schedules import NoiseSchedule, cosine, rescale_zero_terminal_snr, respace
 
 F64 = torch.float64
@@ -93,8 +96,8 @@ def exact_moments(
     draws = steps if noisy else 1
     axes = math.sqrt(draws * d) * torch.eye(draws * d, dtype=F64).reshape(-1, draws, d)
     points = iter(torch.cat([axes, -axes]).unbind(dim=1))
-    monkeypatch.setattr(s, "_noise_like", lambda x, generators: next(points))
-    out = sampler(denoiser, respace(SCHEDULE, steps), next(points))
+    monkeypatch.setattr(loop, "randn_per_image", lambda *args: next(points))
+    out = sampler(denoiser, respace(SCHEDULE, steps), next(points), generators=[])
     assert next(points, None) is None, "not all of the noise was asked for"
     mean = out.mean(dim=0)
     return mean, (out - mean).T @ (out - mean) / len(out)
@@ -324,26 +327,6 @@ def test_zero_terminal_snr(name: str, generators: MakeGenerators) -> None:
     assert bool(torch.isfinite(x).all())
 
 
-def test_analytic_noise_limit_is_on_the_step_before_the_last(
-    gaussian_denoiser: MakeDenoiser, generators: MakeGenerators
-) -> None:
-    denoiser = gaussian_denoiser(SCHEDULE, MEAN, COVARIANCE)
-    schedule = respace(SCHEDULE, 4)
-
-    def path(limit: float | None) -> list[s.Step]:
-        steps: list[s.Step] = []
-        run = partial(s.analytic_dpm, statistics=STATISTICS, noise_limit=limit, on_step=steps.append)
-        run(denoiser, schedule, torch.ones(1, 20000, 3, dtype=F64), generators=generators(1))
-        return steps
-
-    free, limited = path(None), path(0.01)
-    assert torch.equal(free[1].x, limited[1].x)
-    # All coordinates of ones share a mean, so what differs between them at this step is its noise.
-    noise = limited[2].x - path(0.0)[2].x
-    assert noise.abs().mean().item() == pytest.approx(0.01, rel=0.02)
-    assert (free[2].x - path(0.0)[2].x).abs().mean().item() > 0.1
-
-
 def test_noise_is_the_generator_s_own(generators: MakeGenerators) -> None:
     noise = randn_per_image(generators(3), (3, 2, 4), "cpu")
     again = torch.randn(2, 4, generator=generators(3)[1])
@@ -384,3 +367,65 @@ def test_one_step_is_the_estimate(generators: MakeGenerators) -> None:
         found = SAMPLERS[name](elementwise, respace(SCHEDULE, 1, "trailing"), x_T, generators=generators(1))
         torch.testing.assert_close(found, x0, rtol=1e-12, atol=1e-12)
     assert math.isfinite(float(x0.sum()))
+
+
+def test_transitions_are_pairs_of_levels() -> None:
+    schedule = respace(SCHEDULE, 4)
+    steps = s.transitions(schedule)
+    assert [k.timestep for k in steps] == [999, 666, 333, 0] and [k.position for k in steps] == [3, 2, 1, 0]
+    assert [k.last for k in steps] == [False, False, False, True]
+    assert [k.now.alpha_bar for k in steps] == schedule.alpha_bar.flip(0).tolist()
+    assert steps[0].before is None and steps[-1].next == s.Level(1.0, 1.0, 0.0, math.inf)
+    for k, after in pairwise(steps):
+        assert k.next == after.now and k.now == after.before
+        now, cleaner = k.now, k.next
+        assert now.signal**2 + now.noise**2 == pytest.approx(1, rel=1e-14)
+        assert now.half_log_snr == pytest.approx(math.log(now.signal / now.noise), rel=1e-12)
+        assert k.beta == pytest.approx(1 - now.alpha_bar / cleaner.alpha_bar, rel=1e-12)
+        assert k.posterior_variance == pytest.approx(k.beta * cleaner.noise**2 / now.noise**2, rel=1e-12)
+        assert math.exp(k.log_beta) == pytest.approx(k.beta) == pytest.approx(1 - k.alpha)
+
+
+def test_a_new_sampler_is_a_step_for_the_loop(gaussian_denoiser: MakeDenoiser) -> None:
+    """Heun's method for the flow of x / signal in sigma = noise / signal (Karras et al. 2022 algorithm 1): order 2."""
+
+    def heun(
+        state: s.State, transition: s.Transition, denoise: Callable[[Tensor], Prediction], noise: object
+    ) -> s.State:
+        now, cleaner = transition.now, transition.next
+        prediction = denoise(state.x)
+        change = cleaner.noise / cleaner.signal - now.noise / now.signal
+        x = state.x / now.signal + change * prediction.epsilon
+        if not transition.last:
+            # The slope at the next level: its denoiser is known in closed form here.
+            slope = (x - at_next[transition.timestep](x * cleaner.signal)) / (cleaner.noise / cleaner.signal)
+            x = state.x / now.signal + change * (prediction.epsilon + slope) / 2
+        return s.State(x * cleaner.signal, prediction.x0)
+
+    x_T = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    at_next: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def error_at(steps: int) -> float:
+        schedule = even_in_log_snr(steps)
+        denoiser = gaussian_denoiser(schedule, MEAN, COVARIANCE)
+        for lower, upper in zip(schedule.timesteps.tolist(), schedule.timesteps[1:].tolist(), strict=False):
+            at_next[upper] = lambda x, t=lower: denoiser(x, torch.full((len(x),), t)).x0
+        path: list[s.Step] = []
+        s.run(heun, denoiser, schedule, x_T, on_step=path.append)
+        return float((path[-2].x - exact_flow(schedule, x_T)).abs().max())
+
+    assert order_of_convergence(error_at) == pytest.approx(2, abs=0.1)
+
+
+def test_a_step_leaves_no_trace(generators: MakeGenerators) -> None:
+    """A sampler taken a step at a time, each step twice, draws what it draws in one run."""
+    schedule = respace(SCHEDULE, 4)
+    whole = s.dpm_solver_pp(elementwise, schedule, torch.ones(2, 3))
+    state = s.State(torch.ones(2, 3))
+    for transition in s.transitions(schedule):
+        t = torch.full((2,), transition.timestep)
+        state, again = (
+            dpm_solver_pp_step(state, transition, lambda x, t=t: elementwise(x, t), torch.randn_like) for _ in range(2)
+        )
+        assert torch.equal(state.x, again.x)
+    assert torch.equal(state.x, whole)
