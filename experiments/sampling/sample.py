@@ -10,16 +10,14 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
-
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from eval.samples.folder import MANIFEST, SampleFolder, require_writable
 from eval.samples.shards import Shards
-from experiments.console.arguments import CommandParser
 from experiments.console.devices import find_device
 from experiments.sampling.captions import Request, read_requests
-from experiments.sampling.drawing import Drawing, Job, predict
+from experiments.sampling.drawing import Drawing, Job, draw, first_process
 from experiments.storage.provenance import commit, config_hash, file_hashes
 from modules.clip.frozen import warn_unknown_words
 from modules.errors import InputError
@@ -28,15 +26,14 @@ from modules.manipulations.inversion import decoder_size
 from modules.pipeline import CONDITIONS, PRIORS, UnCLIP
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip sample ...`; returns the exit code. The processes that a strategy starts come through here, too."""
-    options = _parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip sample`; returns the exit code. The processes that a strategy starts come through here, too."""
     if options.n < 1 or options.batch_size < 1:
         raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
     if options.devices < 1:
         raise InputError(f"--devices must be 1 or more, got {options.devices}")
     requests, source = read_requests(options.caption, options.captions)
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    first = first_process(options.devices)
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
@@ -51,7 +48,7 @@ def main(argv: list[str]) -> int:
     shards = Shards(options.out)
     drawing = Drawing(system, job, shards, options.batch_size)
     if not first:
-        predict(drawing, 0, device, options.devices, options.strategy)
+        draw(drawing, device, options.devices, options.strategy)
         return 0
     warn_unknown_words(system.clip.tokenize, captions)
     if images is not None:
@@ -60,7 +57,7 @@ def main(argv: list[str]) -> int:
         if finished:
             print(f"{options.out}: going on, {finished} of {len(job)} pictures are there", flush=True)
         with _said_what_is_kept(shards, len(job)):
-            predict(drawing, finished, device, options.devices, options.strategy)
+            draw(replace(drawing, finished=finished), device, options.devices, options.strategy)
             folder = shards.finish(len(job), options.overwrite)
     print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
     return 0
@@ -193,35 +190,3 @@ def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str,
         "settings of the stages": config_hash({"exports": exports, "overrides": system.overrides}),
         "true images": config_hash({"sha256": truth}),
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
-    parser.add_argument("caption", nargs="?", help="one caption")
-    parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
-    parser.add_argument(
-        "--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)"
-    )
-    parser.add_argument("--out", required=True, help="sample folder to write")
-    parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
-    parser.add_argument(
-        "--condition", default="diffusion_prior", help=f"what the decoder is given: {', '.join(CONDITIONS)}"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
-    parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")
-    parser.add_argument("--prior-steps", type=int, help="sampling steps of the diffusion prior")
-    parser.add_argument("--decoder-guidance", type=float, help="guidance scale of the decoder; 1 is none")
-    parser.add_argument("--decoder-steps", type=int, help="sampling steps of the decoder")
-    parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
-    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
-    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
-    parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
-    parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
-    parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
-    )
-    return parser
