@@ -16,7 +16,8 @@ WHAT = {
 PAGE = """\
 usage: unclip {command} --config FILE.yaml [--config FILE.yaml ...] [--KEY=VALUE ...] [--ckpt_path PATH]
 
-{what} What is trained, on which data and how, stands in a YAML such as experiments/quickstart/decoder.yaml.
+{what}
+What is trained, on which data and how, stands in a YAML such as experiments/quickstart/decoder.yaml.
 
 options:
   -h, --help            show this page; with --config FILE, LightningCLI's own list of that stage's options

@@ -14,8 +14,8 @@ from eval.tables.hyperparameters import ROWS, STAGES, setting
 from experiments.cli import main
 from experiments.console.arguments import parsed
 from experiments.costs import table3
-from experiments.costs.options import PARSERS
 from experiments.costs.flops import Count, build, count, flops_of
+from experiments.costs.options import PARSERS
 from experiments.costs.table3 import note, read, table, why
 from modules.errors import InputError
 
