@@ -56,7 +56,7 @@ format: $(DEV_STAMP) ## let ruff format and fix the code
 
 clean: ## remove caches and build outputs (runs and .venv stay)
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
-	find modules datamodules eval experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find unclip modules datamodules eval experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## also remove .venv (runs stay)
 	rm -rf $(VENV)

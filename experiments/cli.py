@@ -1,4 +1,4 @@
-"""`unclip`: one command for everything. A command is imported only when it runs, so that `--help` answers at once."""
+"""`unclip`: one command for everything. A command is imported when its words are parsed, so `--help` is quick."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.console.arguments import Parsers, parsed
 from experiments.console.configs import LIGHTNING, check_config_file, config_files
 from experiments.console.errors import EXIT_INPUT, complain, guarded
+from experiments.console.lightning_help import help_page, wants_help_page
 from experiments.console.signals import requeued_when_preempted
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -76,7 +78,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "export": ("publishing.export", "gather a run's trained stages in one folder: weights, configs, model cards"),
     },
 }
-"""The folder's name, its commands, and for each the module below `experiments` with a line of help."""
+"""The folder's name, its commands, and for each the module below `experiments` with a line of help.
+
+The folder's `options.py` has the command's parser, the module its `run(options)`. LightningCLI parses for four of them.
+"""
 
 COMMANDS = {command: (module, line) for group in GROUPS.values() for command, (module, line) in group.items()}
 
@@ -113,10 +118,16 @@ def dispatch(command: str, words: list[str]) -> int:
 
 
 def run_command(command: str, words: list[str]) -> int:
-    """Import the module of `command` and call its `main`."""
+    """Parse the words of `command`; then, and not before, import the command's module and run it."""
     module, _ = COMMANDS[command]
-    run = importlib.import_module(f"experiments.{module}").main
-    return int(run([command, *words] if command in LIGHTNING else words) or 0)
+    if command in LIGHTNING:
+        if wants_help_page(words):
+            print(help_page(command))
+            return 0
+        return int(importlib.import_module(f"experiments.{module}").main([command, *words]))
+    parsers: Parsers = importlib.import_module(f"experiments.{module.partition('.')[0]}.options").PARSERS
+    options = parsed(parsers[command](), words)
+    return int(importlib.import_module(f"experiments.{module}").run(options))
 
 
 def unknown_command(command: str) -> str:

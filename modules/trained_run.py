@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from modules.models.base import Model, Prior, check_names
 from modules.models.decoder import DecoderModel
 from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
 from modules.models.upsampler import UpsamplerModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 M = TypeVar("M", bound=Model)
 
@@ -67,6 +71,18 @@ class TrainedRun:
     def clip(self) -> FrozenCLIP:
         """The conditioning CLIP."""
         return FrozenCLIP(str(export_folder(self.run / "clip"))).to(self.device)
+
+    @cached_property
+    def guiding_clip(self) -> FrozenCLIP:
+        """The CLIP of clip_guidance_scale: the run's own. Settable."""
+        return self.clip
+
+    def moved(self, device: str | torch.device) -> Self:
+        """The same run with the same overrides on another device; its stages are read anew there."""
+        other = type(self)(self.run, device, self.overrides)
+        if "guiding_clip" in vars(self):
+            other.guiding_clip = copy.deepcopy(self.guiding_clip).to(other.device)
+        return other
 
     def has(self, name: str) -> bool:
         """Whether the run holds a trained stage of that name."""
@@ -189,10 +205,30 @@ class TrainedRun:
         return self.embed_image(images)
 
     def decode(
-        self, tokens: Tensor, z_i: Tensor | None, generators: list[torch.Generator], decoder: str = "decoder"
+        self,
+        tokens: Tensor,
+        z_i: Tensor | None,
+        generators: list[torch.Generator],
+        decoder: str = "decoder",
+        captions: Sequence[str] | None = None,
     ) -> Tensor:
-        """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size."""
-        return self.decoder(decoder).sample(tokens, z_i, generators)
+        """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
+
+        Args:
+            captions: B of them, for a sampler with clip_guidance_scale.
+        """
+        model = self.decoder(decoder)
+        if not model.sampler.clip_guidance_scale:
+            return model.sample(tokens, z_i, generators)
+        if captions is None:
+            raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
+        return model.sample(tokens, z_i, generators, similarity=self.similarity(captions))
+
+    def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
+        clip = self.guiding_clip
+        z_t = clip.encode_text(clip.tokenize(list(captions)).to(self.device))
+        return lambda images: (clip.encode_image(images) * z_t).sum(dim=1)
 
 
 def condition_named(name: str) -> Condition:

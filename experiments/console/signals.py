@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 EXIT_REQUEUE = 75
@@ -25,6 +25,15 @@ def exit_code(number: int) -> int:
 @contextlib.contextmanager
 def requeued_when_preempted() -> Iterator[None]:
     """A scheduler's signals leave at once with the code that requeues: before training there is nothing to save."""
+    # On SLURM, Lightning answers SIGUSR1, and does not if somebody else does.
+    wanted = [number for number in PREEMPTION if number == signal.SIGTERM or "SLURM_NTASKS" not in os.environ]
+    with leaving_on_preemption(wanted):
+        yield
+
+
+@contextlib.contextmanager
+def leaving_on_preemption(numbers: Sequence[signal.Signals] = PREEMPTION) -> Iterator[None]:
+    """These signals leave at once with the code that requeues; in other threads than the first they are as before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,9 +41,7 @@ def requeued_when_preempted() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(exit_code(number))
 
-    # On SLURM, Lightning answers SIGUSR1, and does not if somebody else does.
-    wanted = [number for number in PREEMPTION if number == signal.SIGTERM or "SLURM_NTASKS" not in os.environ]
-    before = {number: signal.signal(number, leave) for number in wanted}
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:

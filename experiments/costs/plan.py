@@ -5,6 +5,7 @@ Nothing of the network's size is allocated: the paper's decoder of 3.7 B paramet
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 import math
@@ -16,7 +17,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from experiments.console.arguments import CommandParser
 from experiments.console.show import aligned
 from experiments.costs.memory import EXPLAINED, Memory, activations, memory, shapes_only, with_checkpointing
 from experiments.training.callbacks import millions
@@ -72,23 +72,14 @@ class Row:
         return self.need.total <= (1 - FREE) * size
 
 
-def main(argv: list[str]) -> int:
-    """Run `unclip plan`."""
-    parser = CommandParser(
-        prog="unclip plan",
-        description=(__doc__ or "").splitlines()[0],
-        epilog="Further --KEY=VALUE settings are those of `unclip fit`, as in --data.init_args.batch_size=8.",
-    )
-    parser.add_argument("config", nargs="+", help="the stage's YAML, and others that change it")
-    parser.add_argument("--devices", default="1,8,64", help="numbers of devices, parted by commas")
-    parser.add_argument("--memory", type=float, default=80.0, help="a device's, in GB (10^9 bytes)")
-    options, settings = parser.parse_known_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip plan`; returns the exit code."""
     devices = parse_devices(options.devices)
     if not 0 < options.memory < math.inf:
         raise InputError(f"--memory must be a number of GB above 0, not {options.memory:g}")
     # Copying a network of fake weights asks for their addresses.
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-    config = read([*(f"--config={path}" for path in options.config), *settings])
+    config = read([*(f"--config={path}" for path in options.config), *options.settings])
     print(report(config, devices, options.memory * 1e9))
     return 0
 

@@ -8,6 +8,7 @@ of matrix products, convolutions and attention, a multiplication and an addition
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from eval.tables.hyperparameters import (
     size_text,
     text_of,
 )
-from experiments.console.arguments import CommandParser
 from experiments.console.configs import check_config_file
 from experiments.console.show import aligned
 from experiments.costs.flops import Count, count
@@ -46,12 +46,8 @@ SHAPE = (
 """Rows that a network's size follows from."""
 
 
-def main(argv: list[str]) -> int:
-    """Run `unclip table3`."""
-    parser = CommandParser(prog="unclip table3", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("experiments/paper"), help="the YAMLs of the five stages")
-    parser.add_argument("--out", type=Path, help="also write the table as a text file")
-    options = parser.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip table3`; returns the exit code."""
     configs = {stage: read(options.folder / f"{stage}.yaml") for stage in STAGES}
     text = table(configs, {stage: count(stage, configs[stage]) for stage in STAGES})
     print(text)

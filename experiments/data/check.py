@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from datamodules.base import SPLITS, SplitDataModule
+from datamodules.base import SplitDataModule
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.rendered.pairs import PairDataModule
 from datamodules.transforms import to_uint8
@@ -121,20 +121,6 @@ def _token_counts(captions: Sequence[str], tokenize: Callable[[list[str]], Any])
         # One that cuts leaves no padding, and does not see the caption's last letter.
         cut = used == len(row) and bool((tokenize([caption.rstrip()[:-1]])[0] == row).all())
         yield used + int(cut)
-
-
-def add_parser(commands: Any) -> None:
-    """`check` as a command of `unclip data`."""
-    from experiments.data.sources import add_arguments
-
-    one = commands.add_parser("check", help="count, measure and look at all pairs; writes an HTML page")
-    add_arguments(one)
-    one.add_argument("--out", default="data_check.html", help="the page to write (default %(default)s)")
-    one.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
-    one.add_argument("--limit", type=int, help="look at so many pairs of each split (default: all)")
-    one.add_argument("--clip", help="CLIP folder, or name of an open_clip model, whose tokeniser counts the captions")
-    one.add_argument("--context", type=int, help="tokens (without --clip: words) that a caption may have")
-    one.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

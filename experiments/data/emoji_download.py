@@ -9,23 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from datamodules.rendered.iconify import FILE_PREFIX, IconSet, packages, read_set
+from experiments.data.options import EMOJI_SETS
 from experiments.storage.folders import write_text
 from modules.errors import InputError
 
-SETS = ("noto", "fluent-emoji-flat", "twemoji", "openmoji")
 SCOPE = "@iconify-json"
 NOTICE = "NOTICE.txt"
-
-
-def add_parser(commands: Any) -> None:
-    """`download-emoji` as a command of `unclip data`."""
-    one = commands.add_parser("download-emoji", help="get emoji of many styles, with npm")
-    one.add_argument("--out", default="data/emoji", help="folder for the packages (default %(default)s)")
-    one.add_argument("--sets", nargs="+", default=list(SETS), help=f"names on npm (default {' '.join(SETS)})")
-    one.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def download(out: str | Path, sets: Sequence[str] = SETS, npm: str = "npm") -> list[IconSet]:
+def download(out: str | Path, sets: Sequence[str] = EMOJI_SETS, npm: str = "npm") -> list[IconSet]:
     """Gets the packages that are not there yet, and writes NOTICE.txt beside them.
 
     Args:
@@ -54,7 +45,7 @@ def download(out: str | Path, sets: Sequence[str] = SETS, npm: str = "npm") -> l
     folder = Path(out).expanduser()
     for name in sets:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-            raise InputError(f"{name!r} is no name of a set; there are {', '.join(SETS)} and others of Iconify's")
+            raise InputError(f"{name!r} is no name of a set; there are {', '.join(EMOJI_SETS)} and others of Iconify's")
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in sets if not _package(folder, name)]
     if missing and shutil.which(npm) is None:

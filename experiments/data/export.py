@@ -17,7 +17,8 @@ from experiments.storage.provenance import commit, config_hash
 from modules.errors import InputError
 
 
-def _run_export(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip data export`; returns the exit code."""
     data, section = load_data(options.config, PairDataModule, embeddings=None)
     require_writable(options.out, options.overwrite)
     folder = export(

@@ -12,19 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.base import SplitDataModule
 from experiments.console.parser import Parser
+from experiments.data.options import KINDS
 from modules.errors import InputError
-
-KINDS = (
-    "a YAML with a data: section; or a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify "
-    "packages, a folder of pictures with captions, or hf:NAME for one of Hugging Face's"
-)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """DATA, or --config, and --image-size."""
-    parser.add_argument("data", nargs="?", metavar="DATA", help=KINDS)
-    parser.add_argument("--config", help="any YAML with a data: section; the same as giving it as DATA")
-    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: what the YAML says)")
 
 
 def open_data(
@@ -33,7 +22,7 @@ def open_data(
     """The DataModule that the options name, and its configuration.
 
     Args:
-        options: with the arguments that `add_arguments` adds.
+        options: with the arguments that `experiments.data.options.add_arguments` adds.
         kind: class that the DataModule must be of.
         override: init arguments that replace those of a YAML, where the class has them.
 

@@ -13,20 +13,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.base import SPLITS, SplitDataModule
 from datamodules.embeddings.folder import EmbeddingsInfo, open_embeddings
 from datamodules.embeddings.shards import REPLACED
-from datamodules.embeddings.split import SHARD_ROWS
 from datamodules.embeddings.writer import EmbeddingsWriter
 from datamodules.faults import LOG_FILE
-from experiments.console.arguments import CommandParser
 from experiments.console.devices import find_device, trainer_device
 from experiments.console.quiet import quiet
-from experiments.data.sources import add_arguments, is_yaml, open_data
-from experiments.embeddings.embedding_run import Embedder, Encoder, Work, run
+from experiments.data.sources import is_yaml, open_data
+from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
+from experiments.embeddings.options import SHARD_ROWS
 from modules.errors import InputError
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip embed ...`; returns the exit code."""
-    options = _parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip embed`; returns the exit code."""
     for name in ("batch_size", "shard_rows", "devices", "num_nodes"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(options, name)}")
@@ -132,7 +130,7 @@ def embed(
         if not files.captions:
             _say(f"{split}: captions are left out, for pyarrow is not installed")
         work = Work(data, writer, files, batch_size)
-        run(module, work, settings)
+        write_split(module, work, settings)
         _say_replaced(writer.path, split)
         _say(f"{split}: {size} rows of {dim} written to {out}")
 
@@ -158,25 +156,3 @@ def _say_replaced(folder: Path, split: str) -> None:
 @rank_zero_only
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
-    add_arguments(parser)
-    parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
-    parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")
-    parser.add_argument("--out", required=True, help="embeddings folder to write, or to go on with")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
-    parser.add_argument("--batch-size", type=int, default=256, help="pairs at once (default 256)")
-    parser.add_argument("--num-workers", type=int, help="loader processes (default: what the YAML says, else 0)")
-    parser.add_argument("--token-features", action="store_true", help="also write the features of every caption token")
-    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="rows of a file (default %(default)s)")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    parser.add_argument("--devices", type=int, default=1, help="how many of that kind on each machine (default 1)")
-    parser.add_argument("--num-nodes", type=int, default=1, help="how many machines (default 1)")
-    parser.add_argument("--strategy", default="auto", help="Lightning's strategy for several devices (default auto)")
-    parser.add_argument("--precision", default="32-true", help="Lightning's precision, such as bf16-mixed")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace embeddings of another CLIP, other data or settings"
-    )
-    return parser

@@ -206,7 +206,7 @@ class WriteShards(Callback):
         raise SystemExit(128 + number)
 
 
-def run(module: Embedder, work: Work, settings: dict[str, Any]) -> None:
+def write_split(module: Embedder, work: Work, settings: dict[str, Any]) -> None:
     """Make a split's missing shards.
 
     Args:

@@ -13,15 +13,13 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from datamodules.rendered.pairs import PairDataModule
-from experiments.console.arguments import CommandParser
 from experiments.data.sources import load_data
 from experiments.storage.folders import write_json
 from modules.errors import InputError
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip probe ...`; returns the exit code."""
-    options = _parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip probe`; returns the exit code."""
     data, _ = load_data(options.config, PairDataModule, embeddings=options.embeddings)
     result = probe(data, options.train, options.test)
     path = Path(options.out)
@@ -77,13 +75,3 @@ def _rows(data: PairDataModule, split: str, count: int) -> tuple[np.ndarray, np.
     # Scaled so that an entry is of order 1, which is what the regression's penalty expects.
     z_i = dataset.embeddings[rows].z_i.numpy()
     return z_i * np.sqrt(z_i.shape[1]), attributes[rows]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="unclip probe", description="Linear probes of CLIP image embeddings.")
-    parser.add_argument("--config", required=True, help="any YAML with a data: section that knows attributes")
-    parser.add_argument("--embeddings", required=True, help="folder that `unclip embed` wrote for these data")
-    parser.add_argument("--out", required=True, help="file to write, such as runs/quickstart/probe.json")
-    parser.add_argument("--train", type=int, default=8000, help="training pairs (default 8000)")
-    parser.add_argument("--test", type=int, default=2000, help="validation pairs (default 2000)")
-    return parser

@@ -6,6 +6,7 @@ with and without SAM, what SAM does to the rank of the space (unCLIP, appendix C
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from datamodules.embeddings.folder import open_embeddings
-from experiments.console.arguments import CommandParser
 from experiments.storage.folders import write_json
 from modules.models.embedding_statistics import EmbeddingStatistics, components_for
 
@@ -21,13 +21,8 @@ CHUNK = 8192
 SHARES = (0.9, 0.95, 0.99, 0.999)
 
 
-def main(argv: list[str]) -> int:
-    """Run `unclip rank`."""
-    parser = CommandParser(prog="unclip rank", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("embeddings", nargs="+", type=Path, help="folders that `unclip embed` wrote")
-    parser.add_argument("--split", default="train", choices=("train", "val", "test"))
-    parser.add_argument("--out", type=Path, help="also write what is printed as JSON, with the eigenvalues")
-    options = parser.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip rank`; returns the exit code."""
     found = {}
     for folder in options.embeddings:
         values, count = eigenvalues(folder, options.split)

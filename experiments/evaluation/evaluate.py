@@ -5,24 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eval.runs import run_of
-from experiments.console.arguments import CommandParser
 from experiments.console.progress import Progress, progress
 from experiments.console.show import show
 from experiments.evaluation.board import log_to_board
-from experiments.evaluation.judges import add_judges, feature_folder, judges_of, make_judges, named_judges
+from experiments.evaluation.judges import feature_folder, judges_of, make_judges, named_judges
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
 from modules.errors import InputError
 
-if TYPE_CHECKING:
-    pass
 
-
-def main(argv: list[str]) -> int:
-    """Runs `unclip evaluate ...`; returns the exit code."""
-    options = parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip evaluate`; returns the exit code."""
     from eval.files import require_place, write_files
     from eval.judges.judges import look
     from eval.measure import check_comparable, content_shared, measure, read_reference
@@ -75,24 +69,3 @@ def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
             "--out names one file; evaluate one folder at a time, or leave it out: each gets a metrics.json"
         )
     return [Path(out)]
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
-    add_judges(made)
-    made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
-    made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    made.add_argument(
-        "--statistics",
-        action="append",
-        default=[],
-        metavar="FILE.npz",
-        help="of other real images than --reference, to compute FID or the Frechet distance against; may be repeated",
-    )
-    made.add_argument("--write-statistics", metavar="DIR", help="write such files from --reference, one a network")
-    other = "measure samples of other captions than those that the protocol of the reference (`unclip coco`) drew"
-    made.add_argument("--other-captions", action="store_true", help=f"{other}; the row says so")
-    made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
-    return made

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console.arguments import CommandParser
 from experiments.console.progress import progress
 from modules.errors import InputError
 
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
     from eval.judges.features import CLIPExtractor
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip judge ...`; returns the exit code."""
-    options = parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip judge`; returns the exit code."""
     from eval.judges.aesthetics import fit_aesthetic, read_ratings
     from eval.judges.preference import fit_preference, read_comparisons
     from experiments.console.devices import accelerator
@@ -74,14 +72,3 @@ def _array(values: object) -> np.ndarray:
     import numpy as np
 
     return np.array(list(values), dtype=np.float64)  # type: ignore[call-overload]
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    made = CommandParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
-    made.add_argument("kind", choices=("aesthetic", "preference"))
-    made.add_argument("--csv", required=True, help="image,rating (or AVA.txt), or better,worse")
-    made.add_argument("--images", required=True, help="folder of the images that it names")
-    made.add_argument("--clip", required=True, help="CLIP: a folder or NAME:PRETRAINED; the one that will judge")
-    made.add_argument("--out", required=True, help="JSON file to write, for `unclip evaluate --aesthetic`")
-    return made

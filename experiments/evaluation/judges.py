@@ -130,19 +130,3 @@ def refuse_named_clip(name: str, clip: CLIPExtractor, folders: list[Any]) -> Non
     for folder in folders:
         if any(str(record.get("clip", "")).startswith(clip.fingerprint) for record in folder.records):
             raise InputError(f"--clip {name} is the CLIP that {folder.path} was made with; judge with another")
-
-
-def add_judges(made: argparse.ArgumentParser) -> None:
-    """The options that say what is measured, and against what."""
-    made.add_argument("--reference", required=True, help="sample folder of real images (`unclip data export`)")
-    made.add_argument(
-        "--classifier",
-        help="attribute classifier: attribute accuracy, Frechet distance, diversity (with no judge named: the run's"
-        " classifier and eval_clip, where the samples or the reference lie in a run)",
-    )
-    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
-    made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
-    made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
-    made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
-    made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
-    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")

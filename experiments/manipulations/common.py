@@ -1,4 +1,4 @@
-"""What these commands share: their options, where their pictures come from, and how a figure is written."""
+"""What these commands share: where their pictures come from, and how a figure is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from eval.metrics.bootstrap import Interval, Resampler
 from eval.samples.folder import SampleFolder
 from eval.samples.manifest import json_lines
 from eval.tables.main import Cell
-from experiments.console.arguments import CommandParser
 from experiments.console.devices import find_device
 from experiments.console.show import show
 from experiments.storage.provenance import commit
@@ -52,25 +51,6 @@ class Sources:
         return len(self.images)
 
 
-def parser(name: str, description: str, images: bool = True, steps: int = 50) -> argparse.ArgumentParser:
-    """The options that all commands have."""
-    made = CommandParser(prog=f"unclip {name}", description=description)
-    if images:
-        made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
-        made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
-        made.add_argument("-n", type=int, default=6, help="how many test pictures (default %(default)s)")
-    made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
-    made.add_argument("--out", required=True, help="figure folder to write")
-    made.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
-    made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
-    made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
-    made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
-    made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
-    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
-    return made
-
-
 def start(options: argparse.Namespace) -> UnCLIP:
     """The system, after what can be checked has been checked."""
     require_writable_figure(options.out, options.overwrite)
@@ -82,12 +62,6 @@ def start(options: argparse.Namespace) -> UnCLIP:
 def walk_of(options: argparse.Namespace) -> Walk:
     """The trajectory that the options ask for."""
     return Walk(options.steps, options.guidance, batch_size=options.batch_size)
-
-
-def add_latents(made: argparse.ArgumentParser) -> None:
-    """--latents, for commands that start from (z_i, x_T); without --steps and --guidance the file's are taken."""
-    made.add_argument("--latents", help="a file of `unclip invert`, instead of inverting pictures")
-    made.set_defaults(steps=None, guidance=None)
 
 
 def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False) -> tuple[Sources, Latents]:

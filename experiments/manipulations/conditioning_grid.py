@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
-from modules.conditions import CONDITIONS, DEFAULT, sampled
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start
+from modules.conditions import CONDITIONS, sampled
 from modules.errors import InputError
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
@@ -13,21 +15,8 @@ from modules.seeds import ImageSeeds
 LABELS = {"caption_only": "caption only", "text_embedding": "caption, z_t as z_i", "glide": "GLIDE"}
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip conditioning-grid ...`; returns the exit code."""
-    made = parser("conditioning-grid", "The same captions and noise with ever more condition.", images=False)
-    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
-    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
-    made.add_argument(
-        "--conditions",
-        nargs="+",
-        default=["caption_only", "text_embedding", DEFAULT],
-        help="rows (default %(default)s)",
-    )
-    made.add_argument("--columns", type=int, default=6, help="seeds, one a column (default 6)")
-    made.set_defaults(guidance=None, steps=None)
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip conditioning-grid`; returns the exit code."""
     offered = [name for name in sampled() if CONDITIONS[name].z_i != "image"]
     for condition in options.conditions:
         if condition not in offered:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from experiments.manipulations.common import captions_of, enlarged, finish, numbered, parser, start
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start
 from experiments.manipulations.conditioning_grid import use_sampler
-from modules.conditions import DEFAULT, priors
+from modules.conditions import priors
 from modules.errors import InputError
 from modules.seeds import ImageSeeds
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip guidance-grid ...`; returns the exit code."""
-    made = parser("guidance-grid", "The same z_i and noise at growing guidance, beside GLIDE.", images=False)
-    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
-    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
-    made.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="guidance scales")
-    made.add_argument("--prior", default=DEFAULT, help=f"one of {', '.join(priors())} (default %(default)s)")
-    made.set_defaults(guidance=None, steps=None)
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip guidance-grid`; returns the exit code."""
     if options.prior not in priors():
         raise InputError(f"no prior {options.prior!r}; there are {', '.join(priors())}")
     if options.guidance is not None:

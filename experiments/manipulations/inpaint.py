@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,7 @@ from datamodules.rendered.scenes import caption_of
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
-from experiments.manipulations.common import cell, finish, interval, numbered, parser, pictures, sources, start, walk_of
-from modules.conditions import DEFAULT
+from experiments.manipulations.common import cell, finish, interval, numbered, pictures, sources, start, walk_of
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations import Hole, inpaint, tokens_of
@@ -28,17 +28,8 @@ PARTS = {
 }
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip inpaint ...`; returns the exit code."""
-    made = parser("inpaint", "Draw a part of pictures anew.", steps=20)
-    made.add_argument("--mask", default="right", help=f"a picture, white where to draw; or {', '.join(PARTS)}, centre")
-    made.add_argument("--caption", help="of the whole picture as it is to be (default the test picture's own)")
-    made.add_argument("--fills", type=int, default=4, help="pictures to draw of each (default 4)")
-    made.add_argument("--resamples", type=int, default=4, help="times that each step is taken (default 4)")
-    made.add_argument("--prior", default=DEFAULT, help="that gives the caption's z_i (default %(default)s)")
-    made.set_defaults(guidance=1.5)
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip inpaint`; returns the exit code."""
     if options.fills < 1 or options.resamples < 1:
         raise InputError(f"--fills and --resamples are 1 or more, got {options.fills} and {options.resamples}")
     system = start(options)

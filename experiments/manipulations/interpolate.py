@@ -11,39 +11,24 @@ from eval.figures.folder import FigureRecord
 from eval.figures.panels import CELL, panel, stacked
 from experiments.manipulations.common import (
     Sources,
-    add_latents,
     enlarged,
     finish,
     numbered,
-    parser,
     pictures,
     psnr,
     read_latents,
     start,
     walk_of,
 )
-from modules.conditions import DEFAULT
+from experiments.manipulations.options import SIDE
 from modules.errors import InputError
 from modules.manipulations import Latents, fresh_noise, from_captions, path, redraw, square
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
-SIDE = 5  # of the grid between four pictures
 
-
-def main(argv: list[str]) -> int:
-    """Runs `unclip interpolate ...`; returns the exit code."""
-    made = parser("interpolate", "Blend pictures, or captions by way of the prior.")
-    add_latents(made)
-    made.add_argument(
-        "--count", type=int, help="pictures along a row, ends included (default: 7, or 2 or more between neighbours)"
-    )
-    made.add_argument("--grid", type=int, help=f"side of the grid between four pictures (default {SIDE}; 0 for none)")
-    made.add_argument("--captions", nargs="+", help="captions to blend, two or more, in a row of their own")
-    made.add_argument("--prior", default=DEFAULT, help="that gives the captions' z_i (default %(default)s)")
-    made.set_defaults(n=4)
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip interpolate`; returns the exit code."""
     _check(options)
     system = start(options)
     found, latents = read_latents(system, options)

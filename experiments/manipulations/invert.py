@@ -19,7 +19,6 @@ from experiments.manipulations.common import (
     finish,
     noise_pictures,
     numbered,
-    parser,
     pictures,
     psnr,
     sources,
@@ -31,16 +30,8 @@ from modules.manipulations import Latents, decoder_size, invert, reachable_sizes
 from modules.pipeline import UnCLIP
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip invert ...`; returns the exit code."""
-    made = parser("invert", "Find the latents (z_i, x_T) from which the decoder draws given pictures.")
-    made.add_argument("--caption", help="a further condition of the decoder (default none, as in the paper)")
-    made.add_argument(
-        "--fixed-point", type=int, default=0, help="further evaluations a step: nearly exact at few steps"
-    )
-    made.add_argument("--figure", metavar="DIR", help="figure folder to write too: pictures, x_T, reconstructions")
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip invert`; returns the exit code."""
     out = Path(options.out)
     if out.is_dir() or (out.exists() and not options.overwrite):
         raise InputError(f"{out} is there already; name another file or pass --overwrite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from experiments.manipulations.common import (
     finish,
     interval,
     numbered,
-    parser,
     pictures,
     sources,
     start,
@@ -39,14 +39,8 @@ SHARE = 0.9  # of its final accuracy, at which an attribute counts as there
 LARGEST_FIT = 50_000  # embeddings that the components are fitted to
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip pca ...`; returns the exit code."""
-    made = parser("pca", "Draw pictures from ever more principal components of their embedding.", steps=25)
-    made.add_argument("--embeddings", help="folder of `unclip embed` (default RUN/embeddings)")
-    made.add_argument("--components", type=int, nargs="+", help="how many (default the paper's, scaled to the rank)")
-    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip pca`; returns the exit code."""
     system = start(options)
     found, walk = sources(options), walk_of(options)
     codec = fit(options.embeddings or Path(options.run) / "embeddings", system)

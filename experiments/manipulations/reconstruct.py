@@ -11,14 +11,12 @@ from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
-    add_latents,
     cell,
     enlarged,
     finish,
     interval,
     noise_pictures,
     numbered,
-    parser,
     pictures,
     psnr,
     read_latents,
@@ -32,14 +30,8 @@ from modules.seeds import ImageSeeds
 HEADS = ["picture", "x_T", "eta 0, own noise", "fresh noise, same z_i"]
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip reconstruct ...`; returns the exit code."""
-    made = parser("reconstruct", "Invert pictures and draw them again from their latents.")
-    add_latents(made)
-    made.add_argument("--sweep-steps", type=int, nargs="*", default=[10, 25, 50], help="steps to compare")
-    made.add_argument("--sweep-guidance", type=float, nargs="*", default=[1.0, 2.0], help="guidance scales to compare")
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip reconstruct`; returns the exit code."""
     system = start(options)
     found, latents = read_latents(system, options, pictures_too=True)
     walk = latents.walk or Walk()

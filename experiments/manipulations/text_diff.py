@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from experiments.manipulations.common import (
-    add_latents,
     enlarged,
     finish,
     numbered,
-    parser,
     pictures,
     read_latents,
     start,
@@ -20,24 +20,8 @@ from modules.errors import InputError
 from modules.manipulations import redraw, text_diff, text_direction
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip text-diff ...`; returns the exit code."""
-    made = parser("text-diff", "Change pictures by the difference of two captions.")
-    add_latents(made)
-    made.add_argument("--target", help='what the picture is to be, as "a blue circle"')
-    made.add_argument("--base", help='what it is, as "a red circle", or "a photo"; without it, z_i moves to the target')
-    made.add_argument("--theta", type=float, nargs="+", default=[0.0, 0.125, 0.25, 0.375, 0.5], help="of the angle")
-    made.add_argument(
-        "--table", type=int, metavar="N", help="measure edits of N held-out scenes each (shapes data), no --target"
-    )
-    made.add_argument(
-        "--choose",
-        type=int,
-        metavar="M",
-        help="with --table: choose each edit's theta on M other scenes (default: none)",
-    )
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip text-diff`; returns the exit code."""
     if (options.target is None) == (options.table is None):
         raise InputError("give a --target caption, or --table N to measure edits whose truth is known")
     if options.choose is not None and options.table is None:

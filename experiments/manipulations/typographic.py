@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import bars, panel
-from experiments.manipulations.common import enlarged, finish, numbered, parser, sources, start, walk_of
+from experiments.manipulations.common import enlarged, finish, numbered, sources, start, walk_of
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, fresh_noise, redraw, tokens_of, write_over, zero_shot
 from modules.seeds import ImageSeeds
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip typographic ...`; returns the exit code."""
-    made = parser(
-        "typographic", "Write text over pictures: CLIP's probabilities beside the decoder's variations.", steps=25
-    )
-    made.add_argument("--text", help="what is written (default the caption of the next picture)")
-    made.add_argument("--captions", nargs="+", help="classes for CLIP to choose from (default the pictures' captions)")
-    made.add_argument("--variations", type=int, default=3, help="variations of each picture (default 3)")
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip typographic`; returns the exit code."""
     system = start(options)
     found, walk = sources(options), walk_of(options)
     plain = [to_pil(image) for image in found.images]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from itertools import pairwise
 
 from eval.figures.folder import FigureRecord
@@ -14,7 +15,6 @@ from experiments.manipulations.common import (
     finish,
     interval,
     numbered,
-    parser,
     pictures,
     sources,
     start,
@@ -26,13 +26,8 @@ from modules.manipulations import Latents, decoder_size, fresh_noise, invert, re
 from modules.seeds import ImageSeeds
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip variations ...`; returns the exit code."""
-    made = parser("variations", "Draw variations of pictures, with growing eta and from fresh noise.")
-    made.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], help="of DDIM, 0 to 1")
-    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
-    options = made.parse_args(argv)
-    options.words = argv
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip variations`; returns the exit code."""
     if not all(0 <= eta <= 1 for eta in options.eta):
         raise InputError(f"--eta goes from 0 to 1, got {' '.join(f'{eta:g}' for eta in options.eta)}")
     system = start(options)

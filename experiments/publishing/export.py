@@ -6,25 +6,19 @@ behind. `UnCLIP.from_run`, `unclip sample --run` and all else that reads a run's
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 
 from eval.runs import Run, read_run
-from experiments.console.arguments import CommandParser
 from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
 
 
-def main(argv: list[str]) -> int:
-    """Run `unclip export`."""
-    parser = CommandParser(prog="unclip export", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="run folder, as in runs/quickstart")
-    parser.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
-    parser.add_argument("--stages", help="which, parted by commas; by default all that are trained")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
-    options = parser.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
     names = export(options.run, out, stage_names(options.stages), options.overwrite)
     print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")

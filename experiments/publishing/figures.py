@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser
 from experiments.storage.folders import remove_stale
 
 FOLDER = "figures"
 KINDS = ("png", "svg")
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip figures ...`; returns the exit code."""
-    made = CommandParser(prog="unclip figures", description="Write the paper's figures of a run.")
-    made.add_argument("run", help="run folder, as in runs/quickstart")
-    made.add_argument("--out", help="folder to write (default: RUN/figures)")
-    options = made.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip figures`; returns the exit code."""
     from eval.figures.canvas import save
     from eval.figures.paper import paper_figures
     from eval.files import write_file

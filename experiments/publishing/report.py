@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser
 from experiments.console.show import show
 from experiments.suites.staging import running_stage
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip report ...`; returns the exit code."""
-    made = CommandParser(prog="unclip report", description="Write the tables and the report of a run.")
-    made.add_argument("run", help="run folder, as in runs/quickstart")
-    options = made.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip report`; returns the exit code."""
     from eval.pages.manipulations import write_manipulations_page
     from eval.pages.report import write_report
 

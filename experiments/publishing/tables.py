@@ -6,9 +6,9 @@ trained with. What the paper's own sizes amount to is `unclip table3`, which rea
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser
 from experiments.console.show import show
 from experiments.storage.folders import remove_stale
 
@@ -18,13 +18,8 @@ KNOWN = ("further", "accuracy_by_kind", "ablation", "binding", "sweep_*")
 """What a run has sometimes."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip tables ...`; returns the exit code."""
-    description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
-    made = CommandParser(prog="unclip tables", description=description)
-    made.add_argument("run", help="run folder, as in runs/quickstart")
-    made.add_argument("--out", help="folder to write (default: RUN/tables, where old ones go)")
-    options = made.parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip tables`; returns the exit code."""
     from eval.files import write_file
     from eval.pages.collected import paper_tables
     from eval.runs import read_run

@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser
 from modules.errors import InputError
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip votes ...`; returns the exit code."""
-    options = parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip votes`; returns the exit code."""
     from eval.files import write_file
     from eval.samples.folder import SampleFolder
     from eval.votes.ballot import BALLOT, FOLDER, PAGE, comparisons, draw_ballot, page
@@ -53,17 +51,3 @@ def main(argv: list[str]) -> int:
         f"ballot {ballot.digest}: {out / PAGE}, {len(text) / 1e6:.1f} MB; what it saves, votes-*.jsonl, goes to {out}"
     )
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    made = CommandParser(prog="unclip votes", description="Make a page on which people compare two models.")
-    made.add_argument("run", help="run folder; its samples/ are compared")
-    made.add_argument("--conditions", nargs="+", default=["ar_prior", "diffusion_prior"], help="models (both priors)")
-    made.add_argument("--against", default="glide", help="the baseline (default glide)")
-    made.add_argument("--pairs", type=int, default=50, help="comparisons a model and question (default 50)")
-    made.add_argument("--grids", type=int, default=25, help="comparisons of 4 x 4 grids a model (default 25; 0: none)")
-    made.add_argument("--grid-samples", help="folder of sample folders with 16 a caption (default: RUN/votes/grids)")
-    made.add_argument("--seed", type=int, default=0, help="of captions, sides and order (default 0)")
-    made.add_argument("--overwrite", action="store_true", help="replace a ballot that nobody has voted on")
-    return made

@@ -1,34 +1,25 @@
-"""Drawing many pictures as a Lightning predict run: in batches, over the Trainer's devices, each rank its own shard.
+"""Drawing many pictures: in batches, each written as soon as it is drawn, on one device or on several.
 
 Pictures are cut into batches by their number, before they are given to ranks: so every picture is drawn in the same
-company, and comes out the same to the bit, on one process or on several, in one go or in two.
+company, and comes out the same to the bit, on one process or on several, in one go or in two. One device is drawn on
+here, without Lightning; several are a predict run of it, see `experiments.sampling.distributed`.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-import warnings
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
 from dataclasses import dataclass
-from types import FrameType
+from types import TracebackType
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from experiments.console.progress import Progress
-from experiments.console.quiet import quiet
-from experiments.console.signals import PREEMPTION, exit_code
+from experiments.console.signals import leaving_on_preemption
 from experiments.sampling.captions import Request
-from modules.errors import InputError
 from modules.pipeline import UnCLIP
 
 
@@ -99,139 +90,103 @@ class Job:
         return torch.cat([self.source.images(place, place + 1) for place in places]).float() / 127.5 - 1
 
 
-class Drawing(LightningModule):
-    """Predicts a job's pictures; a batch is the numbers of its pictures.
+@dataclass(frozen=True)
+class Drawing:
+    """A job, what draws it, and where it goes.
 
-    Args:
+    Attributes:
         system: the trained stages.
         job: the pictures.
-        shards: where they go.
+        shards: the sample folder in the making.
         batch_size: pictures at once.
-    """
-
-    def __init__(self, system: UnCLIP, job: Job, shards: Shards, batch_size: int) -> None:
-        super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # A few last pictures may leave ranks without.
-        self.system, self.job, self.shards, self.batch_size = system, job, shards, batch_size
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """This rank's share of the batches that are left."""
-        batches = self.job.batches(self.batch_size, self.shards.lines())
-        own: Any = batches[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(own, batch_size=None)
-
-    def on_predict_start(self) -> None:
-        if self.device != self.system.device:
-            self.system = UnCLIP(self.system.run, self.device, self.system.overrides)
-
-    def predict_step(self, batch: list[int], batch_idx: int) -> Tensor:
-        return self.job.draw(self.system, batch)
-
-
-class WriteShards(Callback):
-    """Writes each batch as soon as it is drawn, and shows how far all ranks are.
-
-    Args:
-        job: what is drawn.
-        shards: where it goes.
         finished: pictures that were there before.
     """
 
-    def __init__(self, job: Job, shards: Shards, finished: int) -> None:
-        self.job, self.shards, self.finished = job, shards, finished
+    system: UnCLIP
+    job: Job
+    shards: Shards
+    batch_size: int
+    finished: int = 0
+
+    def batches(self, rank: int = 0, ranks: int = 1) -> list[list[int]]:
+        """The numbers of the pictures that one of several processes has to draw, batch by batch."""
+        return self.job.batches(self.batch_size, self.shards.lines())[rank::ranks]
+
+
+class BatchWriter:
+    """Writes each batch of one process, and shows how far all processes are; the first one has the bar.
+
+    Args:
+        drawing: what is drawn.
+        rank: of this process.
+        ranks: how many processes draw.
+    """
+
+    def __init__(self, drawing: Drawing, rank: int = 0, ranks: int = 1) -> None:
+        self.drawing, self.rank, self.ranks = drawing, rank, ranks
         self._bar: Progress[None] | None = None
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._bar = Progress(self.job.label, len(self.job), done=self.finished)
+    def __enter__(self) -> BatchWriter:
+        if self.rank == 0:
+            self._bar = Progress(self.drawing.job.label, len(self.drawing.job), done=self.drawing.finished)
             self._bar.__enter__()
+        return self
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shards.write(trainer.global_rank, batch, outputs, [self.job.record(k) for k in batch])
-        if self._bar:  # The others are about as far as this one.
-            self._bar.update(min(self._bar.done + len(batch) * trainer.world_size, len(self.job)))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier("pictures")
         if self._bar:
-            self._bar.update(len(self.job))
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar:
-            self._bar.__exit__(None, None, None)
+            self._bar.__exit__(kind, error, trace)
             self._bar = None
 
+    def write(self, numbers: list[int], pictures: Tensor) -> None:
+        """Write the pictures of these numbers, uint8 (B, 3, H, W).
 
-class EndOnSignal(Callback):
-    """Ends at once on a scheduler's signals, which Lightning only notes in prediction; what is finished is on disk."""
+        Raises:
+            InputError: a full disk.
+        """
+        job = self.drawing.job
+        self.drawing.shards.write(self.rank, numbers, pictures, [job.record(k) for k in numbers])
+        if self._bar:  # The other processes are about as far as this one.
+            self._bar.update(min(self._bar.done + len(numbers) * self.ranks, len(job)))
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        def end(number: int, frame: FrameType | None) -> None:
-            if trainer.strategy.launcher is not None:
-                trainer.strategy.launcher.kill(signal.Signals(number))
-            raise SystemExit(exit_code(number))
-
-        if threading.current_thread() is threading.main_thread():
-            for number in PREEMPTION:
-                signal.signal(number, end)  # Lightning puts back what it found, when it is done.
+    def complete(self) -> None:
+        """All processes have drawn their batches."""
+        if self._bar:
+            self._bar.update(len(self.drawing.job))
 
 
-def predict(drawing: Drawing, finished: int, device: torch.device, devices: int, strategy: str) -> None:
-    """Draws what is left of a job, on this process or on several that the strategy starts.
+def first_process(devices: int) -> bool:
+    """Whether this is the first of the processes that draw together; with one device there are no others."""
+    if devices == 1:
+        return True
+    from experiments.sampling.distributed import is_first_process
+
+    return is_first_process()
+
+
+def draw(drawing: Drawing, device: torch.device, devices: int = 1, strategy: str = "auto") -> None:
+    """Draw what is left of a job, on this process or on several that a strategy of Lightning's starts.
 
     Args:
         drawing: the job.
-        finished: pictures that are there already.
         device: its type and, if it has one and `devices` is 1, its number.
         devices: how many processes, each with a device.
-        strategy: of the Trainer.
+        strategy: of Lightning's Trainer; "auto" on one device is no Trainer at all.
 
     Raises:
-        InputError: there are no such devices, or there is no such strategy.
+        InputError: there are no such devices, or there is no such strategy; or a full disk.
         KeyboardInterrupt: Ctrl-C.
+        SystemExit: with 75, for a scheduler's signal. What is finished is on disk.
     """
-    quiet()
-    wanted = [device.index] if device.index is not None and devices == 1 else devices
-    with _interrupts():
-        try:
-            trainer = Trainer(
-                accelerator=device.type,
-                devices=wanted,
-                strategy=strategy,
-                callbacks=[WriteShards(drawing.job, drawing.shards, finished), EndOnSignal()],
-                use_distributed_sampler=False,
-                inference_mode=False,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-        except (MisconfigurationException, ValueError) as error:
-            line = " ".join(str(error).split())
-            raise InputError(f"--devices {devices} --strategy {strategy}: {line}") from error
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*across ranks is zero.*")
-            trainer.predict(drawing, return_predictions=False)
+    if devices > 1 or strategy != "auto":
+        from experiments.sampling.distributed import predict
 
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Lightning turns Ctrl-C into exit code 1."""
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
+        predict(drawing, device, devices, strategy)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with leaving_on_preemption(), BatchWriter(drawing) as writer, torch.no_grad():
+        for numbers in drawing.batches():
+            writer.write(numbers, drawing.job.draw(drawing.system, numbers))
+        writer.complete()

@@ -10,19 +10,20 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+import yaml
 
 from eval.samples.folder import MANIFEST, SampleFolder, require_writable
 from eval.samples.shards import Shards
-from experiments.console.arguments import CommandParser
+from experiments.console.arguments import setting
 from experiments.console.devices import find_device
 from experiments.sampling.captions import Request, read_requests
-from experiments.sampling.drawing import Drawing, Job, predict
+from experiments.sampling.drawing import Drawing, Job, draw, first_process
 from experiments.storage.provenance import commit, config_hash, file_hashes
-from modules.clip.frozen import warn_unknown_words
-from modules.conditions import CONDITIONS, DEFAULT, sampled
+from modules.clip.frozen import FrozenCLIP, warn_unknown_words
+from modules.conditions import CONDITIONS, sampled
 from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size
@@ -30,21 +31,22 @@ from modules.models.configs import SamplerConfig
 from modules.pipeline import UnCLIP
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip sample ...`; returns the exit code. The processes that a strategy starts come through here, too."""
-    options = _parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip sample`; returns the exit code. The processes that a strategy starts come through here, too."""
     if options.n < 1 or options.batch_size < 1:
         raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
     if options.devices < 1:
         raise InputError(f"--devices must be 1 or more, got {options.devices}")
     requests, source = read_requests(options.caption, options.captions)
-    first = getattr(rank_zero_only, "rank", 0) == 0
+    first = first_process(options.devices)
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
     system = UnCLIP(options.run, device if first else "cpu")
     _check_stages(system, options)
     system.overrides = _overrides(system, options)
+    if options.guiding_clip:
+        system.guiding_clip = FrozenCLIP(options.guiding_clip).to(system.device)
     captions = [request.caption for request in requests]
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
     shards = Shards(options.out)
     drawing = Drawing(system, job, shards, options.batch_size)
     if not first:
-        predict(drawing, 0, device, options.devices, options.strategy)
+        draw(drawing, device, options.devices, options.strategy)
         return 0
     warn_unknown_words(system.clip.tokenize, captions)
     if images is not None:
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> int:
         if finished:
             print(f"{options.out}: going on, {finished} of {len(job)} pictures are there", flush=True)
         with _said_what_is_kept(shards, len(job)):
-            predict(drawing, finished, device, options.devices, options.strategy)
+            draw(replace(drawing, finished=finished), device, options.devices, options.strategy)
             folder = shards.finish(len(job), options.overwrite)
     print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
     return 0
@@ -146,7 +148,28 @@ def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[st
     condition = CONDITIONS[options.condition]
     chosen = {condition.decoder: decoder, **({condition.prior: prior} if condition.prior else {})}
     chosen |= {name: {"steps": options.upsampler_steps} for name in _upsamplers(system, options)}
-    return {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
+    found = {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
+    for word in options.set:
+        key, text = setting(word)
+        part, _, name = key.partition(".")
+        stages = {"decoder": [condition.decoder], "upsampler": _upsamplers(system, options)}
+        stages["prior"] = [condition.prior] if condition.prior else []
+        if not stages.get(part):
+            raise InputError(
+                f"--set {word}: the condition {options.condition} has no {part} here; it has "
+                f"{', '.join(part for part, names in stages.items() if names)}"
+            )
+        for stage in stages[part]:
+            found[stage][name] = _value(word, text)
+    return found
+
+
+def _value(word: str, text: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {word}: {text!r} is no value ({' '.join(str(error).split())})") from None
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
@@ -167,6 +190,10 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         "sampler": {name: sampler.name for name, sampler in stages.items()},
         "steps": {name: sampler.steps for name, sampler in stages.items()},
     }
+    if options.set:
+        how["settings"] = dict(map(setting, options.set))
+    if options.guiding_clip:
+        how["guiding_clip"] = system.guiding_clip.fingerprint
     weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
     made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
     return {
@@ -195,33 +222,3 @@ def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str,
         "settings of the stages": config_hash({"exports": exports, "overrides": system.overrides}),
         "true images": config_hash({"sha256": truth}),
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
-    parser.add_argument("caption", nargs="?", help="one caption")
-    parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
-    parser.add_argument(
-        "--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)"
-    )
-    parser.add_argument("--out", required=True, help="sample folder to write")
-    parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
-    parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
-    parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")
-    parser.add_argument("--prior-steps", type=int, help="sampling steps of the diffusion prior")
-    parser.add_argument("--decoder-guidance", type=float, help="guidance scale of the decoder; 1 is none")
-    parser.add_argument("--decoder-steps", type=int, help="sampling steps of the decoder")
-    parser.add_argument("--decoder-sampler", choices=("ddpm", "ddim", "dpm_solver_pp"), help="sampler of the decoder")
-    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
-    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
-    parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
-    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
-    parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
-    parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
-    )
-    return parser

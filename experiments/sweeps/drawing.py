@@ -56,7 +56,8 @@ class PointJob(Job):
         if self.statistics is not None:
             self.statistics.give(system, self.decoder)
         places = self.places(numbers)
-        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder)
+        captions = [self.requests[k // self.n].caption for k in numbers]
+        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder, captions)
         if self.upsample:
             pictures = system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size)
         return to_uint8(pictures)

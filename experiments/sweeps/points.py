@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from eval.tables.sweeps import FOLDER
 from experiments.sampling.captions import COPIED, Request, images_of
-from experiments.sampling.drawing import Drawing, predict
+from experiments.sampling.drawing import Drawing, draw
 from experiments.sampling.score_statistics import Statistics
 from experiments.storage.provenance import commit
 from experiments.sweeps.drawing import Drawn, PointJob
@@ -184,10 +184,10 @@ class Sampler:
         shards = Shards(folder)
         drawing = Drawing(self.system, job, shards, BATCH)
         if not devices.first:
-            predict(drawing, 0, devices.device, devices.count, devices.strategy)
+            draw(drawing, devices.device, devices.count, devices.strategy)
             return None
         with shards.started(request, overwrite=True, resume=True) as finished:
-            predict(drawing, finished, devices.device, devices.count, devices.strategy)
+            draw(replace(drawing, finished=finished), devices.device, devices.count, devices.strategy)
             return shards.finish(len(job), overwrite=True)
 
     def measure_images(

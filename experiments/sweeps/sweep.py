@@ -26,16 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from experiments.console.arguments import CommandParser
 from experiments.console.progress import progress
-from experiments.evaluation.judges import add_judges, existing, feature_cache, judges_of, make_judges
+from experiments.evaluation.judges import existing, feature_cache, judges_of, make_judges
 from experiments.sweeps.plan import Plan
 from modules.errors import InputError
 
 Points = list[tuple[str, dict[str, Any]]]
-REFERENCE_HELP = (
-    "real images to measure against, of the samples' size (default: RUN/samples/reference_small, or reference)"
-)
 
 if TYPE_CHECKING:
     from eval.judges.judges import Judges
@@ -48,28 +44,26 @@ RECORDED = 2
 """Counted up when rows record more, or name judges otherwise: older points are measured again, from their pictures."""
 
 
-def main(argv: list[str]) -> int:
-    """Runs `unclip sweep ...`; returns the exit code."""
-    options = parser().parse_args(argv)
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip sweep`; returns the exit code."""
     plan = Plan.load(Path(options.sweep), read_changes(options.set))
     if options.captions is not None:
         plan = replace(plan, captions=options.captions)
     run = Path(options.run)
     options.reference = options.reference or default_reference(run, plan)
     judges_of(run, options)
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
     from eval.files import write_file
     from eval.samples.folder import SampleFolder
     from eval.tables.sweeps import FOLDER, Sweep, sweep_table
     from experiments.console.devices import find_device
     from experiments.console.show import show
+    from experiments.sampling.drawing import first_process
     from experiments.sweeps.checks import check_points, check_reference
     from experiments.sweeps.points import Devices, Sampler
 
     real = SampleFolder.open(options.real or run / "samples" / "real")
     reference = SampleFolder.open(options.reference) if plan.space == "images" else None
-    device, first = find_device(options.device), getattr(rank_zero_only, "rank", 0) == 0
+    device, first = find_device(options.device), first_process(options.devices)
     devices = Devices(device, options.devices if plan.space == "images" else 1, options.strategy, first)
     sampler = Sampler(run, plan, real, device if first else "cpu", reference)
     points = [(condition, settings) for condition, settings in plan.expand() if sampler.has(condition)]
@@ -177,34 +171,3 @@ def prepare(options: argparse.Namespace, real: SampleFolder) -> tuple[Judges, Re
     folder = SampleFolder.open(options.reference)
     judges = make_judges(options, [real])
     return judges, read_reference(folder, judges, cache=feature_cache(options.cache, folder.path))
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return int(text)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
-    made = CommandParser(prog="unclip sweep", description="Sample and measure under many settings.")
-    made.add_argument("sweep", metavar="SWEEP.yaml", help="as in experiments/protocols/guidance.yaml")
-    made.add_argument("--run", required=True, help="run folder of the trained stages")
-    made.add_argument("--real", help="sample folder whose captions are used (default: RUN/samples/real)")
-    made.add_argument("--captions", type=positive, metavar="N", help="instead of the sweep's own number")
-    made.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="STAGE.SETTING=VALUE,...",
-        help="values instead of the sweep's own, as in decoder.steps=1,2,4,6,12,25; may be repeated",
-    )
-    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    made.add_argument("--devices", type=positive, default=1, help="how many of them, a process each (default 1)")
-    made.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
-    add_judges(made)
-    for action in made._actions:
-        if action.dest == "reference":
-            action.required, action.help = False, REFERENCE_HELP
-    return made

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -50,6 +49,8 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
             f"{folder / VOCABULARY_FILE} is missing: this CLIP's tokens are the words in it; put it back, or train or "
             "export that CLIP again"
         )
+    import open_clip  # With torchvision and timm it takes longer to import than torch.
+
     if not folder.is_dir() and open_clip.get_model_config(str(name_or_folder)) is None:
         # open_clip would warn, and give a tokeniser of its own choice.
         near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
@@ -87,6 +88,8 @@ class FrozenCLIP(nn.Module):
 
     def __init__(self, name_or_folder: str, pretrained: str | None = None) -> None:
         super().__init__()
+        import open_clip
+
         path = Path(name_or_folder)
         if not path.is_dir() and (pretrained is None or "/" in str(name_or_folder)):
             raise InputError(

@@ -58,7 +58,7 @@ class ImageMethods(TrainedRun):
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
         tokens, z_t = self.embed_text(texts)
         z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"))
-        low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder)
+        low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder, texts)
         return Pictures(enlarge(self, low, size, seeds))
 
     def invert(self, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
@@ -16,8 +16,7 @@ from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
 from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr
 from modules.errors import InputError
-
-SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "analytic_ddim", "dpm_solver_pp", "dpm_solver_pp_sde"]
+from modules.models.sampler_names import SAMPLERS, SamplerName
 
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value will do, and what it must be."""
@@ -154,6 +153,10 @@ class SamplerConfig:
         eta: of DDIM: 0 deterministic, 1 ancestral.
         variance: of DDPM.
         threshold: keeps the estimate of the data in [-1, 1]; null for embeddings.
+        text_guidance_scale: of a decoder: how far to go beyond what the caption adds to z_i; guidance_scale is then of
+            what z_i adds to nothing (Brooks et al. 2023 eq. 3). Null guides both together, as the paper does.
+        clip_guidance_scale: of a decoder: how far to follow the gradient of a CLIP's similarity of picture and caption
+            (GLIDE, section 2.4); 0 is none.
     """
 
     name: SamplerName = "ddim"
@@ -165,6 +168,8 @@ class SamplerConfig:
     eta: float = 0.0
     variance: samplers.Variance = "fixed_small"
     threshold: Literal["static", "dynamic"] | None = "static"
+    text_guidance_scale: float | None = field(default=None, repr=False)
+    clip_guidance_scale: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         for name, rule in SAMPLER_RULES.items():
@@ -182,7 +187,7 @@ class SamplerConfig:
 
 
 SAMPLER_RULES: dict[str, Rule] = {
-    "name": one_of(*get_args(SamplerName)),
+    "name": one_of(*SAMPLERS),
     "steps": WHOLE,
     "spacing": one_of(*get_args(Spacing)),
     "guidance_scale": NUMBER,
@@ -191,5 +196,10 @@ SAMPLER_RULES: dict[str, Rule] = {
     "eta": (number(0, 1), "a number from 0 to 1"),
     "variance": one_of(*get_args(samplers.Variance)),
     "threshold": one_of("static", "dynamic", None),
+    "text_guidance_scale": (lambda value: value is None or number()(value), "null or a number"),
+    "clip_guidance_scale": (number(0), "a number of 0 or more"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
+
+DECODER_ONLY = ("text_guidance_scale", "clip_guidance_scale")
+"""Those that need a caption and an embedding as two conditions."""

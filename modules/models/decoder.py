@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
+from modules.diffusion.guidance import guide_two
 from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
+from modules.models.configs import DECODER_ONLY
 from modules.models.diffusion_model import Evaluation, ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
 
@@ -34,6 +37,9 @@ class DecoderModel(ImageModel):
     embedding: Literal["z_i", "z_t"] = "z_i"
 
     def check(self) -> None:
+        super().check()
+        if self.network.embedding_dim is None and self.sampler.text_guidance_scale is not None:
+            raise InputError("text_guidance_scale needs a decoder with two conditions; this one has the caption alone")
         ours, theirs = self.network.learned_sigma, self.objective.learned_sigma
         if ours != theirs:
             raise InputError(
@@ -76,21 +82,45 @@ class DecoderModel(ImageModel):
         return found
 
     def predictor(self, tokens: Tensor, z_i: Tensor | None) -> Predictor:
-        """The network given (caption, z_i), with the paper's joint guidance: the unconditional half has neither.
+        """The network given (caption, z_i), guided as the sampler says.
+
+        By default the paper's joint guidance: the unconditional half has neither caption nor z_i. With
+        text_guidance_scale there are three parts: both, z_i alone, neither.
 
         Args:
             tokens: (B, L) caption tokens; all 0 for no caption.
             z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
         """
-        condition = self.network.condition(tokens, z_i)
-        guided = self.sampler.guidance_scale != 1
-        if guided:
-            condition = Condition.stack([condition, self.network.condition(torch.zeros_like(tokens), None)])
+        sampler, both = self.sampler, self.network.condition(tokens, z_i)
+        if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
+            return self._given(both)
+        neither = self.network.condition(torch.zeros_like(tokens), None)
+        conditional = None if sampler.guidance_interval is None else self._given(both)
+        if sampler.text_guidance_scale is None:
+            return self.guided(self._given(Condition.stack([both, neither])), conditional)
+        z_i_alone = self.network.condition(torch.zeros_like(tokens), z_i)
+        return guide_two(
+            self._given(Condition.stack([both, z_i_alone, neither])),
+            sampler.text_guidance_scale,
+            sampler.guidance_scale,
+            interval=self.guidance_timesteps,
+            rescale=sampler.guidance_rescale,
+            conditional=conditional,
+        )
 
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.network(x_t, t, condition)
+    def _given(self, condition: Condition) -> Predictor:
+        return lambda x_t, t: self.network(x_t, t, condition)
 
-        return self.guided(predict) if guided else predict
+    @property
+    def evaluations(self) -> int:
+        sampler = self.sampler
+        if sampler.text_guidance_scale is None or sampler.text_guidance_scale == sampler.guidance_scale == 1:
+            return super().evaluations
+        return 3 * sampler.steps
+
+    @classmethod
+    def overridable(cls) -> tuple[str, ...]:
+        return (*super().overridable(), *DECODER_ONLY)
 
     def denoiser_for(self, tokens: Tensor, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
         """`predictor` as a denoiser; without threshold, since clipping has no inverse."""
@@ -105,6 +135,7 @@ class DecoderModel(ImageModel):
         *,
         size: int | None = None,
         on_step: OnStep | None = None,
+        similarity: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] for (caption, z_i).
 
@@ -113,8 +144,10 @@ class DecoderModel(ImageModel):
             generators: one an image.
             size: their side S, by default the network's own.
             on_step: called after every step.
+            similarity: images (B, C, S, S) -> (B,), for a sampler with clip_guidance_scale.
         """
         side = self.image_size if size is None else size
         x_T = randn_per_image(generators, (len(tokens), self.network.channels, side, side), tokens.device)
-        drawn = self.draw(self.predictor(tokens, z_i), self.in_layout(x_T), generators, on_step=on_step)
+        predict, x_T = self.predictor(tokens, z_i), self.in_layout(x_T)
+        drawn = self.draw(predict, x_T, generators, on_step=on_step, similarity=similarity)
         return drawn.clamp(-1, 1)

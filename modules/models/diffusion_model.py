@@ -14,6 +14,7 @@ from modules.diffusion import samplers
 from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.bound import Decoder as Likelihood
 from modules.diffusion.bound import ModelVariance, VariationalBound, variational_bound
+from modules.diffusion.clip_guidance import clip_guide
 from modules.diffusion.denoiser import Denoiser, Threshold, as_denoiser
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.guidance import guide
@@ -22,7 +23,7 @@ from modules.diffusion.schedules import NoiseSchedule, noise_interval, respace
 from modules.diffusion.timestep_sampling import LossSecondMoment
 from modules.errors import InputError
 from modules.models.base import Model, changed, field_names
-from modules.models.configs import Objective, SamplerConfig
+from modules.models.configs import DECODER_ONLY, Objective, SamplerConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -149,15 +150,26 @@ class DiffusionModel(Model):
         """How often the network is evaluated for one sample, guidance included."""
         return self.sampler.steps * (2 if self.sampler.guidance_scale != 1 else 1)
 
-    def guided(self, predict: Predictor) -> Predictor:
+    @property
+    def guidance_timesteps(self) -> tuple[int, int] | None:
+        """First and last timestep with guidance; None for all.
+
+        Raises:
+            ValueError: no timestep has a noise level in the sampler's guidance_interval.
+        """
+        levels = self.sampler.guidance_interval
+        return None if levels is None else noise_interval(self.objective.noise_schedule, *levels)
+
+    def guided(self, predict: Predictor, conditional: Predictor | None = None) -> Predictor:
         """Classifier-free guidance as the sampler says.
 
         Args:
             predict: for 2B samples, [conditional, unconditional] stacked.
+            conditional: for B samples; what is evaluated outside the guidance interval.
         """
-        sampler, levels = self.sampler, self.sampler.guidance_interval
-        interval = None if levels is None else noise_interval(self.objective.noise_schedule, *levels)
-        return guide(predict, sampler.guidance_scale, interval=interval, rescale=sampler.guidance_rescale)
+        sampler, interval = self.sampler, self.guidance_timesteps
+        scale, rescale = sampler.guidance_scale, sampler.guidance_rescale
+        return guide(predict, scale, interval=interval, rescale=rescale, conditional=conditional)
 
     def draw(
         self,
@@ -167,6 +179,7 @@ class DiffusionModel(Model):
         *,
         on_step: samplers.OnStep | None = None,
         threshold: Threshold | None = None,
+        similarity: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Samples (B, ...) from x_T by the model's sampler.
 
@@ -176,11 +189,18 @@ class DiffusionModel(Model):
             generators: one for each of the B samples, for the noise of the steps.
             on_step: called after every step.
             threshold: instead of the sampler's.
+            similarity: x0 (B, ...) -> (B,), followed as far as the sampler's clip_guidance_scale says.
 
         Raises:
-            InputError: for analytic_dpm and analytic_ddim without statistics, or with those of other timesteps.
+            InputError: for clip_guidance_scale without a similarity; for analytic_dpm and analytic_ddim without
+                statistics, or with those of other timesteps.
         """
         denoiser = self.as_denoiser(predict, threshold or self.sampler.threshold)
+        scale = self.sampler.clip_guidance_scale
+        if scale:
+            if similarity is None:
+                raise InputError("clip_guidance_scale needs a CLIP to be guided by")
+            denoiser = clip_guide(denoiser, self.objective.noise_schedule, similarity, scale)
         return self._sampler()(denoiser, self.trajectory, x_T, generators=generators, on_step=on_step)
 
     def _sampler(self) -> Callable[..., Tensor]:
@@ -223,7 +243,13 @@ class DiffusionModel(Model):
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:
-        return field_names(SamplerConfig)
+        return tuple(name for name in field_names(SamplerConfig) if name not in DECODER_ONLY)
+
+    def check(self) -> None:
+        own = self.overridable()
+        for name in DECODER_ONLY:
+            if name not in own and getattr(self.sampler, name):
+                raise InputError(f"model.sampler.{name} is of decoders only: leave it out")
 
     def overridden(self, name: str, settings: Mapping[str, Any]) -> Self:
         """See `Model.overridden`. DDPM's variance is "fixed_small" where none was learned and no other is asked for.

@@ -52,6 +52,7 @@ class DiffusionPriorModel(DiffusionModel, Prior):
     likelihood: ClassVar[Likelihood] = "gaussian"
 
     def check(self) -> None:
+        super().check()
         check_value("candidates", self.candidates, WHOLE)
 
     @property
@@ -104,18 +105,21 @@ class DiffusionPriorModel(DiffusionModel, Prior):
     def _predictor(self, captions: Captions) -> Predictor:
         """The network given the captions, guided as the sampler says; the unguided half has no caption and no z_t."""
         text, z_t = self.text(captions), captions.z_t
-        guided = self.sampler.guidance_scale != 1
-        if guided:
-            keep = torch.arange(2 * len(text), device=text.device) < len(text)
-            cache = self.network.encode(torch.cat([text, text]), torch.cat([z_t, z_t]), keep)
-        else:
-            cache = self.network.encode(text, z_t)
+        if self.sampler.guidance_scale == 1:
+            return self._steps(text, z_t)
+        keep = torch.arange(2 * len(text), device=text.device) < len(text)
+        both = self._steps(torch.cat([text, text]), torch.cat([z_t, z_t]), keep)
+        alone = None if self.sampler.guidance_interval is None else self._steps(text, z_t)
+        return self.guided(both, alone)
+
+    def _steps(self, text: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Predictor:
+        """The network at (x_t, t), the keys and values of the text being kept; where `keep` is False there is none."""
+        cache = self.network.encode(text, z_t, keep)
 
         def step(x_t: Tensor, t: Tensor) -> Tensor:
             return self.network.step(x_t, t, cache)
 
-        predict: Predictor = Graphed(step) if self.cuda_graph else step
-        return self.guided(predict) if guided else predict
+        return Graphed(step) if self.cuda_graph else step
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

@@ -91,12 +91,12 @@ def test_records_are_json_for_programs(tmp_path):
 
 def test_the_report_links_to_the_page_if_there_is_one(tmp_path):
     from eval.pages.report import write_report
-    from experiments.publishing.report import main
+    from experiments.cli import main
 
     (tmp_path / "samples").mkdir()
     write_report(tmp_path)
     assert PAGE not in (tmp_path / "report.html").read_text()
     write_figure(tmp_path / "manipulations" / "pca", RECORD, {"figure.png": RED})
-    assert main([str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path)]) == 0
     assert f'href="{PAGE}"' in (tmp_path / "report.html").read_text()
     assert (tmp_path / PAGE).is_file()

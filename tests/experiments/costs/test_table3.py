@@ -12,8 +12,10 @@ import yaml
 
 from eval.tables.hyperparameters import ROWS, STAGES, setting
 from experiments.cli import main
+from experiments.console.arguments import parsed
 from experiments.costs import table3
 from experiments.costs.flops import Count, build, count, flops_of
+from experiments.costs.options import PARSERS
 from experiments.costs.table3 import note, read, table, why
 from modules.errors import InputError
 
@@ -124,7 +126,7 @@ def test_the_table_names_what_differs():
 
 def test_a_folder_without_yamls(tmp_path):
     with pytest.raises(InputError, match=r"no .*ar_prior\.yaml: --folder"):
-        table3.main(["--folder", str(tmp_path)])
+        table3.run(parsed(PARSERS["table3"](), ["--folder", str(tmp_path)]))
 
 
 def changed(stage, **others):

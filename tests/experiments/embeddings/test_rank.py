@@ -9,12 +9,13 @@ import pytest
 from sklearn.decomposition import PCA
 
 from datamodules.embeddings.folder import open_embeddings
+from experiments.cli import main
 from experiments.embeddings import rank
 
 
 def test_the_counts_are_scikit_learns(embeddings, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rank, "CHUNK", 24)  # several parts, the last one smaller
-    assert rank.main([str(embeddings), "--out", str(tmp_path / "deep" / "rank.json")]) == 0
+    assert main(["rank", str(embeddings), "--out", str(tmp_path / "deep" / "rank.json")]) == 0
     out = capsys.readouterr().out
     z_i = open_embeddings(embeddings).rows("train")[range(64)].z_i.double().numpy()
     shares = PCA().fit(z_i).explained_variance_ratio_.cumsum()

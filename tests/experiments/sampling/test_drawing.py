@@ -27,17 +27,17 @@ PICTURES = 12
 # As `unclip`, but rank 1 is killed after as many of its batches as CRASH says. Lightning starts the script once more.
 SCRIPT = """
 import os, signal, sys
-from experiments import drawing
 from experiments.cli import main
+from experiments.sampling import distributed
 
-write = drawing.WriteShards.on_predict_batch_end
+write = distributed.WriteShards.on_predict_batch_end
 
 def crash(self, trainer, module, outputs, batch, batch_idx, *rest):
     write(self, trainer, module, outputs, batch, batch_idx, *rest)
     if trainer.global_rank == 1 and batch_idx + 1 == int(os.environ.get("CRASH", 0)):
         os.kill(os.getpid(), signal.SIGKILL)
 
-drawing.WriteShards.on_predict_batch_end = crash
+distributed.WriteShards.on_predict_batch_end = crash
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -20,8 +20,9 @@ from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import read_sweeps
 from experiments.cli import main
 from experiments.sampling.score_statistics import Statistics
+from experiments.sweeps.options import sweep as parser
 from experiments.sweeps.plan import Plan
-from experiments.sweeps.sweep import judged_by, parser
+from experiments.sweeps.sweep import judged_by
 from modules.diffusion.analytic import estimate_statistics
 from modules.diffusion.denoiser import as_denoiser
 from modules.diffusion.schedules import respace

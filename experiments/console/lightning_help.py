@@ -1,0 +1,63 @@
+"""The help of `unclip fit`, `validate`, `test` and `predict`, without LightningCLI, which takes seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.console.configs import LIGHTNING, config_files
+
+WHAT = {
+    "fit": "Train one stage.",
+    "validate": "Run a stage's validation loop on a checkpoint.",
+    "test": "Measure a stage's checkpoint on the test split.",
+    "predict": "Write what a stage's checkpoint makes of the test split.",
+}
+
+PAGE = """\
+usage: unclip {command} --config FILE.yaml [--config FILE.yaml ...] [--KEY=VALUE ...] [--ckpt_path PATH]
+
+{what}
+What is trained, on which data and how, stands in a YAML such as experiments/quickstart/decoder.yaml.
+
+options:
+  -h, --help            show this page; with --config FILE, LightningCLI's own list of that stage's options
+  -c, --config FILE     a stage's YAML; a further one changes settings of those before it
+  --print_config        print the whole configuration, defaults included, and run nothing
+  --ckpt_path PATH      {checkpoint}
+{own}  --trainer.KEY=VALUE   a setting of Lightning's Trainer: trainer.max_steps, trainer.devices, trainer.precision
+  --model.init_args.KEY=VALUE
+                        a setting of the stage: model.init_args.sampler.steps, model.init_args.training.ema_decay
+  --data.init_args.KEY=VALUE
+                        a setting of the data: data.init_args.batch_size, data.init_args.num_workers
+  --model.help CLASS    list the settings of a stage, as in --model.help modules.decoder.Decoder
+  --data.help CLASS     list those of a data set, as in --data.help datamodules.shapes.ShapesDataModule
+  --seed_everything N   seed of the initial weights (default 0)
+
+`unclip {command} --config FILE --print_config` lists all settings, with their values."""
+
+OWN = {
+    "fit": """\
+  --overwrite           accept a run folder that holds a run; without --ckpt_path, its content goes to .previous
+  --checkpoint.KEY=VALUE
+                        when checkpoints are written and how many stay: every_n_train_steps, every_minutes, keep
+""",
+    "validate": """\
+  --bound.KEY=VALUE     whether the variational bound is estimated, and how: samples, steps, variance, seed
+""",
+    "predict": """\
+  --overwrite           replace predictions that are there
+""",
+}
+"""Options that not all four have a use for."""
+
+
+def wants_help_page(words: Sequence[str]) -> bool:
+    """Whether one of these commands is asked for help, and not for that of a config that is named, too."""
+    return any(word in ("-h", "--help") for word in words) and not config_files([LIGHTNING[0], *words])
+
+
+def help_page(command: str) -> str:
+    """What `unclip COMMAND --help` prints for one of the four commands."""
+    fit = "a checkpoint to go on from, or 'last': the run folder's own if it is there, else from the start"
+    checkpoint = fit if command == "fit" else "the checkpoint, or 'last' for the run folder's own"
+    return PAGE.format(command=command, what=WHAT[command], checkpoint=checkpoint, own=OWN.get(command, ""))

@@ -1,0 +1,81 @@
+"""The options of `unclip coco`, `evaluate` and `judge`, and of every command that measures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser, Parsers
+
+PROTOCOL = Path(__file__).parents[1] / "protocols" / "coco.yaml"
+
+
+def coco() -> argparse.ArgumentParser:
+    """Of `unclip coco`."""
+    made = CommandParser(prog="unclip coco", description="Prepare a COCO folder for zero-shot evaluation.")
+    made.add_argument("--annotations", required=True, help="captions json, as annotations/captions_val2014.json")
+    made.add_argument("--images", required=True, help="folder of its images, as val2014")
+    made.add_argument("--out", required=True, help="folder to write: captions.jsonl, reference/, protocol.json")
+    made.add_argument("--protocol", default=str(PROTOCOL), help="YAML of the protocol (default: zero-shot, 30,000)")
+    made.add_argument("--overwrite", action="store_true", help="replace an older export in --out")
+    return made
+
+
+def add_judges(
+    made: argparse.ArgumentParser,
+    required: bool = True,
+    reference: str = "sample folder of real images (`unclip data export`)",
+) -> None:
+    """The options that say what is measured, and against what.
+
+    Args:
+        required: whether --reference has to be given.
+        reference: the help of --reference.
+    """
+    made.add_argument("--reference", required=required, help=reference)
+    made.add_argument(
+        "--classifier",
+        help="attribute classifier: attribute accuracy, Frechet distance, diversity (with no judge named: the run's"
+        " classifier and eval_clip, where the samples or the reference lie in a run)",
+    )
+    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
+    made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
+    made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
+    made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
+    made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
+    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")
+
+
+def evaluate() -> argparse.ArgumentParser:
+    """Of `unclip evaluate`."""
+    made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
+    add_judges(made)
+    made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
+    made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    made.add_argument(
+        "--statistics",
+        action="append",
+        default=[],
+        metavar="FILE.npz",
+        help="of other real images than --reference, to compute FID or the Frechet distance against; may be repeated",
+    )
+    made.add_argument("--write-statistics", metavar="DIR", help="write such files from --reference, one a network")
+    other = "measure samples of other captions than those that the protocol of the reference (`unclip coco`) drew"
+    made.add_argument("--other-captions", action="store_true", help=f"{other}; the row says so")
+    made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
+    return made
+
+
+def judge() -> argparse.ArgumentParser:
+    """Of `unclip judge`."""
+    made = CommandParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
+    made.add_argument("kind", choices=("aesthetic", "preference"))
+    made.add_argument("--csv", required=True, help="image,rating (or AVA.txt), or better,worse")
+    made.add_argument("--images", required=True, help="folder of the images that it names")
+    made.add_argument("--clip", required=True, help="CLIP: a folder or NAME:PRETRAINED; the one that will judge")
+    made.add_argument("--out", required=True, help="JSON file to write, for `unclip evaluate --aesthetic`")
+    return made
+
+
+PARSERS: Parsers = {"coco": coco, "evaluate": evaluate, "judge": judge}

@@ -1,0 +1,196 @@
+"""The options of the commands that change pictures, or draw captions side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+from experiments.console.arguments import CommandParser, Parsers
+from modules.conditions import DEFAULT, priors
+
+HALVES = ("left", "right", "top", "bottom")
+"""Of a picture, for `unclip inpaint`."""
+
+SIDE = 5
+"""Of the grid between four pictures."""
+
+FIGURES = {
+    "reconstruct": "reconstruct -n 6 --steps 50 --sweep-steps 10 50 --sweep-guidance 1 2",
+    "variations": "variations -n 12 --steps 25 --shown 5",
+    "interpolate": "interpolate --steps 25 --grid 5 --captions 'a large red circle' 'a small blue square'",
+    "text_diff": "text-diff --table 32 --choose 32 --steps 8 --theta 0.3 0.34 0.36 0.4 0.45",
+    "pca": "pca -n 24 --steps 16 --shown 5",
+    "typographic": "typographic -n 3 --steps 16",
+    "conditioning_grid": "conditioning-grid -n 3 --columns 5",
+    "guidance_grid": "guidance-grid -n 3",
+    "inpaint": "inpaint -n 4 --fills 3 --steps 12 --resamples 3",
+}
+"""Folder in RUN/manipulations -> the command that fills it, without --run and --out."""
+
+
+def figure(name: str, description: str, images: bool = True, steps: int = 50) -> argparse.ArgumentParser:
+    """The options that all of these commands have but `unclip gallery`."""
+    made = CommandParser(prog=f"unclip {name}", description=description)
+    if images:
+        made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
+        made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
+        made.add_argument("-n", type=int, default=6, help="how many test pictures (default %(default)s)")
+    made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
+    made.add_argument("--out", required=True, help="figure folder to write")
+    made.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
+    made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
+    made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
+    made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
+    return made
+
+
+def add_latents(made: argparse.ArgumentParser) -> None:
+    """--latents, for commands that start from (z_i, x_T); without --steps and --guidance the file's are taken."""
+    made.add_argument("--latents", help="a file of `unclip invert`, instead of inverting pictures")
+    made.set_defaults(steps=None, guidance=None)
+
+
+def invert() -> argparse.ArgumentParser:
+    """Of `unclip invert`."""
+    made = figure("invert", "Find the latents (z_i, x_T) from which the decoder draws given pictures.")
+    made.add_argument("--caption", help="a further condition of the decoder (default none, as in the paper)")
+    made.add_argument(
+        "--fixed-point", type=int, default=0, help="further evaluations a step: nearly exact at few steps"
+    )
+    made.add_argument("--figure", metavar="DIR", help="figure folder to write too: pictures, x_T, reconstructions")
+    return made
+
+
+def reconstruct() -> argparse.ArgumentParser:
+    """Of `unclip reconstruct`."""
+    made = figure("reconstruct", "Invert pictures and draw them again from their latents.")
+    add_latents(made)
+    made.add_argument("--sweep-steps", type=int, nargs="*", default=[10, 25, 50], help="steps to compare")
+    made.add_argument("--sweep-guidance", type=float, nargs="*", default=[1.0, 2.0], help="guidance scales to compare")
+    return made
+
+
+def variations() -> argparse.ArgumentParser:
+    """Of `unclip variations`."""
+    made = figure("variations", "Draw variations of pictures, with growing eta and from fresh noise.")
+    made.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], help="of DDIM, 0 to 1")
+    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
+    return made
+
+
+def interpolate() -> argparse.ArgumentParser:
+    """Of `unclip interpolate`."""
+    made = figure("interpolate", "Blend pictures, or captions by way of the prior.")
+    add_latents(made)
+    made.add_argument(
+        "--count", type=int, help="pictures along a row, ends included (default: 7, or 2 or more between neighbours)"
+    )
+    made.add_argument("--grid", type=int, help=f"side of the grid between four pictures (default {SIDE}; 0 for none)")
+    made.add_argument("--captions", nargs="+", help="captions to blend, two or more, in a row of their own")
+    made.add_argument("--prior", default=DEFAULT, help="that gives the captions' z_i (default %(default)s)")
+    made.set_defaults(n=4)
+    return made
+
+
+def text_diff() -> argparse.ArgumentParser:
+    """Of `unclip text-diff`."""
+    made = figure("text-diff", "Change pictures by the difference of two captions.")
+    add_latents(made)
+    made.add_argument("--target", help='what the picture is to be, as "a blue circle"')
+    made.add_argument("--base", help='what it is, as "a red circle", or "a photo"; without it, z_i moves to the target')
+    made.add_argument("--theta", type=float, nargs="+", default=[0.0, 0.125, 0.25, 0.375, 0.5], help="of the angle")
+    made.add_argument(
+        "--table", type=int, metavar="N", help="measure edits of N held-out scenes each (shapes data), no --target"
+    )
+    made.add_argument(
+        "--choose",
+        type=int,
+        metavar="M",
+        help="with --table: choose each edit's theta on M other scenes (default: none)",
+    )
+    return made
+
+
+def inpaint() -> argparse.ArgumentParser:
+    """Of `unclip inpaint`."""
+    made = figure("inpaint", "Draw a part of pictures anew.", steps=20)
+    made.add_argument("--mask", default="right", help=f"a picture, white where to draw; or {', '.join(HALVES)}, centre")
+    made.add_argument("--caption", help="of the whole picture as it is to be (default the test picture's own)")
+    made.add_argument("--fills", type=int, default=4, help="pictures to draw of each (default 4)")
+    made.add_argument("--resamples", type=int, default=4, help="times that each step is taken (default 4)")
+    made.add_argument("--prior", default=DEFAULT, help="that gives the caption's z_i (default %(default)s)")
+    made.set_defaults(guidance=1.5)
+    return made
+
+
+def pca() -> argparse.ArgumentParser:
+    """Of `unclip pca`."""
+    made = figure("pca", "Draw pictures from ever more principal components of their embedding.", steps=25)
+    made.add_argument("--embeddings", help="folder of `unclip embed` (default RUN/embeddings)")
+    made.add_argument("--components", type=int, nargs="+", help="how many (default the paper's, scaled to the rank)")
+    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
+    return made
+
+
+def typographic() -> argparse.ArgumentParser:
+    """Of `unclip typographic`."""
+    made = figure(
+        "typographic", "Write text over pictures: CLIP's probabilities beside the decoder's variations.", steps=25
+    )
+    made.add_argument("--text", help="what is written (default the caption of the next picture)")
+    made.add_argument("--captions", nargs="+", help="classes for CLIP to choose from (default the pictures' captions)")
+    made.add_argument("--variations", type=int, default=3, help="variations of each picture (default 3)")
+    return made
+
+
+def conditioning_grid() -> argparse.ArgumentParser:
+    """Of `unclip conditioning-grid`."""
+    made = figure("conditioning-grid", "The same captions and noise with ever more condition.", images=False)
+    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
+    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument(
+        "--conditions",
+        nargs="+",
+        default=["caption_only", "text_embedding", DEFAULT],
+        help="rows (default %(default)s)",
+    )
+    made.add_argument("--columns", type=int, default=6, help="seeds, one a column (default 6)")
+    made.set_defaults(guidance=None, steps=None)
+    return made
+
+
+def guidance_grid() -> argparse.ArgumentParser:
+    """Of `unclip guidance-grid`."""
+    made = figure("guidance-grid", "The same z_i and noise at growing guidance, beside GLIDE.", images=False)
+    made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
+    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="guidance scales")
+    made.add_argument("--prior", default=DEFAULT, help=f"one of {', '.join(priors())} (default %(default)s)")
+    made.set_defaults(guidance=None, steps=None)
+    return made
+
+
+def gallery() -> argparse.ArgumentParser:
+    """Of `unclip gallery`."""
+    made = CommandParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
+    made.add_argument("run", help="run folder, as in runs/quickstart; its data are the shapes")
+    made.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to make (default all)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    return made
+
+
+PARSERS: Parsers = {
+    "invert": invert,
+    "reconstruct": reconstruct,
+    "variations": variations,
+    "interpolate": interpolate,
+    "text-diff": text_diff,
+    "inpaint": inpaint,
+    "pca": pca,
+    "typographic": typographic,
+    "conditioning-grid": conditioning_grid,
+    "guidance-grid": guidance_grid,
+    "gallery": gallery,
+}

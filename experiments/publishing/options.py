@@ -1,0 +1,62 @@
+"""The options of `unclip report`, `tables`, `figures`, `votes` and `export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser, Parsers
+
+RUN = "run folder, as in runs/quickstart"
+
+
+def report() -> argparse.ArgumentParser:
+    """Of `unclip report`."""
+    made = CommandParser(prog="unclip report", description="Write the tables and the report of a run.")
+    made.add_argument("run", help=RUN)
+    return made
+
+
+def tables() -> argparse.ArgumentParser:
+    """Of `unclip tables`."""
+    description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
+    made = CommandParser(prog="unclip tables", description=description)
+    made.add_argument("run", help=RUN)
+    made.add_argument("--out", help="folder to write (default: RUN/tables, where old ones go)")
+    return made
+
+
+def figures() -> argparse.ArgumentParser:
+    """Of `unclip figures`."""
+    made = CommandParser(prog="unclip figures", description="Write the paper's figures of a run.")
+    made.add_argument("run", help=RUN)
+    made.add_argument("--out", help="folder to write (default: RUN/figures)")
+    return made
+
+
+def votes() -> argparse.ArgumentParser:
+    """Of `unclip votes`."""
+    made = CommandParser(prog="unclip votes", description="Make a page on which people compare two models.")
+    made.add_argument("run", help="run folder; its samples/ are compared")
+    made.add_argument("--conditions", nargs="+", default=["ar_prior", "diffusion_prior"], help="models (both priors)")
+    made.add_argument("--against", default="glide", help="the baseline (default glide)")
+    made.add_argument("--pairs", type=int, default=50, help="comparisons a model and question (default 50)")
+    made.add_argument("--grids", type=int, default=25, help="comparisons of 4 x 4 grids a model (default 25; 0: none)")
+    made.add_argument("--grid-samples", help="folder of sample folders with 16 a caption (default: RUN/votes/grids)")
+    made.add_argument("--seed", type=int, default=0, help="of captions, sides and order (default 0)")
+    made.add_argument("--overwrite", action="store_true", help="replace a ballot that nobody has voted on")
+    return made
+
+
+def export() -> argparse.ArgumentParser:
+    """Of `unclip export`."""
+    description = "Gather the trained stages of a run in one folder: weights, configs, and a model card for each."
+    made = CommandParser(prog="unclip export", description=description)
+    made.add_argument("run", type=Path, help=RUN)
+    made.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
+    made.add_argument("--stages", help="which, parted by commas; by default all that are trained")
+    made.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    return made
+
+
+PARSERS: Parsers = {"report": report, "tables": tables, "figures": figures, "votes": votes, "export": export}

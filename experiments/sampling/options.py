@@ -1,0 +1,53 @@
+"""The options of `unclip sample`."""
+
+from __future__ import annotations
+
+import argparse
+
+from experiments.console.arguments import CommandParser, Parsers
+from modules.conditions import DEFAULT, sampled
+from modules.models.sampler_names import SAMPLERS
+
+
+def sample() -> argparse.ArgumentParser:
+    """Of `unclip sample`."""
+    parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
+    parser.add_argument("caption", nargs="?", help="one caption")
+    parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
+    parser.add_argument(
+        "--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)"
+    )
+    parser.add_argument("--out", required=True, help="sample folder to write")
+    parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
+    parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
+    parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")
+    parser.add_argument("--prior-steps", type=int, help="sampling steps of the diffusion prior")
+    parser.add_argument("--decoder-guidance", type=float, help="guidance scale of the decoder; 1 is none")
+    parser.add_argument("--decoder-steps", type=int, help="sampling steps of the decoder")
+    parser.add_argument("--decoder-sampler", choices=SAMPLERS, help="sampler of the decoder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.SETTING=VALUE",
+        help="any setting of sampling, as in prior.candidates=4 or decoder.guidance_rescale=0.7; may be repeated",
+    )
+    parser.add_argument(
+        "--guiding-clip", metavar="FOLDER", help="CLIP for decoder.clip_guidance_scale (default: the run's own)"
+    )
+    parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
+    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
+    parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
+    parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
+    )
+    return parser
+
+
+PARSERS: Parsers = {"sample": sample}
