@@ -77,7 +77,8 @@ def wheel(session: nox.Session) -> None:
         session.run("unclip", "--help")
         session.run("unclip", "--version")
         check = (
-            "import subprocess, sys, experiments; from pathlib import Path; "
+            "import subprocess, sys, experiments, unclip; from pathlib import Path; "
+            "assert unclip.__version__ and Path(unclip.__file__).with_name('py.typed').is_file(); "
             "folder = Path(experiments.__file__).parent; "
             "assert 'site-packages' in str(folder), folder; "
             "files = sorted(folder.rglob('*.yaml')); assert len(files) > 30, files; "

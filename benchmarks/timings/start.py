@@ -47,8 +47,8 @@ def starts(only: Sequence[str], run: Path | None, out: Path) -> list[Start]:
     helps = [Start(f"{name} --help", ("-m", "experiments.cli", name, "--help")) for name in only or COMMANDS]
     found = [*helps, *(Start(name, ("-c", code)) for name, code in IMPORTS.items())]
     if run is not None:
-        words = ("sample", "a large red circle", "-n", "4", "--run", str(run.resolve()), "--out", str(out))
-        words += ("--condition", "text_embedding", "--device", "cpu", "--overwrite")
+        words = ["sample", "a large red circle", "-n", "4", "--run", str(run.resolve()), "--out", str(out)]
+        words += ["--condition", "text_embedding", "--device", "cpu", "--overwrite"]
         found.append(Start("sample, 4 pictures", ("-m", "experiments.cli", *words)))
     return found
 

@@ -236,7 +236,7 @@ def test_the_command_end_to_end(tmp_path, monkeypatch, capsys):
         def __init__(self, name, pretrained=None):
             super().__init__(f"weights of {name}")
 
-    monkeypatch.setattr("modules.clip.FrozenCLIP", Loaded)
+    monkeypatch.setattr("modules.clip.frozen.FrozenCLIP", Loaded)
     config = tmp_path / "stage.yaml"
     sizes = "image_size: 8, train_size: 9, val_size: 5, test_size: 2"
     arguments = f"{{{sizes}, embeddings: {tmp_path / 'e'}, cache_dir: null}}"  # The folder that this makes.
