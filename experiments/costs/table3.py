@@ -27,6 +27,7 @@ from experiments.console.configs import check_config_file
 from experiments.console.show import aligned
 from experiments.costs.flops import Count, count
 from experiments.storage.folders import write_text
+from experiments.training.config import read as read_config
 from modules.errors import InputError
 
 SHAPE = (
@@ -62,13 +63,11 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or it is not the config of a stage.
     """
-    from experiments.costs import plan  # It prints tables with this module.
-
     if not path.is_file():
         raise InputError(f"no {path}: --folder names a folder with {', '.join(f'{stage}.yaml' for stage in STAGES)}")
     check_config_file(path)
     try:
-        return plan.read(["--config", str(path)])
+        return read_config(["--config", str(path)])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -20,7 +20,6 @@ def log_to_board(folder: SampleFolder, row: dict[str, Any]) -> None:
     run = run_of(folder.path)
     if run is not None:
         from eval.samples.folder import GRID
-        from experiments.evaluation.board import log_evaluation
 
         log_evaluation(run, folder.path.name, row, folder.records[0], folder.path / GRID)
 

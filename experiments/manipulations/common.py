@@ -220,3 +220,11 @@ def cell(found: Interval, digits: int = 2) -> Cell:
     if found.value != found.value:
         return Cell("-")
     return Cell(f"{found.value:.{digits}f}", f"[{found.low:.{digits}f}, {found.high:.{digits}f}]")
+
+
+def use_sampler(system: UnCLIP, steps: int | None, guidance: float | None) -> None:
+    """The decoders sample as their stages say, but for what is given here."""
+    chosen = {"steps": steps, "guidance_scale": guidance}
+    fields = {key: value for key, value in chosen.items() if value is not None}
+    own = {name: {**system.overrides.get(name, {}), **fields} for name in ("decoder", "glide") if system.has(name)}
+    system.overrides = {**system.overrides, **own}

@@ -6,10 +6,9 @@ import argparse
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start, use_sampler
 from modules.conditions import CONDITIONS, sampled
 from modules.errors import InputError
-from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
 LABELS = {"caption_only": "caption only", "text_embedding": "caption, z_t as z_i", "glide": "GLIDE"}
@@ -42,11 +41,3 @@ def run(options: argparse.Namespace) -> int:
     page = panel(rows, [f"seed {options.seed + k}" for k in range(options.columns)], names)
     record = FigureRecord("What the decoder is conditioned on", notes)
     return finish(options, "conditioning-grid", record, {"figure.png": page}, numbered(drawn))
-
-
-def use_sampler(system: UnCLIP, steps: int | None, guidance: float | None) -> None:
-    """The decoders sample as their stages say, but for what is given here."""
-    chosen = {"steps": steps, "guidance_scale": guidance}
-    fields = {key: value for key, value in chosen.items() if value is not None}
-    own = {name: {**system.overrides.get(name, {}), **fields} for name in ("decoder", "glide") if system.has(name)}
-    system.overrides = {**system.overrides, **own}

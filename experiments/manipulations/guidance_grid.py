@@ -6,8 +6,7 @@ import argparse
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start
-from experiments.manipulations.conditioning_grid import use_sampler
+from experiments.manipulations.common import captions_of, enlarged, finish, numbered, start, use_sampler
 from modules.conditions import priors
 from modules.errors import InputError
 from modules.seeds import ImageSeeds

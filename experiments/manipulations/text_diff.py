@@ -14,7 +14,7 @@ from experiments.manipulations.common import (
     read_latents,
     start,
 )
-from experiments.manipulations.edit_table import table_figure
+from experiments.manipulations.measured.table import table_figure
 from modules.clip.frozen import warn_unknown_words
 from modules.errors import InputError
 from modules.manipulations import redraw, text_diff, text_direction

@@ -17,7 +17,7 @@ from eval.runs import Run
 from eval.samples.conditions import REAL
 from eval.tables.hyperparameters import lookup
 from eval.tables.main import main_table
-from modules.clip.trainer import CONFIG_FILE
+from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.models.exports import export_folder, weights_file
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from experiments.console.quiet import quiet
 from experiments.console.signals import PREEMPTION, exit_code
-from experiments.sampling.drawing import BatchWriter, Drawing
+from experiments.sampling.jobs import BatchWriter, Drawing
 from modules.errors import InputError
 
 

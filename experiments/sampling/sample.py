@@ -20,7 +20,8 @@ from eval.samples.shards import Shards
 from experiments.console.arguments import setting
 from experiments.console.devices import find_device
 from experiments.sampling.captions import Request, read_requests
-from experiments.sampling.drawing import Drawing, Job, draw, first_process
+from experiments.sampling.drawing import draw, first_process
+from experiments.sampling.jobs import Drawing, Job
 from experiments.storage.provenance import commit, config_hash, file_hashes
 from modules.clip.frozen import FrozenCLIP, warn_unknown_words
 from modules.conditions import CONDITIONS, sampled

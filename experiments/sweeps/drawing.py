@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.sampling.drawing import Job
+from experiments.sampling.jobs import Job
 from experiments.sampling.score_statistics import Statistics
 from modules.images.tensors import to_uint8
 from modules.pipeline import UnCLIP

@@ -18,7 +18,8 @@ from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from eval.tables.sweeps import FOLDER
 from experiments.sampling.captions import COPIED, Request, images_of
-from experiments.sampling.drawing import Drawing, draw
+from experiments.sampling.drawing import draw
+from experiments.sampling.jobs import Drawing
 from experiments.sampling.score_statistics import Statistics
 from experiments.storage.provenance import commit
 from experiments.sweeps.drawing import Drawn, PointJob

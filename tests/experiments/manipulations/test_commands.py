@@ -13,10 +13,10 @@ from PIL import Image
 from eval.figures.folder import read_figure
 from eval.pages.manipulations import ORDER, write_manipulations_page
 from experiments import cli
-from experiments.manipulations import edit_table
-from experiments.manipulations.edits import EDITS, make_task
 from experiments.manipulations.interpolate import row_length
 from experiments.manipulations.invert import neighbours
+from experiments.manipulations.measured import table as edit_table
+from experiments.manipulations.measured.edits import EDITS, make_task
 from modules.manipulations import load_latents
 from modules.pipeline import UnCLIP
 

@@ -27,7 +27,7 @@ from modules.diffusion.analytic import estimate_statistics
 from modules.diffusion.denoiser import as_denoiser
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
-from modules.models.configs import SamplerName
+from modules.models.sampler_names import SamplerName
 from modules.pipeline import UnCLIP
 
 PLAN = {

@@ -7,8 +7,17 @@ import torch
 
 from datamodules.rendered.scenes import ATTRIBUTES
 from eval.judges.attributes import Attributes
-from experiments.manipulations.edit_table import _row
-from experiments.manipulations.edits import EDITS, Outcome, best_theta, judge, make_task, margin, working_thetas, works
+from experiments.manipulations.measured.edits import (
+    EDITS,
+    Outcome,
+    best_theta,
+    judge,
+    make_task,
+    margin,
+    working_thetas,
+    works,
+)
+from experiments.manipulations.measured.table import _row
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.name)

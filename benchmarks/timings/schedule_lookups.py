@@ -1,4 +1,4 @@
-"""`python -m benchmarks.schedule_lookups --before CHECKOUT`: what a training step spends on the noise schedule.
+"""`python -m benchmarks.timings.schedule_lookups --before CHECKOUT`: a training step's work on the noise schedule.
 
 Draws a batch's noise and computes its loss, with this code and with that of another checkout, in turns and in two
 processes of one run. The ratio of the two carries over to other machines, the microseconds do not. Samples of one
@@ -63,7 +63,7 @@ class Worker:
 def main(argv: list[str]) -> None:
     """Prints a line for each case."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.schedule_lookups", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.timings.schedule_lookups", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the code to compare with")
     parser.add_argument("--pairs", type=int, default=9, help="repetitions of each case")

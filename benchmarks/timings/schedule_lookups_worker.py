@@ -1,4 +1,4 @@
-"""The process that `benchmarks.schedule_lookups` starts in each checkout; it knows `modules.diffusion` only.
+"""The process that `benchmarks.timings.schedule_lookups` starts in each checkout; it knows `modules.diffusion` only.
 
 Reads a case as a line of JSON, answers with a line: seconds of a training step's draw and loss, and how many
 operations, copies and reads of a value by the host it makes once the tables are there.

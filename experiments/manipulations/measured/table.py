@@ -16,7 +16,7 @@ from eval.judges.attributes import AttributeClassifier, load_classifier
 from eval.tables.main import Cell, Table
 from experiments.console.progress import progress
 from experiments.manipulations.common import cell, enlarged, finish, interval, pictures, walk_of
-from experiments.manipulations.edits import (
+from experiments.manipulations.measured.edits import (
     AFTER,
     BEFORE,
     EDITS,

@@ -1,0 +1,1 @@
+"""Edits by words, measured on rendered scenes whose truth is known."""
