@@ -122,6 +122,8 @@ class CLIPTrainer(Stage):
 
     def _margins(self, model: nn.Module, tokens: Tensor, out: dict[str, Tensor]) -> Tensor:
         """(K,) by how much the K images whose caption has a swapped form are nearer to the caption than to that."""
+        if not self.swap_words:
+            return out["logit_scale"].new_zeros(0)
         swapped = self.swapped(tokens)
         changed = (swapped != tokens).any(dim=1)
         if not changed.any():

@@ -19,14 +19,15 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules.clip import origin as clip_origin
 from modules.errors import InputError
 from modules.models.base import outputs_of
 from modules.models.exports import write_weights
 from modules.seeds import image_generators
-from modules.training.sharding import gathered, local, on_shares, shard_stage
+from modules.training.average import ExponentialAverage
+from modules.training.finite import FiniteGuard, Seen
+from modules.training.sharding import gathered, local, shard_stage
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ class Stage(lightning.LightningModule):
             network = network.to(memory_format=torch.channels_last)
         self.network: Any = network
         self.optimizer, self.training_config = optimizer, training
-        self.average = AveragedModel(network, multi_avg_fn=on_shares(get_ema_multi_avg_fn(training.ema_decay)))
+        self.average = ExponentialAverage(network, training.ema_decay)
         self.average.requires_grad_(False)
         self.sharded = False
         self._compiled: nn.Module | None = None
-        self._samples: list[int] = []
+        self._index = torch.zeros(0, dtype=torch.int64)
+        self._guard: FiniteGuard | None = None
 
     shardable = True
     """Whether the network may be sharded (FSDP2)."""
@@ -140,13 +142,15 @@ class Stage(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch, self.generator(0, self._micro_step()))
-        if not math.isfinite(loss.item()):
+        self._index = batch.index
+        if self.waits_for_device:
+            self.guard.see(Seen("the loss", self.global_step, loss, batch.index))
+        elif not math.isfinite(loss.item()):
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): "
                 f"{self._offender(batch)}; training stops here; "
                 "go on from the last checkpoint with a lower learning rate, or look at these samples"
             )
-        self._samples = _index(batch)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -155,18 +159,37 @@ class Stage(lightning.LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return  # It skips such steps itself.
         gradients = {name: local(p.grad) for name, p in self.network.named_parameters() if p.grad is not None}
-        if gradients and not math.isfinite(self._total(torch._foreach_norm(list(gradients.values())))):
+        if not gradients:
+            return
+        total = self._total(torch._foreach_norm(list(gradients.values())))
+        if self.waits_for_device:
+            self.guard.see(Seen("the sum of the gradients' norms", self.global_step, total, self._index))
+        elif not math.isfinite(total.item()):
             bad = (name for name, gradient in gradients.items() if not gradient.isfinite().all())
             name = next(bad, "a weight on another device")
             raise InputError(
-                f"the gradient of {name} is not finite at step {self.global_step} (samples {self._samples}): training "
+                f"the gradient of {name} is not finite at step {self.global_step} (samples {self._index.tolist()}): "
+                "training "
                 "stops here; go on from the last checkpoint with a lower learning rate, or look at these samples"
             )
 
-    def _total(self, norms: Sequence[Tensor]) -> float:
-        """Their sum, over all devices if each has a share: then all of them stop, or none does."""
+    def _total(self, norms: Sequence[Tensor]) -> Tensor:
+        """() their sum, over all devices if each has a share: then all of them stop, or none does."""
         total = torch.stack(list(norms)).sum()
-        return float(self.trainer.strategy.reduce(total, reduce_op="sum") if self.sharded else total)
+        found: Tensor = self.trainer.strategy.reduce(total, reduce_op="sum") if self.sharded else total  # type: ignore[assignment]
+        return found
+
+    @property
+    def waits_for_device(self) -> bool:
+        """Whether reading a number makes this process wait for an accelerator, which then stands idle."""
+        return self.device.type != "cpu"
+
+    @property
+    def guard(self) -> FiniteGuard:
+        """Reads losses and gradients of `log_every_n_steps` steps together, where reading means waiting."""
+        if self._guard is None:
+            self._guard = FiniteGuard(2 * max(1, self.trainer.log_every_n_steps))  # A loss and a gradient a step.
+        return self._guard
 
     def configure_gradient_clipping(
         self,
@@ -279,6 +302,8 @@ class Stage(lightning.LightningModule):
         return factor
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._guard is not None:
+            self._guard.check()
         checkpoint[clip_origin.KEY] = clip_origin.origin_of(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
