@@ -88,8 +88,8 @@ REAL = """
 import gc, json, sys
 from pathlib import Path
 import torch
-from experiments.memory import step_loss
-from experiments.plan import builder
+from experiments.costs.memory import step_loss
+from experiments.costs.plan import builder
 
 model, batch = json.loads(sys.argv[1]), int(sys.argv[2])
 

@@ -173,7 +173,7 @@ def test_a_job_of_many_tasks_has_one_stage_runner_with_all_that_the_node_gives(f
 WORLD = """
 import pathlib, sys
 from lightning.pytorch import Trainer
-from experiments.lightning_cli import quiet
+from experiments.console.quiet import quiet
 
 quiet()
 trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False)
