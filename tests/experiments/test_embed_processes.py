@@ -59,7 +59,7 @@ def start(data, clip, out, *more, program=("-m", "experiments.cli")):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=250)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return out
 
@@ -74,7 +74,7 @@ def written(folder, number):
     return {kind: (stat.st_ino, stat.st_mtime_ns) for kind, stat in stats.items()}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, clip_folder):
     two = start(data, clip_folder, tmp_path / "two", "--devices", "2", "--strategy", "ddp")
     said = finish(two)
@@ -85,7 +85,7 @@ def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, 
     assert contents(tmp_path / "two") == one
 
     killed = start(data, clip_folder, tmp_path / "killed", program=("-c", KILLED))
-    _, error = killed.communicate(timeout=250)
+    _, error = killed.communicate(timeout=400)
     assert killed.returncode == -signal.SIGKILL, error
     first, second = (written(tmp_path / "killed/.train.partial", number) for number in range(2))
     assert first.keys() >= {"img_emb", "text_emb", "tokens", "token_features"}
