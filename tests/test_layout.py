@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -53,3 +54,9 @@ def test_no_command_imports_a_command(graph):
 def test_a_folder_holds_few_enough_files(top):
     counts = Counter(path.parent.relative_to(ROOT) for path in (ROOT / top).rglob("*.py"))
     assert {str(folder): count for folder, count in counts.items() if count > MOST} == {}
+
+
+def test_the_tests_that_nox_names_are_there():
+    named = re.findall(r'"(tests/[^"]+)"', (ROOT / "noxfile.py").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []

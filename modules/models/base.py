@@ -87,8 +87,11 @@ class Model:
         check_names(name, settings, self.overridable())
         if not settings:
             return self
-        model = self._with_settings(dict(settings))
-        model.check()
+        try:
+            model = self._with_settings(dict(settings))
+            model.check()
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
         return model
 
     @classmethod

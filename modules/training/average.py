@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules.training.sharding import local, on_shares
@@ -31,7 +31,8 @@ class ExponentialAverage(AveragedModel):
         """Take the network's weights into the average; buffers are copied."""
         if self._updates is None:
             self._updates = int(self.n_averaged)
-        averages, weights = list(self.module.parameters()), list(model.parameters())
+        averages: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
         if self._updates == 0:
             for average, weight in zip(averages, weights, strict=True):
                 local(average).copy_(local(weight))

@@ -188,7 +188,8 @@ class Stage(lightning.LightningModule):
     def guard(self) -> FiniteGuard:
         """Reads losses and gradients of `log_every_n_steps` steps together, where reading means waiting."""
         if self._guard is None:
-            self._guard = FiniteGuard(2 * max(1, self.trainer.log_every_n_steps))  # A loss and a gradient a step.
+            steps = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+            self._guard = FiniteGuard(2 * max(1, steps))  # A loss and a gradient a step.
         return self._guard
 
     def configure_gradient_clipping(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +41,7 @@ class Toy(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         time.sleep(self.step_seconds)
+        self.hold(batch_idx)
         self.send_signal(batch_idx)
         return (self.network(batch) - torch.randn(len(batch), 1)).square().mean()
 
@@ -46,6 +50,14 @@ class Toy(pl.LightningModule):
         at, _, number = os.environ.get("TOY_SIGNAL", "-1:0").partition(":")
         if batch_idx == int(at):
             os.kill(os.getpid(), int(number))
+
+    @staticmethod
+    def hold(batch_idx):
+        """In batch TOY_HOLD: make the file `held`, and wait for the file `let_go`."""
+        if batch_idx == int(os.environ.get("TOY_HOLD", -1)):
+            open("held", "w").close()
+            while not os.path.exists("let_go"):
+                time.sleep(0.02)
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", (self.network(batch) - torch.randn(len(batch), 1)).square().mean())
@@ -146,6 +158,25 @@ def start(*words: str) -> subprocess.Popen[str]:
     """`unclip WORDS` as a process, in a process group of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-m", "experiments.cli", *words], start_new_session=True, **pipes)
+
+
+@pytest.fixture
+def when_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Calls a function once, as soon as this process waits for a lock that another one holds."""
+
+    def arrange(act: Callable[[], object]) -> None:
+        from experiments import holding
+
+        left = [act]
+
+        def sleep(seconds: float) -> None:
+            if left:
+                left.pop()()
+            time.sleep(seconds)
+
+        monkeypatch.setattr(holding, "time", SimpleNamespace(sleep=sleep))
+
+    return arrange
 
 
 @pytest.fixture

@@ -33,12 +33,36 @@ def make(tiny):
     return make
 
 
+def far_apart(images, count):
+    """`count` of (n, 3, H, W) pictures, no two of which are alike: each is the one furthest from those before it."""
+    distance = (images[:, None] - images).square().mean(dim=(2, 3, 4))
+    chosen = [0]
+    while len(chosen) < count:
+        chosen.append(int(distance[chosen].min(dim=0).values.argmax()))
+    return chosen
+
+
+def repeated(batch, times):
+    """The batch `times` over, so that a step sees each picture at as many timesteps; which costs a fifth more for 4."""
+
+    def tensors(part):
+        return {name: torch.cat([v] * times) for name, v in part._asdict().items() if isinstance(v, torch.Tensor)}
+
+    embeddings = batch.embeddings._replace(**tensors(batch.embeddings))
+    return batch._replace(**tensors(batch), captions=batch.captions * times, embeddings=embeddings)
+
+
 @pytest.fixture
 def batch(shapes, tiny):
-    """8 pictures; captions differ, and embeddings have nothing to do with the pictures, so that it is by heart."""
+    """8 pictures; captions differ, and embeddings have nothing to do with the pictures, so that it is by heart.
+
+    The first 8 pictures of the split would not do: two of them differ by a mean square of 0.1, which is as much as a
+    network of this size errs. The nearest two of these differ by 0.23.
+    """
     dataset = shapes().dataset("train")
     first = {caption: k for k, caption in reversed(list(enumerate(dataset.records.captions)))}
-    batch = dataset.__getitems__(sorted(first.values())[:8])
+    rows = sorted(first.values())
+    batch = dataset.__getitems__([rows[k] for k in far_apart(dataset.__getitems__(rows).images, 8)])
     g = torch.Generator().manual_seed(1)
     z_i, z_t = (F.normalize(torch.randn(8, tiny.DIM, generator=g), dim=1) for _ in range(2))
     return batch._replace(embeddings=batch.embeddings._replace(z_i=z_i, z_t=z_t))
@@ -63,12 +87,30 @@ class Spy(nn.Module):
         return torch.zeros_like(x_t)
 
 
-@pytest.mark.parametrize(("name", "drop_text", "steps", "own"), [("decoder", 0.5, 150, 8), ("glide", 0.1, 220, 5)])
-def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, drop_text, steps, own):
-    """Of 8 pictures at least `own` are nearest to the one whose condition they were given."""
-    stage = make(name, drop_text=drop_text)
+# As in the suites: a small network learns to heed captions hundreds of steps sooner so.
+GLIDE = {"text_pooling": "mean", "text_std": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "drop_text", "steps", "network"), [("decoder", 0.5, 150, {}), ("glide", 0.1, 300, GLIDE)]
+)
+def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, drop_text, steps, network):
+    """Each of 8 pictures comes back from the condition that it was learned with.
+
+    Measured with other seeds of the weights and of the noise, on a CPU with AVX2, the worst seed of each:
+
+                                      limit   GLIDE (10 seeds)   decoder (4 seeds)
+        trained / untrained loss      0.15    0.038              0.058
+        error to its own picture,
+          / the nearest other one's   1       0.31               0.46
+          / the mean of all           0.2     0.034              0.046
+
+    GLIDE's seed 0 without AVX (ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41, MKL_CBWR=COMPATIBLE): 0.029, 0.058
+    and 0.017, as with AVX2.
+    """
+    stage = make(name, drop_text=drop_text, network=tiny.make_network(name, **network))
     untrained = sum(stage.validation_loss(batch, stage.generator(1, k)).item() for k in range(20)) / 20
-    tiny.fit(stage, tiny.repeat(shapes(), batch, steps), steps, tmp_path)
+    tiny.fit(stage, tiny.repeat(shapes(), repeated(batch, 4), steps), steps, tmp_path)
     trained = sum(stage.validation_loss(batch, stage.generator(1, k)).item() for k in range(20)) / 20
     assert trained < 0.15 * untrained
     rows = batch.embeddings
@@ -76,7 +118,7 @@ def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, d
     generators = [torch.Generator().manual_seed(k) for k in range(8)]
     drawn = DecoderModel(stage.averaged, OBJECTIVE, SOLVER).sample(rows.tokens, z_i, generators)
     error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))
-    assert (error.argmin(dim=1) == torch.arange(8)).sum() >= own
+    assert (error.argmin(dim=1) == torch.arange(8)).all()
     assert error.diag().mean() < 0.2 * error.mean()
 
 
@@ -84,7 +126,7 @@ def test_a_decoder_on_z_t_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp
     """Section 5.1's: it must tell the pictures apart by z_t, for its captions are gone."""
     batch = batch._replace(embeddings=batch.embeddings._replace(tokens=torch.zeros_like(batch.embeddings.tokens)))
     stage = make(drop_text=0.5, embedding="z_t")
-    tiny.fit(stage, tiny.repeat(shapes(), batch, 150), 150, tmp_path)
+    tiny.fit(stage, tiny.repeat(shapes(), repeated(batch, 4), 150), 150, tmp_path)
     rows, generators = batch.embeddings, [torch.Generator().manual_seed(k) for k in range(8)]
     drawn = DecoderModel(stage.averaged, OBJECTIVE, SOLVER).sample(rows.tokens, rows.z_t, generators)
     error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))

@@ -83,6 +83,15 @@ def _slowly(folder, log):
     cached_images(folder, "toy", 0, 10, 8, render)
 
 
+def _killed(folder):
+    def render(index):
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return picture(index)
+
+    cached_images(folder, "toy", 0, 10, 8, render)
+
+
 def test_two_processes_at_once_render_once(tmp_path):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_slowly, args=(tmp_path / "c", tmp_path / "log")) for _ in range(2)]
@@ -96,13 +105,11 @@ def test_two_processes_at_once_render_once(tmp_path):
 
 def test_a_killed_writer_blocks_nobody_and_leaves_nothing_wrong(tmp_path):
     context = multiprocessing.get_context("fork")
-    worker = context.Process(target=_slowly, args=(tmp_path / "c", tmp_path / "log"))
+    worker = context.Process(target=_killed, args=(tmp_path / "c",))
     worker.start()
-    while not (tmp_path / "log").exists():
-        time.sleep(0.01)
-    assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
     worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert list((tmp_path / "c").glob("*.tmp"))
     assert not list((tmp_path / "c").glob("*.npy"))
     np.testing.assert_array_equal(cached_images(tmp_path / "c", "toy", 0, 10, 8, picture)[[9]], picture(9)[None])
     assert not list((tmp_path / "c").glob("*.tmp"))

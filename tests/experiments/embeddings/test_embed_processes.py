@@ -1,9 +1,9 @@
 """`unclip embed` as a person runs it: two processes write what one does, and a run that was killed goes on."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,23 @@ ROOT = Path(__file__).parents[3]
 SIZES = {"image_size": 16, "train_size": 60, "val_size": 12, "test_size": 8}
 WORDS = ("--shard-rows", "16", "--batch-size", "5", "--device", "cpu", "--token-features", "--splits", "train", "val")
 
+# `unclip`, killed by SIGKILL when two of the files of shard 1 have their names and the others do not.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from experiments.cli import main
+rename = Path.replace
+
+def replace(path, target):
+    renamed = rename(path, target)
+    if Path(target).name == "text_emb_1.npy":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return renamed
+
+Path.replace = replace
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 @pytest.fixture
 def data(tmp_path):
@@ -28,12 +45,12 @@ def data(tmp_path):
     return tmp_path / "data.yaml"
 
 
-def start(data, clip, out, *more):
+def start(data, clip, out, *more, program=("-m", "experiments.cli")):
     words = ["embed", str(data), "--clip", str(clip), "--out", str(out), *WORDS, *more]
     # One thread each, or sums are rounded otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *words],
+        [sys.executable, *program, *words],
         cwd=data.parent,
         env=environment,
         stdout=subprocess.PIPE,
@@ -43,7 +60,7 @@ def start(data, clip, out, *more):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=250)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return out
 
@@ -52,7 +69,13 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.timeout(900)
+def written(folder, number):
+    """The files of a shard: kind -> (inode, time of writing), which stay as they are unless the file is made anew."""
+    stats = {path.parent.name: path.stat() for path in folder.glob(f"*/[!.]*_{number}.*")}
+    return {kind: (stat.st_ino, stat.st_mtime_ns) for kind, stat in stats.items()}
+
+
+@pytest.mark.timeout(1800)
 def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, clip_folder):
     two = start(data, clip_folder, tmp_path / "two", "--devices", "2", "--strategy", "ddp")
     said = finish(two)
@@ -62,17 +85,17 @@ def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, 
     assert len([name for name in one if name.startswith("train/img_emb")]) == 4
     assert contents(tmp_path / "two") == one
 
-    killed = start(data, clip_folder, tmp_path / "killed")
-    first = tmp_path / "killed" / ".train.partial" / "img_emb" / "img_emb_0.npy"
-    while not first.exists() and killed.poll() is None:
-        time.sleep(0.001)
-    killed.kill()
-    killed.communicate()
-    stamp = first.stat().st_mtime_ns if first.exists() else None
+    killed = start(data, clip_folder, tmp_path / "killed", program=("-c", KILLED))
+    _, error = killed.communicate(timeout=400)
+    assert killed.returncode == -signal.SIGKILL, error
+    first, second = (written(tmp_path / "killed/.train.partial", number) for number in range(2))
+    assert first.keys() >= {"img_emb", "text_emb", "tokens", "token_features"}
+    assert second.keys() - {"metadata"} == {"img_emb", "text_emb"}  # so this shard has to be made again
     finish(start(data, clip_folder, tmp_path / "killed"))
     assert contents(tmp_path / "killed") == one
-    if stamp is not None:  # It may have been faster than this.
-        assert (tmp_path / "killed/train/img_emb/img_emb_0.npy").stat().st_mtime_ns == stamp
+    assert written(tmp_path / "killed/train", 0) == first  # the shard that was whole is not written again
+    again = written(tmp_path / "killed/train", 1)
+    assert not any(again[kind] == state for kind, state in second.items())
 
     rows = open_embeddings(tmp_path / "one").rows("train", 60, token_features=True)[range(60)]
     truth = ShapesDataModule(**SIZES, cache_dir=None)

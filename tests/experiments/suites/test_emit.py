@@ -29,7 +29,8 @@ with open("journal.txt", "a") as journal:
 if name == os.environ.get("STOP"):
     sys.exit(75)
 (pathlib.Path(run) / name / "out").write_text(name)
-time.sleep(float(os.environ.get("SECONDS", 0)))
+while pathlib.Path(f"hold_{name}").exists():
+    time.sleep(0.02)
 """
 SBATCH = """#!{python}
 # Notes its options and the job's script; its jobs are numbered from 11.
@@ -257,19 +258,20 @@ def test_one_stage_wants_what_it_needs(folder, capsys):
     assert main(["reproduce", "suite.yaml", "--stage", "a", "--seeds", "2"]) == 2
 
 
-def test_single_stages_run_beside_each_other_but_not_beside_a_runner(folder, unclip, monkeypatch, capsys):
+def test_single_stages_run_beside_each_other_but_not_beside_a_runner(folder, unclip, when_waiting, capsys):
     assert main(["reproduce", "suite.yaml", "--stage", "a"]) == 0
-    monkeypatch.setenv("SECONDS", "3")
+    Path("hold_b-2").touch()
     first = unclip("reproduce", "suite.yaml", "--stage", "b-2")
     while not Path("runs/x/b-2/out").exists():
         assert first.poll() is None
         time.sleep(0.05)
-    monkeypatch.setenv("SECONDS", "0")
     assert main(["reproduce", "suite.yaml", "--stage", "c"]) == 0
     assert first.poll() is None
     capsys.readouterr()
     assert main(["reproduce", "suite.yaml"]) == 2
     assert capsys.readouterr().err.startswith(f"unclip: run folder 'runs/x' is in use by process {first.pid} on ")
+    when_waiting(Path("hold_b-2").unlink)
     assert main(["reproduce", "suite.yaml", "--stage", "b-2", "--wait"]) == 0
+    assert capsys.readouterr().err.startswith("waiting for ")
     assert first.wait() == 0
     assert journal() == ["a", "b-2", "c"]

@@ -14,7 +14,6 @@ import pytest
 
 from eval.runs import read_run
 from experiments.cli import main
-from experiments.console.progress import read_progress
 from experiments.suites.processes import available_cores
 from experiments.suites.staging import Staging
 from experiments.suites.suite import load_suite
@@ -25,9 +24,15 @@ name, run, *rest = sys.argv[1:]
 seconds = float(os.environ.get(f"SECONDS_{name}", 0))
 with open("journal.txt", "a") as journal:
     journal.write(" ".join(["start", name, *rest]) + "\\n")
+together = os.environ.get("TOGETHER", "").split()
+for other in together if name in together else ():
+    while f"start {other}\\n" not in pathlib.Path("journal.txt").read_text():
+        time.sleep(0.02)
 part = pathlib.Path(run, name, "part")
 done = int(part.read_text()) if "on" in rest and part.exists() else 0
 for done in range(done, int(seconds * 20)):
+    if pathlib.Path("let_go").exists():
+        break
     part.with_suffix(".new").write_text(str(done + 1))
     part.with_suffix(".new").replace(part)
     time.sleep(0.05)
@@ -86,7 +91,8 @@ def plan(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:]}
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
+    """Until something is so; the limit is for what never happens, and far above what a busy machine needs."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -124,8 +130,7 @@ def test_everything_runs_once_in_order_and_a_second_call_runs_nothing(folder, ca
 
 
 def test_independent_stages_run_side_by_side(folder, monkeypatch):
-    monkeypatch.setenv("SECONDS_b", "0.5")
-    monkeypatch.setenv("SECONDS_c", "0.5")
+    monkeypatch.setenv("TOGETHER", "b c")  # Each waits until the other has started.
     assert reproduce("--jobs", "2", "--only", "d") == 0
     lines = journal()
     assert sorted(lines[2:4]) == ["start b", "start c"]
@@ -242,6 +247,7 @@ def test_outputs_elsewhere_in_the_run_folder_are_moved_aside_too(folder):
 
 def test_a_failed_stage_shows_its_end_and_lets_the_others_finish(folder, capsys, monkeypatch):
     monkeypatch.setenv("FAIL", "c")
+    monkeypatch.setenv("TOGETHER", "b c")
     monkeypatch.setenv("SECONDS_b", "0.5")
     assert reproduce("--jobs", "2") == 1
     out = capsys.readouterr().out
@@ -251,6 +257,7 @@ def test_a_failed_stage_shows_its_end_and_lets_the_others_finish(folder, capsys,
     assert "end b" in lines  # was running, was let finish
     assert "start d" not in lines
     monkeypatch.delenv("FAIL")
+    monkeypatch.delenv("TOGETHER")
     assert plan(capsys)["c"] == "would go on: it failed"
     assert reproduce() == 0
     assert ran() == ["c", "d"]
@@ -270,16 +277,16 @@ def test_an_unknown_program_is_named(folder, capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_an_interrupted_runner_stops_its_stages_and_the_next_goes_on(folder, unclip, monkeypatch, capsys, number, code):
-    monkeypatch.setenv("SECONDS_b", "60")
+    monkeypatch.setenv("SECONDS_b", "600")
     runner = unclip("reproduce", "suite.yaml", "--jobs", "2")
-    wait_for(lambda: Path("runs/x/b/part").exists() and Path("runs/x/c/stage.json").exists(), 60)
+    wait_for(lambda: Path("runs/x/b/part").exists() and Path("runs/x/c/stage.json").exists())
     runner.send_signal(number)
-    out, _ = runner.communicate(timeout=20)
+    out, _ = runner.communicate(timeout=200)
     assert runner.returncode == code
     assert "stopping b" in out
     assert "interrupted; the same command goes on from here" in out
     done = int(Path("runs/x/b/part").read_text())
-    assert 0 < done < 1000
+    assert 0 < done < 20 * 600
     journal()
     assert plan(capsys)["b"] == "would go on: it was interrupted"
     monkeypatch.setenv("SECONDS_b", "0.5")
@@ -290,7 +297,7 @@ def test_an_interrupted_runner_stops_its_stages_and_the_next_goes_on(folder, unc
 
 
 def test_a_killed_runner_takes_its_stages_with_it_and_the_next_goes_on(folder, unclip, monkeypatch, capsys):
-    monkeypatch.setenv("SECONDS_b", "60")
+    monkeypatch.setenv("SECONDS_b", "600")
     runner = unclip("reproduce", "suite.yaml", "--jobs", "1", "--only", "b")
     wait_for(lambda: Path("runs/x/b/part").exists())
     children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
@@ -326,7 +333,7 @@ def test_what_a_killed_stage_had_half_written_goes_before_it_runs_again(folder):
 
 
 def test_an_interrupted_stage_whose_config_changed_starts_again(folder, unclip, monkeypatch, capsys):
-    monkeypatch.setenv("SECONDS_a", "60")
+    monkeypatch.setenv("SECONDS_a", "600")
     runner = unclip("reproduce", "suite.yaml", "--only", "a")
     wait_for(lambda: Path("runs/x/a/part").exists())
     runner.kill()
@@ -339,7 +346,7 @@ def test_an_interrupted_stage_whose_config_changed_starts_again(folder, unclip, 
 
 
 def test_a_second_runner_is_told_who_holds_the_run_folder(folder, unclip, monkeypatch, capsys):
-    monkeypatch.setenv("SECONDS_a", "60")
+    monkeypatch.setenv("SECONDS_a", "600")
     first = unclip("reproduce", "suite.yaml", "--only", "a")
     wait_for(lambda: Path("runs/x/a/part").exists())
     capsys.readouterr()
@@ -348,10 +355,11 @@ def test_a_second_runner_is_told_who_holds_the_run_folder(folder, unclip, monkey
     assert reproduce("--run", "runs/y", "--only", "e") == 0
 
 
-def test_a_runner_can_wait_for_the_run_folder(folder, unclip, monkeypatch, capsys):
-    monkeypatch.setenv("SECONDS_a", "1.5")
+def test_a_runner_can_wait_for_the_run_folder(folder, unclip, when_waiting, monkeypatch, capsys):
+    monkeypatch.setenv("SECONDS_a", "600")
     first = unclip("reproduce", "suite.yaml", "--only", "a")
     wait_for(lambda: Path("runs/x/a/part").exists())
+    when_waiting(Path("let_go").touch)
     assert reproduce("--only", "a", "--wait") == 0
     assert first.wait() == 0
     captured = capsys.readouterr()
@@ -437,21 +445,21 @@ def test_progress_is_shown_as_lines_where_there_is_no_terminal(folder, monkeypat
     assert "left; running for 0:0" in lines[-1]
 
 
-def test_an_interrupted_fit_goes_on_from_its_checkpoint(folder, unclip, capsys):
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(folder, unclip, monkeypatch, capsys):
+    monkeypatch.setenv("TOY_HOLD", "8")
     config = Path("toy.yaml").read_text().replace("runs/toy", "${oc.env:UNCLIP_RUN,runs/x}/toy")
-    config = config.replace("max_steps: 12", "max_steps: 60").replace("network:", "step_seconds: 0.05\n    network:", 1)
     Path("toy.yaml").write_text(config)
     stage = "{name: toy, run: unclip fit --config toy.yaml, outputs: [toy/checkpoints/last.ckpt]}"
     Path("suite.yaml").write_text(f"run: runs/x\nstages:\n  - {stage}\n")
     runner = unclip("reproduce", "suite.yaml")
-    wait_for(lambda: (read_progress(Path("runs/x/toy/progress.json")).get("done") or 0) > 5, 60)
+    wait_for(lambda: Path("held").exists())
     runner.send_signal(signal.SIGINT)
-    runner.communicate(timeout=30)
+    wait_for(lambda: "stopping after this step" in Path("runs/x/toy/log.txt").read_text())
+    Path("let_go").touch()
+    runner.communicate(timeout=200)
     assert runner.returncode == 130
     interrupted = plan(capsys)["toy"]
-    assert interrupted.startswith("would go on: it was interrupted at step ")
-    step = int(interrupted.split()[-1])
-    assert 5 < step < 60
+    assert interrupted == "would go on: it was interrupted at step 9"
     assert reproduce() == 0
     assert "unclip fit --config toy.yaml --ckpt_path last" in capsys.readouterr().out
-    assert f"steps {step} to 60" in Path("runs/x/toy/log.txt").read_text()
+    assert "steps 9 to 12" in Path("runs/x/toy/log.txt").read_text()

@@ -176,7 +176,7 @@ BAD = {
     "decoder: variance learned needs a stage that was trained with learned sigma": {
         "fixed": {"decoder.name": "ddpm", "decoder.variance": "learned"}, "conditions": ["diffusion_prior"],
     },
-    "prior.percentile must be a number of 0 or more, below 100, found 500": {
+    "ar_prior: percentile must be a number of 0 or more, below 100, found 500": {
         "conditions": ["ar_prior"], "fixed": {"prior.percentile": 500}
     },
     "prior.percentile has no effect on glide here": {"fixed": {"prior.percentile": 50}},
@@ -292,23 +292,23 @@ def test_analytic_samplers_get_statistics_of_the_reference(run: Path, monkeypatc
     assert [p["score_statistics"] for p in found] == [None, None, 12, 12, 12, 12]
     system, real = UnCLIP(run), SampleFolder.open(run / "samples" / "reference")
     system.overrides = {"decoder": {"name": "analytic_dpm", "steps": 3}}
-    stored, images = system.stage("decoder"), real.images() / 127.5 - 1
-    condition = stored.network.condition(system.clip.tokenize(real.captions), system.embed_image(images))
-    how = stored.settings["objective"], system.sampler("decoder")
+    model, images = system.decoder(), real.images() / 127.5 - 1
+    condition = model.network.condition(system.clip.tokenize(real.captions), system.embed_image(images))
+    how = model.objective, model.sampler
     denoiser = as_denoiser(
-        lambda x, t: stored.network(x, t, condition),
+        lambda x, t: model.network(x, t, condition),
         how[0].noise_schedule, how[0].parameterization, how[0].learned_sigma, how[1].threshold,
     )  # fmt: skip
     schedule = respace(how[0].noise_schedule, 3, how[1].spacing)
     own = estimate_statistics([(denoiser, images)], schedule, torch.Generator().manual_seed(0))
     Statistics(real, 0).give(system, "decoder")
-    given = system.stage("decoder").statistics
+    given = system.decoder().statistics
     assert given is not None and given.count == 12 and torch.equal(given.timesteps, own.timesteps)
     torch.testing.assert_close(given.mean_squared_epsilon, own.mean_squared_epsilon, rtol=1e-5, atol=1e-6)
     # What a stage was trained with is not estimated again.
     again = Statistics(real, 1)
     again.give(system, "decoder")
-    assert torch.equal(system.stage("decoder").statistics.mean_squared_epsilon, given.mean_squared_epsilon)
+    assert torch.equal(system.decoder().statistics.mean_squared_epsilon, given.mean_squared_epsilon)
     assert not again.lacking(system, "decoder")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -229,18 +230,15 @@ def test_on_slurm_lightning_requeues_after_the_step(toy, slurm_job, monkeypatch,
     assert not list(Path("stopped").glob("hpc*"))
 
 
-def test_two_trainings_do_not_share_a_run_folder(toy, unclip, capsys):
-    text = (toy / "toy.yaml").read_text()
-    slow = text.replace("    network: {class_path: toy.Net", "    step_seconds: 1\n    network: {class_path: toy.Net")
-    (toy / "toy.yaml").write_text(slow)
+def test_two_trainings_do_not_share_a_run_folder(toy, unclip, monkeypatch, capsys):
+    # The first one stops itself in its third step and waits there, however long the second takes.
+    monkeypatch.setenv("TOY_SIGNAL", f"2:{int(signal.SIGSTOP)}")
     first = unclip("fit", "--config", "toy.yaml", "--checkpoint.every_n_train_steps=1")
-    end = time.monotonic() + 200  # seconds; some 5 on an idle machine
-    while not Path("runs/toy/checkpoints/last.ckpt").exists():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    _, status = os.waitpid(first.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), first.communicate()[1]
+    monkeypatch.delenv("TOY_SIGNAL")
     assert main(["fit", "--config", "toy.yaml", "--ckpt_path", "last"]) == 2
     assert f"unclip: run folder 'runs/toy' is in use by process {first.pid} on " in capsys.readouterr().err
     first.kill()  # However it ends, nobody is kept out by what it leaves.
     first.communicate()
-    (toy / "toy.yaml").write_text(text)
-    assert main(["fit", "--config", "toy.yaml", "--ckpt_path", "last", "--overwrite"]) == 0
+    assert main(["fit", "--config", "toy.yaml", "--ckpt_path", "last"]) == 0

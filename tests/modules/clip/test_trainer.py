@@ -52,9 +52,10 @@ def pictures(size=16, count=3):
 
 
 def test_it_learns_a_batch_by_heart_and_exports_the_average(make, batch, shapes, tiny, tmp_path):
+    """At a rate of 5e-3 two of 10 seeds ended with two pairs that it held for one, at a loss of ln(2) / 4 = 0.17."""
     (tmp_path / "config.yaml").write_text("{}")
-    stage, data = make(), shapes(embeddings=None)
-    trainer = tiny.fit(stage, tiny.repeat(data, batch, 80), 80, tmp_path, gradient_clip_val=0)
+    stage, data = make(lr=2e-3), shapes(embeddings=None)
+    trainer = tiny.fit(stage, tiny.repeat(data, batch, 120), 120, tmp_path, gradient_clip_val=0)
     assert trainer.callback_metrics["train/loss"] < 0.1 < math.log(8)
     assert trainer.callback_metrics["train/retrieval"] == 1
     clip = FrozenCLIP(str(tmp_path / "export"))

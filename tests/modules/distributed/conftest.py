@@ -112,6 +112,12 @@ def alone(tiny: Any, worker: ModuleType, embeddings: Path) -> Callable[..., dict
     return run
 
 
+@pytest.fixture(scope="session")
+def rounding(tiny: Any, worker: ModuleType) -> Callable[[str], float]:
+    """How far apart the gradients of a stage may be by rounding: name -> `worker.rounding`."""
+    return lambda name: worker.rounding(name, worker.stage_of(tiny, name).network)
+
+
 ACCUMULATED = {"steps": 2, "trainer": {"accumulate_grad_batches": 2}}
 STAGES = ("ar_prior", "diffusion_prior", "decoder")
 

@@ -25,6 +25,8 @@ from modules.training.stage import TrainingConfig
 WORLD = 2
 TRAINING = TrainingConfig(ema_decay=0.5, warmup_steps=1)
 STEPS, SAVED = 4, 2
+POSITIONS = {"clip": 20, "clip_sam": 20, "diffusion_prior": 24, "narrow": 16 * 16}
+"""Stage -> places of a sample that share a weight: tokens of a caption, of the prior's sequence, pixels."""
 NARROW = {
     "channels": 8,
     "channel_multipliers": [1, 2],
@@ -51,6 +53,30 @@ def apart(gradients: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -
     assert gradients.keys() == others.keys()
     scales = {name: max(1.0, float(g.abs().max())) for name, g in others.items()}
     return max(float((gradients[name] - g).abs().max()) / scales[name] for name, g in others.items())
+
+
+def rounding(name: str, network: torch.nn.Module, samples: int = 8) -> float:
+    """How far `apart` the gradients of two runs may be that add the same float32 numbers in another order.
+
+    A sum of n terms takes n - 1 additions. Each of them errs by at most eps / 2 of the partial sum that it gives. The
+    errors have either sign, so they add up as a random walk does: to sqrt(n) eps / 2 in units of the partial sums
+    (Higham and Mary, "A new approach to probabilistic rounding error analysis", 2019, theorem 2.4). Two orders are
+    then at most sqrt(n) eps apart. `apart` takes 1 for the unit, which is the size of normalised activations, or the
+    largest gradient of the tensor where that is larger.
+
+    n counts all sums on the way to a gradient, since squares of independent errors add up. A matrix sums over its
+    inputs going forward and over its outputs going back. A weight's gradient sums over all samples and over the
+    positions of each. SAM goes this way twice: its perturbation is a gradient too.
+
+    Args:
+        name: of the stage, as `stage_of` takes it.
+        network: what is trained.
+        samples: of all ranks together, in one step.
+    """
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    n = samples * POSITIONS[name] + sum(m[0].numel() + m[:, 0].numel() for m in matrices)
+    gradients = 2 if name == "clip_sam" else 1
+    return (gradients * n) ** 0.5 * torch.finfo(torch.float32).eps
 
 
 class Record(Callback):
