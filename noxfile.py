@@ -74,7 +74,7 @@ SENSITIVE = (
     "tests/modules/test_diffusion_prior.py",
     "tests/modules/test_linear_prior.py",
     "tests/modules/training/test_precision.py",
-    "tests/modules/test_sampling.py",
+    "tests/modules/models/test_sampling.py",
     "tests/modules/test_upsampler.py",
 )
 
