@@ -24,6 +24,7 @@ from eval.tables.hyperparameters import (
 )
 from experiments.console.arguments import CommandParser
 from experiments.console.configs import check_config_file
+from experiments.console.shipped import located
 from experiments.console.show import aligned
 from experiments.costs.flops import Count, count
 from experiments.storage.folders import write_text
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("experiments/paper"), help="the YAMLs of the five stages")
     parser.add_argument("--out", type=Path, help="also write the table as a text file")
     options = parser.parse_args(argv)
-    configs = {stage: read(options.folder / f"{stage}.yaml") for stage in STAGES}
+    folder = located(options.folder)
+    configs = {stage: read(folder / f"{stage}.yaml") for stage in STAGES}
     text = table(configs, {stage: count(stage, configs[stage]) for stage in STAGES})
     print(text)
     if options.out:
