@@ -16,7 +16,7 @@ from experiments.suites.processes import available_cores, held_locks
 from experiments.suites.replicas import replica, share_judges, summarise
 from experiments.suites.runner import EXITS_INTERRUPTED, LOCKS, Runner
 from experiments.suites.staging import Staging
-from experiments.suites.suite import Suite, load_suite
+from experiments.suites.suite import Suite, find_suite, load_suite
 from modules.errors import InputError
 
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     """Run `unclip reproduce` with these words; returns an exit code."""
     options = parser().parse_args(argv)
     run = None if options.run is None else Path(options.run)
-    suite = load_suite(Path(options.suite), run)
+    suite = load_suite(find_suite(options.suite), run)
     names = suite.selected(options.only)
     suite.selected(options.again)  # refuses names of no stage
     if (options.emit or options.stage is not None) and options.seeds > 1:
@@ -66,7 +66,7 @@ def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> in
     jobs = min(jobs, len(devices) or jobs)
     with hold(suite.run, options.wait):
         staging = Staging(suite, tuple(options.again))
-        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices))
+        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices, fork=options.fork))
 
 
 def run_stage(suite: Suite, options: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def run_runner(runner: Runner) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = CommandParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
-    parser.add_argument("suite", metavar="SUITE.yaml", help="the list of stages")
+    parser.add_argument("suite", metavar="SUITE", help="the list of stages: a YAML, or a suite that ships (quickstart)")
     parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and why, and run nothing")
     parser.add_argument("--jobs", type=positive, metavar="N", help="stages side by side (default: one for each core)")
@@ -133,6 +133,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--wait", action="store_true", help="wait for a run folder that is in use, instead of refusing")
     parser.add_argument("--stage", metavar="STAGE", help="only this stage, beside other processes that run others")
+    parser.add_argument(
+        "--no-fork",
+        dest="fork",
+        action="store_false",
+        help="start each stage as a program of its own, not forked from a process that has imported what it needs",
+    )
     parser.add_argument(
         "--emit", choices=FORMS, help="run nothing, print a script that does: for a shell, or SLURM jobs"
     )
