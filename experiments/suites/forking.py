@@ -157,7 +157,7 @@ class ForkedStage:
             self.plain.send(number)
             return
         self._stopped = True
-        while self.pid is None and self.server.ready and self.server.receive(wait=True) is not None:
+        while self.pid is None and self.server.receive(wait=self.server.ready) is not None:
             pass
         if self.pid is None:
             self.server.kill()  # It is at its imports, and nothing has been started.

@@ -156,9 +156,7 @@ def find_suite(name: str) -> Path:
     if shipped.is_file():
         return shipped
     names = sorted(path.parent.name for path in (SHIPPED / FOLDER).glob("*/suite.yaml"))
-    raise InputError(
-        f"no suite {name!r}{close(name, names)} (suites that ship: {', '.join(names)}; or give a YAML file)"
-    )
+    raise InputError(f"no suite {name!r}{close(name, names)} (give a YAML file, or one that ships: {', '.join(names)})")
 
 
 def read_stage(entry: Any, where: str) -> Stage:
