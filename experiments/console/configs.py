@@ -146,5 +146,5 @@ def nearest_config(path: Path) -> str:
     close = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    here = Path(FOLDER).is_dir() and Path(FOLDER).resolve() == SHIPPED / FOLDER
-    return f"; the suite's YAMLs are in {FOLDER if here else SHIPPED / FOLDER}/"
+    elsewhere = "" if Path(FOLDER).is_dir() else ", which is found from any folder"
+    return f"; the suite's YAMLs are in {FOLDER}/{elsewhere}"
