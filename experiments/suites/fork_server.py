@@ -109,8 +109,8 @@ def become(request: Mapping[str, Any], log: int, lock: int) -> None:
         program = command_line(words)
         os.execvpe(program[0], program, os.environ)
     ctypes.CDLL(None).prctl(PR_SET_NAME, " ".join(words[:2]).encode()[:15])
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # All forked processes would draw the same; Python's own sees to itself.
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # All forked processes would draw the same; Python's own sees to itself.
     own = script()
     sys.argv = [own or "unclip", *words[1:]]
     if own is None:  # What Lightning starts again for a further device is `python -m experiments.cli`.

@@ -84,7 +84,7 @@ def folder(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[ForkServer]:
-    server = ForkServer(environment(1, {"GIVEN": "by the server", "GONE": "x"}), ["numpy", "no_such_module"])
+    server = ForkServer(environment(1, {"GIVEN": "by the server", "GONE": "x"}), ["numpy.random", "no_such_module"])
     yield server
     server.kill()
 
