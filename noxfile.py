@@ -137,6 +137,12 @@ def wheel(session: nox.Session) -> None:
             "sys.exit(subprocess.call(['unclip', 'fit', '--config', config, '--print_config']))"
         )
         session.run("python", "-c", check)
+        # Paths below experiments/ are found beside the package: here there is no such folder.
+        session.run("unclip", "fit", "--config", "experiments/emoji/clip.yaml", "--print_config")
+        session.run("unclip", "reproduce", "quickstart", "--dry-run")
+        session.run("unclip", "reproduce", "experiments/shapes/suite.yaml", "--dry-run")
+        session.run("unclip", "table3")
+        session.run("unclip", "reproduce", "quickstart", "--only", "linear_prior", "--emit", "shell")
 
 
 @nox.session

@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.trials.compare import digests
 from benchmarks.trials.orphans import in_folder, wait_until_gone
 from benchmarks.trials.small import write_quickstart
@@ -23,6 +21,7 @@ from benchmarks.trials.workspace import Workspace, kill, wait_for
 from experiments.suites.processes import held_locks
 from experiments.suites.runner import LOCKS
 from experiments.suites.staging import DONE, STARTED
+from experiments.suites.suite import load_suite
 
 RUN = Path("runs/quickstart")
 SUITE = "experiments/quickstart/suite.yaml"
@@ -70,7 +69,7 @@ def interrupted(folder: Path, seconds: Mapping[str, float], draw: random.Random)
     folder.mkdir(parents=True)
     write_quickstart(folder)
     workspace, run = Workspace(folder), folder / RUN
-    missed = dict.fromkeys((stage["name"] for stage in yaml.safe_load((folder / SUITE).read_text())["stages"]), 0)
+    missed = dict.fromkeys(load_suite(folder / SUITE).stages, 0)
     came: list[str] = []
     never: list[str] = []
     while missed:

@@ -145,11 +145,12 @@ def run(words: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
     import torch
 
     from experiments.cli import main
-    from experiments.suites import runner
+    from experiments.suites import forkable, runner
 
     torch.set_num_threads(1)
     stage: Any = ForkedStage
     runner.StageProcess = stage  # type: ignore[misc]
+    forkable.AVAILABLE = False  # This process has imported all that a server of the runner's would.
     try:
         code = main(words)
     finally:

@@ -1,13 +1,29 @@
-"""The config files that a command line names, checked in milliseconds before torch is imported."""
+"""The config files that a command line names, read and checked in milliseconds before torch is imported.
+
+A config may stand on another one and say only what differs:
+
+    extends: ../quickstart/clip.yaml      # relative to this file's folder
+    without: [model.init_args.swap_words] # settings of that file that this one drops; optional
+    trainer: {max_steps: 900}
+
+Mappings are merged key by key, anything else is replaced. A mapping with another `class_path` than the base's takes
+nothing from the base: the settings of one class are not those of another.
+"""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+from experiments.console.shipped import FOLDER, SHIPPED, located
+from modules.errors import InputError
 
 LIGHTNING = ("fit", "validate", "test", "predict")
+EXTENDS = "extends"
+WITHOUT = "without"
 
 
 def config_files(words: Sequence[str]) -> list[str]:
@@ -18,35 +34,117 @@ def config_files(words: Sequence[str]) -> list[str]:
 
 
 def check_config_file(path: Path) -> None:
-    """Open and parse a config: in milliseconds, before torch is imported.
+    """Raise InputError unless `read_config` can read it."""
+    read_config(path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a config says, together with the configs that it extends.
+
+    Raises:
+        InputError: it is missing, unreadable, not YAML, or no mapping; `extends` names such a file, leads back to where
+            it came from, or `without` names a setting that is not there.
+    """
+    return _read(located(path), ())
+
+
+def config_text(path: Path) -> str:
+    """A config as YAML: the file's own text, or, where it extends another, both in one."""
+    import yaml
+
+    path = located(path)
+    if extends(read_alone(path)):
+        return str(yaml.safe_dump(read_config(path), sort_keys=False))
+    return path.read_text(encoding="utf-8")
+
+
+def extends(content: Any) -> bool:
+    """Whether the parsed content of a config stands on another config."""
+    return isinstance(content, dict) and EXTENDS in content
+
+
+def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+    if any(path.resolve() == reader.resolve() for reader in readers):
+        chain = " extends ".join(repr(str(reader)) for reader in (*readers, path))
+        raise InputError(f"config {chain}: a circle; let one of them stand alone")
+    content = read_alone(path, f" (config {str(readers[-1])!r} extends it)" if readers else "")
+    base, without = content.pop(EXTENDS, None), content.pop(WITHOUT, None)
+    if base is None and without is None:
+        return content
+    where = f"config {str(path)!r}"
+    if not isinstance(base, str):
+        raise InputError(f"{where}: 'extends' is one YAML file's path, relative to this file, not {base!r}")
+    below = _read(located(path.parent / base), (*readers, path))
+    for key in _names(without, where):
+        _drop(below, key, f"{where}: 'without' names {key!r}, which {base!r} does not set")
+    return overlaid(below, content)
+
+
+def overlaid(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` on top of `base`: mappings are merged unless they are of different classes, anything else is replaced."""
+    result = dict(base)
+    for key, value in own.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            same_class = value.get("class_path", below.get("class_path")) == below.get("class_path")
+            result[key] = overlaid(below, value) if same_class else value
+        else:
+            result[key] = value
+    return result
+
+
+def _names(without: Any, where: str) -> Iterator[str]:
+    names = [] if without is None else without
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where}: 'without' is a list of settings, as in [model.init_args.width], not {without!r}")
+    yield from names
+
+
+def _drop(content: dict[str, Any], key: str, complaint: str) -> None:
+    """Remove a setting that is named with dots."""
+    *groups, name = key.split(".")
+    place: Any = content
+    for group in groups:
+        place = place.get(group) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or name not in place:
+        raise InputError(complaint)
+    del place[name]
+
+
+def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
+    """The content of one file, whatever it extends; `reader` says in a complaint which file has led to it.
 
     Raises:
         InputError: it is missing, unreadable, not YAML, or no mapping.
     """
     import yaml
 
-    from modules.errors import InputError
-
     if path.is_dir():
-        raise InputError(f"config {str(path)!r} is a folder; give a YAML file in it")
+        raise InputError(f"config {str(path)!r}{reader} is a folder; give a YAML file in it")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"config {str(path)!r} does not exist{nearest_config(path)}") from None
+        raise InputError(f"config {str(path)!r}{reader} does not exist{nearest_config(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"config {str(path)!r} cannot be read: {reason}") from None
+        raise InputError(f"config {str(path)!r}{reader} cannot be read: {reason}") from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"config {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"config {str(path)!r}{reader} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"config {str(path)!r} holds no settings: expected 'key: value' lines")
+        raise InputError(f"config {str(path)!r}{reader} holds no settings: expected 'key: value' lines")
+    return content
 
 
 def nearest_config(path: Path) -> str:
     """'; did you mean ...?' if a YAML of a similar name is about, else a hint of where YAMLs are."""
-    folder = path.parent if path.parent.is_dir() else Path("experiments")
+    folder = path.parent if path.parent.is_dir() else Path(FOLDER)
     names = [str(other) for other in folder.rglob("*.yaml")] if folder.is_dir() else []
+    if path.parts[:1] == (FOLDER,):
+        names += [str(other.relative_to(SHIPPED)) for other in (SHIPPED / FOLDER).rglob("*.yaml")]
     close = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else "; the suite's YAMLs are in experiments/"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    elsewhere = "" if Path(FOLDER).is_dir() else ", which is found from any folder"
+    return f"; the suite's YAMLs are in {FOLDER}/{elsewhere}"

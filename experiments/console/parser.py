@@ -5,10 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from experiments.console.configs import config_text, extends, read_alone
+from experiments.console.shipped import located_words
 from modules.errors import InputError
 
 
@@ -17,6 +22,18 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Any:
+        """As LightningCLI's; YAMLs below `experiments/` that are not here are those that ship."""
+        return super().parse_args(located_words(sys.argv[1:] if args is None else args), *others, **options)
+
+    def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
+        """As LightningCLI's; a config that extends another one is read together with it."""
+        if not extends(read_alone(Path(path))):
+            return super().parse_path(path, *others, **options)
+        return self.parse_string(config_text(Path(path)), str(path), *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise InputError instead of printing pages of usage; inner parsers report to the outer one as ever."""

@@ -24,6 +24,7 @@ from eval.tables.hyperparameters import (
     text_of,
 )
 from experiments.console.configs import check_config_file
+from experiments.console.shipped import located
 from experiments.console.show import aligned
 from experiments.costs.flops import Count, count
 from experiments.storage.folders import write_text
@@ -49,7 +50,8 @@ SHAPE = (
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip table3`; returns the exit code."""
-    configs = {stage: read(options.folder / f"{stage}.yaml") for stage in STAGES}
+    folder = located(options.folder)
+    configs = {stage: read(folder / f"{stage}.yaml") for stage in STAGES}
     text = table(configs, {stage: count(stage, configs[stage]) for stage in STAGES})
     print(text)
     if options.out:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.base import SplitDataModule
+from experiments.console.configs import config_text
 from experiments.console.parser import Parser
 from experiments.data.options import KINDS
 from modules.errors import InputError
@@ -81,12 +81,10 @@ def load_data(
         InputError: the file is missing, not YAML, has no `data:`, or the section is wrong; the line names it.
     """
     try:
-        config = OmegaConf.load(path)
-        node = config.get("data") if isinstance(config, DictConfig) else None
+        config: Any = OmegaConf.create(config_text(Path(path)))
+        node = config.get("data")
         section: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_dict(node) else None
-    except OSError as error:
-        raise InputError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise InputError(f"config {str(path)!r}: {' '.join(str(error).split())}") from error
     if not isinstance(section, dict) or "class_path" not in section:
         raise InputError(f"config {str(path)!r} has no `data:` section with a class_path")

@@ -11,7 +11,7 @@ from experiments.suites.emit import FORMS
 def reproduce() -> argparse.ArgumentParser:
     """Of `unclip reproduce`."""
     parser = CommandParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
-    parser.add_argument("suite", metavar="SUITE.yaml", help="the list of stages")
+    parser.add_argument("suite", metavar="SUITE", help="the list of stages: a YAML, or a suite that ships (quickstart)")
     parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and why, and run nothing")
     parser.add_argument("--jobs", type=positive, metavar="N", help="stages side by side (default: one for each core)")
@@ -41,6 +41,12 @@ def reproduce() -> argparse.ArgumentParser:
     )
     parser.add_argument("--wait", action="store_true", help="wait for a run folder that is in use, instead of refusing")
     parser.add_argument("--stage", metavar="STAGE", help="only this stage, beside other processes that run others")
+    parser.add_argument(
+        "--no-fork",
+        dest="fork",
+        action="store_false",
+        help="start each stage as a program of its own, not forked from a process that has imported what it needs",
+    )
     parser.add_argument(
         "--emit", choices=FORMS, help="run nothing, print a script that does: for a shell, or SLURM jobs"
     )

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from experiments.storage.holding import holder, sign
 from modules.errors import InputError
@@ -42,6 +43,17 @@ def environment(threads: int, extra: dict[str, str]) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     here = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
     return {**here, "PATH": path, "OMP_NUM_THREADS": str(threads), **extra}
+
+
+class StartedStage(Protocol):
+    """A stage that has been started: a program of its own, or a forked process."""
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, or None while it runs."""
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
 
 
 class StageProcess:
@@ -85,7 +97,7 @@ class StageProcess:
             pass
 
 
-def stop_all(processes: list[StageProcess], hurry: Callable[[], bool], tick: Callable[[], None]) -> None:
+def stop_all(processes: Sequence[StartedStage], hurry: Callable[[], bool], tick: Callable[[], None]) -> None:
     """Ask the processes to stop, more and more firmly, until none is left.
 
     Args:
@@ -106,9 +118,15 @@ def stop_all(processes: list[StageProcess], hurry: Callable[[], bool], tick: Cal
 
 def command_line(words: list[str]) -> list[str]:
     """The words as they are run: `unclip` and `python` are this interpreter's, even where no script is installed."""
-    if words[0] == "unclip" and not (Path(sys.executable).parent / "unclip").exists():
+    if words[0] == "unclip" and script() is None:
         return [sys.executable, "-m", "experiments.cli", *words[1:]]
     return [sys.executable, *words[1:]] if words[0] == "python" else words
+
+
+def script() -> str | None:
+    """The path of this interpreter's `unclip`; None where no script is installed."""
+    path = Path(sys.executable).parent / "unclip"
+    return str(path) if path.exists() else None
 
 
 def die_with_parent() -> Callable[[], None] | None:

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from experiments.console.configs import read_config
 from experiments.suites.suite import Stage, Suite
 from modules.errors import InputError
 
@@ -40,7 +39,7 @@ def seeded(stage: Stage, suite: Suite, seed: int) -> str:
     if not stage.is_fit:
         return stage.run
     added = [f"--seed_everything={seed}"]
-    configs = [yaml.safe_load(Path(name).read_text(encoding="utf-8")) or {} for name in stage.configs(suite.run)]
+    configs = [read_config(Path(name)) for name in stage.configs(suite.run)]
     if any("training" in ((c.get("model") or {}).get("init_args") or {}) for c in configs):
         added.append(f"--model.init_args.training.seed={seed}")
     if any(c.get("data") for c in configs):

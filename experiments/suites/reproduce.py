@@ -15,14 +15,14 @@ from experiments.suites.processes import available_cores, held_locks
 from experiments.suites.replicas import replica, share_judges, summarise
 from experiments.suites.runner import EXITS_INTERRUPTED, LOCKS, Runner
 from experiments.suites.staging import Staging
-from experiments.suites.suite import Suite, load_suite
+from experiments.suites.suite import Suite, find_suite, load_suite
 from modules.errors import InputError
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip reproduce`; returns the exit code."""
     run = None if options.run is None else Path(options.run)
-    suite = load_suite(Path(options.suite), run)
+    suite = load_suite(find_suite(options.suite), run)
     names = suite.selected(options.only)
     suite.selected(options.again)  # refuses names of no stage
     if (options.emit or options.stage is not None) and options.seeds > 1:
@@ -64,7 +64,7 @@ def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> in
     jobs = min(jobs, len(devices) or jobs)
     with hold(suite.run, options.wait):
         staging = Staging(suite, tuple(options.again))
-        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices))
+        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices, fork=options.fork))
 
 
 def run_stage(suite: Suite, options: argparse.Namespace) -> int:

@@ -17,7 +17,9 @@ from experiments.console.progress import FILE_VARIABLE, clock
 from experiments.console.signals import EXIT_REQUEUE, exit_code
 from experiments.storage.folders import read_json, write_json
 from experiments.suites.display import Display, Line
-from experiments.suites.processes import StageProcess, environment, stop_all
+from experiments.suites.forkable import forkable, imports_of
+from experiments.suites.forking import ForkedStage, ForkServer
+from experiments.suites.processes import StageProcess, StartedStage, environment, stop_all
 from experiments.suites.staging import DONE, LOG, PROGRESS, STARTED, Decision, Staging
 
 RUN_VARIABLE = "UNCLIP_RUN"
@@ -34,7 +36,7 @@ EXITS_INTERRUPTED = (EXIT_INTERRUPTED, EXIT_REQUEUE)
 class Running:
     """A stage that is running."""
 
-    process: StageProcess
+    process: StartedStage
     line: Line
     record: dict[str, Any]
     device: str | None
@@ -55,6 +57,7 @@ class Runner:
         jobs: stages side by side.
         threads: threads of each.
         devices: one for each of the stages side by side, as CUDA_VISIBLE_DEVICES has them; none leaves it alone.
+        fork: whether stages may be forked from a process that has imported what they need.
     """
 
     staging: Staging
@@ -67,6 +70,8 @@ class Runner:
     ran: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     running: dict[str, Running] = field(default_factory=dict)
+    fork: bool = True
+    _server: ForkServer | None = None
     _signals: int = 0
     _left_with: int = EXIT_INTERRUPTED
 
@@ -85,6 +90,8 @@ class Runner:
             finally:
                 # Also when the runner itself fails: no stage is left running.
                 self._stop(display)
+                if self._server:
+                    self._server.close()
         if self._signals:
             return self._left_with
         return EXIT_FAILED if self.failed else 0
@@ -141,9 +148,27 @@ class Runner:
         with (folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"$ {command}\n")
         env = environment(self.threads, {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS), **own})
-        process = StageProcess(words, env, folder / LOG, suite.run / LOCKS / name)
+        process = self._process(name, words, env)
         line = Line(name, self._number(name), time.monotonic(), folder / PROGRESS)
         self.running[name] = Running(process, line, record, device)
+
+    def _process(self, name: str, words: list[str], env: dict[str, str]) -> StartedStage:
+        run, log = self.staging.suite.run, self.staging.folder(name) / LOG
+        if self.fork and self._server is None and len(forked := self._to_fork()) > 1:
+            stages = [self.staging.suite.stages[other] for other in forked]
+            self._server = ForkServer(environment(self.threads, {}), imports_of(stages, run))
+        if self._server and self._server.alive and forkable(self.staging.suite.stages[name], run):
+            return ForkedStage(self._server, words, env, log, run / LOCKS / name)
+        return StageProcess(words, env, log, run / LOCKS / name)
+
+    def _to_fork(self) -> list[str]:
+        """The stages that are left to run and can be forked."""
+        suite = self.staging.suite
+        left = [name for name in self.names if name not in self.done and forkable(suite.stages[name], suite.run)]
+        if len(left) < 2:
+            return []
+        plan = self.staging.plan(self.names)
+        return [name for name in left if plan[name].action != "skip"]
 
     def _free_device(self) -> str | None:
         taken = [running.device for running in self.running.values()]

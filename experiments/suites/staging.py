@@ -22,7 +22,9 @@ from typing import Any
 
 import yaml
 
+from experiments.console.configs import extends, read_config
 from experiments.console.progress import FILE_VARIABLE, read_progress
+from experiments.console.shipped import located
 from experiments.storage.folders import PREVIOUS, read_json, set_aside
 from experiments.storage.settings import differences
 from experiments.suites.suite import Stage, Suite
@@ -32,6 +34,9 @@ STARTED = "started.json"
 LOG = "log.txt"
 PROGRESS = "progress.json"
 RECORDS = (DONE, STARTED, LOG, PROGRESS)
+MAX_PATH = 4096
+MOVED_CLASSES = {"eval.judges.attributes.AttributeClassifier": "eval.attributes.AttributeClassifier"}
+"""What a class in a shipped YAML was called when records were first written: a class that moves is no change."""
 
 
 @dataclass(frozen=True)
@@ -190,27 +195,37 @@ def named_files(stage: Stage, run: Path) -> dict[str, Any]:
     """Content or checksum of each file that the command names, outside the run folder, and of each declared input."""
     found: dict[str, Any] = {}
     words = shlex.split(stage.run)
-    for word in [*words[1:], *(word.split("=", 1)[1] for word in words if "=" in word), *stage.inputs]:
-        path = Path(word)
-        if (
-            len(word) < 4096
-            and path.exists()
-            and (path.is_file() or word in stage.inputs)
-            and not path.is_relative_to(run)
-        ):
+    named = [*words[1:], *(word.split("=", 1)[1] for word in words if "=" in word), *stage.inputs]
+    for word in (word for word in named if len(word) < MAX_PATH):
+        path = located(word)
+        if path.exists() and (path.is_file() or word in stage.inputs) and not path.is_relative_to(run):
             found[word] = content_of(path)
     return found
 
 
 def content_of(path: Path) -> Any:
-    """What a file says: parsed, when it is YAML or JSON, otherwise (and for folders) its checksum."""
+    """What a file says: parsed, when it is YAML or JSON, otherwise (and for folders) its checksum.
+
+    A config that extends another one counts as both together: a change of either is a change.
+    """
     if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
         try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_config(path) if extends(content) else content
             # By way of JSON, so that it equals what a record gives back.
-            return json.loads(json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str))
+            return as_recorded(json.loads(json.dumps(content, default=str)))
         except (yaml.YAMLError, UnicodeDecodeError):
             pass
     return checksum([path], path.parent)
+
+
+def as_recorded(content: Any) -> Any:
+    """Parsed content with the names that moved classes had in earlier records."""
+    if isinstance(content, dict):
+        return {key: as_recorded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [as_recorded(value) for value in content]
+    return MOVED_CLASSES.get(content, content) if isinstance(content, str) else content
 
 
 def checksum(paths: list[Path], root: Path) -> str:

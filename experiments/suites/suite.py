@@ -18,7 +18,12 @@ Further keys of a stage: `inputs`, files or folders outside the run folder that 
 `resume`, what to add to the command after an interruption (by itself `--ckpt_path last` for `unclip fit` and `--resume`
 for `unclip sample`; an empty text says that the command itself goes on from what is there; without it any other stage
 starts again, its half-made outputs moved aside);
-`replicate: false` for judges, which `unclip reproduce --seeds` does not train again for each replica.
+`replicate: false` for judges, which `unclip reproduce --seeds` does not train again for each replica;
+`fork: false`, to start the command as a program of its own (see `experiments.suites.forking`);
+`matrix`, which makes many stages of one (see `experiments.suites.matrix`).
+
+A suite runs from any folder: a path below `experiments/` that is not in the working folder is looked for among the
+YAMLs that ship with the package. The run folder is always relative to the working folder.
 """
 
 from __future__ import annotations
@@ -32,15 +37,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from experiments.console.configs import check_config_file, config_files
+from experiments.console.configs import check_config_file, config_files, read_alone, read_config
+from experiments.console.shipped import FOLDER, SHIPPED, located, located_words
+from experiments.suites.matrix import expanded
 from modules.errors import InputError
 
 RUN = "{run}"
 FIT = ["unclip", "fit"]
 RESUME = {"fit": ["--ckpt_path", "last"], "sample": ["--resume"]}
 """What makes a command go on after an interruption."""
+SHIPPED_PATH = re.compile(rf"(?<![^\s=]){FOLDER}/[^\s'\"]+")
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,16 @@ class Stage:
     resume: str | None = None
     show: bool = False
     replicate: bool = True
+    fork: bool = True
 
     def words(self, run: Path) -> list[str]:
-        """The command's words, with the run folder in place of `{run}`."""
-        return [word.replace(RUN, str(run)) for word in shlex.split(self.run)]
+        """The command's words, with the run folder in place of `{run}`, and with paths that are there."""
+        return located_words([word.replace(RUN, str(run)) for word in shlex.split(self.run)])
 
     def text(self, run: Path) -> str:
         """The command as a person would type it."""
-        return self.run.replace(RUN, shlex.quote(str(run))).strip()
+        text = SHIPPED_PATH.sub(lambda found: shlex.quote(str(located(found[0]))), self.run)
+        return text.replace(RUN, shlex.quote(str(run))).strip()
 
     def configs(self, run: Path) -> list[str]:
         """The files that `unclip` is given with --config."""
@@ -122,17 +130,33 @@ def load_suite(path: Path, run: Path | None = None) -> Suite:
     Raises:
         InputError: the suite or a config that it names is missing or wrong; the message names the stage and the key.
     """
-    check_config_file(path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_alone(path)
     refuse_unknown(content, {"run", "stages"}, str(path))
     if not isinstance(content.get("run"), str) or not isinstance(content.get("stages"), list):
         raise InputError(f"{path}: a suite has a folder, 'run', and a list, 'stages'")
     default = Path(content["run"])
-    stages = [read_stage(entry, f"{path}: stage {number}") for number, entry in enumerate(content["stages"], 1)]
+    entries = ((entry, f"{path}: stage {number}") for number, entry in enumerate(content["stages"], 1))
+    stages = [read_stage(stage, where) for entry, where in entries for stage in expanded(entry, where)]
     suite = Suite(path, run or default, in_order(stages, path), default)
     for stage in stages:
         check_configs(stage, suite)
     return suite
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite that is given by its path, or, for one that ships, by its name, as in 'quickstart'.
+
+    Raises:
+        InputError: there is neither such a file nor such a suite.
+    """
+    path = located(name)
+    if path.is_file() or path.suffix or len(path.parts) != 1:
+        return path
+    shipped = located(Path(FOLDER, name, "suite.yaml"))
+    if shipped.is_file():
+        return shipped
+    names = sorted(path.parent.name for path in (SHIPPED / FOLDER).glob("*/suite.yaml"))
+    raise InputError(f"no suite {name!r}{close(name, names)} (give a YAML file, or one that ships: {', '.join(names)})")
 
 
 def read_stage(entry: Any, where: str) -> Stage:
@@ -148,6 +172,7 @@ def read_stage(entry: Any, where: str) -> Stage:
         ("cost", (int, float)),
         ("show", bool),
         ("replicate", bool),
+        ("fork", bool),
     ):
         if (key in entry or key in ("name", "run")) and not isinstance(entry.get(key), kind):
             raise InputError(f"{where}: {key!r} is missing or of the wrong type: {entry.get(key)!r}")
@@ -190,7 +215,7 @@ def check_configs(stage: Stage, suite: Suite) -> None:
     for name in stage.configs(suite.run):
         check_config_file(Path(name))
     for name in stage.inputs:
-        if not Path(name).exists():
+        if not located(name).exists():
             raise InputError(f"{suite.path}: stage {stage.name!r} has an input that does not exist: {name!r}")
     folder = fit_folder(stage, suite)
     own = suite.run / stage.name
@@ -210,7 +235,7 @@ def fit_folder(stage: Stage, suite: Suite) -> Path | None:
     option = "--trainer.default_root_dir"
     said = [following for word, following in itertools.pairwise(words) if word == option]
     said += [word.split("=", 1)[1] for word in words if word.startswith(f"{option}=")]
-    contents = (yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in stage.configs(suite.run))
+    contents = (read_config(Path(name)) for name in stage.configs(suite.run))
     said = [
         str(c["trainer"]["default_root_dir"]) for c in contents if "default_root_dir" in (c.get("trainer") or {})
     ] + said

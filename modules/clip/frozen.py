@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
+from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 

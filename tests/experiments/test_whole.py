@@ -3,69 +3,23 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.trials.small import write_quickstart
 from eval.samples.folder import SampleFolder
 from experiments.cli import main
+from experiments.suites.suite import load_suite
 
 PRIORS = ["linear_prior", "ar_prior", "diffusion_prior"]
 CONDITIONS = ["caption_only", "glide", "text_embedding", *PRIORS, "image_embedding", "real"]
-
-# Starting Python with torch and Lightning takes seconds, twenty times over. So stages are forked from one process that
-# has imported everything; `unclip` as a process of its own is what test_reproduce.py and test_resume.py start.
-PRELOAD = [
-    f"experiments.{name}" for name in ("lightning_cli", "sample", "probe", "embed", "evaluate", "report", "data")
-]
-PRELOAD += [f"eval.{name}" for name in ("measure", "report", "attributes", "features")]
-PRELOAD += [f"modules.{name}" for name in (*PRIORS, "decoder", "upsampler")]
-PRELOAD += ["datamodules.shapes", "datamodules.embeddings.module", "torch.utils.tensorboard"]
-WORKER = """
-import os, sys
-
-def run(words, env, log):
-    os.environ.update(env)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
-    import torch
-    torch.set_num_threads(1)
-    from experiments.cli import main
-    sys.exit(main(words))
-"""
-
-
-class Forked:
-    """What the runner takes for a stage's process."""
-
-    context = multiprocessing.get_context("forkserver")
-    started = 0
-
-    def __init__(self, words, env, log, lock) -> None:
-        import worker
-
-        assert words[0] == "unclip"
-        Forked.started += 1
-        self.process = self.context.Process(target=worker.run, args=(words[1:], env, str(log)))
-        self.process.start()
-
-    @property
-    def code(self):
-        return self.process.exitcode
-
-    def send(self, number) -> None:
-        self.process.kill()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The quickstart's files, shrunk."""
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "worker.py").write_text(WORKER)
     write_quickstart(folder)
     return folder
 
@@ -75,11 +29,14 @@ def here(folder, monkeypatch):
     for name in ("UNCLIP_PROGRESS", "UNCLIP_RUN", "UNCLIP_INCEPTION", "UNCLIP_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(folder)
-    Forked.context.set_forkserver_preload(PRELOAD)
-    monkeypatch.setattr("experiments.suites.runner.StageProcess", Forked)
+    # Stages are forked; `unclip` as a program of its own is what test_reproduce.py and test_resume.py start.
+    monkeypatch.setattr("experiments.suites.runner.StageProcess", refused)
     return folder
+
+
+def refused(words: list[str], *rest: object) -> None:
+    pytest.fail(f"{words} was started as a program of its own")
 
 
 def reproduce(*words: str) -> int:
@@ -97,10 +54,8 @@ def test_the_quickstart(here, monkeypatch, capsys):
     code = reproduce()
     out = capsys.readouterr().out
     assert code == 0, out
-    stages = [
-        entry["name"] for entry in yaml.safe_load(Path("experiments/quickstart/suite.yaml").read_text())["stages"]
-    ]
-    assert Forked.started == len(stages)
+    stages = list(load_suite(Path("experiments/quickstart/suite.yaml")).stages)
+    assert len(stages) == 29
     assert "Traceback" not in out and "real images (floor)" in out  # The table is shown.
 
     run = Path("runs/quickstart")
@@ -131,7 +86,7 @@ def test_the_quickstart(here, monkeypatch, capsys):
 
     # The second call computes nothing.
     before = state(run)
-    monkeypatch.setattr("experiments.suites.runner.StageProcess", lambda words, *rest: pytest.fail(f"{words} was run"))
+    monkeypatch.setattr("experiments.suites.runner.ForkServer", refused)
     assert reproduce() == 0
     assert "all stages are up to date" in capsys.readouterr().out
     assert state(run) == before

@@ -173,6 +173,18 @@ def test_a_changed_config_runs_its_stage_and_what_depends_on_it_only(folder, cap
     assert not Path("runs/x/.previous/e").exists()
 
 
+def test_a_config_counts_together_with_the_one_that_it_extends(folder):
+    recipe = Staging(load_suite(Path("suite.yaml"))).recipes["a"]
+    Path("base.yaml").write_text("lr: 0.5\nsteps: 5\nwidth: 3\n")
+    Path("a.yaml").write_text("extends: base.yaml\nwithout: [width]\nlr: 1\n")
+    assert Staging(load_suite(Path("suite.yaml"))).recipes["a"].hash == recipe.hash
+    Path("base.yaml").write_text("lr: 0.5\nsteps: 6\nwidth: 3\n")
+    changed = Staging(load_suite(Path("suite.yaml"))).recipes["a"]
+    assert changed.hash != recipe.hash
+    record = {"command": recipe.command, "files": recipe.files, "needs": recipe.needs}
+    assert changed.changes_since(record) == "a.yaml changed (steps: 5 -> 6)"
+
+
 def test_inputs_and_commands_count_too(folder, capsys):
     assert reproduce() == 0
     journal()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.console.configs import read_config
 from experiments.suites.replicas import replica
 from experiments.suites.suite import fit_folder, load_suite
 from experiments.training.config_checks import check_data, check_settings
@@ -35,7 +36,7 @@ def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
     own = str(load_suite(path).run)
     monkeypatch.setenv("UNCLIP_RUN", str(suite.run))
     for name, stage in suite.stages.items():
-        files = [OmegaConf.load(file) for file in stage.configs(suite.run)]
+        files = [OmegaConf.create(read_config(Path(file))) for file in stage.configs(suite.run)]
         text = str(OmegaConf.to_container(OmegaConf.merge(*files), resolve=True)) if files else ""
         assert own not in text.replace("runs/cache", "") and own not in stage.text(suite.run)
         if stage.is_fit:
@@ -51,7 +52,7 @@ def test_a_stage_can_be_built(path, name, tmp_path):
 
     suite = load_suite(path)
     words = suite.stages[name].words(suite.run)[2:]
-    files = [OmegaConf.load(file) for file in suite.stages[name].configs(suite.run)]
+    files = [OmegaConf.create(read_config(Path(file))) for file in suite.stages[name].configs(suite.run)]
     assert OmegaConf.merge(*files).trainer.default_root_dir == str(suite.run / name)
     command = CLI("fit", [*words, f"--trainer.default_root_dir={tmp_path}"])
     assert sum(p.numel() for p in command.model.parameters() if p.requires_grad) > 0
