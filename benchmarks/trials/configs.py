@@ -14,7 +14,7 @@ import yaml
 
 STAGES = ("clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler")
 JUDGES = ("eval_clip", "classifier")
-SIZES = {"train_size": 4096, "val_size": 256, "test_size": 256}
+SIZES = {"train_size": 1024, "val_size": 256, "test_size": 256}
 LOGGER = "lightning.pytorch.loggers.CSVLogger"
 FIXED: dict[str, dict[str, Any]] = {
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 10, "limit_val_batches": 2},
@@ -38,7 +38,7 @@ class Size:
 
     def settings(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return {**asdict(self), "sizes": None if self.real else SIZES}
 
 
 def write_configs(checkout: Path, folder: Path, size: Size) -> None:

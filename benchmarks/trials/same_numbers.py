@@ -117,19 +117,21 @@ def compared(step: Step, before: Side, after: Side) -> Iterator[tuple[str, Found
         found.differs("exit code", f"{codes[0]} before, {codes[1]} now; their last lines: {last[0]!r}, {last[1]!r}")
         yield step.name, found
         return
-    found = Found("values")
-    for name in step.outputs:
-        found.add(
-            compare_places(before.folder / name, after.folder / name), f"{name}: " if len(step.outputs) > 1 else ""
-        )
-    yield step.name, found
+    yield step.name, compare_outputs(step.outputs, step.outputs, before, after)
     if step.part == "resume":
+        whole = tuple(name.replace("resume/", "train/", 1) for name in step.outputs)
         for side, version in ((before, "the old version's"), (after, "this version's")):
-            whole = [(name, name.replace("resume/", "train/", 1)) for name in step.outputs]
-            found = Found("values")
-            for resumed, own in whole:
-                found.add(compare_places(before.folder / own, side.folder / resumed))
-            yield f"{step.name}, {version} resumption beside training in one go", found
+            item = f"{step.name}, training in one go beside {version} resumption"
+            yield item, compare_outputs(whole, step.outputs, before, side)
+
+
+def compare_outputs(names: tuple[str, ...], others: tuple[str, ...], before: Side, after: Side) -> Found:
+    """Compare files and folders of the old version with others of one of the two versions."""
+    found = Found("values")
+    for name, other in zip(names, others, strict=True):
+        prefix = f"{name}: " if len(names) > 1 else ""
+        found.add(compare_places(before.folder / name, after.folder / other), prefix)
+    return found
 
 
 def compare_places(before: Path, after: Path) -> Found:
@@ -154,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (default: all)")
     made.add_argument("--run", type=Path, metavar="RUN", help="the part use takes this run folder of the older version")
     made.add_argument("--steps", type=int, default=60, help="of each training, at most (default %(default)s)")
-    made.add_argument("--real", action="store_true", help="data of the YAMLs' own sizes (default: 4,096 pairs)")
+    made.add_argument("--real", action="store_true", help="data of the YAMLs' own sizes (default: 1,024 pairs)")
     made.add_argument("--threads", type=int, default=1, help="of each command (default %(default)s)")
     return made
 

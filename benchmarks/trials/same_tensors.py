@@ -24,6 +24,8 @@ It is needed only for a renamed tensor that also differs: a tensor with the same
 """
 NOT_STATE = ("hyper_parameters", "datamodule_hyper_parameters", "hparams_name", "pytorch-lightning_version")
 """Keys of a checkpoint that hold settings and versions."""
+NUMBER = "float64 ()"
+"""The kind of a tensor that stands for a number in a checkpoint."""
 
 
 def old_name(name: str) -> str:
@@ -37,7 +39,7 @@ def compare_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
     """Compare two mappings of names to tensors, bit for bit.
 
     Tensors of one name are compared. Of the others, those with the same bits belong together, and then those of the
-    same shape and type in their order. A tensor without a partner is a difference.
+    same shape and type in their order. A tensor without a partner is a difference; a new number is noted.
     """
     found = Found("tensors", compared=len(before))
     after = {old_name(name): tensor for name, tensor in after.items()}
@@ -52,8 +54,11 @@ def compare_tensors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
         compare_pair(found, name, before[name], after[new])
     for name in without(left, renamed):
         found.differs(name, "missing now")
-    for name in without(right, renamed.values()):
-        found.differs(name, "not there before")
+    for name, tensor in without(right, renamed.values()).items():
+        if kind(tensor) == NUMBER:
+            found.notes.append(f"{name} (new)")
+        else:
+            found.differs(name, "not there before")
     return found
 
 

@@ -185,6 +185,10 @@ def test_bits_types_and_shapes_count(a, b, reason):
 def test_a_tensor_without_a_partner_is_a_difference():
     found = compare_tensors({"x": torch.ones(2), "y": torch.ones(3)}, {"x": torch.ones(2), "z": torch.ones(4)})
     assert found.differing == ["y (missing now)", "z (not there before)"]
+    number = torch.tensor(2.0, dtype=torch.float64)
+    found = compare_tensors({"x": torch.ones(2)}, {"x": torch.ones(2), "callbacks.count": number})
+    assert (found.differing, found.notes) == ([], ["callbacks.count (new)"])
+    assert compare_tensors({"count": number}, {}).differing == ["count (missing now)"]
 
 
 def test_the_numbers_of_a_checkpoint_count():
@@ -212,7 +216,7 @@ def test_a_stage_has_fewer_steps_and_a_checkpoint_at_half():
         "data": {"init_args": {"train_size": 40000, "val_size": 64, "batch_size": 32}},
     }
     made = stage_config(config, "decoder", Size(60))
-    assert made["data"]["init_args"] == {"train_size": 4096, "val_size": 64, "batch_size": 32}
+    assert made["data"]["init_args"] == {"train_size": 1024, "val_size": 64, "batch_size": 32}
     assert made["checkpoint"]["every_n_train_steps"] == made["trainer"]["val_check_interval"] == 30
     assert (made["trainer"]["max_steps"], made["trainer"]["gradient_clip_val"]) == (60, 1.0)
     assert made["trainer"]["default_root_dir"] == "train/decoder"
