@@ -15,7 +15,10 @@ import yaml
 STAGES = ("clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler")
 JUDGES = ("eval_clip", "classifier")
 SIZES = {"train_size": 1024, "val_size": 256, "test_size": 256}
-LOGGER = "lightning.pytorch.loggers.CSVLogger"
+LOGGERS = ("lightning.pytorch.loggers.TensorBoardLogger", "lightning.pytorch.loggers.CSVLogger")
+"""The first one takes pictures, the second one's numbers can be compared."""
+VERSION = 1
+"""Raise it when these YAMLs change: results that were made with others are made anew."""
 FIXED: dict[str, dict[str, Any]] = {
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 10, "limit_val_batches": 2},
     "checkpoint": {"every_minutes": 600, "keep": 2},
@@ -38,7 +41,7 @@ class Size:
 
     def settings(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "sizes": None if self.real else SIZES}
+        return {**asdict(self), "sizes": None if self.real else SIZES, "version": VERSION}
 
 
 def write_configs(checkout: Path, folder: Path, size: Size) -> None:
@@ -65,8 +68,9 @@ def stage_config(config: dict[str, Any], name: str, size: Size) -> dict[str, Any
         config[key] = {**config.get(key, {}), **values}
     half = max(1, steps // 2)
     folder = f"train/{name}"
-    logger = {"class_path": LOGGER, "init_args": {"save_dir": folder, "name": "", "version": ""}}
-    config["trainer"] |= {"max_steps": steps, "val_check_interval": half, "default_root_dir": folder, "logger": logger}
+    place = {"save_dir": folder, "name": "", "version": ""}
+    config["trainer"] |= {"max_steps": steps, "val_check_interval": half, "default_root_dir": folder}
+    config["trainer"]["logger"] = [{"class_path": logger, "init_args": dict(place)} for logger in LOGGERS]
     config["checkpoint"]["every_n_train_steps"] = half
     return config
 

@@ -67,14 +67,15 @@ class Side:
         return code_checksum(self.checkout) if self.checkout else ""
 
     def record(self, step: Step) -> dict[str, Any] | None:
-        """What is known of a step that has been done with these words and settings, by this code; else None."""
+        """What is known of a step that has been done well with these words and settings, by this code; else None."""
         path = self.folder / "done" / f"{step.file}.json"
         try:
             content: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             return None
         same = content["words"] == list(step.words) and content["settings"] == self.settings
-        return content if same and (self.checkout is None or content["code"] == self.code) else None
+        done = self.checkout is None or (content["code"] == self.code and not content["exit code"])
+        return content if same and done else None
 
     def do(self, step: Step, before: Side) -> dict[str, Any]:
         """Run a step unless it has been done; returns its record with the exit code.

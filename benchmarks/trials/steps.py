@@ -87,9 +87,9 @@ def use(source: str | None) -> Iterator[Step]:
     """
     own = [(f"{source or 'train'}/{name}", f"{RUN}/{name}") for name in (*STAGES, *JUDGES, "embeddings", "probe.json")]
     reference = "samples/reference"
-    yield replace(export("reference", "--split val --captions 80 " + FEW), copies=tuple(own))
-    yield export("reference_small", "--split val --captions 80 --size 32 --overwrite")
-    yield export("real", f"--split test --captions 40 --per-caption 2 {FEW}")
+    yield replace(export("reference", "--split val --captions 48 " + FEW), copies=tuple(own))
+    yield export("reference_small", "--split val --captions 48 --size 32 --overwrite")
+    yield export("real", f"--split test --captions 24 --per-caption 2 {FEW}")
     for name in CONDITIONS:
         words = f"--captions {RUN}/samples/real/manifest.jsonl -n 2 --condition {name}"
         yield sample(name, words, f"{RUN}/samples/{name}")
@@ -122,9 +122,9 @@ def sweeps() -> Iterator[Step]:
     small = f"--reference {RUN}/samples/reference_small {JUDGED}"
     protocols = "{checkout}/experiments/protocols"
     own = {
-        "guidance": f"{protocols}/guidance.yaml {small} --set decoder.steps=3",
-        "sampler": f"{protocols}/sampler.yaml {small} --captions 72 --set decoder.steps=2,5",
-        "prior": f"{protocols}/prior.yaml --captions 40",
+        "guidance": f"{protocols}/guidance.yaml {small} --captions 24 --set decoder.steps=2",
+        "sampler": f"{protocols}/sampler.yaml {small} --captions 24 --set decoder.steps=2,4",
+        "prior": f"{protocols}/prior.yaml --captions 16",
         "settings": f"configs/sweep_settings.yaml {small}",
         "settings_prior": "configs/sweep_settings_prior.yaml",
     }

@@ -304,6 +304,9 @@ def test_a_command_that_fails_is_a_difference(tmp_path):
     ((_, found),) = same_numbers.compared(one, before, after)
     assert not found.same
     assert "0 before, 2 now; their last lines: 'something last', 'something last'" in found.line()
+    after.server.code = 0  # What has failed is tried again.
+    ((_, found),) = same_numbers.compared(one, before, after)
+    assert found.same
 
 
 def test_a_resumption_is_compared_with_training_in_one_go(tmp_path):
