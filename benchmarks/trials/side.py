@@ -111,9 +111,7 @@ class Side:
             remove(self.folder / name)
         for source, target in step.copies:
             if not (before.folder / source).exists():
-                sys.exit(
-                    f"{before.folder / source} does not exist: the part {step.part!r} comes after the part 'train'"
-                )
+                sys.exit(f"{before.folder / source} does not exist: the part 'train' comes before {step.part!r}")
             copy(before.folder / source, self.folder / target)
 
     def words(self, step: Step) -> list[str]:
@@ -163,12 +161,19 @@ def remove(path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or folder, in the place of what is there."""
-    if source.absolute() == target.absolute():
+    """Copy a file or folder in the place of what is there, unless that is the same copy already."""
+    if source.absolute() == target.absolute() or (target.exists() and stamps(source) == stamps(target)):
         return
     remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target)
     else:
-        shutil.copyfile(source, target)
+        shutil.copy2(source, target)
+
+
+def stamps(place: Path) -> dict[str, tuple[int, int]]:
+    """Relative path -> size and time of each file in a folder, or of a file."""
+    files = [path for path in place.rglob("*") if path.is_file()] if place.is_dir() else [place]
+    found = {path.relative_to(place).as_posix(): path.stat() for path in files}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}

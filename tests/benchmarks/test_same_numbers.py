@@ -17,7 +17,7 @@ from benchmarks.trials.configs import Size, everywhere, smaller, stage_config, w
 from benchmarks.trials.same_files import compare_folders, compare_numbers
 from benchmarks.trials.same_tensors import compare_tensors, leaves
 from benchmarks.trials.server import Server
-from benchmarks.trials.side import Side, Step, code_checksum
+from benchmarks.trials.side import Side, Step, code_checksum, copy
 from benchmarks.trials.steps import PARTS, steps
 
 ROOT = Path(__file__).parents[2]
@@ -319,6 +319,22 @@ def test_a_resumption_is_compared_with_training_in_one_go(tmp_path):
     lines = dict(same_numbers.compared(step, before, after))
     assert [found.same for found in lines.values()] == [True, False, False]
     assert all(found.largest == 0.25 for found in list(lines.values())[1:])
+
+
+def test_what_a_step_reads_is_copied_when_it_has_changed(before, tmp_path):
+    target = tmp_path / "deep" / "copy"
+    copy(before, target)
+    (target / "results.json").touch()
+    copy(before / "results.json", target / "results.json")
+    assert compare_folders(before, target).same
+    first = (target / "mean.npy").stat().st_ino
+    copy(before, target)
+    assert (target / "mean.npy").stat().st_ino == first  # It was the same copy.
+    np.save(before / "mean.npy", np.linspace(0, 2, 5))
+    (target / "left.json").touch()
+    copy(before, target)
+    assert compare_folders(before, target).same
+    assert not (target / "left.json").exists()
 
 
 def test_commands_run_the_code_of_their_checkout(tmp_path):
