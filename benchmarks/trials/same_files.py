@@ -20,7 +20,7 @@ OF_THE_RUN = (
 """Keys in JSON that tell of the run, of its files and of the code, not of what was computed."""
 NOT_COMPARED = ("hparams.yaml", "config.yaml", "README.md", "stage.json", "started.json", "progress.json", "output.txt")
 """Files that tell of a run, by name."""
-TENSORS = (".safetensors", ".ckpt", ".npy", ".npz", ".png")
+TENSORS = (".safetensors", ".ckpt", ".pt", ".npy", ".npz", ".png")
 TEXTS = (".json", ".jsonl", ".md", ".csv", ".tex")
 NUMBER = re.compile(r"[-+\u2212]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 CLOCK = re.compile(r"\b\d+(?::\d\d)+\b")

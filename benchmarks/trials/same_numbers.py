@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prepare", action="store_true", help="only make the older version's results, to be kept")
     made.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for results")
     made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (default: all)")
-    made.add_argument("--run", type=Path, metavar="RUN", help="the part use takes this run folder of the older version")
+    made.add_argument("--run", type=Path, metavar="RUN", help="run folder of the older version for `use`, with --real")
     made.add_argument("--steps", type=int, default=60, help="of each training, at most (default %(default)s)")
     made.add_argument("--real", action="store_true", help="data of the YAMLs' own sizes (default: 1,024 pairs)")
     made.add_argument("--threads", type=int, default=1, help="of each command (default %(default)s)")

@@ -98,10 +98,10 @@ def bits(tensor: Tensor) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors, .ckpt, .npy, .npz or picture file, by name."""
+    """The tensors in a .safetensors, .ckpt, .pt, .npy, .npz or picture file, by name."""
     if path.suffix == ".safetensors":
         return load_file(path)
-    if path.suffix == ".ckpt":
+    if path.suffix in (".ckpt", ".pt"):
         return dict(leaves(torch.load(path, map_location="cpu", weights_only=True)))
     if path.suffix in (".npy", ".npz"):
         content = np.load(path)

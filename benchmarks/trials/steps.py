@@ -102,7 +102,7 @@ def use(source: str | None) -> Iterator[Step]:
     yield step("use", "evaluate", f"evaluate {folders} --reference {RUN}/{reference} --bootstrap 50 {JUDGED}", *outputs)
     yield from sweeps()
     yield from figures()
-    yield from predictions()
+    yield from predictions(f"{source or 'train'}/embeddings")
     yield from reports()
 
 
@@ -148,13 +148,13 @@ def figures() -> Iterator[Step]:
         yield step("use", f"{name} again", f"{name} {words} --run {RUN} --out {out} --overwrite", out)
 
 
-def predictions() -> Iterator[Step]:
-    """What checkpoints make of the test split."""
+def predictions(embeddings: str) -> Iterator[Step]:
+    """What checkpoints make of the test split, whose embeddings are the old version's."""
     for name in ("linear_prior", "ar_prior", "diffusion_prior", "decoder"):
         out = f"use/predictions/{name}"
         words = f"predict --config configs/{name}.yaml --trainer.default_root_dir={out} --trainer.logger=false"
         words += f" --trainer.limit_predict_batches=1 --ckpt_path {RUN}/{name}/{CHECKPOINT}"
-        yield step("use", f"predict {name}", words, out)
+        yield replace(step("use", f"predict {name}", words, out), copies=((embeddings, f"{INPUTS}/embeddings"),))
 
 
 def reports() -> Iterator[Step]:

@@ -35,6 +35,7 @@ def before(tmp_path):
     state = {"step": torch.tensor(3.0), "exp_avg": torch.randn(4, 3, generator=generator)}
     checkpoint = {"state_dict": weights, "optimizer_states": [{"state": {0: state}}], "global_step": 60}
     torch.save({**checkpoint, "hyper_parameters": {"lr": 1.0}}, folder / "last.ckpt")
+    torch.save({"z_i": torch.randn(2, 4, generator=generator)}, folder / "batch-00000.pt")
     pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8)
     Image.fromarray(pixels.numpy()).save(folder / "pictures" / "00000.png")
     (folder / "results.json").write_text(json.dumps({**RESULTS, "seconds": {"clip": 3.0}}))
@@ -57,11 +58,11 @@ def changed(path: Path, old: str, new: str) -> None:
 
 def test_equal_folders_are_equal(before, after):
     found = compare_folders(before, after)
-    # Tensors: 2 exported; 2 + 2 and the global step of the checkpoint; 1 array. A picture. 4 values in results.json,
-    # 4 rows of the table, 4 values of the curve.
+    # Tensors: 2 exported; 2 + 2 and the global step of the checkpoint; 1 predicted; 1 array. A picture. 4 values in
+    # results.json, 4 rows of the table, 4 values of the curve.
     assert found.same
-    assert (found.compared, found.differing, found.notes) == (8 + 1 + 4 + 4 + 4, [], [])
-    assert found.line() == "same bits (21 values)"
+    assert (found.compared, found.differing, found.notes) == (9 + 1 + 4 + 4 + 4, [], [])
+    assert found.line() == "same bits (22 values)"
 
 
 def test_one_bit_of_a_tensor_is_found_and_named(before, after):
@@ -114,7 +115,7 @@ def test_one_number_of_a_text_is_found_and_named(before, after, file, old, new, 
     assert [name.rpartition(" (")[0].split(" (")[0] for name in found.differing] == [named]
     assert (found.at, found.largest) == (named, pytest.approx(size, abs=1e-9 if size > 1e-9 else 0))
     assert not found.same
-    assert found.line().startswith("1 of 21 values DIFFER, by ")
+    assert found.line().startswith("1 of 22 values DIFFER, by ")
 
 
 def test_what_tells_of_the_run_is_left_out_and_words_are_noted(before, after):
