@@ -142,10 +142,10 @@ def figures() -> Iterator[Step]:
     yield step("use", "invert", words, "use/latents.safetensors", "use/inverted")
     words = f"invert -n 2 --steps 4 --fixed-point 3 --guidance 2 --caption 'a red circle' --run {RUN}"
     yield step("use", "invert exactly", f"{words} --out use/exact.safetensors --overwrite", "use/exact.safetensors")
-    for name in ("variations", "reconstruct"):
-        out = f"use/{name}_of_latents"
-        words = "--latents use/latents.safetensors" if name == "variations" else "-n 2 --steps 5 --guidance 2"
-        yield step("use", f"{name} again", f"{name} {words} --run {RUN} --out {out} --overwrite", out)
+    words = "text-diff --latents use/latents.safetensors --target 'a blue circle' --theta 0.2"
+    yield step("use", "edit of latents", f"{words} --run {RUN} --out use/edited --overwrite", "use/edited")
+    words = f"reconstruct -n 2 --steps 5 --guidance 2 --run {RUN} --out use/reconstructed --overwrite"
+    yield step("use", "reconstruct guided", words, "use/reconstructed")
 
 
 def predictions(embeddings: str) -> Iterator[Step]:
