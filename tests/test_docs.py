@@ -55,9 +55,9 @@ def test_commands_that_a_document_names_exist(document):
     text = document.read_text()
     named = set(re.findall(r"`unclip ([a-z][a-z0-9-]*)", text))
     assert named <= set(COMMANDS)
-    tools = re.findall(r"python -m benchmarks\.(\w+)([^`\n#]*)", text)
+    tools = re.findall(r"python -m benchmarks\.([\w.]+)([^`\n#]*)", text)
     for tool, words in tools:
-        source = (DOCS.parent / "benchmarks" / f"{tool}.py").read_text()
+        source = (DOCS.parent / "benchmarks" / f"{tool.replace('.', '/')}.py").read_text()
         assert all(f'"{flag}"' in source for flag in re.findall(r"--[a-z][a-z0-9-]*", words)), (tool, words)
     assert named or tools
 
