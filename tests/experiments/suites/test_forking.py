@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -254,12 +255,13 @@ def test_which_stages_are_forked(folder, monkeypatch, command, config, forked):
 
 
 def test_what_is_imported(folder):
+    assert all(importlib.util.find_spec(name) for name in policy.WORK)
     stages = [
         Stage("a", "unclip fit --config toy.yaml"),
         Stage("b", "unclip report {run}"),
         Stage("c", "unclip report x"),
     ]
-    assert imports_of(stages, Path("runs/x")) == ["fit", "toy", "torch.optim", "report"]
+    assert imports_of(stages, Path("runs/x")) == [*policy.WORK, "fit", "toy", "torch.optim", "report"]
 
 
 SUITE = """
