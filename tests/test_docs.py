@@ -57,7 +57,8 @@ def test_commands_that_a_document_names_exist(document):
     assert named <= set(COMMANDS)
     tools = re.findall(r"python -m benchmarks\.([\w.]+)([^`\n#]*)", text)
     for tool, words in tools:
-        source = (DOCS.parent / "benchmarks" / f"{tool.replace('.', '/')}.py").read_text()
+        place = DOCS.parent / "benchmarks" / tool.replace(".", "/")
+        source = (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
         assert all(f'"{flag}"' in source for flag in re.findall(r"--[a-z][a-z0-9-]*", words)), (tool, words)
     assert named or tools
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console.shipped import FOLDER, SHIPPED, located
+from modules.aliases import today
 from modules.errors import InputError
 
 LIGHTNING = ("fit", "validate", "test", "predict")
@@ -49,13 +50,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_text(path: Path) -> str:
-    """A config as YAML: the file's own text, or, where it extends another, both in one."""
+    """A config as YAML: the file's own text; where it extends another, both in one; class paths are today's."""
     import yaml
 
     path = located(path)
-    if extends(read_alone(path)):
+    content, text = read_alone(path), path.read_text(encoding="utf-8")
+    if extends(content) or content != yaml.safe_load(text):
         return str(yaml.safe_dump(read_config(path), sort_keys=False))
-    return path.read_text(encoding="utf-8")
+    return text
 
 
 def extends(content: Any) -> bool:
@@ -134,7 +136,8 @@ def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
         raise InputError(f"config {str(path)!r}{reader} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"config {str(path)!r}{reader} holds no settings: expected 'key: value' lines")
-    return content
+    found: dict[str, Any] = today(content)
+    return found
 
 
 def nearest_config(path: Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from experiments.console.configs import config_text, extends, read_alone
-from experiments.console.shipped import located_words
+from experiments.console.configs import config_text
+from experiments.console.shipped import located, located_words
 from modules.errors import InputError
 
 
@@ -30,10 +30,11 @@ class Parser(LightningArgumentParser):
         return super().parse_args(located_words(sys.argv[1:] if args is None else args), *others, **options)
 
     def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
-        """As LightningCLI's; a config that extends another one is read together with it."""
-        if not extends(read_alone(Path(path))):
+        """As LightningCLI's; a config that extends another is read together with it, and class paths are today's."""
+        text = config_text(Path(path))
+        if text == located(Path(path)).read_text(encoding="utf-8"):
             return super().parse_path(path, *others, **options)
-        return self.parse_string(config_text(Path(path)), str(path), *others, **options)
+        return self.parse_string(text, str(path), *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise InputError instead of printing pages of usage; inner parsers report to the outer one as ever."""

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -107,12 +106,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def step_loss(stage: Stage, batch: int) -> Callable[[], Tensor]:
-    """A function that evaluates a stage's network as its training does, on a batch of nothing, to a scalar.
+    """A function that makes a batch of nothing and evaluates a stage's network on it as training does, to a scalar.
 
     Raises:
         InputError: a stage that gives no example of a batch.
     """
-    return partial(stage.example_loss, stage.example_batch(batch))
+    return lambda: stage.example_loss(stage.example_batch(batch))
 
 
 @contextmanager

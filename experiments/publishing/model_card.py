@@ -17,6 +17,7 @@ from eval.runs import Run
 from eval.samples.conditions import REAL
 from eval.tables.hyperparameters import lookup
 from eval.tables.main import main_table
+from modules.aliases import today
 from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.models.exports import export_folder, weights_file
@@ -84,7 +85,7 @@ def overview(run: Run, names: list[str], out: Path) -> str:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = today(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -28,6 +28,7 @@ from experiments.console.shipped import located
 from experiments.storage.folders import PREVIOUS, read_json, set_aside
 from experiments.storage.settings import differences
 from experiments.suites.suite import Stage, Suite
+from modules.aliases import as_first_recorded
 
 DONE = "stage.json"
 STARTED = "started.json"
@@ -35,8 +36,6 @@ LOG = "log.txt"
 PROGRESS = "progress.json"
 RECORDS = (DONE, STARTED, LOG, PROGRESS)
 MAX_PATH = 4096
-MOVED_CLASSES = {"eval.judges.attributes.AttributeClassifier": "eval.attributes.AttributeClassifier"}
-"""What a class in a shipped YAML was called when records were first written: a class that moves is no change."""
 
 
 @dataclass(frozen=True)
@@ -213,19 +212,10 @@ def content_of(path: Path) -> Any:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             content = read_config(path) if extends(content) else content
             # By way of JSON, so that it equals what a record gives back.
-            return as_recorded(json.loads(json.dumps(content, default=str)))
+            return as_first_recorded(json.loads(json.dumps(content, default=str)))
         except (yaml.YAMLError, UnicodeDecodeError):
             pass
     return checksum([path], path.parent)
-
-
-def as_recorded(content: Any) -> Any:
-    """Parsed content with the names that moved classes had in earlier records."""
-    if isinstance(content, dict):
-        return {key: as_recorded(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [as_recorded(value) for value in content]
-    return MOVED_CLASSES.get(content, content) if isinstance(content, str) else content
 
 
 def checksum(paths: list[Path], root: Path) -> str:

@@ -16,6 +16,7 @@ from experiments.storage.holding import LOCK, holding
 from experiments.storage.settings import differences
 from experiments.training.checkpoint_files import check_readable, kept, newest_sound, tidy
 from experiments.training.checkpoints import LAST
+from modules.aliases import today
 from modules.errors import InputError
 
 CONFIG = "config.yaml"
@@ -139,7 +140,7 @@ class RunFolder:
 
     def _config_there(self) -> dict[str, Any] | None:
         try:
-            content = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            content = today(yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
         except (OSError, yaml.YAMLError):
             return None
         return content if isinstance(content, dict) else None

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from modules.aliases import MODELS, today
 from modules.clip import origin
 from modules.errors import InputError
 from modules.models.base import Model, field_names
@@ -61,16 +62,6 @@ def is_export(folder: str | Path) -> bool:
     return weights_file(folder).is_file()
 
 
-MODELS = {
-    "modules.ar_prior.ARPrior": "modules.models.autoregressive_prior.ARPriorModel",
-    "modules.decoder.Decoder": "modules.models.decoder.DecoderModel",
-    "modules.diffusion_prior.DiffusionPrior": "modules.models.diffusion_prior.DiffusionPriorModel",
-    "modules.linear_prior.LinearPrior": "modules.models.linear_prior.LinearPriorModel",
-    "modules.upsampler.Upsampler": "modules.models.upsampler.UpsamplerModel",
-}
-"""The models of exports that do not name theirs (those of version 0.1), by the LightningModule that trained them."""
-
-
 def read_config(folder: str | Path) -> dict[str, Any]:
     """What an export's config.yaml says: class_path, init_args, and what training added.
 
@@ -79,7 +70,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = export_folder(folder)
     try:
-        about = yaml.safe_load((path / "config.yaml").read_text())
+        about = today(yaml.safe_load((path / "config.yaml").read_text()))
         if not isinstance(about["init_args"], dict):
             raise TypeError("init_args is no mapping")
     except OSError as error:

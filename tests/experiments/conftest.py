@@ -165,7 +165,7 @@ def when_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], obje
     """Calls a function once, as soon as this process waits for a lock that another one holds."""
 
     def arrange(act: Callable[[], object]) -> None:
-        from experiments import holding
+        from experiments.storage import holding
 
         left = [act]
 

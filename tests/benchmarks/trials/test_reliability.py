@@ -162,7 +162,7 @@ def test_loader_processes_end_with_a_command_that_is_killed(tiny, embeddings, tm
 TOOL = """
 import sys, time
 from pathlib import Path
-from benchmarks.workspace import Workspace
+from benchmarks.trials.workspace import Workspace
 process = Workspace(Path(sys.argv[1])).start("fit", "--config", "stage.yaml")
 print(process.pid, flush=True)
 time.sleep(120)

@@ -29,6 +29,7 @@ from experiments.costs.plan import accumulate, builder, parse_devices, plan, pre
 from experiments.training.config import read
 from experiments.training.kept_bytes import optimiser_bytes
 from modules.errors import InputError
+from modules.training.stage import Stage, TrainingConfig
 
 PAPER = Path("experiments/paper")
 
@@ -349,11 +350,10 @@ def test_bad_input_is_one_line(capsys, words, message):
     assert parse_devices("8, 1,8") == [1, 8]
 
 
-def test_a_model_of_somebody_elses_is_refused(tiny):
-    class Other(nn.Module):
+def test_a_stage_that_gives_no_example_of_a_batch_is_refused(tiny):
+    class Other(Stage):
         pass
 
-    stage = tiny.make_stage("linear_prior")
-    stage.network = Other()
-    with pytest.raises(InputError, match="Other"), FakeTensorMode():
+    stage = Other(nn.Linear(2, 2), None, TrainingConfig())
+    with pytest.raises(InputError, match=r"Other gives no example of a batch"), FakeTensorMode():
         measured(stage, 1)

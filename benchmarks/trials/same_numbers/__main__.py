@@ -25,13 +25,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trials.configs import Size, write_configs, write_suite
-from benchmarks.trials.found import Found
-from benchmarks.trials.same_files import compare_folders
-from benchmarks.trials.side import Side, Step, remove
-from benchmarks.trials.steps import PARTS, steps
+from benchmarks.trials.same_numbers.configs import Size, write_configs, write_suite
+from benchmarks.trials.same_numbers.found import Found
+from benchmarks.trials.same_numbers.same_files import compare_folders
+from benchmarks.trials.same_numbers.side import Side, Step, remove
+from benchmarks.trials.same_numbers.steps import PARTS, steps
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CAPTIONS = (
     *("a large red circle above a small blue square", "a small green triangle", "two yellow crosses"),
     *("a purple square to the left of a cyan circle", "a small red cross on a black background", "a large circle"),

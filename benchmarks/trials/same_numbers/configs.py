@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.trials.small import write_quickstart
+
 STAGES = ("clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler")
 JUDGES = ("eval_clip", "classifier")
 SIZES = {"train_size": 1024, "val_size": 256, "test_size": 256}
@@ -94,9 +96,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
 def write_suite(checkout: Path, folder: Path) -> None:
     """Write the small quickstart of a checkout into a folder; its own code does it."""
-    if checkout.resolve() == Path(__file__).resolve().parents[2]:
-        from benchmarks.small import write_quickstart
-
+    if checkout.resolve() == Path(__file__).resolve().parents[3]:
         write_quickstart(folder)
         return
     code = f"from pathlib import Path; from benchmarks.small import write_quickstart as w; w(Path({str(folder)!r}))"

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.trials.configs import JUDGES, STAGES
-from benchmarks.trials.side import INPUTS, Step
+from benchmarks.trials.same_numbers.configs import JUDGES, STAGES
+from benchmarks.trials.same_numbers.side import INPUTS, Step
 
 PARTS = ("train", "use", "resume", "suite")
 RUN = "use/run"

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trials.server import Server
+from benchmarks.trials.same_numbers.server import Server
 
 OF_THE_CODE = ("modules", "datamodules", "eval", "experiments", "unclip")
 INPUTS = "inputs"

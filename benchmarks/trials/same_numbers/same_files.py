@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trials.found import Found
-from benchmarks.trials.same_tensors import compare_tensors, read_tensors
+from benchmarks.trials.same_numbers.found import Found
+from benchmarks.trials.same_numbers.same_tensors import compare_tensors, read_tensors
 
 OF_THE_RUN = (
     *("seconds", "started", "finished", "created", "date", "time", "commit", "version", "versions", "host", "machine"),

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.trials.found import Found
+from benchmarks.trials.same_numbers.found import Found
 
 RENAMED: tuple[tuple[str, str], ...] = ()
 """(pattern, replacement) for `re.sub`: turn a tensor's new name into the one that it had before.

@@ -12,15 +12,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks.trials import same_numbers, same_tensors
-from benchmarks.trials.configs import Size, everywhere, smaller, stage_config, write_configs
-from benchmarks.trials.same_files import compare_folders, compare_numbers
-from benchmarks.trials.same_tensors import compare_tensors, leaves
-from benchmarks.trials.server import Server
-from benchmarks.trials.side import Side, Step, code_checksum, copy
-from benchmarks.trials.steps import PARTS, steps
+from benchmarks.trials.same_numbers import __main__ as same_numbers
+from benchmarks.trials.same_numbers import same_tensors
+from benchmarks.trials.same_numbers.configs import Size, everywhere, smaller, stage_config, write_configs
+from benchmarks.trials.same_numbers.same_files import compare_folders, compare_numbers
+from benchmarks.trials.same_numbers.same_tensors import compare_tensors, leaves
+from benchmarks.trials.same_numbers.server import Server
+from benchmarks.trials.same_numbers.side import Side, Step, code_checksum, copy
+from benchmarks.trials.same_numbers.steps import PARTS, steps
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RESULTS = {"rows": [{"condition": "glide", "frechet": 1.25}, {"condition": "ar_prior", "frechet": 2.5}]}
 TABLE = "# run\n\nProse of 12 words.\n\n| Prior | FID |\n| --- | --- |\n| none | 12.5 [11, 14] |\n| AR | 1,234.5 |\n"
 
