@@ -1,0 +1,153 @@
+"""Guidance beyond the joint one: a scale for each condition, within an interval, by a CLIP; and typed overrides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from modules.diffusion.noise import randn_per_image
+from modules.errors import InputError
+from modules.models.configs import Objective, SamplerConfig
+from modules.models.decoder import DecoderModel
+from modules.models.diffusion_model import DiffusionModel
+from modules.models.upsampler import UpsamplerModel
+from modules.pipeline import UnCLIP
+
+B = 3
+X0 = Objective(parameterization="x0")
+PLAIN = SamplerConfig("ddim", 3, threshold=None)
+
+
+def generators():
+    return [torch.Generator().manual_seed(k) for k in range(B)]
+
+
+@pytest.fixture
+def given(tiny):
+    """A decoder's network, tokens and z_i."""
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, tiny.VOCABULARY_SIZE, (B, tiny.CONTEXT), generator=g)
+    return tiny.randomise(tiny.make_network("decoder")), tokens, F.normalize(torch.randn(B, tiny.DIM, generator=g))
+
+
+def drawn(given, **settings):
+    network, tokens, z_i = given
+    return DecoderModel(network, X0, replace(PLAIN, **settings)).sample(tokens, z_i, generators())
+
+
+def by_hand(given, combine):
+    """Drawn with `combine`(both, z_i alone, neither) of three calls of the network."""
+    network, tokens, z_i = given
+    none = torch.zeros_like(tokens)
+    conditions = [network.condition(tokens, z_i), network.condition(none, z_i), network.condition(none, None)]
+
+    def predict(x_t, t):
+        return combine(*(network(x_t, t, condition) for condition in conditions))
+
+    with torch.no_grad():
+        x_T = randn_per_image(generators(), (B, 3, 16, 16), "cpu")
+        return DiffusionModel(network, X0, PLAIN).draw(predict, x_T, generators()).clamp(-1, 1)
+
+
+@pytest.mark.parametrize(("text", "image"), [(3.0, 2.0), (0.0, 2.0), (2.0, 1.0), (2.5, 2.5)])
+def test_a_scale_for_the_caption_and_one_for_z_i(given, text, image):
+    """Brooks et al. 2023, eq. 3, with z_i in the place of their image."""
+    expected = by_hand(given, lambda both, z_i, none: none + image * (z_i - none) + text * (both - z_i))
+    assert_close(drawn(given, text_guidance_scale=text, guidance_scale=image), expected, atol=1e-5, rtol=0)
+
+
+def test_equal_scales_are_the_papers_joint_guidance(given):
+    joint = drawn(given, guidance_scale=2.0)
+    assert_close(drawn(given, guidance_scale=2.0, text_guidance_scale=2.0), joint, atol=1e-5, rtol=0)
+    assert not torch.allclose(drawn(given, guidance_scale=2.0, text_guidance_scale=4.0), joint, atol=1e-3)
+
+
+@pytest.mark.parametrize(("settings", "copies"), [({}, 2), ({"text_guidance_scale": 3.0}, 3)])
+def test_outside_the_interval_the_network_sees_each_image_once(given, monkeypatch, settings, copies):
+    network, rows = given[0], []
+    whole = network.unet.forward
+    monkeypatch.setattr(network.unet, "forward", lambda x, *others: rows.append(len(x)) or whole(x, *others))
+    model = DecoderModel(network, X0, replace(PLAIN, guidance_scale=2.0, guidance_interval=(0.1, 2.0), **settings))
+    first, last = model.guidance_timesteps
+    model.sample(*given[1:], generators())
+    steps = model.trajectory.timesteps.tolist()[::-1]
+    assert rows == [B * copies if first <= step <= last else B for step in steps]
+    assert len(set(rows)) == 2  # Or this test would say nothing.
+
+
+def test_the_interval_changes_nothing_inside_of_it(given):
+    everywhere = drawn(given, guidance_scale=2.0)
+    assert_close(drawn(given, guidance_scale=2.0, guidance_interval=(0.0, 1e9)), everywhere, atol=1e-5, rtol=0)
+
+
+def test_a_clips_gradient_moves_the_estimate(given):
+    """One step of DDIM returns x0: sqrt(alpha_bar) (x0' - x0) = (1 - alpha_bar) scale gradient (ADM eq. 14)."""
+    network, tokens, z_i = given
+    sampler, weight = replace(PLAIN, steps=1), torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+    def similarity(images):
+        return (images * weight).sum(dim=(1, 2, 3)) / 100
+
+    def estimate(scale):
+        model = DecoderModel(network, X0, replace(sampler, clip_guidance_scale=scale))
+        x_T = randn_per_image(generators(), (B, 3, 16, 16), "cpu")
+        with torch.no_grad():
+            return model.draw(model.predictor(tokens, z_i), x_T, generators(), similarity=similarity), x_T
+
+    plain, x_T = estimate(0.0)
+    guided, _ = estimate(0.5)
+    x = x_T.clone().requires_grad_()
+    t = torch.full((B,), 999)
+    (gradient,) = torch.autograd.grad(similarity(network(x, t, network.condition(tokens, z_i))).sum(), x)
+    alpha_bar = X0.noise_schedule.alpha_bar[999].float()
+    assert gradient.abs().max() > 0
+    assert_close((guided - plain) * alpha_bar.sqrt(), (1 - alpha_bar) * 0.5 * gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_clip_guidance_raises_the_runs_own_similarity(stored_run):
+    captions = ["a red circle", "a blue square", "a green triangle"]
+
+    def cosine(**settings):
+        run = UnCLIP.from_run(stored_run, decoder={"steps": 8, "guidance_scale": 1.0, "threshold": None, **settings})
+        pictures = run.generate(captions, "text_embedding", upsample=False)
+        return run.similarity(captions)(pictures).mean().item()
+
+    assert cosine(clip_guidance_scale=30.0) > cosine() + 1e-3
+
+
+def test_what_is_not_a_decoders_is_refused(tiny):
+    upsampler = UpsamplerModel(tiny.make_network("upsampler"), X0, replace(PLAIN, clip_guidance_scale=1.0))
+    with pytest.raises(InputError, match=r"clip_guidance_scale is of decoders only"):
+        upsampler.check()
+    with pytest.raises(InputError, match=r"upsampler has no setting 'text_guidance_scale'"):
+        UpsamplerModel(tiny.make_network("upsampler"), X0, PLAIN).overridden("upsampler", {"text_guidance_scale": 2.0})
+    glide = DecoderModel(tiny.make_network("glide"), X0, replace(PLAIN, text_guidance_scale=2.0))
+    with pytest.raises(InputError, match=r"this one has the caption alone"):
+        glide.check()
+    with pytest.raises(InputError, match="needs a CLIP to be guided by"):
+        DiffusionModel(None, X0, replace(PLAIN, clip_guidance_scale=1.0)).draw(lambda x, t: x, torch.zeros(1, 2), [])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            {"decoder": {"guidance": 4}},
+            r"decoder has no setting 'guidance'; did you mean 'guidance_scale'",
+        ),
+        ({"decodr": {"steps": 4}}, r"has no stage 'decodr' to override; there are ar_prior, clip, decoder"),
+        ({"ar_prior": {"steps": 4}}, r"ar_prior has no setting 'steps' .*there are guidance_scale, percentile, temp"),
+        ({"linear_prior": {"steps": 4}}, r"linear_prior has no settings of sampling, so 'steps' cannot be overridden"),
+        ({"upsampler": {"eta": -1}}, r"upsampler: eta must be a number from 0 to 1, found -1"),
+        ({"diffusion_prior": {"candidates": 0}}, r"diffusion_prior: candidates must be a whole number of 1 or more"),
+    ],
+)
+def test_an_override_that_has_no_effect_is_refused_by_name(stored_run, overrides, line):
+    with pytest.raises(InputError, match=line):
+        run = UnCLIP.from_run(stored_run, **overrides)
+        for name in overrides:
+            run.stage(name).model.overridden(name, run.overrides[name])
