@@ -16,6 +16,7 @@ from benchmarks.trials.same_numbers.same_tensors import compare_tensors, read_te
 OF_THE_RUN = (
     *("seconds", "started", "finished", "created", "date", "time", "commit", "version", "versions", "host", "machine"),
     *("command", "words", "settings", "config_hash", "code", "sha256", "source"),
+    "key",  # of a sweep's point: it hashes manifests, which name the commit
 )
 """Keys in JSON that tell of the run, of its files and of the code, not of what was computed."""
 NOT_COMPARED = ("hparams.yaml", "config.yaml", "README.md", "stage.json", "started.json", "progress.json", "output.txt")
