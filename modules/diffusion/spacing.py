@@ -49,7 +49,10 @@ def respace(schedule: NoiseSchedule, steps: int | Sequence[int], spacing: Spacin
     if spacing not in POSITIONS:
         *others, last = POSITIONS
         raise ValueError(f"unknown spacing {spacing!r}; there are {', '.join(others)} and {last}")
-    return at_positions(schedule, POSITIONS[spacing](schedule, steps))
+    positions = POSITIONS[spacing](schedule, steps)
+    if len(set(positions)) < steps:
+        raise ValueError(f"{steps} steps of {spacing} spacing would repeat a timestep; take fewer or another spacing")
+    return at_positions(schedule, positions)
 
 
 def noise_interval(schedule: NoiseSchedule, sigma_low: float, sigma_high: float) -> tuple[int, int]:
