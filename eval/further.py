@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,18 +19,39 @@ from eval.metrics.retrieval import CANDIDATES, r_precision
 from eval.metrics.scoring import describe
 from eval.samples.folder import SampleFolder
 
-NAMES = (
-    "kid",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "cmmd",
-    "r_precision",
-    "inception_score",
-    "aesthetic",
-    "preference",
-)
+
+@dataclass(frozen=True)
+class Judged:
+    """Samples and real images as the judges see them: what a further metric is computed from.
+
+    Attributes:
+        folder: the N samples.
+        seen: what the judges see in them.
+        judges: the networks and probes.
+        reference: features (M, D) of the real images, by judge.
+        resampler: of the captions of `folder`; it gives a metric its interval.
+    """
+
+    folder: SampleFolder
+    seen: Seen
+    judges: Judges
+    reference: dict[str, np.ndarray]
+    resampler: Resampler
+
+    @property
+    def features(self) -> np.ndarray:
+        """(N, D) of the samples, by the judge of the Frechet distance."""
+        return self.seen.features[self.judges.main]
+
+    @property
+    def real(self) -> np.ndarray:
+        """(M, D) of the real images, by the same judge."""
+        return self.reference[self.judges.main]
+
+    @cached_property
+    def manifolds(self) -> dict[str, Interval]:
+        """precision, recall, density and coverage, which are computed together."""
+        return manifolds(self.features, self.real, captions=self.resampler.groups).intervals(self.resampler)
 
 
 def candidates(folder: SampleFolder) -> int:
@@ -35,10 +59,54 @@ def candidates(folder: SampleFolder) -> int:
     return min(CANDIDATES, len(set(folder.captions)))
 
 
+def _cmmd(judged: Judged) -> Interval | None:
+    if judged.judges.clip is None:
+        return None
+    return cmmd(judged.seen.features["clip"], judged.reference["clip"], judged.resampler)
+
+
+def _r_precision(judged: Judged) -> Interval | None:
+    clip, folder = judged.judges.clip, judged.folder
+    if clip is None or clip.tokenizer is None or candidates(folder) < 2:
+        return None
+    texts, seed = clip.encode_text(folder.captions).numpy(), judged.resampler.seed
+    right = r_precision(judged.seen.features["clip"], texts, folder.captions, candidates(folder), seed)
+    return judged.resampler.share(right)
+
+
+def _inception_score(judged: Judged) -> Interval | None:
+    layer, pooled = getattr(judged.judges.inception, "logits", None), judged.seen.features.get("inception")
+    if layer is None or pooled is None or layer(pooled[:1]) is None:
+        return None
+    return inception_score(pooled, judged.resampler, layer)
+
+
+def _probe(judged: Judged, name: str) -> Interval | None:
+    probe = getattr(judged.judges, name)
+    return None if probe is None else judged.resampler.mean(probe(judged.seen.features["clip"]))
+
+
+METRICS: dict[str, Callable[[Judged], Interval | None]] = {
+    "kid": lambda judged: kid(judged.features, judged.real, judged.resampler),
+    "precision": lambda judged: judged.manifolds["precision"],
+    "recall": lambda judged: judged.manifolds["recall"],
+    "density": lambda judged: judged.manifolds["density"],
+    "coverage": lambda judged: judged.manifolds["coverage"],
+    "cmmd": _cmmd,
+    "r_precision": _r_precision,
+    "inception_score": _inception_score,
+    "aesthetic": lambda judged: _probe(judged, "aesthetic"),
+    "preference": lambda judged: _probe(judged, "preference"),
+}
+"""Name in metrics.json -> the metric; None where it cannot be measured. `eval.tables.further.COLUMNS` shows them."""
+
+NAMES = tuple(METRICS)
+
+
 def further(
     folder: SampleFolder, seen: Seen, judges: Judges, reference: dict[str, np.ndarray], resampler: Resampler
 ) -> dict[str, Any]:
-    """All names of `NAMES`, and "binding": {pair: {"bound", "swapped", "missing"}} where there is ground truth.
+    """All of `METRICS`, and "binding": {pair: {"bound", "swapped", "missing"}} where there is ground truth.
 
     Args:
         folder: the samples.
@@ -50,36 +118,11 @@ def further(
     Raises:
         InputError: too few samples or real images for the neighbours of precision and recall.
     """
-    main = judges.main
-    features, real = seen.features[main], reference[main]
-    found: dict[str, Interval | None] = dict.fromkeys(NAMES)
-    found["kid"] = kid(features, real, resampler)
-    found |= manifolds(features, real, captions=resampler.groups).intervals(resampler)
-    if judges.clip is not None:
-        found |= _by_clip(folder, seen.features["clip"], reference["clip"], judges, resampler)
-    layer, pooled = getattr(judges.inception, "logits", None), seen.features.get("inception")
-    if layer is not None and pooled is not None and layer(pooled[:1]) is not None:
-        found["inception_score"] = inception_score(pooled, resampler, layer)
+    judged = Judged(folder, seen, judges, reference, resampler)
     return {
-        **{name: as_json(value) for name, value in found.items()},
+        **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
     }
-
-
-def _by_clip(
-    folder: SampleFolder, features: np.ndarray, real: np.ndarray, judges: Judges, resampler: Resampler
-) -> dict[str, Interval | None]:
-    assert judges.clip is not None
-    found: dict[str, Interval | None] = {"cmmd": cmmd(features, real, resampler)}
-    if judges.clip.tokenizer is not None and candidates(folder) > 1:
-        texts = judges.clip.encode_text(folder.captions).numpy()
-        right = r_precision(features, texts, folder.captions, candidates(folder), resampler.seed)
-        found["r_precision"] = resampler.share(right)
-    for name in ("aesthetic", "preference"):
-        probe = getattr(judges, name)
-        if probe is not None:
-            found[name] = resampler.mean(probe(features))
-    return found
 
 
 def _binding(

@@ -99,14 +99,14 @@ class PictureDataModule(FaultCounting, PairDataModule):
         sources: dict[str, str | None],
         image_size: int,
         batch_size: int,
-        embeddings: str | None,
-        cache_dir: str | None,
-        seed: int,
-        num_workers: int,
-        captions: CaptionConfig,
-        picture: PictureConfig,
-        splits: SplitConfig,
-        faults: FaultPolicy,
+        embeddings: str | None = None,
+        cache_dir: str | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        captions: CaptionConfig = CaptionConfig(),
+        picture: PictureConfig = PictureConfig(),
+        splits: SplitConfig = SplitConfig(),
+        faults: FaultPolicy = FaultPolicy(),
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         self.sources = {split: source or sources["train"] for split, source in sources.items()}

@@ -25,7 +25,14 @@ COLUMNS = {
     "swapped": ("swapped ↓", 2),
 }
 """Metric -> heading and digits; the last two are of "binding", over all pairs of attributes."""
-BY_FEATURES = ("kid", "precision", "recall", "density", "coverage")
+BY_FEATURES = (
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+)
+"""Those of the main judge's features, against the real images'; a note of the table says which features."""
 OF_BINDING = ("bound", "swapped")
 METRICS = tuple(name for name in COLUMNS if name not in OF_BINDING)
 

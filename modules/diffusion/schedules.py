@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +14,10 @@ from modules.diffusion.spacing import Spacing, at_positions, noise_interval, res
 from modules.diffusion.tables import Levels
 
 __all__ = [
+    "SCHEDULES",
     "Levels",
     "NoiseSchedule",
+    "ScheduleName",
     "Spacing",
     "at_positions",
     "cosine",
@@ -24,6 +28,12 @@ __all__ = [
     "respace",
     "working_dtype",
 ]
+
+ScheduleName = Literal[
+    "cosine",
+    "linear",
+]
+"""The names of the schedules; `SCHEDULES` says what they are."""
 
 
 def from_betas(betas: Tensor) -> NoiseSchedule:
@@ -59,3 +69,10 @@ def rescale_zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     first, last = schedule.signal[0], schedule.signal[-1]
     signal = (schedule.signal - last) * (first / (first - last))
     return NoiseSchedule(signal**2, schedule.timesteps)
+
+
+SCHEDULES: dict[ScheduleName, Callable[[int], NoiseSchedule]] = {
+    "cosine": cosine,
+    "linear": linear,
+}
+"""Name of `Objective.schedule` -> the schedule of that many steps."""

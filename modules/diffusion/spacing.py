@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
 from modules.diffusion.noise_schedule import NoiseSchedule
 
-Spacing = Literal["adm", "ddim", "trailing", "leading", "log_snr"]
+Spacing = Literal[
+    "adm",
+    "ddim",
+    "trailing",
+    "leading",
+    "log_snr",
+]
+"""The names of the spacings; `POSITIONS` says what they are."""
 
 
 def at_positions(schedule: NoiseSchedule, positions: Sequence[int]) -> NoiseSchedule:
@@ -39,17 +46,13 @@ def respace(schedule: NoiseSchedule, steps: int | Sequence[int], spacing: Spacin
         return at_positions(schedule, _sections(total, steps))
     if not 1 <= steps <= total:
         raise ValueError(f"cannot take {steps} steps of a schedule of {total}")
-    if spacing == "adm":
-        return at_positions(schedule, _sections(total, [steps]))
-    if spacing == "ddim":
-        return at_positions(schedule, _whole_stride(total, steps))
-    if spacing == "leading":
-        return at_positions(schedule, range(0, steps * (total // steps), total // steps))
-    if spacing == "trailing":
-        return at_positions(schedule, [round(total * k / steps) - 1 for k in range(1, steps + 1)])
-    if spacing == "log_snr":
-        return at_positions(schedule, _even_log_snr(schedule, steps))
-    raise ValueError(f"unknown spacing {spacing!r}; there are adm, ddim, trailing, leading and log_snr")
+    if spacing not in POSITIONS:
+        *others, last = POSITIONS
+        raise ValueError(f"unknown spacing {spacing!r}; there are {', '.join(others)} and {last}")
+    positions = POSITIONS[spacing](schedule, steps)
+    if len(set(positions)) < steps:
+        raise ValueError(f"{steps} steps of {spacing} spacing would repeat a timestep; take fewer or another spacing")
+    return at_positions(schedule, positions)
 
 
 def noise_interval(schedule: NoiseSchedule, sigma_low: float, sigma_high: float) -> tuple[int, int]:
@@ -102,3 +105,24 @@ def _even_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
     if len(set(positions)) < steps:
         raise ValueError(f"{steps} steps evenly in log-SNR would repeat a timestep; take fewer or another spacing")
     return [int(p) for p in positions]
+
+
+def _trailing(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """Evenly back from the last position, which is kept."""
+    return [round(schedule.num_steps * k / steps) - 1 for k in range(1, steps + 1)]
+
+
+def _leading(schedule: NoiseSchedule, steps: int) -> range:
+    """Every (N // steps)-th position, from 0."""
+    stride = schedule.num_steps // steps
+    return range(0, steps * stride, stride)
+
+
+POSITIONS: dict[Spacing, Callable[[NoiseSchedule, int], Sequence[int]]] = {
+    "adm": lambda schedule, steps: _sections(schedule.num_steps, [steps]),
+    "ddim": lambda schedule, steps: _whole_stride(schedule.num_steps, steps),
+    "trailing": _trailing,
+    "leading": _leading,
+    "log_snr": _even_log_snr,
+}
+"""Spacing -> the increasing positions (0 to N - 1) of a trajectory of that many steps; `respace` says what each is."""

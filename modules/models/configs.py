@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.diffusion import losses, samplers, timestep_sampling
 from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
-from modules.diffusion.schedules import NoiseSchedule, Spacing, cosine, linear, rescale_zero_terminal_snr
+from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, Spacing, rescale_zero_terminal_snr
 from modules.errors import InputError
 from modules.models.sampler_names import SAMPLERS, SamplerName
 
@@ -76,7 +76,7 @@ class Objective:
         zero_terminal_snr: rescale the schedule to end without signal (Lin et al. 2305.08891); not with epsilon.
     """
 
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: ScheduleName = "cosine"
     num_steps: int = 1000
     parameterization: Parameterization = "epsilon"
     learned_sigma: bool = False
@@ -91,7 +91,7 @@ class Objective:
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
         """The training schedule."""
-        schedule = {"cosine": cosine, "linear": linear}[self.schedule](self.num_steps)
+        schedule = SCHEDULES[self.schedule](self.num_steps)
         return rescale_zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
     def draw(

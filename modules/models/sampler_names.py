@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-SamplerName = Literal["ddpm", "ddim", "analytic_dpm", "analytic_ddim", "dpm_solver_pp", "dpm_solver_pp_sde"]
+SamplerName = Literal[
+    "ddpm",
+    "ddim",
+    "analytic_dpm",
+    "analytic_ddim",
+    "dpm_solver_pp",
+    "dpm_solver_pp_sde",
+]
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
