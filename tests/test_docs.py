@@ -48,6 +48,17 @@ def test_the_example_of_manipulations_runs(stored_run, tmp_path, monkeypatch):
     assert near < far
 
 
+def test_the_example_of_the_readme_runs(stored_run, tmp_path, monkeypatch):
+    shutil.copytree(stored_run, tmp_path / "runs" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "circle.png").is_file()
+    assert names["system"].prior("diffusion_prior").candidates == 4
+    assert names["system"].decoder().sampler.guidance_scale == 2.0
+
+
 DOCUMENTS = sorted([*DOCS.glob("*.md"), *(DOCS.parent / name for name in ("README.md", "benchmarks/README.md"))])
 
 
@@ -64,6 +75,19 @@ def test_commands_that_a_document_names_exist(document):
         source = (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
         assert all(f'"{flag}"' in source for flag in re.findall(r"--[a-z][a-z0-9-]*", words)), (tool, words)
     assert named or tools
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(DOCS.parent).as_posix())
+def test_settings_that_a_document_sets_exist(document):
+    from modules.models.autoregressive_prior import ARPriorModel
+    from modules.models.decoder import DecoderModel
+    from modules.models.diffusion_prior import DiffusionPriorModel
+    from modules.models.upsampler import UpsamplerModel
+
+    known = {"decoder": set(DecoderModel.overridable()), "upsampler": set(UpsamplerModel.overridable())}
+    known["prior"] = {*ARPriorModel.overridable(), *DiffusionPriorModel.overridable()}
+    for stage, setting in re.findall(r"--set (?!STAGE)(\w+)\.(\w+)=", document.read_text()):
+        assert setting in known[stage], f"{stage}.{setting}"
 
 
 def test_the_documents_are_those_that_are_there():
