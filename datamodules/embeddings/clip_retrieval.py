@@ -1,6 +1,6 @@
-"""Folders of embeddings that clip-retrieval wrote, read as they are: float16, several shards, captions in parquet.
+"""Reads embedding folders that clip-retrieval wrote: float16, several shards, captions in parquet.
 
-Either one such folder, whose last rows are taken for validation and testing, or one for each split: DIR/train/img_emb.
+There is either one folder, whose last rows serve validation and testing, or one for each split (DIR/train/img_emb).
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class CaptionTokens:
         return [self.columns[shard][row - int(self.starts[shard])].as_py() for row, shard in places]
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:
-        # No run shall end at one long caption; the CLIP that made the embeddings has seen such ones cut, too.
+        # Captions that are too long are cut, as they were when their embeddings were computed.
         return getattr(self.tokenizer, "cutting", self.tokenizer)(self.captions(rows)).numpy()
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a split consists of.
+    """A split of a clip-retrieval folder.
 
     Attributes:
         z_i, z_t, tokens: of all rows of the folder.
@@ -92,7 +92,7 @@ def read(path: Path, split: str, held_out: dict[str, int], tokenizer: Callable[[
         tokenizer: captions -> (B, L) int64 tokens.
 
     Raises:
-        InputError: shards that lack or do not fit together, unreadable files, too few rows; the line names them.
+        InputError: shards that are missing or do not fit together, unreadable files, or too few rows; it names them.
     """
     flat = (path / PLACES["z_i"]).is_dir()
     folder = path if flat else path / split
@@ -119,9 +119,9 @@ def identity(path: Path, more: list[Any]) -> str:
 def _usable(
     folder: Path, columns: dict[int, Any], z_i: ShardedArray, z_t: ShardedArray, tokens: CaptionTokens, share: range
 ) -> Found:
-    """A share of a folder's rows: those without a caption and shards that lack are faults.
+    """The usable rows of a share of a folder; rows without a caption and missing shards become faults.
 
-    A shard that lacks belongs to the share that the rows after it are in, and counts as many rows as the largest.
+    A missing shard belongs to the share of the rows that follow it, and counts as many rows as the largest shard.
     """
     faults, lacking = [], []
     usual = max(map(len, columns.values()))  # Only the last one holds fewer.

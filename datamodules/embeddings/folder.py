@@ -57,11 +57,11 @@ class EmbeddingsInfo:
         context: L, tokens a caption.
         sizes: split -> rows; the splits that are complete.
         data_hash: split -> hash of the data that were embedded.
-        source: what a person wants to know beside (the data's class, the image size, the CLIP's path).
+        source: further facts for a person (the data's class, the image size, the CLIP's path).
         normalised: whether the embeddings have unit norm; always so.
         features: W, width of the features of every token; None where there are none.
-        settings: split -> what else decided its numbers: image_size, precision, draft_margin.
-        replaced: split -> how many of its rows hold another pair's embeddings, for their own could not be read;
+        settings: split -> further settings that its numbers depend on: image_size, precision, draft_margin.
+        replaced: split -> how many rows hold another pair's embeddings because their own pair could not be read.
             `EmbeddingsFolder.replaced` says which.
     """
 
@@ -84,8 +84,8 @@ class EmbeddingRows(Dataset[EmbeddingBatch]):
         z_i, z_t: (n, D) rows; float16 becomes float32.
         tokens: (n, L) rows.
         features: (n, L, W) rows, or None.
-        normalised: whether z_i and z_t have unit norm as they are; else they are given it.
-        chosen: the numbers of the rows that these are, in order; all of them when None.
+        normalised: whether z_i and z_t have unit norm in the files; if not, they are normalised when they are read.
+        chosen: numbers of the rows to give, in order; None for all.
         replaced: numbers of rows that hold another pair's embeddings.
     """
 
@@ -186,7 +186,7 @@ class EmbeddingsFolder:
         """The captions of a split's rows, where the folder holds them.
 
         Raises:
-            InputError: it does not, or they can't be read.
+            InputError: the folder holds no captions, or they can't be read.
         """
         paths = numbered(self.path / check_split(split), METADATA, ".parquet")
         if not paths:

@@ -18,14 +18,14 @@ from datamodules.faults import Fault, FaultPolicy
 from modules.errors import InputError
 
 Tokenizer = Callable[[list[str]], Any]
-"""Captions -> (B, L) int64 tokens. (Were it said that this is a Tensor, YAML would have to name a class of Tensors.)"""
+"""Captions -> (B, L) int64 tokens. (Typed Any: for a Tensor, LightningCLI would want a Tensor class in the YAML.)"""
 
 
 class EmbeddingsDataModule(FaultCounting):
     """Batches of cached embeddings, without images and without a CLIP in memory: what a prior trains on.
 
-    Rows that hold another pair's embeddings, since their own could not be read, and rows of clip-retrieval's without a
-    caption are left out and counted.
+    Two kinds of rows are left out and counted: rows that hold another pair's embeddings because their own pair could
+    not be read, and rows of clip-retrieval's without a caption.
 
     Args:
         folder: written by `unclip embed`, or by clip-retrieval.

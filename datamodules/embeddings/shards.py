@@ -1,9 +1,11 @@
-"""Rows of embeddings as files, in clip-retrieval's layout: numbered shards, each there whole or not at all.
+"""Rows of embeddings as files, in clip-retrieval's layout, with some kinds of files that are ours only.
+
+The files are numbered shards; each is there whole or not at all.
 
     img_emb/img_emb_0.npy                   (n, D) z_i
     text_emb/text_emb_0.npy                 (n, D) z_t
-    tokens/tokens_0.npy                     (n, L) int64 caption tokens, 0 = padding; not in clip-retrieval's
-    token_features/token_features_0.npy     (n, L, W) float16 features of every token; where asked for, nor in its
+    tokens/tokens_0.npy                     (n, L) int64 caption tokens, 0 = padding; ours only
+    token_features/token_features_0.npy     (n, L, W) float16 features of every token, if asked for; ours only
     metadata/metadata_0.parquet             column "caption"
     replaced/replaced_0.npy                 (K, 2) int64 rows of this shard that hold another pair's, and whose; if any
     img_emb/img_emb_1.npy, ...
@@ -60,12 +62,12 @@ def metadata_path(folder: Path, number: int) -> Path:
 
 
 def replaced_path(folder: Path, number: int) -> Path:
-    """Where it is said which of a shard's rows hold another pair's: folder/replaced/replaced_3.npy."""
+    """The file that lists which rows of a shard hold another pair's embeddings: folder/replaced/replaced_3.npy."""
     return folder / REPLACED / f"{REPLACED}_{number}.npy"
 
 
 def numbered(folder: Path, place: str, suffix: str = ".npy") -> dict[int, Path]:
-    """The shards folder/place/place_N.suffix that there are, by their number, in its order."""
+    """The shards folder/place/place_N.suffix that exist: number -> path, in the order of the numbers."""
     pattern = re.compile(rf"{re.escape(place)}_(\d+){re.escape(suffix)}")
     found = {}
     for path in (folder / place).glob(f"{place}_*{suffix}"):
@@ -196,7 +198,7 @@ class ShardFiles:
         """Put the files into their places.
 
         Raises:
-            ValueError: there are fewer or more rows than was said.
+            ValueError: the shard got fewer or more rows than its size.
         """
         if self.rows != self.size:
             self.abort()
@@ -229,7 +231,7 @@ def is_complete(folder: Path, number: int, columns: Mapping[str, Column], captio
 def write_replaced(path: Path, replaced: Sequence[tuple[int, int]]) -> None:
     """Write the rows of a shard that hold another pair's embeddings, and whose, atomically; no file if there are none.
 
-    Before the shard's other files get their names, so that a complete shard never lacks it.
+    Call it before the shard's other files get their names, so that a complete shard never lacks this file.
     """
     path.unlink(missing_ok=True)  # Of a shard that has been made before.
     if replaced:
@@ -307,7 +309,7 @@ def rows_without_caption(column: Any) -> np.ndarray:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what processes that were killed left of shards in the making."""
+    """Delete the unfinished files that killed processes have left."""
     for path in folder.rglob(f".*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ SAID_BY = {
     "data_hash": "data of hash",
     "captions": "captions beside (with pyarrow)",
 }
-"""What of a plan may differ -> what a person calls it."""
+"""Key of a plan -> how a message calls it when two plans differ."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Encoded:
         tokens: (B, L) int64.
         captions: B strings.
         features: (B, L, W) of every token, or None.
-        index: (B,) int64, the pairs that these are; None where each is its row's.
+        index: (B,) int64, numbers of the pairs; None if row i holds pair i throughout.
     """
 
     z_i: Tensor
@@ -180,7 +180,7 @@ class SplitFiles:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """In what two plans differ, "" where they don't; what only one of them says is not compared."""
+    """How two plans differ, as a text; "" if they don't. A key that only one of them has is not compared."""
     changed = [
         f"{SAID_BY.get(key, key)} {there[key]}, not {here[key]}"
         for key in here

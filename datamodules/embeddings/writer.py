@@ -56,14 +56,14 @@ class EmbeddingsWriter:
             raise InputError(f"{self.path}: holds embeddings with {changed}; {_OTHER}")
 
     def _adopt(self) -> str:
-        """Take over what the folder says of its splits; or say in what it differs, if it is another CLIP's."""
+        """Take over the records of the splits that are there. Of another CLIP's, take none and say how it differs."""
         if not (self.path / MANIFEST).exists():
             return ""
         there = open_embeddings(self.path).info
         changed = differences(*({key: getattr(info, key) for key in _OF_THE_FOLDER} for info in (there, self.info)))
         if not changed:
             kept: dict[str, Any] = {key: getattr(there, key) for key in ("clip_fingerprint", *_OF_THE_SPLITS)}
-            # Folders that do not say it for each split may say it of their last one.
+            # Older folders record settings once, for the split that was written last.
             last = {key: there.source[key] for key in ("image_size", "precision") if key in there.source}
             kept["settings"] = {split: there.settings.get(split, last) for split in there.sizes}
             self.info = replace(self.info, **kept)
@@ -92,7 +92,7 @@ class EmbeddingsWriter:
     def split(
         self, split: str, size: int, data_hash: str, shard_rows: int = SHARD_ROWS, captions: bool | None = None
     ) -> SplitFiles:
-        """A split to make; captions are written where pyarrow is installed unless it is said whether."""
+        """A split to make. With captions None, captions are written if pyarrow is installed."""
         with_captions = has_parquet() if captions is None else captions
         return SplitFiles(
             self.path, split, self.info, size, data_hash, shard_rows, with_captions, self.settings, self.overwrite
@@ -109,7 +109,7 @@ class EmbeddingsWriter:
             raise ValueError(f"{files.partial}: shards {missing} are missing")
         replaced = len(files.replaced())
         if files.path.exists():
-            self._record(files.split)  # First, so that old words never stand beside new arrays.
+            self._record(files.split)  # Forget the old split first, so that no old record stands beside new arrays.
             shutil.rmtree(files.path)
         remove_unfinished(files.partial)
         files.partial.replace(files.path)
@@ -146,13 +146,13 @@ class EmbeddingsWriter:
             shutil.rmtree(files.partial, ignore_errors=True)
 
     def _record(self, split: str, files: SplitFiles | None = None, replaced: int = 0) -> None:
-        """Write what a split is; for None, that it is not there."""
+        """Write the record of a split into embeddings.json; without `files`, remove it."""
         now = (
             {}
             if files is None
             else {"sizes": files.size, "data_hash": files.data_hash, "settings": files.settings, "replaced": replaced}
         )
-        self._adopt()  # With some strategies the splits before have been written by other processes than this.
+        self._adopt()  # Other processes may have written the earlier splits.
         changed: dict[str, Any] = {}
         for key in _OF_THE_SPLITS:
             others = {name: value for name, value in getattr(self.info, key).items() if name != split}

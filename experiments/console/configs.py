@@ -50,7 +50,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_text(path: Path) -> str:
-    """A config as YAML: the file's own text; where it extends another, both in one; class paths are today's."""
+    """A config as YAML text: the file's own, or `read_config`'s if it extends another or class paths moved."""
     import yaml
 
     path = located(path)
@@ -114,7 +114,7 @@ def _drop(content: dict[str, Any], key: str, complaint: str) -> None:
 
 
 def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
-    """The content of one file, whatever it extends; `reader` says in a complaint which file has led to it.
+    """The content of one file alone, without what it extends. `reader` tells a complaint which file extends this one.
 
     Raises:
         InputError: it is missing, unreadable, not YAML, or no mapping.

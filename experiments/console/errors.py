@@ -14,7 +14,7 @@ EXIT_INTERRUPTED = 130
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Call `run` and turn what a person can put right into one line on stderr and an exit code."""
+    """Call `run`. An error that a person can put right becomes one line on stderr and an exit code."""
     try:
         return run()
     except KeyboardInterrupt:
@@ -31,7 +31,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def input_error_line(error: Exception) -> str | None:
-    """The line for a person if `error` is about what was given or about the machine, else None."""
+    """The line for a person if the error is in the input or in the machine; None if it is in the code."""
     from eval.errors import InputError as EvalInputError
     from modules.errors import InputError
 
@@ -45,7 +45,7 @@ def input_error_line(error: Exception) -> str | None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on; each once: torch raises a dead loader's from itself."""
+    """An error, the one that it was raised from, and so on; each once, as torch raises a dead loader's from itself."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -48,11 +48,11 @@ OWN = {
   --overwrite           replace predictions that are there
 """,
 }
-"""Options that not all four have a use for."""
+"""Options that only some of the four commands have."""
 
 
 def wants_help_page(words: Sequence[str]) -> bool:
-    """Whether one of these commands is asked for help, and not for that of a config that is named, too."""
+    """Whether the words ask for help without naming a config; with a config, LightningCLI prints the help."""
     return any(word in ("-h", "--help") for word in words) and not config_files([LIGHTNING[0], *words])
 
 

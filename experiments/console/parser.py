@@ -26,18 +26,18 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
-        """As LightningCLI's; YAMLs below `experiments/` that are not here are those that ship."""
+        """As LightningCLI's; a YAML below `experiments/` that is not in the working folder is the one that ships."""
         return super().parse_args(located_words(sys.argv[1:] if args is None else args), *others, **options)
 
     def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
-        """As LightningCLI's; a config that extends another is read together with it, and class paths are today's."""
+        """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's."""
         text = config_text(Path(path))
         if text == located(Path(path)).read_text(encoding="utf-8"):
             return super().parse_path(path, *others, **options)
         return self.parse_string(text, str(path), *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Raise InputError instead of printing pages of usage; inner parsers report to the outer one as ever."""
+        """Raise InputError instead of printing pages of usage. Inner parsers still report to the outer one."""
         if not self.exit_on_error:
             return super().error(message, ex)
         raise InputError(f"{readable(message)}{self._nearest_option(message)}") from None

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, a line now and then elsewhere, and a small file for the runner.
+"""Progress of long work: a bar on a terminal, elsewhere a line every 15 seconds, and a small file for the runner.
 
 `for batch in progress(batches, "embedding train"): ...` or `with progress(512, "drawing") as bar: ...; bar.advance(8)`.
 When the environment variable UNCLIP_PROGRESS names a file, it is rewritten, atomically and at most once a second,
@@ -42,7 +42,7 @@ def progress(work: Iterable[T] | int, label: str, total: int | None = None) -> P
 
 
 class Progress(Generic[T]):
-    """Counts units of work and shows them. Iterable when it was given an iterable; a context manager in any case."""
+    """Counts units of work and shows them. It is a context manager; given an iterable, it can be iterated over too."""
 
     def __init__(self, label: str, total: int | None, items: Iterable[T] = (), done: int = 0) -> None:
         self.label, self.total, self.done = label, total, done
@@ -106,7 +106,7 @@ class Progress(Generic[T]):
         now = time.monotonic()
         if self._file and (last or now - self._written >= FILE_SECONDS):
             self._written = now
-            # A full disk must not end the work for the sake of a progress file.
+            # If the disk is full, the work goes on without its progress file.
             with contextlib.suppress(OSError):
                 write_json(Path(self._file), self.as_dict(), sync=False)
         if self._bar:

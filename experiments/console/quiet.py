@@ -9,7 +9,7 @@ import warnings
 QUIET_LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.seed",
-    # Says of the checkpoint that Lightning writes when SLURM requeues that it holds more than the weights.
+    # It warns that the checkpoint written for a SLURM requeue holds more than the weights.
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
 )
 
@@ -27,7 +27,7 @@ NOISE = (
 
 
 def quiet() -> None:
-    """Leave out Lightning's tips and the warnings that say nothing about this run."""
+    """Silence Lightning's tips, and its warnings that are not about this run."""
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A stage of the runner is a single task, whose ranks Lightning starts: it needs no srun of its own.

@@ -1,4 +1,4 @@
-"""Finds the YAMLs that ship with the package: a path below `experiments/` that is not here is looked for there.
+"""Finds the YAMLs that ship: a path below `experiments/` that does not exist here is looked for in the package.
 
 So `unclip fit --config experiments/quickstart/clip.yaml` works from any folder, and without a checkout.
 """
@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).resolve().parents[2]
 
 
 def located(name: str | Path) -> Path:
-    """The file or folder itself, or, where a path below `experiments/` is not here, the one that ships.
+    """The path itself if it exists; else, for a path below `experiments/`, the file or folder that ships.
 
     A path that is at neither place is returned as it is.
     """

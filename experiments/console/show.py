@@ -8,7 +8,7 @@ LOG_WIDTH = 116
 
 
 def show(table: Table) -> None:
-    """Prints a table; into a log, as wide as most terminals that it will be read on."""
+    """Prints a table. In a log it is LOG_WIDTH wide, since the log will be read on some terminal later."""
     from rich.console import Console
 
     console = Console()

@@ -1,4 +1,4 @@
-"""What signals ask for, as exit codes: light enough for the first lines of every command."""
+"""Exit codes for signals. Every command imports this file first, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def exit_code(number: int) -> int:
-    """The code to leave with after a signal: a person's SIGINT is not to be requeued, a scheduler's signals are."""
+    """The exit code after a signal: EXIT_REQUEUE for a scheduler's, 128 + number for others, such as SIGINT."""
     return EXIT_REQUEUE if number in PREEMPTION else 128 + number
 
 
 @contextlib.contextmanager
 def requeued_when_preempted() -> Iterator[None]:
-    """A scheduler's signals leave at once with the code that requeues: before training there is nothing to save."""
-    # On SLURM, Lightning answers SIGUSR1, and does not if somebody else does.
+    """Until training starts, a scheduler's signal exits at once with EXIT_REQUEUE: there is nothing to save yet."""
+    # On SLURM, Lightning handles SIGUSR1 itself, but only if no other handler is set.
     wanted = [number for number in PREEMPTION if number == signal.SIGTERM or "SLURM_NTASKS" not in os.environ]
     with leaving_on_preemption(wanted):
         yield
@@ -33,7 +33,7 @@ def requeued_when_preempted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving_on_preemption(numbers: Sequence[signal.Signals] = PREEMPTION) -> Iterator[None]:
-    """These signals leave at once with the code that requeues; in other threads than the first they are as before."""
+    """These signals exit at once with EXIT_REQUEUE. In other threads than the main one nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

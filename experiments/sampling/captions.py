@@ -1,4 +1,4 @@
-"""What pictures are wanted of: one caption, a text file of them, or the captions of a sample folder's manifest."""
+"""The captions to draw: one caption, a text file of captions, or those of a sample folder's manifest."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Request:
     Attributes:
         caption: the caption.
         index: its position.
-        known: what its source knows of it.
-        images: the positions of its images in its source, by their sample's number; empty where there are none.
+        known: further keys of its manifest line (see COPIED).
+        images: positions of its real images in the manifest, ordered by sample number; empty without a manifest.
     """
 
     caption: str
@@ -32,7 +32,7 @@ class Request:
     images: tuple[int, ...] = ()
 
     def image(self, sample: int) -> int:
-        """The position of the image that sample `sample` is made from: its own, in turn where there are fewer."""
+        """The position of the real image for a sample; if there are fewer images than samples, they repeat in turn."""
         return self.images[sample % len(self.images)]
 
 

@@ -30,15 +30,15 @@ def is_first_process() -> bool:
 
 
 class Predictor(LightningModule):
-    """Predicts a drawing's pictures; a batch is the numbers of its pictures.
+    """Draws pictures as a LightningModule. A batch is a list of picture numbers.
 
     Args:
-        drawing: what is drawn; on another device than its system's, the system is read again there.
+        drawing: the job. If this rank's device is not that of its system, the system is read again on it.
     """
 
     def __init__(self, drawing: Drawing) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # A few last pictures may leave ranks without.
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # With few pictures left, a rank may get none.
         self.drawing, self.system = drawing, drawing.system
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -90,7 +90,7 @@ class WriteShards(Callback):
 
 
 class EndOnSignal(Callback):
-    """Ends at once on a scheduler's signals, which Lightning only notes in prediction; what is finished is on disk."""
+    """Exits at once on a scheduler's signal; in prediction Lightning only notes it. Finished pictures are on disk."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def end(number: int, frame: FrameType | None) -> None:

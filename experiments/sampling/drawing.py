@@ -1,8 +1,8 @@
 """Drawing many pictures: in batches, each written as soon as it is drawn, on one device or on several.
 
-Pictures are cut into batches by their number, before they are given to ranks: so every picture is drawn in the same
-company, and comes out the same to the bit, on one process or on several, in one go or in two. One device is drawn on
-here, without Lightning; several are a predict run of it, see `experiments.sampling.distributed`.
+Pictures are cut into batches by their number before the batches are shared out. So every picture is always drawn in
+the same batch, and is the same bit for bit on one process or several, with or without a restart. One device draws
+here, without Lightning. Several devices draw in a predict run of Lightning's: `experiments.sampling.distributed`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def first_process(devices: int) -> bool:
 
 
 def draw(drawing: Drawing, device: torch.device, devices: int = 1, strategy: str = "auto") -> None:
-    """Draw what is left of a job, on this process or on several that a strategy of Lightning's starts.
+    """Draw the pictures of a job that are not finished yet, on this process or on several that Lightning starts.
 
     Args:
         drawing: the job.
@@ -32,7 +32,7 @@ def draw(drawing: Drawing, device: torch.device, devices: int = 1, strategy: str
         strategy: of Lightning's Trainer; "auto" on one device is no Trainer at all.
 
     Raises:
-        InputError: there are no such devices, or there is no such strategy; or a full disk.
+        InputError: the devices or the strategy do not exist, or the disk is full.
         KeyboardInterrupt: Ctrl-C.
         SystemExit: with 75, for a scheduler's signal. What is finished is on disk.
     """

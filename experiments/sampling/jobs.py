@@ -1,4 +1,4 @@
-"""What is drawn, and how it is written: in batches by number, so that each picture comes out the same to the bit."""
+"""A drawing job, its batches by picture number, and the writer that puts each batch on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modules.pipeline import UnCLIP
 
 @dataclass(frozen=True)
 class Job:
-    """What is drawn: picture k is sample k mod n of caption k div n.
+    """The pictures of one command. Picture k is sample k mod n of caption k div n.
 
     Attributes:
         requests: the captions.
@@ -50,7 +50,7 @@ class Job:
         return f"sampling {self.condition}"
 
     def batches(self, size: int, finished: Container[int]) -> list[list[int]]:
-        """The numbers of the pictures that are to be drawn together: of `size` each, without those that are there."""
+        """Batches of picture numbers, cut every `size` numbers; finished pictures are left out of theirs."""
         parts = (range(start, min(start + size, len(self))) for start in range(0, len(self), size))
         left = ([k for k in part if k not in finished] for part in parts)
         return [part for part in left if part]
@@ -108,7 +108,7 @@ class Drawing:
 
 
 class BatchWriter:
-    """Writes each batch of one process, and shows how far all processes are; the first one has the bar.
+    """Writes the batches of one process. The first process also shows the progress of all.
 
     Args:
         drawing: what is drawn.
@@ -141,7 +141,7 @@ class BatchWriter:
         """
         job = self.drawing.job
         self.drawing.shards.write(self.rank, numbers, pictures, [job.record(k) for k in numbers])
-        if self._bar:  # The other processes are about as far as this one.
+        if self._bar:  # An estimate: the other processes are taken to be as far as this one.
             self._bar.update(min(self._bar.done + len(numbers) * self.ranks, len(job)))
 
     def complete(self) -> None:

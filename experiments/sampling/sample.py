@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _said_what_is_kept(shards: Shards, count: int) -> Iterator[None]:
-    """Says on stderr, when the block fails, that its work is not lost."""
+    """If the block fails, says on stderr how many pictures are finished and how to go on."""
     try:
         yield
     except BaseException:
@@ -207,7 +207,7 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str, Any]:
-    """All that decides the pictures: an unfinished folder is gone on with if it was begun with the same."""
+    """All that decides the pictures. A run goes on with an unfinished folder only if this is the same."""
     captions = [[request.caption, request.index, request.known] for request in job.requests]
     truth: Any = None
     if job.source is not None:

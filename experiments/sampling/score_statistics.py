@@ -1,4 +1,4 @@
-"""The score's statistics that Analytic-DPM needs, of a trained decoder that was not trained to be sampled with it."""
+"""The score's statistics for Analytic-DPM, estimated for a decoder that has none for its trajectory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from modules.images.tensors import resized
 from modules.models.decoder import DecoderModel
 from modules.pipeline import UnCLIP
 
-SAMPLES = 128  # Each is thousands of pixels, and its noise a control variate: the last digits of a plot do not move.
+SAMPLES = 128  # Enough: an image has thousands of pixels, and its known noise serves as a control variate.
 BATCH = 64
 
 
 @dataclass
 class Statistics:
-    """Statistics of a run's decoders, each estimated once for each trajectory, from real images with their captions.
+    """Statistics of a run's decoders, estimated from real images with their captions, once for each trajectory.
 
-    As at the end of training: without guidance, every image with its own caption and embedding.
+    The estimate is the one that training makes at its end: no guidance, each image with its own caption and embedding.
 
     Attributes:
-        real: where the images are taken from, spread over the whole folder.
+        real: the folder of images; those that are used are spread evenly over it.
         seed: of the noise.
     """
 
@@ -46,7 +46,7 @@ class Statistics:
         return model.sampler.needs_statistics and not model.has_statistics
 
     def give(self, system: UnCLIP, name: str) -> None:
-        """Gives a decoder what the sampler that it is set to needs, if anything: its own, or else estimated ones."""
+        """If the decoder's sampler needs statistics, gives the decoder its own or, if it has none, estimated ones."""
         model = self._as_trained(system, name)
         estimated = model.sampler.needs_statistics and not model.has_statistics
         chosen = self._estimated(system, name, model) if estimated else model.statistics

@@ -1,4 +1,4 @@
-"""What is looked at before a sweep draws anything: its points can be sampled, its reference compared with."""
+"""Checks before a sweep draws anything: that its points can be sampled, and compared with its reference."""
 
 from __future__ import annotations
 
@@ -72,10 +72,11 @@ def check_stage(system: UnCLIP, name: str, estimated: bool = False) -> None:
 
 
 def check_reference(sampler: Sampler, conditions: Sequence[str], reference: SampleFolder) -> None:
-    """Refuses a reference that the sweep's samples would be refused with by `unclip evaluate`.
+    """Refuses a reference that `unclip evaluate` would refuse for the sweep's samples.
 
     Raises:
-        InputError: of another size, too few samples or real images, or the real images of the very captions.
+        InputError: another picture size, too few samples or real images, or a reference that holds the real images of
+            the sampled captions.
     """
     rows = [sampler.real.records[k] for own in sampler.images for k in own]
     own = replace(sampler.real, records=rows)
@@ -91,7 +92,7 @@ def check_reference(sampler: Sampler, conditions: Sequence[str], reference: Samp
 
 
 def same_pairs(folder: SampleFolder, reference: SampleFolder) -> int:
-    """How many records of a folder name a pair of data that is in the reference, if at another size."""
+    """How many records of a folder name a data pair that the reference holds too, at whatever picture size."""
     theirs = {_pair(record) for record in reference.records if record.get("split")}
     return sum(_pair(record) in theirs for record in folder.records if record.get("split"))
 

@@ -1,4 +1,4 @@
-"""The pictures of one point of a sweep, drawn as `unclip sample` draws: batched, gone on with, spread over devices."""
+"""The pictures of one point of a sweep. They are drawn as `unclip sample` draws: in batches, resumable, on devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
 
 Drawn = dict[str, Tensor | None]
-"""Priors' embeddings by what decides them, so that a sweep over the decoder's settings computes them once."""
+"""Embeddings drawn so far, by condition, prior settings and pictures: a sweep of the decoder draws them once."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class EmbeddingJudge:
         return z_i
 
     def measure(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Draws z_i, and measures them against true ones: sample k's against real image k's, and those of all."""
+        """Draws z_i; compares sample k's with real image k's, and all of them with those of all real images."""
         z_i, true, text = self.draw(condition, settings), self.true, self.text
         rows = np.array([row for row, _ in self.places])
         resampler = Resampler(rows, self.plan.bootstrap, self.plan.seed)

@@ -1,4 +1,4 @@
-"""The YAML of a sweep, read and checked: what is wrong in it is one line, before anything is drawn."""
+"""The YAML of a sweep, read and checked. A mistake in it is reported in one line before anything is drawn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Plan:
 
         Args:
             path: the file.
-            changes: values of settings instead of the file's, wherever it has these settings.
+            changes: new values for settings, in every place where the file has them.
 
         Raises:
             InputError: unreadable, or a key is unknown, missing or of the wrong kind.

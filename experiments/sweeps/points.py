@@ -1,4 +1,4 @@
-"""The points of a sweep: their settings, their pictures drawn from the run's stages, and these measured."""
+"""The points of a sweep: sets their settings, draws their pictures with the run's stages, and measures them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Sampler:
         plan: the sweep.
         real: the folder whose captions are used, and whose images are the true ones.
         device: where to compute.
-        reference: what the samples are compared with; score statistics that a decoder lacks are of its images.
+        reference: real images that the samples are compared with. A decoder without score statistics gets them from
+            these images, too.
 
     Raises:
         InputError: fewer captions than the sweep asks for.

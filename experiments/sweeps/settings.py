@@ -1,4 +1,4 @@
-"""Which settings the points of a sweep may have, and which values: a misspelt one would have no effect and no error."""
+"""The settings that a point of a sweep may have, and their values. Others are refused, or a typo would do nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAGES = ("prior", "decoder", "upsampler")
 
 
 def setting_problem(condition: str, space: str, upsample: bool, name: str, value: Any) -> str | None:
-    """What is wrong with a setting of a point, in a line; None if nothing is, as far as that is known without the run.
+    """One line that says what is wrong with a setting of a point, or None. The run's stages are not looked at.
 
     A prior's own settings are checked with the run's prior, see `experiments.sweeps.checks`.
 

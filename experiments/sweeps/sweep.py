@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 RECORDED = 2
-"""Counted up when rows record more, or name judges otherwise: older points are measured again, from their pictures."""
+"""Raise it when rows record more or name judges otherwise. Older points are then measured again, not drawn again."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -105,7 +105,7 @@ def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def default_reference(run: Path, plan: Plan) -> str:
-    """The real images of the samples' size: without upsampling those of the decoder's, where the run has them."""
+    """The real images of the samples' size: without upsampling, those of the decoder's size if the run has them."""
     small = None if plan.upsample else existing(run / "samples" / "reference_small")
     return small or str(run / "samples" / "reference")
 
@@ -113,10 +113,10 @@ def default_reference(run: Path, plan: Plan) -> str:
 def measure_points(
     plan: Plan, options: argparse.Namespace, points: Points, sampler: Sampler, real: SampleFolder, devices: Devices
 ) -> list[dict[str, Any]]:
-    """One row of metrics for each point; those that are there already are read.
+    """One row of metrics for each point. A point that has been measured already is read from its file.
 
-    Every process comes through here and takes the same points, to draw their pictures together; the first one judges
-    these, and writes the rows.
+    Every process runs this with the same points, and all draw the pictures together. The first process measures them
+    and writes the rows.
     """
     from eval.files import write_file
     from eval.runs import read_json

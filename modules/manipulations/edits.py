@@ -26,7 +26,8 @@ def blend(a: Latents, b: Latents, theta: float, shared_noise: Tensor | None = No
 
     Args:
         a, b: B each; the blend has no caption.
-        shared_noise: (B, C, s, s) x_T for all blends instead: the paper's other option, whose ends do not reconstruct.
+        shared_noise: (B, C, s, s) x_T for all blends, instead of a blend of both. This is the paper's other option; its
+            ends are not the reconstructions.
     """
     x_T = slerp(a.x_T, b.x_T, theta) if shared_noise is None else shared_noise
     tokens = a.tokens if torch.equal(a.tokens, b.tokens) else torch.zeros_like(a.tokens)
@@ -34,7 +35,7 @@ def blend(a: Latents, b: Latents, theta: float, shared_noise: Tensor | None = No
 
 
 def path(stops: Latents, count: int, shared_noise: Tensor | None = None) -> Latents:
-    """Latents along the way through two or more stops: `count` points evenly from the first stop to the last.
+    """Latents on the way through two or more stops: `count` points at even distances from the first to the last.
 
     Args:
         stops: the latents of S images.
@@ -46,7 +47,7 @@ def path(stops: Latents, count: int, shared_noise: Tensor | None = None) -> Late
     """
     if len(stops) < 2 or count < len(stops):
         raise InputError(
-            f"an interpolation goes through 2 or more pictures, in as many or more, got {len(stops)} and {count}"
+            f"an interpolation needs 2 or more pictures and at least as many points, got {len(stops)} and {count}"
         )
     points = []
     for k in range(count):
@@ -92,7 +93,7 @@ def text_direction(system: TrainedRun, target: Sequence[str], base: Sequence[str
         target, base: B captions each. A base is what the image is ("a red circle"), or "a photo" and the like.
 
     Raises:
-        InputError: numbers that do not agree, or a target that says the same as its base.
+        InputError: not as many bases as targets, or a target whose embedding is its base's.
     """
     z_t = system.embed_text(list(target))[1]
     if base is None:
@@ -127,7 +128,7 @@ def principal_components(z_i: Tensor) -> EmbeddingCodec:
 def component_counts(codec: EmbeddingCodec, error: float = 0.01) -> list[int]:
     """The paper's numbers of components, scaled to this embedding's rank.
 
-    The rank is the number of components that leave less than `error` of the variance, which the paper's 320 do.
+    The rank is the smallest number of components that leaves less than `error` of the variance. In the paper it is 320.
     """
     kept = codec.eigenvalues.double().cumsum(0) / codec.eigenvalues.double().sum()
     rank = int((kept < 1 - error).sum()) + 1

@@ -1,4 +1,4 @@
-"""From the decoder's size up, through as many upsamplers as a run has."""
+"""Enlarging what the decoder drew, by as many upsamplers as a run has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reachable_sizes(system: TrainedRun, size: int | None = None, first: int | No
 
     Args:
         size: where to stop; by default the largest.
-        first: of what the upsamplers are given, if that is not the decoder's.
+        first: side of the pictures that the first upsampler is given; by default the decoder's.
 
     Raises:
         InputError: `size` is not among them.

@@ -22,7 +22,7 @@ from modules.trained_run import TrainedRun
 
 @dataclass(frozen=True)
 class Hole:
-    """What is known of B images.
+    """B images, and which of their pixels are known.
 
     Attributes:
         images: (B, 3, S, S) in [-1, 1].
@@ -40,7 +40,7 @@ class Hole:
             )
 
     def at(self, size: int) -> Hole:
-        """Reduced or enlarged to `size`; a pixel is known only if all that it covers is."""
+        """The same at another size. A pixel is known only if all pixels that it covers are known."""
         open_ = torch.nn.functional.interpolate(1 - self.keep, (size, size), mode="area")
         return Hole(resized(self.images, size), (open_ == 0).float())
 
@@ -91,7 +91,7 @@ def inpaint(
 
 def _fill_upsampled(system: TrainedRun, name: str, low: Tensor, hole: Hole, seeds: ImageSeeds) -> Tensor:
     upsampler = system.upsampler(name)
-    # What is drawn agrees with the low image already: there is nothing to resample for.
+    # No resampling: the low image has settled how the new part fits to the old.
     return _fill(upsampler.denoiser_for(low, "static"), upsampler.trajectory, hole, seeds, name, 1)
 
 

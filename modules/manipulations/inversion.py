@@ -56,7 +56,7 @@ def invert(system: TrainedRun, images: Tensor, captions: Sequence[str] | None = 
 def redraw(
     system: TrainedRun, latents: Latents, walk: Walk | None = None, *, eta: float = 0.0, seeds: ImageSeeds | None = None
 ) -> Tensor:
-    """(z_i, x_T) -> images: at eta = 0 the reconstruction; above, variations, the further from it the larger eta.
+    """(z_i, x_T) -> images: the reconstruction at eta = 0, variations of it above; larger eta strays further.
 
     Args:
         walk: by default the one that the latents were found on.
@@ -100,7 +100,7 @@ def tokens_of(system: TrainedRun, captions: Sequence[str] | None, count: int) ->
 def decoder_denoiser(
     system: TrainedRun, latents: Latents, guidance_scale: float, threshold: Threshold | None = None
 ) -> Denoiser:
-    """The decoder given z_i and tokens, with the paper's joint guidance; without threshold, which has no inverse.
+    """The decoder given z_i and tokens, with the paper's joint guidance. By default no threshold: it has no inverse.
 
     Raises:
         InputError: if the decoder takes no z_i, or one of another width.
@@ -112,7 +112,7 @@ def decoder_denoiser(
             f"the decoder of {system.run} takes z_i of {width} dimensions, the CLIP there gives "
             f"{latents.z_i.shape[1]}: manipulations need a decoder trained on this CLIP's embeddings"
         )
-    # The walk's guidance, everywhere on it: an interval or a rescaling of the sampler's would bend the way back.
+    # Only the walk's guidance, at every step: with the sampler's interval or rescaling, up and down would differ.
     walked = replace(decoder, sampler=SamplerConfig(guidance_scale=guidance_scale))
     return walked.denoiser_for(latents.tokens, latents.z_i, threshold)
 

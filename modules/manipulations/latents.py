@@ -24,7 +24,7 @@ FORMAT = "unclip latents 1"
 
 @dataclass(frozen=True)
 class Walk:
-    """How the trajectory is walked; the same one down as up.
+    """How the decoder's DDIM trajectory is walked, down (inversion) as up (drawing).
 
     Attributes:
         steps: of DDIM; more of them reconstruct better, and leave less of the picture in x_T.
@@ -51,13 +51,13 @@ class Walk:
 
 @dataclass(frozen=True)
 class Latents:
-    """What B images are made from, under one decoder.
+    """The latents of B images under one decoder.
 
     Attributes:
         z_i: (B, D) CLIP embeddings of unit norm.
         x_T: (B, C, s, s) noise from which the decoder's DDIM arrives at the images.
         tokens: (B, L) tokens of the captions; all 0 for none.
-        walk: the trajectory on which x_T was found; None where it was not, or not on one.
+        walk: the trajectory on which x_T was found by inversion; None for fresh noise, or a blend of walks.
     """
 
     z_i: Tensor
@@ -84,7 +84,7 @@ class Latents:
 def save_latents(path: str | Path, latents: Latents, system: TrainedRun) -> None:
     """Write latents into one safetensors file, with the fingerprints of the CLIP and decoder that they belong to.
 
-    The trajectory on which they were found goes with them, so that what reads them walks the same one.
+    Their walk is written too, so that whoever reads them draws along the same trajectory.
 
     Raises:
         OSError: it could not be written; an older file is then as it was.
@@ -101,7 +101,7 @@ def save_latents(path: str | Path, latents: Latents, system: TrainedRun) -> None
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # What a write finds out names no file.
+        error.filename, error.filename2 = str(path), None  # Errors of writing name no file by themselves.
         raise
     finally:
         with contextlib.suppress(OSError):  # renamed, or never there
@@ -132,7 +132,7 @@ def load_latents(path: str | Path, system: TrainedRun) -> Latents:
                 f"{path} was inverted under another {part} ({made_by.get(part)}) than that of {system.run} ({own}): "
                 "invert the image again under this run, or name the run that it came from"
             )
-    try:  # Files of before walks were recorded have none.
+    try:  # Files of the first versions record no walk.
         walk = Walk(**json.loads(metadata["walk"])) if "walk" in metadata else None
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} names no trajectory that is known here ({error}): invert the image again") from error
@@ -144,7 +144,7 @@ def _fingerprints(system: TrainedRun) -> dict[str, str]:
 
 
 def stack_latents(parts: Sequence[Latents]) -> Latents:
-    """Batches behind one another."""
+    """Several batches of latents as one batch. The walk is kept if all have the same."""
     tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("z_i", "x_T", "tokens")}
     walk = parts[0].walk
     return Latents(**tensors, walk=walk if all(part.walk == walk for part in parts) else None)

@@ -33,8 +33,9 @@ class ImageMethods(TrainedRun):
     """Mixed into `UnCLIP`. All return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
 
     `size` is the side of what is returned, one that the run's decoder and upsamplers reach; the largest by default.
-    `seed` is one seed or a list of them. It names the noise that is drawn, where nothing else is the upsamplers'.
-    `walk` is how the decoder's trajectory is walked; by default as latents were inverted, 50 steps for pictures.
+    `seed` is one seed or a list of them, for all noise that is drawn. If x_T is kept, that is the upsamplers' only.
+    `walk` is how the decoder's trajectory is walked. By default, latents keep the walk of their inversion, and pictures
+    are inverted in 50 steps.
     Bad input raises `modules.errors.InputError` with one line that says what is wrong.
     """
 
@@ -192,7 +193,7 @@ class ImageMethods(TrainedRun):
         resamples: int = 4,
         size: int | None = None,
     ) -> Pictures:
-        """The picture with what the mask shows white drawn anew, one a seed; the rest keeps its pixels.
+        """Draws the white part of the mask anew and keeps all other pixels; one picture for each seed.
 
         Args:
             caption: of the whole picture as it is to be; without one, the picture's own z_i says what it is.
@@ -233,7 +234,7 @@ def _latents(system: TrainedRun, images: Inputs, walk: Walk | None) -> Latents:
 
 
 def _rows(system: TrainedRun, rows: list[Latents], seeds: ImageSeeds, walk: Walk | None, size: int | None) -> Pictures:
-    """Rows of one length, drawn at once; pictures of a row share the upsamplers' noise, so that it changes nothing."""
+    """Rows of equal length, drawn at once. All pictures of a row get the same upsampler noise."""
     if not rows or not len(rows[0]):
         raise InputError("nothing was given to draw")
     low = redraw(system, stack_latents(rows), walk)

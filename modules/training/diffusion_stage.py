@@ -68,12 +68,12 @@ class DiffusionStage(ModelStage[D]):
 
     @property
     def model(self) -> D:
-        """The model with the network that is trained; where the objective says so, with the importance of timesteps."""
+        """The model with the trained network and, for timesteps "loss_second_moment", with the recent losses."""
         return replace(self._model, network=self.trained, importance=self.importance)
 
     @property
     def averaged_model(self) -> D:
-        """The model with the averaged network, sampled as well as can be before the statistics are known."""
+        """The model with the averaged network. Until the statistics are known, it has a sampler that needs none."""
         return replace(self._model, network=self.averaged).sampled_now()
 
     def _estimated(self) -> ScoreStatistics:
@@ -84,7 +84,7 @@ class DiffusionStage(ModelStage[D]):
         return found
 
     def on_train_epoch_end(self) -> None:
-        # Lightning's one epoch is the whole run; what comes here is before the last checkpoint is written.
+        # One Lightning epoch is the whole run, and this is called before the last checkpoint is written.
         if self.sampler.needs_statistics and self.global_step >= self.trainer.max_steps:
             self._model = replace(self._model, statistics=self._estimated())
 

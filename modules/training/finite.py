@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite, found without making the device wait at every step."""
+"""Finds losses and gradients that are not finite, without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Seen(NamedTuple):
 
 
 class FiniteGuard:
-    """Keeps scalars on their device and reads them together, every so many.
+    """Keeps scalars on their device, and reads them together when `every` of them have come.
 
-    A step that is found late has been taken: the weights are spoilt, and training stops before they are saved.
+    A bad step is found some steps late. The weights are spoilt by then, but training stops before they are saved.
 
     Args:
         every: how many scalars are kept before they are read.
@@ -50,7 +50,7 @@ class FiniteGuard:
             self.check()
 
     def check(self) -> None:
-        """Read all that are kept: the one place where the device is waited for.
+        """Read all kept scalars. Only this waits for the device.
 
         Raises:
             InputError: one of them is not finite. Names the first one, its step and its samples.

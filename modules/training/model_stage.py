@@ -21,7 +21,7 @@ class ModelStage(Stage, Generic[M]):
     """Base of the LightningModules that train a model.
 
     Args:
-        model: what is trained; its network's parameters are.
+        model: the model whose network is trained.
         optimizer, training: see Stage.
     """
 

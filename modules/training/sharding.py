@@ -19,7 +19,7 @@ from modules.networks import unet
 from modules.networks.transformer import TransformerBlock
 
 BLOCKS = (TransformerBlock, unet.Stage)
-"""What is gathered as one."""
+"""A module of one of these classes is gathered as a whole."""
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
@@ -46,8 +46,8 @@ def shard(network: nn.Module, mesh: Any, device: torch.device, *, bf16: bool = F
     if bf16:
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     entries = _entries(network)
-    # Not torch's default of keeping the whole's own weights gathered between forward and backward: after validation
-    # they would stay so, and the next step of the average would be taken on them and lost.
+    # torch's default keeps the outermost weights gathered after a forward pass. After validation, the next update of
+    # the average would go to these gathered copies and be lost.
     for part in blocks(network):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
@@ -76,7 +76,7 @@ def shard_stage(stage: Any) -> None:
 
 
 def gathers_bf16(device: torch.device) -> bool:
-    """Whether blocks may be bfloat16 under autocast: a CPU's norms refuse such weights beside a float32 input."""
+    """Whether blocks may be gathered as bfloat16. On a CPU, norms refuse bfloat16 weights with a float32 input."""
     return device.type != "cpu"
 
 
@@ -109,7 +109,7 @@ def on_shares(average: Any) -> Any:
 
 
 def gathered(state: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Whole tensors, on the CPU, from shares; every rank must call this. Without `keep`, they are dropped: {}."""
+    """Whole tensors on the CPU, gathered from all shares. Every rank must call this; one without `keep` gets {}."""
     whole: dict[str, Tensor] = {}
     for name, tensor in state.items():
         full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

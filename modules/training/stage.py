@@ -155,7 +155,7 @@ class Stage(lightning.LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # With a finite loss too; a step with such a gradient would spoil the weights and the next checkpoint.
+        # A gradient can be infinite although the loss is finite; the step would spoil weights and checkpoint.
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             return  # It skips such steps itself.
         gradients = {name: local(p.grad) for name, p in self.network.named_parameters() if p.grad is not None}
@@ -200,7 +200,7 @@ class Stage(lightning.LightningModule):
     ) -> None:
         plugin = self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            # Lightning refuses to clip for fused optimisers, which may unscale by themselves; bf16 scales nothing.
+            # Lightning refuses to clip for fused optimisers, since they may unscale gradients. bf16 scales nothing.
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, algorithm)
         else:
@@ -226,18 +226,18 @@ class Stage(lightning.LightningModule):
         return "the loss itself is the first"
 
     def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """(B, ...) tensors that the loss is made of, in the order of the computation; to find which is not finite.
+        """(B, ...) tensors from which the loss is computed, in that order. The first that is not finite is then named.
 
-        By default what the network returns.
+        By default these are the outputs of the network.
         """
         return outputs_of(self.network, lambda: self.training_loss(batch, generator))
 
     def _micro_step(self) -> int:
-        """Batches behind this one in the whole run."""
+        """How many batches the whole run has trained on before this one."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # Not in on_train_batch_end: callbacks go first there, and a checkpoint would lack this step's average.
+        # Not in on_train_batch_end: callbacks run before it, so a checkpoint would lack this step's average.
         super().optimizer_step(*args, **kwargs)
         self.after_step()
         self.average.update_parameters(self.network)
@@ -271,9 +271,9 @@ class Stage(lightning.LightningModule):
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """What the averaged network makes of a batch, see `predictions`, beside the `index` (B,) of its samples.
+        """`predictions` of the averaged network for a batch, and the `index` (B,) of its samples.
 
-        The noise of a sample is a function of `training.seed` and its index, whatever the batch that it is in.
+        A sample's noise depends on `training.seed` and its index only, not on its batch.
         """
         places = [(k, 0) for k in _index(batch)]
         found = self.predictions(batch, image_generators(self.training_config.seed, places, "predict"))
@@ -312,7 +312,7 @@ class Stage(lightning.LightningModule):
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
     def exported_state(self) -> dict[str, Tensor]:
-        """What `export` writes: the averaged network's tensors. Sharded, every rank must ask; the first gets them."""
+        """The averaged network's tensors, for `export`. If sharded, every rank must call this; the first gets them."""
         state = dict(self.averaged.state_dict())
         return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
@@ -322,7 +322,7 @@ class Stage(lightning.LightningModule):
 
     def on_fit_end(self) -> None:
         root = Path(self.trainer.default_root_dir)
-        # Only a run that reached its end: an interrupted one is exported when it has been resumed and is done.
+        # An interrupted run is not exported: it will be when it has been resumed and has reached its end.
         done = self.global_step >= self.trainer.max_steps
         if done and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
             self.export(root)
@@ -330,7 +330,7 @@ class Stage(lightning.LightningModule):
     def export(self, root: Path) -> None:
         """Write root/export/: the averaged weights as safetensors, and the model's part of root/config.yaml.
 
-        Sharded, every rank must call this; the first writes.
+        If the stage is sharded, every rank must call this; the first writes.
         """
         state = self.exported_state()
         if self.global_rank != 0:
