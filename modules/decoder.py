@@ -18,7 +18,7 @@ from modules.training.model_stage import per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
 
 
-class Decoder(DiffusionStage[DecoderModel]):
+class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
     """Trains a DecoderNetwork on images with cached embeddings and caption tokens.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import OptimizerCallable
 
+from modules.models.base import Batch
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
@@ -12,7 +13,7 @@ from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
 
 
-class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPriorModel]):
+class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPriorModel, Batch]):
     """Trains a DiffusionPriorNetwork.
 
     Args:

@@ -18,7 +18,7 @@ from modules.training.model_stage import per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
 
 
-class Upsampler(DiffusionStage[UpsamplerModel]):
+class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
     """Trains an UpsamplerNetwork on images of the target size.
 
     Args:

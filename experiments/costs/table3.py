@@ -9,8 +9,9 @@ of matrix products, convolutions and attention, a multiplication and an addition
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from eval.tables.hyperparameters import (
     NETWORK,
@@ -26,10 +27,25 @@ from eval.tables.hyperparameters import (
 from experiments.console.configs import check_config_file
 from experiments.console.shipped import located
 from experiments.console.show import aligned
-from experiments.costs.flops import Count, count
+from experiments.costs import flops
+from experiments.costs.flops import Count
 from experiments.storage.folders import write_text
 from experiments.training.config import read as read_config
 from modules.errors import InputError
+from modules.models.autoregressive_prior import ARPriorModel
+from modules.models.base import Model
+from modules.models.decoder import DecoderModel
+from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.models.upsampler import UpsamplerModel
+
+MODELS: dict[str, type[Model]] = {
+    "ar_prior": ARPriorModel,
+    "diffusion_prior": DiffusionPriorModel,
+    "decoder": DecoderModel,
+    "upsampler_256": UpsamplerModel,
+    "upsampler_1024": UpsamplerModel,
+}
+"""The models in the columns of Table 3."""
 
 SHAPE = (
     "channels",
@@ -72,6 +88,28 @@ def read(path: Path) -> dict[str, Any]:
         return read_config(["--config", str(path)])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def count(stage: str, config: dict[str, Any]) -> Count:
+    """Parameters and FLOPs of a column.
+
+    Raises:
+        InputError: the YAML is of another model.
+    """
+    return flops.count(model_of(stage, config))
+
+
+def model_of(stage: str, config: dict[str, Any]) -> Model:
+    """A column's model, on the meta device.
+
+    Raises:
+        InputError: the YAML is of another model.
+    """
+    wanted = get_type_hints(MODELS[stage])["network"]
+    path, _, name = str(lookup(config, "model.init_args.network.class_path")).rpartition(".")
+    if not issubclass(getattr(import_module(path), name), wanted):
+        raise InputError(f"{stage}.yaml: model.init_args.network is a {name}, and not a {wanted.__name__}")
+    return flops.model_of(MODELS[stage], config)
 
 
 def table(configs: dict[str, dict[str, Any]], counts: dict[str, Count]) -> str:

@@ -106,12 +106,7 @@ def embed(
         OSError: it can't be written.
     """
     quiet()
-    with torch.inference_mode():
-        here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else "cpu"
-        tokens = clip.tokenize(["a"])
-        dim = clip.encode_text(tokens.to(here)).shape[1]
-        features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
-    info = EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source or {}, features=features)
+    info = _info(clip, source or {}, token_features)
     settings = dict(trainer or trainer_device(device))
     writer = EmbeddingsWriter(out, info, overwrite, _settings(data, settings.get("precision", "32-true")))
     module = Embedder(clip, token_features)
@@ -132,7 +127,17 @@ def embed(
         work = Work(data, writer, files, batch_size)
         write_split(module, work, settings)
         _say_replaced(writer.path, split)
-        _say(f"{split}: {size} rows of {dim} written to {out}")
+        _say(f"{split}: {size} rows of {info.dim} written to {out}")
+
+
+def _info(clip: Encoder, source: dict[str, Any], token_features: bool) -> EmbeddingsInfo:
+    """What the folder says of its embeddings; their sizes are those of one caption's."""
+    with torch.inference_mode():
+        here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else "cpu"
+        tokens = clip.tokenize(["a"])
+        dim = clip.encode_text(tokens.to(here)).shape[1]
+        features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
+    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features)
 
 
 def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:

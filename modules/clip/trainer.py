@@ -27,7 +27,7 @@ from modules.training.stage import Stage, TrainingConfig, adamw
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
 
-class CLIPTrainer(Stage):
+class CLIPTrainer(Stage[ImageTextBatch]):
     """Contrastive training of an open_clip model.
 
     The model, its tokeniser and its configuration are written to default_root_dir/export in open_clip's own layout, so
@@ -47,6 +47,7 @@ class CLIPTrainer(Stage):
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
     """
 
+    network: open_clip.CLIP
     shardable = False  # A scalar weight can't be; nor does SAM perturb shares.
 
     def __init__(
@@ -150,12 +151,12 @@ class CLIPTrainer(Stage):
         self.log_dict({f"train/{name}": value for name, value in log.items()})
         return loss
 
-    def example_batch(self, count: int) -> tuple[Tensor, Tensor]:
+    def example_batch(self, count: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # tokens, not captions
         """Images (B, 3, S, S) and tokens (B, L)."""
         images = torch.zeros(count, 3, self.image_size, self.image_size)
         return images, torch.zeros(count, self._context(), dtype=torch.int64)
 
-    def example_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def example_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         out = self.network(*batch)
         similarity = out["logit_scale"] * out["image_features"].float() @ out["text_features"].float().T
         return similarity.float().square().mean()

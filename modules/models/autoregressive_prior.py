@@ -6,9 +6,9 @@ where the logits are guided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,9 @@ from torch import Tensor
 from modules.batches import Captions, embeddings_of
 from modules.diffusion.guidance import guide_logits
 from modules.errors import InputError
-from modules.models.base import Batch, Prior
+from modules.models.base import Batch, Evaluations, Prior, changed
 from modules.models.configs import NUMBER, Rule, check_value, number
+from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.ar_prior import ARPriorNetwork
 
@@ -64,6 +65,13 @@ class ARPriorModel(Prior):
             if ours != theirs:
                 raise InputError(f"model.network.{name} is {ours}, model.codec.{name} is {theirs}: make them equal")
 
+    def check_settings(self, sizes: DataSizes) -> None:
+        check_share("drop_text", self.drop_text)
+
+    @property
+    def reader(self) -> CaptionReader:
+        return self.network.tokens
+
     def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Cross-entropy in nats per code, caption and z_t dropped for some."""
         count = len(embeddings_of(batch).z_i)
@@ -93,7 +101,28 @@ class ARPriorModel(Prior):
 
     @property
     def evaluations(self) -> int:
-        return self.codec.kept * (2 if self.guidance_scale != 1 else 1)
+        return self.codec.kept * self.copies
+
+    @property
+    def copies(self) -> int:
+        """How often the network is evaluated for one code: 2 with classifier-free guidance."""
+        return 2 if self.guidance_scale != 1 else 1
+
+    def sampling_parts(self) -> Iterator[Evaluations]:
+        """The text once, then the codes through the key/value cache: their cost grows evenly from first to last."""
+        rows, network, count = self.example_batch(1), self.network, self.codec.kept
+        text = self.text(rows.captions)
+        yield self.copies, lambda: network.encode(text, rows.z_t)
+        cache = network.encode(text, rows.z_t)
+        start, x = cache.length, torch.zeros(1, 1, network.transformer.width)
+
+        def step() -> Tensor:
+            found: Tensor = network.out(network.transformer(x, cache=cache)[:, -1])
+            return found
+
+        for place in (0, count - 1):
+            cache.length = start + place
+            yield self.evaluations / 2, step
 
     @torch.no_grad()
     def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
@@ -130,5 +159,5 @@ class ARPriorModel(Prior):
     def overridable(cls) -> tuple[str, ...]:
         return tuple(RULES)
 
-    def _with_settings(self, settings: dict[str, Any]) -> Self:
-        return replace(self, **settings)
+    def _with_settings(self, settings: dict[str, object]) -> Self:
+        return changed(self, settings)

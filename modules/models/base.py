@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from modules.batches import Captions, EmbeddingBatch, ImageTextBatch
 from modules.errors import InputError
+from modules.models.data_sizes import CaptionReader, DataSizes, check_captions
+from modules.networks.prior import PriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -18,10 +20,17 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 Batch = EmbeddingBatch | ImageTextBatch
+"""What a prior is trained on: pictures too, if the CLIP's embeddings are cached beside them."""
+
+B = TypeVar("B", bound=Batch)
+"""The batches that a model is trained on."""
+
+Evaluations = tuple[float, Callable[[], object]]
+"""How often a computation runs for one sample, and the computation."""
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(Generic[B]):
     """A network with what its equations need beside it. A LightningModule trains it; an export restores it.
 
     Subclasses are frozen dataclasses, and a model with another network (the average, a compiled one) is made by
@@ -31,7 +40,7 @@ class Model:
         network: the trained nn.Module.
     """
 
-    network: Any
+    network: nn.Module
 
     STATE: ClassVar[tuple[str, ...]] = ()
     """Fields that a YAML does not set: they are found in training and lie in the export's file of weights."""
@@ -43,28 +52,74 @@ class Model:
             InputError: names them.
         """
 
-    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def check_settings(self, sizes: DataSizes) -> None:
+        """Refuse settings with which a new training would be of no use, or stumble when it is over.
+
+        A training that goes on, or a model that is evaluated, is left with the settings that it was trained with.
+
+        Args:
+            sizes: of the data; its captions are not looked up.
+
+        Raises:
+            InputError: names the setting as a YAML has it.
+        """
+
+    def check_data(self, sizes: DataSizes) -> None:
+        """Refuse data of other sizes than the network takes.
+
+        Raises:
+            InputError: they differ; names the setting as a YAML has it, and a value that will do.
+        """
+        if self.reader is None:
+            return
+        found = sizes.captions()
+        if found is not None:
+            check_captions(self.reader, self.embedding_dim, found)
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """D of the CLIP embeddings that the network takes; None if it takes none."""
+        return None
+
+    @property
+    def reader(self) -> CaptionReader | None:
+        """The part of the network that reads captions; None if there is none."""
+        return None
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the model is trained on pictures, and not on embeddings alone."""
+        return False
+
+    def loss(self, batch: B, generator: torch.Generator) -> Tensor:
         """Scalar training loss of a batch; all its randomness is the generator's, which is on the CPU."""
         raise NotImplementedError
 
-    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def validation_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         """Scalar loss by which training is watched: `loss`, unless a model drops conditions only in training."""
         return self.loss(batch, generator)
 
-    def terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
         """(B, ...) tensors that `loss` is made of, in the order of the computation; to find which is not finite.
 
         By default what the network returns.
         """
         return outputs_of(self.network, lambda: self.loss(batch, generator))
 
-    def example_batch(self, count: int) -> Any:
+    def example_batch(self, count: int) -> B:
         """A batch of `count` samples of the shapes that training sees, all values 0."""
         raise NotImplementedError
 
-    def output(self, batch: Any) -> Tensor:
+    def output(self, batch: B) -> Tensor:
         """The network's output for a batch as a training step evaluates it, at t = 0 and with nothing dropped."""
         raise NotImplementedError
+
+    def sampling_parts(self) -> Iterator[Evaluations]:
+        """The computations that one sample takes, and how often each runs: guidance and candidates included.
+
+        They are for shapes alone (all values 0, or none): whoever counts FLOPs runs each once, in this order.
+        """
+        yield 1, lambda: self.output(self.example_batch(1))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors beside the network's that an export holds, by name; `with_tensors` reads them."""
@@ -74,7 +129,7 @@ class Model:
         """This model with what `tensors` gave of another one."""
         return self
 
-    def overridden(self, name: str, settings: Mapping[str, Any]) -> Self:
+    def overridden(self, name: str, settings: Mapping[str, object]) -> Self:
         """This model with other settings of sampling.
 
         Args:
@@ -99,23 +154,25 @@ class Model:
         """The names of the settings of sampling that `overridden` takes."""
         return ()
 
-    def _with_settings(self, settings: dict[str, Any]) -> Self:
+    def _with_settings(self, settings: dict[str, object]) -> Self:
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
-class Prior(Model):
+class Prior(Model[Batch]):
     """p(z_i | y): a model that draws CLIP image embeddings for captions (unCLIP, section 2.2)."""
+
+    network: PriorNetwork
 
     @property
     def embedding_dim(self) -> int:
         """D of the CLIP embeddings."""
-        return int(self.network.embedding_dim)
+        return self.network.embedding_dim
 
     @property
     def reads_features(self) -> bool:
         """Whether the network reads a frozen CLIP's features of every caption token instead of the tokens."""
-        return getattr(self.network, "feature_dim", None) is not None
+        return self.reader is not None and self.reader.feature_dim is not None
 
     @property
     def evaluations(self) -> int:
@@ -148,13 +205,14 @@ class Prior(Model):
 
     def example_batch(self, count: int) -> EmbeddingBatch:
         z = torch.zeros(count, self.embedding_dim)
-        length = getattr(getattr(self.network, "tokens", None), "context_length", 1)
-        features = torch.zeros(count, length, self.network.feature_dim) if self.reads_features else None
+        length = 1 if self.reader is None else self.reader.context_length
+        width = None if self.reader is None else self.reader.feature_dim
+        features = None if width is None else torch.zeros(count, length, width)
         tokens = torch.zeros(count, length, dtype=torch.int64)
         return EmbeddingBatch(z, z, tokens, torch.zeros(count, dtype=torch.int64), features)
 
 
-def check_names(name: str, settings: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def check_names(name: str, settings: Mapping[str, object], known: tuple[str, ...]) -> None:
     """Refuse settings that a stage does not have.
 
     Raises:
@@ -176,17 +234,17 @@ def field_names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
-def changed(config: C, settings: Mapping[str, Any]) -> C:
+def changed(config: C, settings: Mapping[str, object]) -> C:
     """A frozen dataclass with those of `settings` that are its fields."""
     own = {key: value for key, value in settings.items() if key in field_names(type(config))}
     return replace(config, **own) if own else config  # type: ignore[type-var]
 
 
-def outputs_of(network: nn.Module, evaluate: Any) -> dict[str, Tensor]:
+def outputs_of(network: nn.Module, evaluate: Callable[[], object]) -> dict[str, Tensor]:
     """What a network gives while `evaluate` runs, by name; of several evaluations the first."""
     seen: dict[str, Tensor] = {}
 
-    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+    def watch(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         named = output if isinstance(output, dict) else {"output": output}
         for name, value in named.items():
             if isinstance(value, Tensor) and value.ndim > 1:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,14 +18,14 @@ from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, 
 from modules.errors import InputError
 from modules.models.sampler_names import SAMPLERS, SamplerName
 
-Rule = tuple[Callable[[Any], bool], str]
+Rule = tuple[Callable[[object], bool], str]
 """Whether a value will do, and what it must be."""
 
 
-def number(low: float = -math.inf, high: float = math.inf, below: bool = False) -> Callable[[Any], bool]:
+def number(low: float = -math.inf, high: float = math.inf, below: bool = False) -> Callable[[object], bool]:
     """A test for finite numbers from `low` to `high`; with `below`, without `high` itself."""
 
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         return low <= value < high if below else low <= value <= high
@@ -33,12 +33,12 @@ def number(low: float = -math.inf, high: float = math.inf, below: bool = False) 
     return check
 
 
-def one_of(*names: Any) -> Rule:
+def one_of(*names: object) -> Rule:
     """The rule of a choice between names."""
     return lambda value: value in names, f"one of {', '.join(map(str, names))}"
 
 
-def check_value(name: str, value: Any, rule: Rule) -> None:
+def check_value(name: str, value: object, rule: Rule) -> None:
     """Refuse a value that breaks a rule.
 
     Raises:
@@ -49,7 +49,7 @@ def check_value(name: str, value: Any, rule: Rule) -> None:
         raise InputError(f"{name} must be {wanted}, found {value!r}")
 
 
-def _interval(value: Any) -> bool:
+def _interval(value: object) -> bool:
     if value is None:
         return True
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(number(0), value)) and value[0] < value[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +16,13 @@ from modules.diffusion.guidance import guide_two
 from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
+from modules.models.base import Evaluations
 from modules.models.configs import DECODER_ONLY
-from modules.models.diffusion_model import Evaluation, ImageModel
+from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes, check_share
+from modules.models.diffusion_model import Evaluation
+from modules.models.image_model import ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
+from modules.networks.unet import UNet
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,28 @@ class DecoderModel(ImageModel):
             raise InputError(
                 f"model.network.learned_sigma is {ours}, model.objective.learned_sigma is {theirs}: make them equal"
             )
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        check_share("drop_text", self.drop_text)
+        check_share("drop_embedding", self.drop_embedding)
+        super().check_settings(sizes)
+        if sizes.image_size not in (None, self.image_size):
+            raise InputError(
+                f"{NETWORK}.unet.image_size is {self.image_size}, data.init_args.image_size is {sizes.image_size}: "
+                "make them equal, for the first is what is drawn and the second what is trained on"
+            )
+
+    @property
+    def unet(self) -> UNet:
+        return self.network.unet
+
+    @property
+    def embedding_dim(self) -> int | None:
+        return self.network.embedding_dim
+
+    @property
+    def reader(self) -> CaptionReader:
+        return self.network.text
 
     def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
         """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
@@ -81,6 +107,14 @@ class DecoderModel(ImageModel):
         found: Tensor = self.network(batch.images, t, self.network.condition(tokens, z_i, **kept))
         return found
 
+    def sampling_parts(self) -> Iterator[Evaluations]:
+        """Caption and embedding once, then the U-Net at every step."""
+        batch = self.example_batch(1)
+        tokens, z_i = self.conditions(batch)
+        yield self.copies, lambda: self.network.condition(tokens, z_i)
+        condition, t = self.network.condition(tokens, z_i), torch.zeros_like(batch.index)
+        yield self.evaluations, lambda: self.network(batch.images, t, condition)
+
     def predictor(self, tokens: Tensor, z_i: Tensor | None) -> Predictor:
         """The network given (caption, z_i), guided as the sampler says.
 
@@ -112,11 +146,11 @@ class DecoderModel(ImageModel):
         return lambda x_t, t: self.network(x_t, t, condition)
 
     @property
-    def evaluations(self) -> int:
+    def copies(self) -> int:
         sampler = self.sampler
         if sampler.text_guidance_scale is None or sampler.text_guidance_scale == sampler.guidance_scale == 1:
-            return super().evaluations
-        return 3 * sampler.steps
+            return super().copies
+        return 3  # both conditions, z_i alone, neither
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

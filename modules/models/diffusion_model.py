@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from modules.diffusion.noise import Generators
 from modules.diffusion.schedules import NoiseSchedule, noise_interval, respace
 from modules.diffusion.timestep_sampling import LossSecondMoment
 from modules.errors import InputError
-from modules.models.base import Model, changed, field_names
+from modules.models.base import B, Model, changed, field_names
 from modules.models.configs import DECODER_ONLY, Objective, SamplerConfig
+from modules.models.data_sizes import MODEL, DataSizes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,7 +49,7 @@ class Evaluation(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusionModel(Model):
+class DiffusionModel(Model[B]):
     """A network that predicts x0, epsilon or v, with its objective and its sampler.
 
     Attributes:
@@ -67,11 +68,11 @@ class DiffusionModel(Model):
     likelihood: ClassVar[Likelihood] = "discretised"
     """Of the bound's last step: pictures have 256 values."""
 
-    def evaluate(self, batch: Any, generator: torch.Generator) -> Evaluation:
+    def evaluate(self, batch: B, generator: torch.Generator) -> Evaluation:
         """One training draw of a batch, and the network's output for it."""
         raise NotImplementedError
 
-    def loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def loss(self, batch: B, generator: torch.Generator) -> Tensor:
         return self.mean_loss(self.evaluate(batch, generator))
 
     def mean_loss(self, evaluation: Evaluation) -> Tensor:
@@ -85,7 +86,7 @@ class DiffusionModel(Model):
         self.importance.update(self.objective.noise_schedule, over_ranks(t), over_ranks(losses.detach()))
         return (weight * losses).mean()
 
-    def terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
         x0, noise, t, output = self.evaluate(batch, generator)
         return {"x_0": x0, "the network's output": output, **self.objective.terms(output, x0, noise, t)}
 
@@ -93,11 +94,11 @@ class DiffusionModel(Model):
         """Timesteps (B,), noise and noised data (B, ...) of a training batch; see `Objective.draw`."""
         return self.objective.draw(x0, generator, self.importance)
 
-    def conditioned(self, batch: Any) -> tuple[Predictor, Tensor]:
+    def conditioned(self, batch: B) -> tuple[Predictor, Tensor]:
         """The network with a batch's conditioning closed over, nothing dropped, and the batch's data (B, ...)."""
         raise NotImplementedError
 
-    def output(self, batch: Any) -> Tensor:
+    def output(self, batch: B) -> Tensor:
         predict, x0 = self.conditioned(batch)
         return predict(x0, torch.zeros(len(x0), dtype=torch.int64, device=x0.device))
 
@@ -108,14 +109,14 @@ class DiffusionModel(Model):
             predict, objective.noise_schedule, objective.parameterization, objective.learned_sigma, threshold
         )
 
-    def denoiser(self, batch: Any) -> tuple[Denoiser, Tensor]:
+    def denoiser(self, batch: B) -> tuple[Denoiser, Tensor]:
         """As `conditioned`, but as a denoiser, thresholded as in sampling and without guidance."""
         predict, x0 = self.conditioned(batch)
         return self.as_denoiser(predict, self.sampler.threshold), x0
 
     @torch.no_grad()
     def bound(
-        self, batch: Any, schedule: NoiseSchedule, generators: Generators, variance: ModelVariance
+        self, batch: B, schedule: NoiseSchedule, generators: Generators, variance: ModelVariance
     ) -> VariationalBound:
         """Every term of the variational bound of a batch (Improved DDPM eq. 4 to 7).
 
@@ -148,7 +149,12 @@ class DiffusionModel(Model):
     @property
     def evaluations(self) -> int:
         """How often the network is evaluated for one sample, guidance included."""
-        return self.sampler.steps * (2 if self.sampler.guidance_scale != 1 else 1)
+        return self.sampler.steps * self.copies
+
+    @property
+    def copies(self) -> int:
+        """How often the network is evaluated at one step: 2 with classifier-free guidance."""
+        return 2 if self.sampler.guidance_scale != 1 else 1
 
     @property
     def guidance_timesteps(self) -> tuple[int, int] | None:
@@ -251,7 +257,22 @@ class DiffusionModel(Model):
             if name not in own and getattr(self.sampler, name):
                 raise InputError(f"model.sampler.{name} is of decoders only: leave it out")
 
-    def overridden(self, name: str, settings: Mapping[str, Any]) -> Self:
+    def check_settings(self, sizes: DataSizes) -> None:
+        objective, sampler = self.objective, self.sampler
+        try:
+            _ = self.trajectory
+        except ValueError as error:
+            raise InputError(
+                f"{MODEL}.sampler: {error} (steps {sampler.steps}, spacing {sampler.spacing}, objective.num_steps "
+                f"{objective.num_steps}): ask for fewer steps, or for another spacing"
+            ) from error
+        if sampler.name == "ddpm" and sampler.variance == "learned" and not objective.learned_sigma:
+            raise InputError(
+                f"{MODEL}.sampler.variance is learned, {MODEL}.objective.learned_sigma is false: set that to true (and "
+                "the network's), or take the variance fixed_small or fixed_large"
+            )
+
+    def overridden(self, name: str, settings: Mapping[str, object]) -> Self:
         """See `Model.overridden`. DDPM's variance is "fixed_small" where none was learned and no other is asked for.
 
         Raises:
@@ -270,23 +291,8 @@ class DiffusionModel(Model):
             raise InputError(f"{name}: {error}") from error
         return model
 
-    def _with_settings(self, settings: dict[str, Any]) -> Self:
+    def _with_settings(self, settings: dict[str, object]) -> Self:
         return replace(self, sampler=changed(self.sampler, settings))
-
-
-@dataclass(frozen=True, eq=False)
-class ImageModel(DiffusionModel):
-    """A diffusion model of images, whose network is a U-Net."""
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images that the U-Net is made for."""
-        return int(self.network.unet.config.image_size)
-
-    def in_layout(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) in the memory layout of the network's weights, which its convolutions prefer."""
-        channels_last = self.network.unet.first.weight.is_contiguous(memory_format=torch.channels_last)
-        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
 def over_ranks(values: Tensor) -> Tensor:

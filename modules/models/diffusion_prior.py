@@ -7,8 +7,9 @@ better of two draws is kept.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from modules.batches import Captions, embeddings_of
 from modules.diffusion.bound import Decoder as Likelihood
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
-from modules.models.base import Batch, Prior
+from modules.errors import InputError
+from modules.models.base import Batch, Evaluations, Prior, changed
 from modules.models.configs import WHOLE, check_value
+from modules.models.data_sizes import MODEL, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
@@ -34,7 +37,7 @@ def embedding_scale(dim: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class DiffusionPriorModel(DiffusionModel, Prior):
+class DiffusionPriorModel(DiffusionModel[Batch], Prior):
     """Predicts the scaled z_i itself from its noised form, caption and z_t.
 
     Attributes:
@@ -54,6 +57,21 @@ class DiffusionPriorModel(DiffusionModel, Prior):
     def check(self) -> None:
         super().check()
         check_value("candidates", self.candidates, WHOLE)
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        check_share("drop_text", self.drop_text)
+        super().check_settings(sizes)
+
+    def check_data(self, sizes: DataSizes) -> None:
+        if self.objective.learned_sigma:
+            raise InputError(
+                f"{MODEL}.objective.learned_sigma is true, a prior's network has no variance: set it to false"
+            )
+        super().check_data(sizes)
+
+    @property
+    def reader(self) -> CaptionReader:
+        return self.network.tokens
 
     @property
     def scale(self) -> float:
@@ -86,6 +104,14 @@ class DiffusionPriorModel(DiffusionModel, Prior):
     @property
     def evaluations(self) -> int:
         return super().evaluations * self.candidates
+
+    def sampling_parts(self) -> Iterator[Evaluations]:
+        """The text once, then three tokens a step of every candidate."""
+        rows, network = self.example_batch(1), self.network
+        text, t = self.text(rows.captions), torch.zeros_like(rows.index)
+        yield self.copies, lambda: network.encode(text, rows.z_t)
+        cache = network.encode(text, rows.z_t)
+        yield self.evaluations, lambda: network.step(rows.z_i, t, cache)
 
     @torch.no_grad()
     def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
@@ -125,6 +151,5 @@ class DiffusionPriorModel(DiffusionModel, Prior):
     def overridable(cls) -> tuple[str, ...]:
         return (*super().overridable(), "candidates")
 
-    def _with_settings(self, settings: dict[str, Any]) -> Self:
-        model = super()._with_settings(settings)
-        return replace(model, candidates=settings["candidates"]) if "candidates" in settings else model
+    def _with_settings(self, settings: dict[str, object]) -> Self:
+        return changed(super()._with_settings(settings), settings)

@@ -126,7 +126,11 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
         raise _absent(folder, path, error) from error
     except SafetensorError as error:
         raise _damaged(path, error) from error
-    model = _build(path, found, config)
+    try:
+        with torch.device("meta"):  # The weights come from the file.
+            model = build(found, config)
+    except Exception as error:
+        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
     network = model.network
     try:
         missing, extra = network.load_state_dict(tensors, strict=False, assign=True)
@@ -158,8 +162,12 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is damaged ({error!r}): train this stage again")
 
 
-def _build(path: Path, kind: type[M], config: dict[str, Any]) -> M:
-    """The model of init_args, with networks and settings made by the same rules as LightningCLI makes them."""
+def build(kind: type[M], config: dict[str, Any]) -> M:
+    """The model of a LightningModule's init_args, with networks and settings made by LightningCLI's rules.
+
+    Raises:
+        ValueError, TypeError, ArgumentError: of jsonargparse or of the constructors, for settings that do not do.
+    """
     from jsonargparse import ArgumentParser
 
     hints = get_type_hints(kind)
@@ -170,15 +178,10 @@ def _build(path: Path, kind: type[M], config: dict[str, Any]) -> M:
             parser.add_subclass_arguments(hints[name], name)
         else:
             parser.add_argument(f"--{name}", type=hints[name])
-    try:
-        parsed = parser.parse_object({name: config[name] for name in names})
-        with torch.device("meta"):  # The weights come from the file.
-            made = parser.instantiate(parsed)
-            model = kind(**{name: made[name] for name in names})
-        model.check()
-        return model
-    except Exception as error:
-        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
+    made = parser.instantiate(parser.parse_object({name: config[name] for name in names}))
+    model = kind(**{name: made[name] for name in names})
+    model.check()
+    return model
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +16,13 @@ from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.samplers import OnStep
+from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
-from modules.models.diffusion_model import Evaluation, ImageModel
+from modules.models.base import Evaluations
+from modules.models.data_sizes import MODEL, NETWORK, DataSizes, check_share
+from modules.models.diffusion_model import Evaluation
+from modules.models.image_model import ImageModel, nearest
+from modules.networks.unet import UNet
 from modules.networks.upsampler import UpsamplerNetwork
 
 
@@ -34,6 +41,47 @@ class UpsamplerModel(ImageModel):
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        check_share("corruption_share", self.corruption_share)
+        super().check_settings(sizes)
+
+    def check_data(self, sizes: DataSizes) -> None:
+        ours, theirs = self.network.learned_sigma, self.objective.learned_sigma
+        if ours != theirs:
+            raise InputError(
+                f"{NETWORK}.learned_sigma is {ours}, {MODEL}.objective.learned_sigma is {theirs}: make them equal"
+            )
+        super().check_data(sizes)
+        side, factor = sizes.image_size, self.network.factor
+        if side is None:
+            return
+        if side % factor:
+            raise InputError(
+                f"{NETWORK}.factor is {factor}, which does not divide data.init_args.image_size, {side}: make the "
+                f"latter {nearest(side, factor, self.unet.multiple)}, or take another factor"
+            )
+        self._check_crop(side)
+
+    def _check_crop(self, side: int) -> None:
+        """The training window of pictures of `side` pixels: a share of them that network and factor can take."""
+        crop, factor = self.crop, self.network.factor
+        if not 0 < crop <= 1:
+            raise InputError(
+                f"{MODEL}.crop is {crop:g}: it is the training window's share of the image's side, above 0 and at most "
+                "1; the paper's is 0.25"
+            )
+        window, multiple = round(side * crop), math.lcm(factor, self.unet.multiple)
+        if window == 0 or window % multiple:
+            raise InputError(
+                f"{MODEL}.crop is {crop:g}, a window of {window} of the images' {side} pixels; it must be a multiple "
+                f"of {multiple} (factor {factor}, the U-Net's {self.unet.multiple}): take "
+                f"{nearest(window, multiple) / side:g}"
+            )
+
+    @property
+    def unet(self) -> UNet:
+        return self.network.unet
 
     def shrunk(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H / factor, W / factor), antialiased."""
@@ -76,6 +124,11 @@ class UpsamplerModel(ImageModel):
     def output(self, batch: ImageTextBatch) -> Tensor:
         found: Tensor = self.network(batch.images, torch.zeros_like(batch.index), batch.images)
         return found
+
+    def sampling_parts(self) -> Iterator[Evaluations]:
+        """The U-Net at every step, convolutionally at full size."""
+        x, t = torch.zeros(1, self.network.channels, self.image_size, self.image_size), torch.zeros(1).long()
+        yield self.sampler.steps, lambda: self.network(x, t, x)
 
     def predictor(self, low: Tensor) -> Predictor:
         """The network given low-resolution images (B, C, H, W) in [-1, 1]."""

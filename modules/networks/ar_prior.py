@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.networks.prior import PriorNetwork
 from modules.networks.stepping import Stepper, plain
 from modules.networks.transformer import (
     FeatureEmbedding,
@@ -22,7 +23,7 @@ from modules.networks.transformer import (
 )
 
 
-class ARPriorNetwork(nn.Module):
+class ARPriorNetwork(PriorNetwork):
     """Logits of each code of z_i from [caption tokens, z_t, dot-product token, the codes before it] (unCLIP 2.2).
 
     Args:
@@ -176,6 +177,10 @@ class ARPriorNetwork(nn.Module):
         cache = self.transformer.make_cache(len(rows), prefix.shape[1])
         self.transformer(prefix, cache=cache)
         return cache.select(places, prefix.shape[1] + self.num_codes)
+
+    def encode(self, tokens: Tensor, z_t: Tensor) -> KeyValueCache:
+        """The text's keys and values, with room for all codes: what `sample` starts from, without guidance."""
+        return self._encode(tokens, z_t, guided=False)
 
 
 def _draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
+from modules.networks.prior import PriorNetwork
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,
@@ -18,7 +19,7 @@ from modules.networks.transformer import (
 SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
 
 
-class DiffusionPriorNetwork(nn.Module):
+class DiffusionPriorNetwork(PriorNetwork):
     """Predicts the un-noised (scaled) z_i from [caption tokens, z_t, timestep, noised z_i, learned token].
 
     Dropping the condition drops the caption and z_t only; the noised z_i and the timestep always stay.

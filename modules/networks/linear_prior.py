@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from modules.networks.prior import PriorNetwork
 
-class LinearPriorNetwork(nn.Module):
+
+class LinearPriorNetwork(PriorNetwork):
     """(B, D) z_t of unit norm -> (B, D) estimate of z_i, not normalised."""
 
     def __init__(self, embedding_dim: int) -> None:

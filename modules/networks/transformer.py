@@ -167,9 +167,11 @@ class TokenEmbedding(nn.Module):
     The tables start small (standard deviation 0.02 to 0.05): with torch's default of 1 a small prior does not learn.
     """
 
+    feature_dim = None
+
     def __init__(self, vocab_size: int, context_length: int, width: int, *, std: float = 0.05) -> None:
         super().__init__()
-        self.context_length = context_length
+        self.vocab_size, self.context_length = vocab_size, context_length
         self.tokens = nn.Embedding(vocab_size, width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
         nn.init.normal_(self.tokens.weight, std=std)
@@ -188,9 +190,11 @@ class FeatureEmbedding(nn.Module):
     its position and the projection's bias.
     """
 
+    vocab_size = None
+
     def __init__(self, feature_dim: int, context_length: int, width: int) -> None:
         super().__init__()
-        self.context_length = context_length
+        self.feature_dim, self.context_length = feature_dim, context_length
         self.project = nn.Linear(feature_dim, width)
         self.positions = nn.Parameter(torch.randn(context_length, width) * 0.05)
 
@@ -210,6 +214,8 @@ class TextEncoder(nn.Module):
         std: of the fresh embeddings.
     """
 
+    feature_dim = None
+
     def __init__(
         self,
         vocab_size: int,
@@ -222,7 +228,7 @@ class TextEncoder(nn.Module):
         std: float = 0.05,
     ) -> None:
         super().__init__()
-        self.width, self.context_length = width, context_length
+        self.width, self.vocab_size, self.context_length = width, vocab_size, context_length
         self.embedding = TokenEmbedding(vocab_size, context_length, width, std=std)
         self.transformer = Transformer(width, depth, heads, causal=False, dropout=dropout, checkpointing=checkpointing)
 
@@ -244,8 +250,12 @@ def unique_rows(tokens: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         others: (B, ...) float32 tensors that must agree as well, bit for bit.
 
     Returns:
-        (U,) int64 rows to compute, and (B,) int64 the place of each row's result among them.
+        (U,) int64 rows to compute, and (B,) int64 the place of each row's result among them. On the meta device, where
+        nothing can be compared, all rows are different.
     """
+    if tokens.device.type == "meta":
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return rows, rows
     columns = [x.detach() if not x.is_floating_point() else _bits(x) for x in (tokens, *others)]
     different, places = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True)
     positions = torch.arange(len(tokens), device=tokens.device)

@@ -13,7 +13,10 @@ from modules.diffusion.analytic import ScoreStatistics, estimate_statistics
 from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.schedules import NoiseSchedule
 from modules.diffusion.timestep_sampling import LossSecondMoment
+from modules.errors import InputError
+from modules.models.base import B
 from modules.models.configs import Objective, SamplerConfig
+from modules.models.data_sizes import MODEL, DataSizes
 from modules.models.diffusion_model import DiffusionModel
 from modules.training.model_stage import ModelStage
 from modules.training.stage import TrainingConfig
@@ -23,7 +26,7 @@ CHECKPOINT_KEY = "score_statistics"
 D = TypeVar("D", bound=DiffusionModel)
 
 
-class DiffusionStage(ModelStage[D]):
+class DiffusionStage(ModelStage[D, B]):
     """Base of the LightningModules that train a diffusion model.
 
     If the sampler is one of Analytic-DPM's, the mean squared score that it needs is estimated when training has reached
@@ -45,6 +48,14 @@ class DiffusionStage(ModelStage[D]):
         by_loss = model.objective.timesteps == "loss_second_moment"
         # A module of the stage, so that checkpoints hold it.
         self.importance = LossSecondMoment(model.objective.num_steps) if by_loss else None
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        super().check_settings(sizes)
+        if self.sampler.needs_statistics and self.statistics_samples < 1:
+            raise InputError(
+                f"{MODEL}.statistics_samples is {self.statistics_samples}: the sampler {self.sampler.name} needs 1 or "
+                "more"
+            )
 
     @property
     def objective(self) -> Objective:
@@ -97,9 +108,10 @@ class DiffusionStage(ModelStage[D]):
         for start in range(0, count, size):
             yield self.averaged_model.denoiser(self.transfer(data.__getitems__(positions[start : start + size])))
 
-    def transfer(self, batch: Any) -> Any:
+    def transfer(self, batch: B) -> B:
         """A batch on this stage's device."""
-        return self.transfer_batch_to_device(batch, self.device, 0)
+        moved: B = self.transfer_batch_to_device(batch, self.device, 0)
+        return moved
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

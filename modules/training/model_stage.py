@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, embeddings_of
-from modules.models.base import Batch, Model, Prior
+from modules.models.base import B, Batch, Model, Prior
+from modules.models.data_sizes import DataSizes
 from modules.training.stage import Stage, TrainingConfig
 
 M = TypeVar("M", bound=Model)
 P = TypeVar("P", bound=Prior)
 
 
-class ModelStage(Stage, Generic[M]):
+class ModelStage(Stage[B], Generic[M, B]):
     """Base of the LightningModules that train a model.
 
     Args:
@@ -40,30 +41,41 @@ class ModelStage(Stage, Generic[M]):
         """The model with the averaged network: what validates, samples and is exported."""
         return replace(self._model, network=self.averaged)
 
-    def training_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         return self.model.loss(batch, generator)
 
-    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def validation_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         return self.averaged_model.validation_loss(batch, generator)
 
-    def example_batch(self, count: int) -> Any:
+    def example_batch(self, count: int) -> B:
         return self._model.example_batch(count)
 
-    def example_loss(self, batch: Any) -> Tensor:
+    @property
+    def takes_pictures(self) -> bool:
+        return self._model.takes_pictures
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        super().check_settings(sizes)
+        self._model.check_settings(sizes)
+
+    def check_data(self, sizes: DataSizes) -> None:
+        self._model.check_data(sizes)
+
+    def example_loss(self, batch: B) -> Tensor:
         return self.model.output(batch).float().square().mean()
 
-    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.terms(batch, generator)
 
     def exported_state(self) -> dict[str, Tensor]:
         return super().exported_state() | self._model.tensors()
 
-    def exported_about(self) -> dict[str, Any]:
+    def exported_about(self) -> dict[str, object]:
         kind = type(self._model)
         return {"model": f"{kind.__module__}.{kind.__qualname__}"}
 
 
-class PriorStage(ModelStage[P]):
+class PriorStage(ModelStage[P, Batch]):
     """Base of the priors: validation compares drawn embeddings with the true ones."""
 
     judged: ClassVar[int | None] = 64

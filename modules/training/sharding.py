@@ -7,9 +7,9 @@ same way. Lightning's ModelParallelStrategy asks for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,12 @@ from torch import Tensor, nn
 from modules.errors import InputError
 from modules.networks import unet
 from modules.networks.transformer import TransformerBlock
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+Average = Callable[[list[Tensor], list[Tensor], Tensor | int], object]
+"""AveragedModel's multi_avg_fn: averages, current weights, and how many updates came before."""
 
 BLOCKS = (TransformerBlock, unet.Stage)
 """A module of one of these classes is gathered as a whole."""
@@ -27,7 +33,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     return [part for part in network.modules() if isinstance(part, BLOCKS)]
 
 
-def shard(network: nn.Module, mesh: Any, device: torch.device, *, bf16: bool = False) -> None:
+def shard(network: nn.Module, mesh: DeviceMesh, device: torch.device, *, bf16: bool = False) -> None:
     """Share a network's weights out over the devices of a mesh, in place; every rank must call this.
 
     All ranks take the weights of the first, as they do under DDP.
@@ -99,10 +105,10 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def on_shares(average: Any) -> Any:
+def on_shares(average: Average) -> Average:
     """A function of lists of tensors, as AveragedModel's multi_avg_fn, that works on this device's shares."""
 
-    def run(averaged: Iterable[Tensor], current: Iterable[Tensor], count: Any) -> None:
+    def run(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         average([local(x) for x in averaged], [local(x) for x in current], count)
 
     return run

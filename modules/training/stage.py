@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import lightning
 import torch
 import yaml
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
 
 from modules.clip import origin as clip_origin
 from modules.errors import InputError
-from modules.models.base import outputs_of
+from modules.models.base import B, Batch, outputs_of
+from modules.models.data_sizes import DataSizes, check_share
 from modules.models.exports import write_weights
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
@@ -52,12 +56,12 @@ class TrainingConfig:
     seed: int = 0
 
 
-def adamw(params: Any) -> Optimizer:
+def adamw(params: ParamsT) -> Optimizer:
     """The default optimiser: AdamW, fused."""
     return torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
 
 
-class Stage(lightning.LightningModule):
+class Stage(lightning.LightningModule, Generic[B]):
     """Base of the LightningModules: a trained network, its average, and what both need.
 
     `ModelStage` is the base for those that train a `modules.models` model. The training noise of optimiser step k comes
@@ -73,7 +77,7 @@ class Stage(lightning.LightningModule):
         super().__init__()
         if training.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        self.network: Any = network
+        self.network: nn.Module = network
         self.optimizer, self.training_config = optimizer, training
         self.average = ExponentialAverage(network, training.ema_decay)
         self.average.requires_grad_(False)
@@ -92,7 +96,7 @@ class Stage(lightning.LightningModule):
             self.sharded = True
 
     @property
-    def trained(self) -> Any:
+    def trained(self) -> nn.Module:
         """The network to train with, compiled where the config says so; the same parameters as `network`."""
         if not self.training_config.compile:
             return self.network
@@ -103,27 +107,27 @@ class Stage(lightning.LightningModule):
         return self._compiled
 
     @property
-    def averaged(self) -> Any:
+    def averaged(self) -> nn.Module:
         """The EMA network: what validates, samples and is exported."""
         return self.average.module
 
-    def training_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         """Scalar loss of one batch, its randomness from the generator alone."""
         raise NotImplementedError
 
-    def validation_loss(self, batch: Any, generator: torch.Generator) -> Tensor:
+    def validation_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         """Scalar loss of the averaged network."""
         raise NotImplementedError
 
-    def judge(self, batch: Any) -> dict[str, Tensor]:
+    def judge(self, batch: B) -> dict[str, Tensor]:
         """Further numbers for TensorBoard, from samples for the first validation batch."""
         return {}
 
-    def show_samples(self, batch: Any) -> Tensor | None:
+    def show_samples(self, batch: B) -> Tensor | None:
         """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
         return None
 
-    def example_batch(self, count: int) -> Any:
+    def example_batch(self, count: int) -> B:
         """A batch of `count` samples of the shapes that training sees, all values 0.
 
         Raises:
@@ -131,16 +135,36 @@ class Stage(lightning.LightningModule):
         """
         raise InputError(f"model: {type(self).__name__} gives no example of a batch (Stage.example_batch)")
 
-    def example_loss(self, batch: Any) -> Tensor:
+    def example_loss(self, batch: B) -> Tensor:
         """A scalar of the network's output for `example_batch`, evaluated as a training step does."""
         raise NotImplementedError
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a DataModule of embeddings alone is refused."""
+        return False
+
+    def check_settings(self, sizes: DataSizes) -> None:
+        """Refuse settings with which a new training would be of no use; see `Model.check_settings`.
+
+        Raises:
+            InputError: there is one.
+        """
+        check_share("training.decay_share", self.training_config.decay_share)
+
+    def check_data(self, sizes: DataSizes) -> None:
+        """Refuse data of other sizes than the network takes; see `Model.check_data`.
+
+        Raises:
+            InputError: they differ.
+        """
 
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator seeded by (seed, *key, rank)."""
         text = json.dumps([self.training_config.seed, *key, self.global_rank])
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: B, batch_idx: int) -> Tensor:
         loss = self.training_loss(batch, self.generator(0, self._micro_step()))
         self._index = batch.index
         if self.waits_for_device:
@@ -206,7 +230,7 @@ class Stage(lightning.LightningModule):
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def _offender(self, batch: Any) -> str:
+    def _offender(self, batch: B) -> str:
         """Names the first tensor that is not finite in a training step whose loss is not finite."""
         for name, tensor in _tensors(batch):
             if not tensor.isfinite().all():
@@ -225,7 +249,7 @@ class Stage(lightning.LightningModule):
                 return f"{name} is not finite for samples {rows}"
         return "the loss itself is the first"
 
-    def loss_terms(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss_terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
         """(B, ...) tensors from which the loss is computed, in that order. The first that is not finite is then named.
 
         By default these are the outputs of the network.
@@ -236,16 +260,22 @@ class Stage(lightning.LightningModule):
         """How many batches the whole run has trained on before this one."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], object] | None = None,
+    ) -> None:
         # Not in on_train_batch_end: callbacks run before it, so a checkpoint would lack this step's average.
-        super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.after_step()
         self.average.update_parameters(self.network)
 
     def after_step(self) -> None:
         """What is done to the weights after each step of the optimiser."""
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: B, batch_idx: int) -> None:
         if self.global_step % 50 == 0:
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
@@ -254,7 +284,7 @@ class Stage(lightning.LightningModule):
         """The part of the data that measures are named after: "val" or, in `unclip test`, "test"."""
         return "test" if self.trainer.testing else "val"
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: B, batch_idx: int) -> None:
         loss = self.validation_loss(batch, self.generator(1, batch_idx))
         self.log(f"{self.measured}/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
         writer = getattr(self.logger, "experiment", None)
@@ -266,11 +296,11 @@ class Stage(lightning.LightningModule):
             if images is not None and self.global_rank == 0:
                 writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: B, batch_idx: int) -> None:
         """The measures of validation, with the same noise, on what the Trainer gives."""
         self.validation_step(batch, batch_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(self, batch: B, batch_idx: int) -> dict[str, Tensor]:
         """`predictions` of the averaged network for a batch, and the `index` (B,) of its samples.
 
         A sample's noise depends on `training.seed` and its index only, not on its batch.
@@ -279,7 +309,7 @@ class Stage(lightning.LightningModule):
         found = self.predictions(batch, image_generators(self.training_config.seed, places, "predict"))
         return {"index": batch.index, **found}
 
-    def predictions(self, batch: Any, generators: list[torch.Generator]) -> dict[str, Tensor]:
+    def predictions(self, batch: B, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """(B, ...) tensors by name, from the averaged network; pictures are uint8.
 
         Args:
@@ -288,7 +318,7 @@ class Stage(lightning.LightningModule):
         """
         raise NotImplementedError
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
         schedule = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -316,7 +346,7 @@ class Stage(lightning.LightningModule):
         state = dict(self.averaged.state_dict())
         return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
-    def exported_about(self) -> dict[str, Any]:
+    def exported_about(self) -> dict[str, object]:
         """What `export` says in config.yaml beside the model's class and arguments."""
         return {}
 
@@ -344,14 +374,15 @@ class Stage(lightning.LightningModule):
         (folder / ".config.tmp").replace(folder / "config.yaml")
 
 
-def _tensors(batch: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _tensors(batch: tuple[object, ...], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """The floating-point tensors of a batch, by the names of their fields."""
     for name, value in zip(getattr(batch, "_fields", ()), batch, strict=False):
         if isinstance(value, Tensor) and value.is_floating_point():
             yield prefix + name, value
-        elif hasattr(value, "_fields"):
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
             yield from _tensors(value, f"{prefix}{name}.")
 
 
-def _index(batch: Any) -> list[int]:
-    return batch.index.tolist()
+def _index(batch: Batch) -> list[int]:
+    found: list[int] = batch.index.tolist()
+    return found

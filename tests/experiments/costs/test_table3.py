@@ -14,9 +14,9 @@ from eval.tables.hyperparameters import ROWS, STAGES, setting
 from experiments.cli import main
 from experiments.console.arguments import parsed
 from experiments.costs import table3
-from experiments.costs.flops import Count, build, count, flops_of
+from experiments.costs.flops import Count, flops_of
 from experiments.costs.options import PARSERS
-from experiments.costs.table3 import note, read, table, why
+from experiments.costs.table3 import count, model_of, note, read, table, why
 from modules.errors import InputError
 
 PAPER = Path("experiments/paper")
@@ -36,7 +36,7 @@ def test_every_row_is_the_papers(stage):
 
 @pytest.mark.parametrize(("stage", "low", "high"), [("upsampler_1024", 0.9, 1.0), ("upsampler_256", 1.0, 1.1)])
 def test_the_sizes_are_near_the_papers(stage, low, high):
-    network = build(papers(stage))
+    network = model_of(stage, papers(stage)).network
     parameters = list(network.parameters())
     assert {p.device.type for p in parameters} == {"meta"}
     assert low < sum(p.numel() for p in parameters) / table3.SIZES[stage] < high
@@ -67,6 +67,9 @@ network:
   class_path: modules.networks.ar_prior.ARPriorNetwork
   init_args: {embedding_dim: 8, num_codes: 3, num_buckets: 6, num_dot_buckets: 4, vocab_size: 10, context_length: 5,
     width: 16, depth: 1, heads: 2}
+codec:
+  class_path: modules.models.embedding_codec.EmbeddingCodec
+  init_args: {embedding_dim: 8, num_codes: 3, num_buckets: 6, num_dot_buckets: 4}
 guidance_scale: 1.0
 """,
 }
@@ -79,7 +82,7 @@ def small(stage):
 def test_the_count_of_a_small_diffusion_prior():
     """By hand: width 16, so a token costs 24 w^2 in the block's matrices; attention 4 L w a query."""
     counted = count("diffusion_prior", small("diffusion_prior"))
-    network = build(small("diffusion_prior"))
+    network = model_of("diffusion_prior", small("diffusion_prior")).network
     assert counted.parameters == sum(p.numel() for p in network.parameters())
     w, d, prefix = 16, 8, 6
     qkv, rest = 6 * w * w, 2 * w * w + 16 * w * w  # per token; the last layer's rest is one query's
