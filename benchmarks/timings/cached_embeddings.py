@@ -20,7 +20,7 @@ from datamodules.embeddings.writer import EmbeddingsWriter
 from datamodules.order import SeededBatchSampler
 from datamodules.rendered.cache import MappedArray
 from datamodules.rendered.pairs import ImageTextDataset, Records
-from modules.batches import EmbeddingBatch
+from modules.batches import EmbeddingBatch, embeddings_of
 from modules.diffusion_prior import DiffusionPrior
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
 
@@ -47,7 +47,7 @@ def _case(bench: Bench, name: str, batch_size: int, folder: Path) -> Result:
     rows = _embeddings(folder, dim, tokenize(pairs.records.captions)).dataset("train")
 
     def cached(indices: list[int]) -> EmbeddingBatch:
-        return stage.transfer(rows.__getitems__(indices))
+        return embeddings_of(stage.transfer(rows.__getitems__(indices)))
 
     @torch.no_grad()
     def embedded(indices: list[int]) -> EmbeddingBatch:

@@ -23,7 +23,8 @@ class ExponentialAverage(AveragedModel):
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        super().__init__(network, multi_avg_fn=on_shares(get_ema_multi_avg_fn(decay)))
+        super().__init__(network)
+        self._take = on_shares(get_ema_multi_avg_fn(decay))
         self._updates: int | None = 0
 
     @torch.no_grad()
@@ -37,8 +38,7 @@ class ExponentialAverage(AveragedModel):
             for average, weight in zip(averages, weights, strict=True):
                 local(average).copy_(local(weight))
         else:
-            assert self.multi_avg_fn is not None
-            self.multi_avg_fn(averages, weights, self.n_averaged)
+            self._take(averages, weights, self.n_averaged)
         for kept, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
         self.n_averaged += 1
