@@ -83,6 +83,15 @@ class UpsamplerModel(ImageModel):
     def unet(self) -> UNet:
         return self.network.unet
 
+    @classmethod
+    def overridable(cls) -> tuple[str, ...]:
+        """Without those of guidance: there is no condition to drop (unCLIP, section 2.1)."""
+        return tuple(name for name in super().overridable() if not name.startswith("guidance"))
+
+    @property
+    def evaluations(self) -> int:
+        return self.sampler.steps
+
     def shrunk(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H / factor, W / factor), antialiased."""
         size = [side // self.network.factor for side in images.shape[2:]]

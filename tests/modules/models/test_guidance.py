@@ -143,6 +143,7 @@ def test_what_is_not_a_decoders_is_refused(tiny):
         ({"ar_prior": {"steps": 4}}, r"ar_prior has no setting 'steps' .*there are guidance_scale, percentile, temp"),
         ({"linear_prior": {"steps": 4}}, r"linear_prior has no settings of sampling, so 'steps' cannot be overridden"),
         ({"upsampler": {"eta": -1}}, r"upsampler: eta must be a number from 0 to 1, found -1"),
+        ({"upsampler": {"guidance_scale": 2.0}}, r"upsampler has no setting 'guidance_scale'"),
         ({"diffusion_prior": {"candidates": 0}}, r"diffusion_prior: candidates must be a whole number of 1 or more"),
     ],
 )
