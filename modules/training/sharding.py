@@ -21,7 +21,8 @@ from modules.networks.transformer import TransformerBlock
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-Average = Callable[[list[Tensor], list[Tensor], Tensor | int], object]
+Tensors = tuple[Tensor, ...] | list[Tensor]
+Average = Callable[[Tensors, Tensors, Tensor | int], None]
 """AveragedModel's multi_avg_fn: averages, current weights, and how many updates came before."""
 
 BLOCKS = (TransformerBlock, unet.Stage)
@@ -108,7 +109,7 @@ def local(tensor: Tensor) -> Tensor:
 def on_shares(average: Average) -> Average:
     """A function of lists of tensors, as AveragedModel's multi_avg_fn, that works on this device's shares."""
 
-    def run(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def run(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         average([local(x) for x in averaged], [local(x) for x in current], count)
 
     return run

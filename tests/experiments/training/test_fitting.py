@@ -268,7 +268,7 @@ REFUSED = {
     ),
     "nothing above the percentile": (
         ("ar_prior", {}, {"percentile": 100.0}, {}),
-        "model.init_args.percentile is 100: the dot-product token is drawn from above it, so it must be 0 or more an",
+        "percentile must be a number of 0 or more, below 100, found 100.0",
     ),
     "attention at a side that never comes": (
         ("decoder", {"unet": {**ATTENTION, "attention_resolutions": [4, 7]}}, {}, {}),
