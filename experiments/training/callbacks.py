@@ -109,7 +109,7 @@ def workload(trainer: Trainer, module: LightningModule, batch: Any) -> str:
     product = f"{' x '.join(factors)} = {effective:,}" if len(factors) > 1 else f"{effective:,}"
     images = getattr(batch, "images", None)
     if images is not None:
-        crop = getattr(module, "crop", 1.0)
+        crop = getattr(getattr(module, "model", None), "crop", 1.0)
         amount, unit = round(images.shape[-2] * images.shape[-1] * crop**2), "pixels"
     else:
         codes = getattr(getattr(module, "codec", None), "kept", 0)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
-from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -90,6 +89,8 @@ class FrozenCLIP(nn.Module):
     def __init__(self, name_or_folder: str, pretrained: str | None = None) -> None:
         super().__init__()
         import open_clip
+
+        from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 
         path = Path(name_or_folder)
         if not path.is_dir() and (pretrained is None or "/" in str(name_or_folder)):

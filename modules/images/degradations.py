@@ -7,7 +7,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur as _blur
 
 from modules.images.jpeg import jpeg
 
@@ -26,7 +25,9 @@ def gaussian_blur(images: Tensor, kernel_size: int = 3, sigma: float = 0.6) -> T
     Returns:
         (B, C, H, W).
     """
-    return _blur(images, [kernel_size, kernel_size], [sigma, sigma])
+    from torchvision.transforms.v2.functional import gaussian_blur as blurred  # Of training only, and slow to import.
+
+    return blurred(images, [kernel_size, kernel_size], [sigma, sigma])
 
 
 def bsr_degrade(images: Tensor, factor: int, generator: torch.Generator, groups: int = GROUPS) -> Tensor:

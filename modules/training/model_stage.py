@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, embeddings_of
+from modules.errors import InputError
 from modules.models.base import B, Batch, Model, Prior
 from modules.models.data_sizes import DataSizes
 from modules.training.stage import Stage, TrainingConfig
@@ -27,7 +28,11 @@ class ModelStage(Stage[B], Generic[M, B]):
     """
 
     def __init__(self, model: M, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
-        model.check()
+        try:
+            model.check()
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith("model.") else f"model.init_args.{text}") from None
         super().__init__(model.network, optimizer, training)
         self._model = model
 

@@ -123,7 +123,7 @@ SAMPLE = {
     ),
     "no pictures": ([CAPTION, "-n", "0"], "-n and --batch-size must be 1 or more, got 0"),
     "a batch of none": ([CAPTION, "--batch-size", "0"], "-n and --batch-size must be 1 or more, got 1 and 0"),
-    "no steps": ([CAPTION, "--decoder-steps", "0"], "decoder: cannot take 0 steps of a schedule of 1000"),
+    "no steps": ([CAPTION, "--decoder-steps", "0"], "decoder: steps must be a whole number of 1 or more, found 0"),
     "too many steps": ([CAPTION, "--upsampler-steps", "2000"], "upsampler: cannot take 2000 steps of a schedule"),
     "steps without statistics": ([CAPTION, "--prior-steps", "7"], "analytic_dpm has statistics"),
     "a device that is not here": ([CAPTION, "--device", "toaster"], "--device toaster: not available here"),
@@ -310,7 +310,7 @@ def test_a_full_disk_at_the_export(stage, tmp_path, capsys, monkeypatch):
     def full(state, path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("modules.models.exports.write_weights", full)
+    monkeypatch.setattr("modules.training.stage.write_weights", full)
     assert main(["fit", "--config", str(stage())]) == 2
     error = capsys.readouterr().err
     assert "disk full while writing" in error and "model.safetensors" in error and error.count("\n") == 1

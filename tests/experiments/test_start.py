@@ -113,9 +113,6 @@ def test_defaults_that_options_repeat_are_those_of_the_code():
     from experiments.console.arguments import SPLITS
     from experiments.embeddings.options import SHARD_ROWS
     from experiments.manipulations.inpaint import PARTS
-    from experiments.manipulations.options import HALVES, PRIORS
-    from experiments.sampling.options import DRAWN
-    from modules import pipeline
+    from experiments.manipulations.options import HALVES
 
     assert (base.SPLITS, split.SHARD_ROWS, tuple(PARTS)) == (SPLITS, SHARD_ROWS, HALVES)
-    assert (DRAWN, PRIORS) == (pipeline.CONDITIONS, pipeline.PRIORS)

@@ -31,9 +31,9 @@ def given(system, monkeypatch):
     """What the decoder is given as z_i, call by call."""
     seen, decode = [], system.decode
 
-    def spy(tokens, z_i, generators, decoder="decoder"):
+    def spy(tokens, z_i, generators, decoder="decoder", captions=None):
         seen.append((decoder, z_i))
-        return decode(tokens, z_i, generators, decoder)
+        return decode(tokens, z_i, generators, decoder, captions)
 
     monkeypatch.setattr(system, "decode", spy)
     return seen

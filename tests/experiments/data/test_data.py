@@ -98,7 +98,7 @@ def test_a_wrong_config_is_one_line(config, capsys, text, message):
 
 
 def test_a_missing_config_is_named():
-    with pytest.raises(InputError, match=r"'nowhere.yaml' cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"config 'nowhere.yaml' does not exist"):
         load_data("nowhere.yaml")
 
 

@@ -32,7 +32,9 @@ def test_pixels_and_the_effective_batch():
     assert workload(trainer(2, 4), module, IMAGES) == (
         "decoder: 64 x 2 devices x 4 accumulated = 512 samples a step, 524.3 k pixels a step"
     )
-    assert workload(trainer(), SimpleNamespace(crop=0.25), IMAGES).endswith("4.1 k pixels a step")
+    assert workload(trainer(), SimpleNamespace(model=SimpleNamespace(crop=0.25)), IMAGES).endswith(
+        "4.1 k pixels a step"
+    )
 
 
 def test_tokens_and_codes():
@@ -105,7 +107,7 @@ def test_what_is_not_counted_is_said(tiny, embeddings, tmp_path, capsys, monkeyp
     monkeypatch.setattr(torch, "compile", lambda network: network)
     stage = tiny.make_stage("linear_prior", **{k: v for k, v in changes.items() if k == "training"})
     stage.sharded = changes.get("sharded", False)
-    monkeypatch.setattr(type(stage), "_total", lambda self, norms: float(torch.stack(list(norms)).sum()))
+    monkeypatch.setattr(type(stage), "_total", lambda self, norms: torch.stack(list(norms)).sum())
     tiny.fit(stage, EmbeddingsDataModule(str(embeddings), 8), 1, tmp_path, callbacks=[Announce()])
     line = next(text for text in capsys.readouterr().out.splitlines() if "memory about" in text)
     assert ("activations 0.0 MB" in line) == (why is None)

@@ -268,7 +268,7 @@ REFUSED = {
     ),
     "nothing above the percentile": (
         ("ar_prior", {}, {"percentile": 100.0}, {}),
-        "percentile must be a number of 0 or more, below 100, found 100.0",
+        "model.init_args.percentile must be a number of 0 or more, below 100, found 100.0",
     ),
     "attention at a side that never comes": (
         ("decoder", {"unet": {**ATTENTION, "attention_resolutions": [4, 7]}}, {}, {}),

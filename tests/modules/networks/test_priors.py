@@ -7,10 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from modules.diffusion.guidance import guide_logits
 from modules.models.diffusion_prior import embedding_scale
 from modules.networks import ar_prior as module
 
 B, D, L = 3, 16, 20
+
+
+def guided(scale):
+    """The guidance that a prior of this scale gives the network."""
+    return None if scale == 1 else lambda logits: guide_logits(logits, scale)
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ def test_the_priors_mutate_nothing(diffusion, autoregressive, batch):
     diffusion(batch["x_t"], batch["t"], batch["tokens"], batch["z_t"], keep)
     diffusion.step(batch["x_t"], batch["t"], diffusion.encode(batch["tokens"], batch["z_t"], keep))
     autoregressive(batch["tokens"], batch["z_t"], batch["dot"], batch["codes"], keep)
-    autoregressive.sample(batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance_scale=2.0)
+    autoregressive.sample(batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance=guided(2.0))
     assert keep.tolist() == [True, False, True]
     for name, tensor in batch.items():
         assert torch.equal(tensor, before[name]), name
@@ -150,7 +156,7 @@ def naive(network, batch, scale, pick):
 @pytest.mark.parametrize("scale", [1.0, 0.0, 3.0])
 def test_sampling_at_temperature_0_is_the_naive_loop(autoregressive, batch, scale):
     drawn = autoregressive.sample(
-        batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance_scale=scale, temperature=0.0
+        batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance=guided(scale), temperature=0.0
     )
     assert torch.equal(drawn, naive(autoregressive, batch, scale, lambda row: row.argmax(dim=1)))
 
@@ -164,7 +170,7 @@ def test_sampling_draws_what_the_naive_loop_draws(autoregressive, batch, scale, 
         return torch.cat([torch.multinomial(q, 1, generator=g) for q, g in zip(p, own, strict=True)])
 
     drawn = autoregressive.sample(
-        batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance_scale=scale, temperature=temperature
+        batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance=guided(scale), temperature=temperature
     )
     assert torch.equal(drawn, naive(autoregressive, batch, scale, pick))
 
@@ -176,7 +182,7 @@ def test_the_caches_logits_are_those_of_the_whole_forward(autoregressive, batch,
     draw = module._draw
     monkeypatch.setattr(module, "_draw", lambda logits, *rest: seen.append(logits) or draw(logits, *rest))
     arguments = batch["tokens"], batch["z_t"], batch["dot"]
-    codes = autoregressive.sample(*arguments, generators(), guidance_scale=scale)
+    codes = autoregressive.sample(*arguments, generators(), guidance=guided(scale))
     conditional, unconditional = (
         logits(autoregressive, batch, codes, torch.full((B,), keep)) for keep in (True, False)
     )
@@ -184,11 +190,11 @@ def test_the_caches_logits_are_those_of_the_whole_forward(autoregressive, batch,
 
 
 def test_a_sequence_is_the_same_in_any_batch(autoregressive, batch):
-    together = autoregressive.sample(batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance_scale=2.0)
+    together = autoregressive.sample(batch["tokens"], batch["z_t"], batch["dot"], generators(), guidance=guided(2.0))
     for k, generator in enumerate(generators()):
         row = slice(k, k + 1)
         alone = autoregressive.sample(
-            batch["tokens"][row], batch["z_t"][row], batch["dot"][row], [generator], guidance_scale=2.0
+            batch["tokens"][row], batch["z_t"][row], batch["dot"][row], [generator], guidance=guided(2.0)
         )
         assert torch.equal(alone[0], together[k])
 
@@ -231,9 +237,9 @@ def test_samples_of_one_caption_share_its_keys_and_values(diffusion, autoregress
     counts.clear()
     step = module.Stepper.__call__
     monkeypatch.setattr(module.Stepper, "__call__", lambda self, x: counts.append(tuple(x.shape[:2])) or step(self, x))
-    drawn = autoregressive.sample(tokens, z_t, dot, generators(range(6)), guidance_scale=2.0)
+    drawn = autoregressive.sample(tokens, z_t, dot, generators(range(6)), guidance=guided(2.0))
     assert counts == [(3, L + 1), *[(12, 1)] * drawn.shape[1]]
-    alone = autoregressive.sample(tokens[4:5], z_t[4:5], dot[4:5], generators([4]), guidance_scale=2.0)
+    alone = autoregressive.sample(tokens[4:5], z_t[4:5], dot[4:5], generators([4]), guidance=guided(2.0))
     assert torch.equal(drawn[4:5], alone)
 
 
@@ -248,7 +254,7 @@ def test_the_text_encoder_of_the_autoregressive_prior_sees_the_whole_caption(tin
 def test_without_plain_weights_the_transformer_itself_is_stepped(autoregressive, batch, monkeypatch):
     """As where they are spread over devices: the same draws."""
     arguments = batch["tokens"], batch["z_t"], batch["dot"]
-    expected = autoregressive.sample(*arguments, generators(), guidance_scale=2.0)
+    expected = autoregressive.sample(*arguments, generators(), guidance=guided(2.0))
     monkeypatch.setattr(module, "plain", lambda transformer: False)
     monkeypatch.setattr(module, "Stepper", None)
-    assert torch.equal(autoregressive.sample(*arguments, generators(), guidance_scale=2.0), expected)
+    assert torch.equal(autoregressive.sample(*arguments, generators(), guidance=guided(2.0)), expected)
