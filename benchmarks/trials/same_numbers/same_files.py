@@ -22,7 +22,7 @@ OF_THE_RUN = (
 NOT_COMPARED = ("hparams.yaml", "config.yaml", "README.md", "stage.json", "started.json", "progress.json", "output.txt")
 """Files that tell of a run, by name."""
 TENSORS = (".safetensors", ".ckpt", ".pt", ".npy", ".npz", ".png")
-TEXTS = (".json", ".jsonl", ".md", ".csv", ".tex")
+TEXTS = (".json", ".jsonl", ".md", ".csv", ".tex", ".txt")
 NUMBER = re.compile(r"[-+\u2212]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 CLOCK = re.compile(r"\b\d+(?::\d\d)+\b")
 """How long something took."""
