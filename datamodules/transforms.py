@@ -40,16 +40,6 @@ def resize(images: Tensor, size: int) -> Tensor:
     return resized.clamp(-1, 1)
 
 
-def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The (B, 3, size, size) middle of (B, 3, H, W); of two middles, the upper left one.
-
-    Raises:
-        InputError: the crop is larger than the image.
-    """
-    top, left = (extent // 2 for extent in _room(images, size))
-    return images[..., top : top + size, left : left + size]
-
-
 def random_crop(images: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
     """One (size, size) window of each of (B, 3, H, W), placed uniformly and independently: (B, 3, size, size).
 

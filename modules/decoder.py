@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -53,9 +54,15 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
+    @property
+    def drawing_model(self) -> DecoderModel:
+        """What validation and `unclip predict` draw with: without a CLIP's guidance, since a stage holds no CLIP."""
+        model = self.averaged_model
+        return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0))
+
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x 16, 3, H, W): samples, then the true images whose captions and embeddings they were given."""
-        model = self.averaged_model
+        model = self.drawing_model
         tokens, z_i = model.conditions(batch)
         tokens, z_i = tokens[:16], None if z_i is None else z_i[:16]
         drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=batch.images.shape[-1])
@@ -63,5 +70,5 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's captions and embeddings."""
-        model, side = self.averaged_model, batch.images.shape[-1]
+        model, side = self.drawing_model, batch.images.shape[-1]
         return {"images": to_uint8(model.sample(*model.conditions(batch), generators, size=side))}

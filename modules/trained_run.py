@@ -62,6 +62,8 @@ class TrainedRun:
         for name, settings in chosen.items():
             if not settings:
                 continue
+            if name == "clip":
+                raise InputError("clip has no settings of sampling, so nothing of it can be overridden")
             if not self.has(name):
                 raise InputError(f"{self.run} has no stage {name!r} to override; there are {', '.join(self.stages())}")
             check_names(name, settings, model_class(self.run / name).overridable())
@@ -220,6 +222,11 @@ class TrainedRun:
         model = self.decoder(decoder)
         if not model.sampler.clip_guidance_scale:
             return model.sample(tokens, z_i, generators)
+        if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):
+            raise InputError(
+                "clip_guidance_scale needs gradients: use the run outside of torch.inference_mode() from the start "
+                "(torch.no_grad() is fine)"
+            )
         if captions is None:
             raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
         return model.sample(tokens, z_i, generators, similarity=self.similarity(captions))

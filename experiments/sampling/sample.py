@@ -29,6 +29,7 @@ from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size
 from modules.models.configs import SamplerConfig
+from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 
 
@@ -213,7 +214,7 @@ def _request(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str,
     if job.source is not None:
         truth = [[job.source.records[k].get("sha256") for k in request.images] for request in job.requests]
     folders = {name: system.run / name for name in _needed(system, options)}
-    exports = {name: file_hashes(folder / "export" / "config.yaml") for name, folder in folders.items()}
+    exports = {name: file_hashes(export_folder(folder) / "config.yaml") for name, folder in folders.items()}
     made = {key: value for key, value in job.shared.items() if key != "commit"}
     return {
         **made,

@@ -67,7 +67,7 @@ class Statistics:
         return self._found[key]
 
     def _batches(self, system: UnCLIP, name: str, model: DecoderModel) -> Iterator[tuple[Denoiser, Tensor]]:
-        unguided = replace(model, sampler=replace(model.sampler, guidance_scale=1.0))
+        unguided = replace(model, sampler=replace(model.sampler, guidance_scale=1.0, text_guidance_scale=None))
         chosen = [k * len(self.real) // self.count for k in range(self.count)]
         for start in range(0, self.count, BATCH):
             part = chosen[start : start + BATCH]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from experiments.sweeps.drawing import Drawn, PointJob
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
+from modules.models.base import Model
 from modules.pipeline import UnCLIP
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ class Sampler:
         if self.estimates(condition, settings):
             content["images of the score's statistics"] = self.statistics.count
         content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
+        further = {name: further_settings(self.system.stage(name).model) for name in stages}
+        if any(further.values()):
+            content["further settings"] = further
         return folder, content
 
     def override(self, condition: str, settings: Mapping[str, Any]) -> None:
@@ -208,3 +212,15 @@ class Sampler:
             return self.system.decoder(self.decoder(condition)).evaluations
         prior = CONDITIONS[condition].prior
         return None if prior is None else self.system.prior(prior).evaluations
+
+
+def further_settings(model: Model[Any]) -> dict[str, object]:
+    """A model's settings of sampling that the text of its sampler does not show and that are not at their defaults."""
+    found: dict[str, object] = {}
+    for holder in (model, getattr(model, "sampler", None)):
+        for own in fields(holder) if is_dataclass(holder) else ():
+            value = getattr(holder, own.name)
+            hidden = holder is model or not own.repr
+            if own.name in model.overridable() and hidden and value != own.default:
+                found[own.name] = value
+    return found

@@ -191,7 +191,7 @@ SAMPLER_RULES: dict[str, Rule] = {
     "steps": WHOLE,
     "spacing": one_of(*get_args(Spacing)),
     "guidance_scale": NUMBER,
-    "guidance_interval": (_interval, "null or two numbers [[low, high]], low < high"),
+    "guidance_interval": (_interval, "null or two numbers [low, high], low < high"),
     "guidance_rescale": (number(0, 1), "a number from 0 to 1"),
     "eta": (number(0, 1), "a number from 0 to 1"),
     "variance": one_of(*get_args(samplers.Variance)),
@@ -201,5 +201,5 @@ SAMPLER_RULES: dict[str, Rule] = {
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 
-DECODER_ONLY = ("text_guidance_scale", "clip_guidance_scale")
-"""Those that need a caption and an embedding as two conditions."""
+DECODER_ONLY: dict[str, object] = {"text_guidance_scale": None, "clip_guidance_scale": 0.0}
+"""Those that need a caption and an embedding as two conditions, with the values at which they do nothing."""

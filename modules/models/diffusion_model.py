@@ -148,8 +148,10 @@ class DiffusionModel(Model[B]):
 
     @property
     def evaluations(self) -> int:
-        """How often the network is evaluated for one sample, guidance included."""
-        return self.sampler.steps * self.copies
+        """How often the network is evaluated for one sample, guidance included: once a step outside its interval."""
+        first, last = self.guidance_timesteps or (0, self.objective.num_steps)
+        guided = sum(first <= timestep <= last for timestep in self.trajectory.timesteps.tolist())
+        return self.sampler.steps + guided * (self.copies - 1)
 
     @property
     def copies(self) -> int:
@@ -252,15 +254,18 @@ class DiffusionModel(Model[B]):
         return tuple(name for name in field_names(SamplerConfig) if name not in DECODER_ONLY)
 
     def check(self) -> None:
-        own = self.overridable()
-        for name in DECODER_ONLY:
-            if name not in own and getattr(self.sampler, name):
-                raise InputError(f"model.sampler.{name} is of decoders only: leave it out")
+        own, sampler = self.overridable(), self.sampler
+        for name, unused in DECODER_ONLY.items():
+            if name not in own and getattr(sampler, name) != unused:
+                raise InputError(f"model.init_args.sampler.{name} is of decoders only: leave it out")
+        if self.objective.zero_terminal_snr and (sampler.needs_statistics or sampler.clip_guidance_scale):
+            what = sampler.name if sampler.needs_statistics else "clip_guidance_scale"
+            raise InputError(f"{what} is not defined for a schedule that ends without signal: leave it out")
 
     def check_settings(self, sizes: DataSizes) -> None:
         objective, sampler = self.objective, self.sampler
         try:
-            _ = self.trajectory
+            _ = self.trajectory, self.guidance_timesteps
         except ValueError as error:
             raise InputError(
                 f"{MODEL}.sampler: {error} (steps {sampler.steps}, spacing {sampler.spacing}, objective.num_steps "
@@ -289,6 +294,10 @@ class DiffusionModel(Model[B]):
             _ = model.trajectory
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
+        try:
+            _ = model.guidance_timesteps
+        except ValueError as error:
+            raise InputError(f"{name}: guidance_interval: {error}") from error
         return model
 
     def _with_settings(self, settings: dict[str, object]) -> Self:

@@ -21,7 +21,7 @@ from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
 from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import WHOLE, check_value
+from modules.models.configs import WHOLE, Objective, SamplerConfig, check_value
 from modules.models.data_sizes import MODEL, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
@@ -48,6 +48,8 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
     """
 
     network: DiffusionPriorNetwork
+    objective: Objective = Objective(parameterization="x0")
+    sampler: SamplerConfig = SamplerConfig(name="analytic_dpm", steps=64, spacing="adm", threshold=None)
     drop_text: float = 0.1
     candidates: int = 2
     cuda_graph: bool = False

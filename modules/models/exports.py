@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -95,6 +96,12 @@ def model_class(folder: str | Path) -> type[Model]:
             "known; export it anew, so that the file says its model"
         )
     module, _, name = str(path).rpartition(".")
+    root = module.partition(".")[0]
+    if root != "modules" and root not in sys.modules:
+        raise InputError(
+            f"{export_folder(folder) / 'config.yaml'}: the model {path} is of another package, {root!r}, whose code "
+            "would run: import that package first, if you trust it"
+        )
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -141,7 +148,15 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
     if (config.get("training") or {}).get("channels_last"):
         network.to(memory_format=torch.channels_last)
     network.eval().requires_grad_(False)
-    model = model.with_tensors({name: tensors[name] for name in extra})
+    left = next(
+        (name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta), None
+    )
+    if left is not None:
+        raise InputError(f"{path}: no file of weights holds {left} of the network: make it a persistent buffer")
+    try:
+        model = model.with_tensors({name: tensors[name] for name in extra})
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
     return Stored(model, fingerprint, about.get(origin.KEY))
 
 

@@ -19,6 +19,7 @@ from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.models.base import Evaluations
+from modules.models.configs import SamplerConfig
 from modules.models.data_sizes import MODEL, NETWORK, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel, nearest
@@ -38,12 +39,18 @@ class UpsamplerModel(ImageModel):
     """
 
     network: UpsamplerNetwork
+    sampler: SamplerConfig = SamplerConfig(name="ddim", steps=27, spacing="adm")
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("corruption_share", self.corruption_share)
+        if self.sampler.guidance_scale != 1:
+            raise InputError(
+                f"{MODEL}.sampler.guidance_scale is {self.sampler.guidance_scale:g}: an upsampler has no condition "
+                "that could be dropped, so it has no guidance; leave it out"
+            )
         super().check_settings(sizes)
 
     def check_data(self, sizes: DataSizes) -> None:

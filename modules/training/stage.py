@@ -168,7 +168,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         loss = self.training_loss(batch, self.generator(0, self._micro_step()))
         self._index = batch.index
         if self.waits_for_device:
-            self.guard.see(Seen("the loss", self.global_step, loss, batch.index))
+            self.guard.see(Seen("the loss", self.global_step, loss.detach().clone(), batch.index))
         elif not math.isfinite(loss.item()):
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step} (samples {_index(batch)}): "
@@ -351,6 +351,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         return {}
 
     def on_fit_end(self) -> None:
+        if self._guard is not None:
+            self._guard.check()
         root = Path(self.trainer.default_root_dir)
         # An interrupted run is not exported: it will be when it has been resumed and has reached its end.
         done = self.global_step >= self.trainer.max_steps

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.transforms import centre_crop, random_crop, resize, to_float, to_uint8
+from datamodules.transforms import random_crop, resize, to_float, to_uint8
 from modules.errors import InputError
 
 
@@ -42,12 +42,6 @@ def test_resize_keeps_constants_and_range():
     assert resize(torch.randn(1, 3, 8, 8).sign(), 32).abs().max() <= 1
 
 
-def test_centre_crop_is_the_middle():
-    images = torch.arange(36.0).view(1, 1, 6, 6).expand(1, 3, 6, 6)
-    assert centre_crop(images, 2)[0, 0].tolist() == [[14, 15], [20, 21]]
-    assert centre_crop(images, 3)[0, 0, 0].tolist() == [7, 8, 9]
-
-
 def test_random_crops_reach_every_place_and_follow_the_generator():
     images = torch.arange(16.0).view(1, 1, 4, 4).expand(400, 3, 4, 4)
     crops = random_crop(images, 3, torch.Generator().manual_seed(0))
@@ -57,7 +51,6 @@ def test_random_crops_reach_every_place_and_follow_the_generator():
     assert torch.equal(crops, random_crop(images, 3, torch.Generator().manual_seed(0)))
 
 
-@pytest.mark.parametrize("crop", [centre_crop, random_crop])
-def test_a_crop_larger_than_the_image_is_refused(crop):
+def test_a_crop_larger_than_the_image_is_refused():
     with pytest.raises(InputError, match="9 px does not fit into an image of 8 x 12 px"):
-        crop(torch.zeros(1, 3, 12, 8), 9)
+        random_crop(torch.zeros(1, 3, 12, 8), 9)

@@ -71,6 +71,7 @@ def compare_files(before: Path, after: Path) -> Found:
         ".json": json.loads,
         ".jsonl": lambda text: [json.loads(line) for line in text.splitlines() if line.strip()],
         ".csv": lambda text: list(csv.DictReader(text.splitlines())),
+        ".txt": str.splitlines,
     }
     read = readers.get(suffix, table_rows)
     return compare_numbers(*(read(path.read_text(encoding="utf-8")) for path in (before, after)))
