@@ -17,7 +17,7 @@ from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.models.base import Evaluations
-from modules.models.configs import DECODER_ONLY, Objective, SamplerConfig
+from modules.models.configs import DECODER_ONLY
 from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel
@@ -36,8 +36,6 @@ class DecoderModel(ImageModel):
     """
 
     network: DecoderNetwork
-    objective: Objective = Objective(learned_sigma=True)
-    sampler: SamplerConfig = SamplerConfig(name="ddpm", steps=250, spacing="adm", variance="learned")
     drop_text: float = 0.5
     drop_embedding: float = 0.1
     embedding: Literal["z_i", "z_t"] = "z_i"

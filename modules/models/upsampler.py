@@ -19,7 +19,6 @@ from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.models.base import Evaluations
-from modules.models.configs import SamplerConfig
 from modules.models.data_sizes import MODEL, NETWORK, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel, nearest
@@ -39,7 +38,6 @@ class UpsamplerModel(ImageModel):
     """
 
     network: UpsamplerNetwork
-    sampler: SamplerConfig = SamplerConfig(name="ddim", steps=27, spacing="adm")
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0

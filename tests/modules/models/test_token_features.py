@@ -8,8 +8,8 @@ from datamodules.embeddings import EmbeddingsDataModule
 from modules.batches import EmbeddingBatch
 from modules.clip.frozen import FrozenCLIP, caption_features
 from modules.errors import InputError
-from modules.models.base import Prior
 from modules.models.configs import SamplerConfig
+from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.transformer import FeatureEmbedding, unique_rows
 from modules.pipeline import UnCLIP
@@ -56,7 +56,7 @@ def test_the_diffusion_prior_reads_features_and_no_tokens(tiny, rows):
     changed = rows.features.clone()
     changed[:, 2] += 1
     assert (prior(x, t, changed, rows.z_t) - out).abs().amax(dim=1).min() > 1e-4
-    assert Prior(prior).text(rows.captions) is rows.features
+    assert DiffusionPriorModel(prior).text(rows.captions) is rows.features
     dropped = torch.zeros(12, dtype=torch.bool)
     assert_close(prior(x, t, rows.features, rows.z_t, dropped), prior(x, t, changed, rows.z_t, dropped))
 
@@ -125,7 +125,7 @@ def test_sampling_computes_the_features_that_training_read(tiny, stored_run, cli
     seen = []
     for stage in PRIORS:
         model = system.stage(stage).model
-        monkeypatch.setattr(model.network, "feature_dim", WIDTH)
+        monkeypatch.setattr(type(model), "reads_features", property(lambda self: True))
         monkeypatch.setattr(type(model), "sample", lambda self, captions, generators: seen.append(self.text(captions)))
         system.sample_prior(stage, rows.tokens, rows.z_t, [torch.Generator()] * 12)
         assert torch.equal(seen.pop(), caption_features(system.clip, rows.tokens))
@@ -135,4 +135,4 @@ def test_batches_without_features_are_as_ever(tiny, embeddings):
     batch = EmbeddingsDataModule(str(embeddings)).dataset("val")[[0, 1]]
     assert isinstance(batch, EmbeddingBatch)
     assert batch.features is None
-    assert Prior(tiny.make_network("diffusion_prior")).text(batch.captions) is batch.tokens
+    assert DiffusionPriorModel(tiny.make_network("diffusion_prior")).text(batch.captions) is batch.tokens
