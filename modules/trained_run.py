@@ -18,6 +18,7 @@ from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
 from modules.errors import InputError
 from modules.models.base import Model, Prior, check_names
+from modules.models.configs import check_value
 from modules.models.decoder import DecoderModel
 from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
 from modules.models.upsampler import UpsamplerModel
@@ -62,11 +63,17 @@ class TrainedRun:
         for name, settings in chosen.items():
             if not settings:
                 continue
+            if not isinstance(settings, Mapping):
+                raise InputError(f'{name}: give settings by name, as in {{"steps": 50}}, not {settings!r}')
             if name == "clip":
                 raise InputError("clip has no settings of sampling, so nothing of it can be overridden")
             if not self.has(name):
                 raise InputError(f"{self.run} has no stage {name!r} to override; there are {', '.join(self.stages())}")
-            check_names(name, settings, model_class(self.run / name).overridable())
+            kind = model_class(self.run / name)
+            check_names(name, settings, kind.overridable())
+            for key, rule in kind.rules().items():
+                if key in settings:
+                    check_value(f"{name}: {key}", settings[key], rule)
         self._overrides = {name: dict(settings) for name, settings in chosen.items() if settings}
 
     @cached_property

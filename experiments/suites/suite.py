@@ -181,7 +181,26 @@ def read_stage(entry: Any, where: str) -> Stage:
     lists = {
         key: string_list(entry[key], f"{where}: {key!r}") for key in ("needs", "outputs", "inputs") if key in entry
     }
+    for key in ("run", "resume"):
+        split_command(entry.get(key) or "", f"{where}: {key!r}")
+    if not entry["run"].strip():
+        raise InputError(f"{where}: 'run' is empty: write a command")
+    for output in lists.get("outputs", ()):
+        if Path(output).is_absolute() or ".." in Path(output).parts:
+            raise InputError(f"{where}: the output {output!r} lies outside of the run folder; name a path in it")
     return Stage(**{**entry, **lists})
+
+
+def split_command(text: str, where: str) -> list[str]:
+    """A command's words.
+
+    Raises:
+        InputError: a quotation in it does not end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {text!r} cannot be split into words ({error})") from None
 
 
 def string_list(value: Any, where: str) -> tuple[str, ...]:

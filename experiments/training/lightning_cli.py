@@ -90,6 +90,8 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what can be refused before anything is built."""
         trainer = self.config.trainer
+        if not hasattr(trainer, "default_root_dir"):
+            raise InputError(f"trainer holds settings, as in trainer: {{max_steps: 100}}, not {trainer!r}")
         self.folder = RunFolder(Path(trainer.default_root_dir or "."))
         if self.command in ("fit", "predict") and trainer.default_root_dir is None:
             raise InputError("trainer.default_root_dir is not set: name the run folder, as in runs/quickstart/clip")

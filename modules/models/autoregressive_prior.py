@@ -156,6 +156,10 @@ class ARPriorModel(Prior):
         return self
 
     @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        return RULES
+
+    @classmethod
     def overridable(cls) -> tuple[str, ...]:
         return tuple(RULES)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.batches import Captions, EmbeddingBatch, ImageTextBatch
 from modules.errors import InputError
+from modules.models.configs import Rule
 from modules.models.data_sizes import CaptionReader, DataSizes, check_captions
 from modules.networks.prior import PriorNetwork
 
@@ -148,6 +149,11 @@ class Model(Generic[B]):
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         return model
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        """Which values the settings of sampling may have; those without a rule are checked by `check`."""
+        return {}
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

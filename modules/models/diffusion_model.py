@@ -23,7 +23,7 @@ from modules.diffusion.schedules import NoiseSchedule, noise_interval, respace
 from modules.diffusion.timestep_sampling import LossSecondMoment
 from modules.errors import InputError
 from modules.models.base import B, Model, changed, field_names
-from modules.models.configs import DECODER_ONLY, Objective, SamplerConfig
+from modules.models.configs import DECODER_ONLY, SAMPLER_RULES, Objective, Rule, SamplerConfig
 from modules.models.data_sizes import MODEL, DataSizes
 
 if TYPE_CHECKING:
@@ -227,7 +227,10 @@ class DiffusionModel(Model[B]):
     def _known_statistics(self) -> ScoreStatistics:
         name = self.sampler.name
         if self.statistics is None:
-            raise InputError(f"{name} needs the score's statistics; they are estimated when the stage's training ends")
+            raise InputError(
+                f"{name} needs the score's statistics, which are estimated at the end of a training whose sampler this "
+                "is: take ddpm or ddim, or train the stage with it"
+            )
         if not self.has_statistics:
             raise InputError(
                 f"{name} has statistics of the score for the {len(self.statistics.timesteps)} timesteps that the stage "
@@ -248,6 +251,10 @@ class DiffusionModel(Model[B]):
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
         found = {k.removeprefix(STATISTICS): v for k, v in tensors.items() if k.startswith(STATISTICS)}
         return replace(self, statistics=ScoreStatistics.from_tensors(found)) if found else self
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        return dict(SAMPLER_RULES)
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

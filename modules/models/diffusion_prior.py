@@ -21,7 +21,7 @@ from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
 from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import WHOLE, Objective, SamplerConfig, check_value
+from modules.models.configs import WHOLE, Objective, Rule, SamplerConfig, check_value
 from modules.models.data_sizes import MODEL, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
@@ -148,6 +148,10 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
             return self.network.step(x_t, t, cache)
 
         return Graphed(step) if self.cuda_graph else step
+
+    @classmethod
+    def rules(cls) -> dict[str, Rule]:
+        return {**super().rules(), "candidates": WHOLE}
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

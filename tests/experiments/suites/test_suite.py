@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from experiments.suites.suite import load_suite
 from modules.errors import InputError
@@ -97,3 +99,20 @@ def test_another_run_folder_needs_configs_that_follow(write):
     Path("clip.yaml").write_text("trainer: {default_root_dir: runs/quick/clip}")
     with pytest.raises(InputError, match=r"trains into 'runs/quick/clip', not into 'elsewhere/clip'"):
         load_suite(write(text), Path("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ({"run": 'echo "unclosed'}, "'run': 'echo \"unclosed' cannot be split into words"),
+        ({"run": "  "}, "'run' is empty: write a command"),
+        ({"run": "true", "outputs": ["../precious"]}, "the output '../precious' lies outside of the run folder"),
+        ({"run": "true", "outputs": ["/precious"]}, "the output '/precious' lies outside of the run folder"),
+        ({"run": "true", "outputs": ["a/../../precious"]}, "lies outside of the run folder; name a path in it"),
+    ],
+)
+def test_a_command_that_cannot_be_read_and_an_output_elsewhere_are_refused(tmp_path, stage, line):
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({"run": str(tmp_path / "run"), "stages": [{"name": "one", **stage}]}))
+    with pytest.raises(InputError, match=re.escape(line)):
+        load_suite(path)
