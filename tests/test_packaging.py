@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("modules", "datamodules", "eval", "experiments")
+PACKAGES = ("unclip", "modules", "datamodules", "eval", "experiments")
 
 
 def project() -> dict:

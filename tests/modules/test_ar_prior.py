@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,8 @@ def fitted(stage, data):
 
 class Spy(nn.Module):
     """In place of the network: gives constant logits, and remembers what it was asked."""
+
+    tokens = SimpleNamespace(feature_dim=None)
 
     def __init__(self, logits) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def rows(shapes, tiny):
 class Spy(nn.Module):
     """In place of the network: predicts zero, and remembers what it was asked."""
 
-    embedding_dim = 16
+    embedding_dim, tokens = 16, SimpleNamespace(feature_dim=None)
 
     def __init__(self) -> None:
         super().__init__()

@@ -102,7 +102,7 @@ def test_a_card_says_what_on_what_how_long_how_good_and_how_to_load(run, tmp_pat
         "seed: 7",
         "12.5",
         "MIT, as the package",
-        'load_stage("out/glide")',
+        'load_model("out/glide").model',
     ):
         assert words in body, words
     assert 'FrozenCLIP("out/clip")' in (tmp_path / "out" / "clip" / "README.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import lightning
 import pytest
@@ -43,7 +44,7 @@ def by_hand(stage, data, samples, schedule, variance, seed=0):
     found = []
     for index in range(samples):
         denoiser, x0 = stage.averaged_model.denoiser(data.dataset("val").__getitems__([index]))
-        settings = {"generators": [noise_of(seed, index)], "variance": variance, "decoder": stage.likelihood}
+        settings = {"generators": [noise_of(seed, index)], "variance": variance, "decoder": stage.model.likelihood}
         found.append(variational_bound(denoiser, schedule, x0, **settings))
     return type(found[0])(*(torch.cat(parts).double() for parts in zip(*found, strict=True)))
 
@@ -89,7 +90,8 @@ def test_what_the_variance_may_be(tiny, shapes, tmp_path):
     # The analytic one goes with the sampler's trajectory, and is the default where there are statistics.
     analytic = make(tiny, "diffusion_prior", SamplerConfig(name="analytic_dpm", steps=4, spacing="adm", threshold=None))
     values = torch.tensor([0.99, 0.8, 0.9, 0.999], dtype=torch.float64)
-    analytic.statistics = ScoreStatistics(analytic.trajectory.timesteps, values, 0.3, 5)
+    statistics = ScoreStatistics(analytic.trajectory.timesteps, values, 0.3, 5)
+    analytic._model = replace(analytic._model, statistics=statistics)
     own = analytic_variance(analytic.trajectory, analytic.statistics).variance
     expected = by_hand(analytic, data, 2, analytic.trajectory, own).total.mean().item()
     for variance in ("auto", "analytic"):
@@ -113,7 +115,7 @@ def test_batches_make_no_difference_and_the_seed_does(tiny, shapes, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_without_steps_it_is_the_bound_of_the_whole_process(tiny, shapes, tmp_path):
     stage = make(tiny, "diffusion_prior")
-    stage.objective = Objective(parameterization="x0", num_steps=30)
+    stage._model = replace(stage._model, objective=Objective(parameterization="x0", num_steps=30))
     _, written = report(stage, shapes(), tmp_path, samples=1)
     assert written["timesteps"] == list(range(30))
 
@@ -121,7 +123,7 @@ def test_without_steps_it_is_the_bound_of_the_whole_process(tiny, shapes, tmp_pa
 @pytest.mark.filterwarnings("ignore")
 def test_zero_terminal_snr_is_written_as_null(tiny, shapes, tmp_path):
     stage = make(tiny, "diffusion_prior")
-    stage.objective = Objective(parameterization="x0", zero_terminal_snr=True)
+    stage._model = replace(stage._model, objective=Objective(parameterization="x0", zero_terminal_snr=True))
     _, written = report(stage, shapes(), tmp_path, samples=1, steps=3)
     assert written["log_snr"][-1] is None
     assert written["prior"] == 0

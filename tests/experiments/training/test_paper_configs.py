@@ -142,7 +142,7 @@ def test_the_text_decoder_is_conditioned_on_z_t_and_on_nothing_of_the_image(tiny
         losses = [
             loss(changed, torch.Generator().manual_seed(1)) for loss in (stage.training_loss, stage.validation_loss)
         ]
-        return stage.conditioned(changed)[0](x_t, t), torch.stack(losses)
+        return stage.averaged_model.conditioned(changed)[0](x_t, t), torch.stack(losses)
 
     with torch.no_grad():
         image, losses = outputs(batch.embeddings)

@@ -83,7 +83,7 @@ STAGE = '''
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
-from modules.stage import Stage, TrainingConfig, adamw
+from modules.training.stage import Stage, TrainingConfig, adamw
 from toy import Toy
 
 CONFIG = TrainingConfig()
@@ -133,7 +133,7 @@ def test_a_stage_goes_on_with_the_same_average_and_noise(toy, monkeypatch, accum
 
 LOADED = """
 import torch
-from datamodules.loading import SplitDataModule
+from datamodules.base import SplitDataModule
 
 class Rows(torch.utils.data.Dataset):
     def __len__(self):

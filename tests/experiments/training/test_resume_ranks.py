@@ -54,7 +54,7 @@ store = f"file://{os.getcwd()}/store"
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", store, timedelta(seconds=500), rank=rank, world_size=2)
 from experiments.cli import main
-from experiments.checkpoints import AtomicCheckpointIO
+from experiments.training.checkpoints import AtomicCheckpointIO
 
 written = []
 save = AtomicCheckpointIO.save_checkpoint

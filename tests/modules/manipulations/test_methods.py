@@ -79,7 +79,7 @@ def test_text_diff_gives_a_picture_for_each_theta(system, test_pictures):
 def test_edits_of_many_pictures_are_drawn_in_batches(system, test_pictures, monkeypatch):
     """All thetas of all pictures go through the decoder together, as far as the batch size lets them."""
     latents, sizes = system.invert(test_pictures[:2], walk=QUICK), []
-    network = system.stage("decoder").network
+    network = system.stage("decoder").model.network
     forward = type(network).forward
 
     def spy(self, x_t, t, condition):
