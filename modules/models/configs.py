@@ -90,9 +90,10 @@ class Objective:
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
-        """The training schedule."""
-        schedule = SCHEDULES[self.schedule](self.num_steps)
-        return rescale_zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
+        """The training schedule: numbers on the CPU, also where networks are made as shapes only (`torch.device`)."""
+        with torch.device("cpu"):
+            schedule = SCHEDULES[self.schedule](self.num_steps)
+            return rescale_zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
     def draw(
         self,

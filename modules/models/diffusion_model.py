@@ -138,7 +138,8 @@ class DiffusionModel(Model[B]):
         Raises:
             ValueError: the sampler asks for steps that the objective's schedule does not have.
         """
-        return respace(self.objective.noise_schedule, self.sampler.steps, self.sampler.spacing)
+        with torch.device("cpu"):  # Numbers, also where a model is made as shapes only.
+            return respace(self.objective.noise_schedule, self.sampler.steps, self.sampler.spacing)
 
     @property
     def has_statistics(self) -> bool:
@@ -166,7 +167,10 @@ class DiffusionModel(Model[B]):
             ValueError: no timestep has a noise level in the sampler's guidance_interval.
         """
         levels = self.sampler.guidance_interval
-        return None if levels is None else noise_interval(self.objective.noise_schedule, *levels)
+        if levels is None:
+            return None
+        with torch.device("cpu"):
+            return noise_interval(self.objective.noise_schedule, *levels)
 
     def guided(self, predict: Predictor, conditional: Predictor | None = None) -> Predictor:
         """Classifier-free guidance as the sampler says.

@@ -79,6 +79,18 @@ def test_outside_the_interval_the_network_sees_each_image_once(given, monkeypatc
     assert len(set(rows)) == 2  # Or this test would say nothing.
 
 
+def test_evaluations_are_counted_by_the_interval_also_of_a_model_of_shapes(tiny):
+    """A step whose sigma lies between 0.1 and 2 is evaluated twice, the others once."""
+    sampler = SamplerConfig("ddim", 4, "adm", guidance_scale=2.0, guidance_interval=(0.1, 2.0))
+    with torch.device("meta"):
+        model = DecoderModel(tiny.make_network("decoder"), X0, sampler)
+        sigma = [(1 / float(a) - 1) ** 0.5 for a in model.trajectory.alpha_bar]
+        inside = sum(0.1 <= value <= 2 for value in sigma)
+        assert 0 < inside < 4
+        assert model.evaluations == 4 + inside
+        assert replace(model, sampler=replace(sampler, guidance_interval=None)).evaluations == 8
+
+
 def test_the_interval_changes_nothing_inside_of_it(given):
     everywhere = drawn(given, guidance_scale=2.0)
     assert_close(drawn(given, guidance_scale=2.0, guidance_interval=(0.0, 1e9)), everywhere, atol=1e-5, rtol=0)
