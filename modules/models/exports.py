@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from modules.aliases import MODELS, today
 from modules.clip import origin
 from modules.errors import InputError
+from modules.models.allowed import Resolve, class_named, made
 from modules.models.base import Model, field_names
+from modules.models.weights import at_most_parameters, read_weights, with_weights
+from modules.untrusted import printable, read_yaml
 
 M = TypeVar("M", bound=Model)
 
@@ -71,7 +72,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = export_folder(folder)
     try:
-        about = today(yaml.safe_load((path / "config.yaml").read_text()))
+        about = today(read_yaml(path / "config.yaml"))
         if not isinstance(about["init_args"], dict):
             raise TypeError("init_args is no mapping")
     except OSError as error:
@@ -90,25 +91,16 @@ def model_class(folder: str | Path) -> type[Model]:
     """
     about = read_config(folder)
     path = about.get("model") or MODELS.get(str(about.get("class_path")))
-    if path is None:
+    where = export_folder(folder) / "config.yaml"
+    if not isinstance(path, str):
         raise InputError(
-            f"{export_folder(folder) / 'config.yaml'}: {about.get('class_path')} is no LightningModule whose model is "
-            "known; export it anew, so that the file says its model"
-        )
-    module, _, name = str(path).rpartition(".")
-    root = module.partition(".")[0]
-    if root != "modules" and root not in sys.modules:
-        raise InputError(
-            f"{export_folder(folder) / 'config.yaml'}: the model {path} is of another package, {root!r}, whose code "
-            "would run: import that package first, if you trust it"
+            f"{where}: {printable(str(about.get('class_path'))[:100])} is no LightningModule whose model is known; export "
+            "it anew, so that the file says its model"
         )
     try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{export_folder(folder) / 'config.yaml'}: no class {path} ({error})") from error
-    if not (isinstance(kind, type) and issubclass(kind, Model)):
-        raise InputError(f"{export_folder(folder) / 'config.yaml'}: {path} is no model")
-    return kind
+        return class_named(path, Model, package=path.partition(".")[0])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type: ignore[assignment]
@@ -127,46 +119,24 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
         raise InputError(f"{folder} holds a {found.__name__}, where a {kind.__name__} is needed: name another stage")
     config = about["init_args"]
     try:
-        tensors = load_file(path / "model.safetensors")
-        fingerprint = file_hash(path / "model.safetensors")[:12]
+        tensors, fingerprint = read_weights(path / "model.safetensors")
     except OSError as error:
         raise _absent(folder, path, error) from error
     except SafetensorError as error:
         raise _damaged(path, error) from error
     try:
-        with torch.device("meta"):  # The weights come from the file.
+        # The weights come from the file: there cannot be more parameters than it has tensors (some are shared).
+        with torch.device("meta"), at_most_parameters(2 * len(tensors) + 64):
             model = build(found, config)
     except Exception as error:
         raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
-    network = model.network
-    try:
-        missing, extra = network.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
-    if missing:
-        raise InputError(f"{path}: the weights lack {missing[0]} and {len(missing) - 1} more of config.yaml's network")
-    if (config.get("training") or {}).get("channels_last"):
-        network.to(memory_format=torch.channels_last)
-    network.eval().requires_grad_(False)
-    left = next(
-        (name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta), None
-    )
-    if left is not None:
-        raise InputError(f"{path}: no file of weights holds {left} of the network: make it a persistent buffer")
-    try:
-        model = model.with_tensors({name: tensors[name] for name in extra})
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from error
-    return Stored(model, fingerprint, about.get(origin.KEY))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, read in parts."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+    model = with_weights(model, tensors, path)
+    training = config.get("training")
+    if isinstance(training, dict) and training.get("channels_last") is True:
+        model.network.to(memory_format=torch.channels_last)
+    model.network.eval().requires_grad_(False)
+    origin_given = about.get(origin.KEY)
+    return Stored(model, fingerprint, None if origin_given is None else str(origin_given))
 
 
 def _absent(folder: str | Path, path: Path, error: OSError) -> InputError:
@@ -177,24 +147,23 @@ def _damaged(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is damaged ({error!r}): train this stage again")
 
 
-def build(kind: type[M], config: dict[str, Any]) -> M:
-    """The model of a LightningModule's init_args, with networks and settings made by LightningCLI's rules.
+def build(kind: type[M], config: dict[str, Any], resolve: Resolve | None = None) -> M:
+    """The model of a LightningModule's init_args; only what `modules.models.allowed` lets through is built.
+
+    Args:
+        kind: the model's class.
+        config: the init_args; those that are no fields of the model are not looked at.
+        resolve: finds the classes that it names; by default those that an export may name.
 
     Raises:
-        ValueError, TypeError, ArgumentError: of jsonargparse or of the constructors, for settings that do not do.
+        InputError: a class or a value that is not allowed, by name.
+        ValueError, TypeError: of the constructors, for settings that do not do.
     """
-    from jsonargparse import ArgumentParser
-
+    root = kind.__module__.partition(".")[0]
+    resolve = resolve or partial(class_named, package="" if root == "modules" else root)
     hints = get_type_hints(kind)
     names = [name for name in field_names(kind) if name in config and name not in kind.STATE]
-    parser = ArgumentParser(exit_on_error=False)
-    for name in names:
-        if isinstance(hints[name], type) and issubclass(hints[name], nn.Module):
-            parser.add_subclass_arguments(hints[name], name)
-        else:
-            parser.add_argument(f"--{name}", type=hints[name])
-    made = parser.instantiate(parser.parse_object({name: config[name] for name in names}))
-    model = kind(**{name: made[name] for name in names})
+    model = kind(**{name: made(hints[name], config[name], name, resolve) for name in names})
     model.check()
     return model
 
