@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.errors import InputError
 from modules.models.base import Model
 from modules.models.exports import build
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,20 @@ def model_of(kind: type[Model], config: dict[str, Any]) -> Model:
     """
     try:
         with torch.device("meta"):
-            model = build(kind, config["model"]["init_args"])
+            model = build(kind, config["model"]["init_args"], resolve=_named)
     except Exception as error:
         raise InputError(f"model.init_args: {' '.join(str(error).split())}") from error
     model.network.eval()
     return model
+
+
+def _named(path: str, base: type[T]) -> type[T]:
+    """The class that a person's own YAML names, which is imported: nothing here is from an export."""
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(f"{path} is no {base.__name__}")
+    return found
 
 
 def count(model: Model) -> Count:

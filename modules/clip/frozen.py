@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -13,13 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from modules.clip.folder import CONFIG_FILE, WEIGHTS_FILE, check_config, check_folder, check_loaded, one_line
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
-
-CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+from modules.untrusted.reading import read_json
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
 
@@ -56,14 +54,19 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"no CLIP at {name_or_folder}: neither a folder nor an architecture of open_clip{hint}")
-    return open_clip.get_tokenizer(_schema(name_or_folder))
+    if not folder.is_dir():
+        return open_clip.get_tokenizer(str(name_or_folder))
+    text = check_config(folder)["model_cfg"]["text_cfg"]
+    own_code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+    with one_line(str(folder), "its tokeniser is not there, or is of a kind that is not read"):
+        return open_clip.get_tokenizer(_schema(name_or_folder), **own_code)
 
 
 def _tokenizer_kind(folder: Path) -> str | None:
     """ "words" or "bpe", as the folder's config says; None where it does not: open_clip's, and older ones of ours."""
     try:
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # No folder, or one that building the model complains about.
+        content = read_json(folder / CONFIG_FILE)
+    except (OSError, InputError):  # No folder, or one that building the model complains about.
         return None
     return content.get(TOKENIZER_KEY) if isinstance(content, dict) else None
 
@@ -98,14 +101,14 @@ class FrozenCLIP(nn.Module):
                 f"no CLIP at {name_or_folder}: train one (`unclip fit` with a clip.yaml), or name an open_clip "
                 "architecture together with pretrained weights (a tag or a file)"
             )
-        try:
+        hint = f"without internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
+        with one_line(f"{name_or_folder} ({pretrained or 'its own weights'})", hint):
+            if path.is_dir():
+                own = TOKENIZER_KEY in check_config(path)
+                check_folder(path, own)
             # Without require_pretrained, a folder that lacks its weights gives a CLIP of random ones.
             model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained, require_pretrained=True)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise InputError(
-                f"the CLIP {name_or_folder} ({pretrained or 'its own weights'}) can't be loaded: {error}; without "
-                f"internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
-            ) from error
+            check_loaded(model, str(name_or_folder))
         self.model = model.eval().requires_grad_(False)
         tokenizer = load_tokenizer(name_or_folder)
         self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)

@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from modules.errors import InputError
+from modules.untrusted.reading import read_json
 
 VOCABULARY_FILE = "vocabulary.json"
 PADDING, UNKNOWN = 0, 1
+MAX_VOCABULARY = 2**26
+"""Bytes of a vocabulary.json, and tokens."""
+MAX_CONTEXT = 2**16
+"""Tokens of a caption."""
 
 
 class WordTokenizer:
@@ -110,8 +115,15 @@ class WordTokenizer:
         """
         path = folder / VOCABULARY_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:  # no JSON, no UTF-8; or not the keys of a vocabulary
+            content = read_json(path, MAX_VOCABULARY)
+            words, size, context = (content[key] for key in ("words", "size", "context_length"))
+            whole = type(size) is int and type(context) is int and 1 <= context <= MAX_CONTEXT and len(content) == 3
+            if not (whole and isinstance(words, list) and all(isinstance(word, str) for word in words)):
+                raise TypeError("it is not what a CLIP's export writes")
+            if len(set(words)) != len(words) or size > MAX_VOCABULARY:
+                raise ValueError("a word stands in it twice, or its size is absurd")
+            return cls(words, size, context)
+        except (ValueError, TypeError, KeyError) as error:  # no JSON, no UTF-8; or not the keys of a vocabulary
             raise InputError(f"{path} is damaged ({error}): train or export that CLIP again") from error
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from modules.aliases import MODELS, today
 from modules.clip import origin
 from modules.errors import InputError
-from modules.models.allowed import Resolve, class_named, made
 from modules.models.base import Model, field_names
-from modules.models.weights import at_most_parameters, read_weights, with_weights
-from modules.untrusted import printable, read_yaml
+from modules.untrusted.allowed import Resolve, class_named, made
+from modules.untrusted.reading import printable, read_yaml
+from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights
 
 M = TypeVar("M", bound=Model)
 
@@ -94,8 +94,8 @@ def model_class(folder: str | Path) -> type[Model]:
     where = export_folder(folder) / "config.yaml"
     if not isinstance(path, str):
         raise InputError(
-            f"{where}: {printable(str(about.get('class_path'))[:100])} is no LightningModule whose model is known; export "
-            "it anew, so that the file says its model"
+            f"{where}: {printable(str(about.get('class_path'))[:100])} is no LightningModule whose model is known; "
+            "export it anew, so that the file says its model"
         )
     try:
         return class_named(path, Model, package=path.partition(".")[0])
@@ -137,6 +137,35 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
     model.network.eval().requires_grad_(False)
     origin_given = about.get(origin.KEY)
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))
+
+
+def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
+    """A model made on the meta device, with the tensors of a file.
+
+    Raises:
+        InputError: a tensor is missing, extra, or of another shape or dtype; its name is said.
+    """
+    network = model.network
+    expected: dict[str, Tensor] = dict(network.state_dict())
+    own = {name: tensor for name, tensor in tensors.items() if name in expected}
+    beside = {name: tensor for name, tensor in tensors.items() if name not in expected}
+    check_tensors(expected, own, path)
+    try:
+        network.load_state_dict(own, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
+    left = next(
+        (name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta), None
+    )
+    if left is not None:
+        raise InputError(f"{path}: no file of weights holds {left} of the network: make it a persistent buffer")
+    before = model.tensors()
+    try:
+        model = model.with_tensors(beside)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): train this stage again") from error
+    check_tensors(before or model.tensors(), beside, path)
+    return model
 
 
 def _absent(folder: str | Path, path: Path, error: OSError) -> InputError:

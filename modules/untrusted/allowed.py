@@ -1,8 +1,8 @@
 """What an export's config.yaml may build: the allow-list that stands before anything is made of it.
 
-A config names classes and gives them values. Both come from a stranger. A class is taken if it is this project's own, by
-its exact name, or the user's (`class_named`); a value, if it is plain and of the parameter's type (`made`). Nothing here
-imports a module that the config alone chooses, and no argument becomes an object because a config says so.
+A config names classes and gives them values. Both come from a stranger. A class is taken if it is this project's own,
+by its exact name, or the user's (`class_named`); a value, if it is plain and of the parameter's type (`made`). Nothing
+here imports a module that the config alone chooses, and no argument becomes an object because a config says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from torch import nn
 
 from modules.errors import InputError
-from modules.untrusted import printable
+from modules.untrusted.reading import printable
 
 TRUST = "UNCLIP_TRUST"
 """Environment variable: packages of the user's own, parted by commas, from which configs may name classes."""
@@ -157,7 +157,8 @@ def _mapping(inner: tuple[Any, ...], value: Any, name: str, resolve: Resolve) ->
     if not isinstance(value, dict):
         raise InputError(f"{name} must be a mapping, found {_shown(value)}")
     return {
-        made(inner[0], key, name, resolve): made(inner[1], part, f"{name}.{key}", resolve) for key, part in value.items()
+        made(inner[0], key, name, resolve): made(inner[1], part, f"{name}.{key}", resolve)
+        for key, part in value.items()
     }
 
 

@@ -7,22 +7,33 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modules.errors import InputError
-from modules.models.base import Model
-from modules.untrusted import open_regular, printable
-
-M = TypeVar("M", bound=Model)
+from modules.untrusted.reading import open_regular, printable
 
 MAX_HEADER = 2**24
 """Bytes of a safetensors header: 100 bytes a tensor, so that 100,000 tensors have room."""
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By safetensors' names; those of others are never a network's."""
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -38,12 +49,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     return tensors, digest
 
 
-def check_header(path: Path) -> None:
-    """Refuse a header that the reader would take memory for without end.
+def check_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, if its reader may be given it.
 
     Raises:
-        InputError: no regular file, or a header that is too long or too deep.
-        OSError: it is missing.
+        InputError: no regular file, or a header that is too long.
+        SafetensorError: there is no header.
+        OSError: the file is missing.
     """
     with open_regular(path) as file:
         start = file.read(8)
@@ -58,6 +70,32 @@ def check_header(path: Path) -> None:
             raise SafetensorError("the header is no JSON") from error
     if not isinstance(header, dict):
         raise SafetensorError("the header is no mapping")
+    return header
+
+
+def header_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file on the meta device: their names, shapes and dtypes.
+
+    Raises:
+        InputError, SafetensorError, OSError: as `check_header`; safetensors itself checks the offsets.
+    """
+    check_header(path)
+    found = {}
+    with safe_open(path, framework="pt") as file, torch.device("meta"):
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            part = file.get_slice(name)
+            found[name] = torch.empty(part.get_shape(), dtype=DTYPES.get(part.get_dtype(), torch.uint8))
+    return found
+
+
+def check_shapes(expected: int, found: int, path: Path) -> None:
+    """Refuse a network that is far larger than its file of weights, before it takes memory.
+
+    Raises:
+        InputError: names both numbers of weights.
+    """
+    if expected > 2 * found + 10**6:
+        raise InputError(f"{path} holds {found:,} numbers, but the config is of a network of {expected:,}")
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -69,8 +107,8 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"{path}: {printable(name)} is not finite (NaN or infinity): its pictures would be black. Get or export "
-                "this stage again"
+                f"{path}: {printable(name)} is not finite (NaN or infinity): what it draws would be black. Get or "
+                "export this stage again"
             )
 
 
@@ -104,35 +142,6 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
-    """A model made on the meta device, with the tensors of a file.
-
-    Raises:
-        InputError: a tensor is missing, extra, or of another shape or dtype; its name is said.
-    """
-    network = model.network
-    expected: dict[str, Tensor] = dict(network.state_dict())
-    own = {name: tensor for name, tensor in tensors.items() if name in expected}
-    beside = {name: tensor for name, tensor in tensors.items() if name not in expected}
-    check_tensors(expected, own, path)
-    try:
-        network.load_state_dict(own, assign=True)
-    except RuntimeError as error:
-        raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
-    left = next(
-        (name for name, value in (*network.named_parameters(), *network.named_buffers()) if value.is_meta), None
-    )
-    if left is not None:
-        raise InputError(f"{path}: no file of weights holds {left} of the network: make it a persistent buffer")
-    before = model.tensors()
-    try:
-        model = model.with_tensors(beside)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): train this stage again") from error
-    check_tensors(before or model.tensors(), beside, path)
-    return model
 
 
 @contextmanager

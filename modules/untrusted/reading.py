@@ -179,5 +179,5 @@ def _short(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: characters that steer it (escape sequences, line ends) are written as Python writes them."""
+    """A text for a terminal: characters that steer it (escapes, line ends) are written as Python writes them."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
