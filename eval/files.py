@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +25,7 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
+        reason = error.strerror or " ".join(str(error).split())[:200]
         raise InputError(f"cannot write {place}: {reason}; free space or choose another folder") from error
 
 
@@ -30,7 +33,9 @@ def writing(place: Path) -> Iterator[None]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends; an error leaves all as it was."""
     folder = folder.absolute()
-    partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
+    _remove_litter(folder)
+    owner = f"{os.getpid()}-{_host()}"
+    partial = folder.with_name(f".{folder.name}.partial-{owner}-{uuid.uuid4().hex[:8]}")
     try:
         with writing(folder):
             partial.mkdir(parents=True)
@@ -38,6 +43,31 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             move_into_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_litter(folder: Path) -> None:
+    """Remove what killed processes of this machine have left of `replacing_folder` for the same folder."""
+    pattern = re.compile(rf"\.{re.escape(folder.name)}\.partial-(\d+)-{_host()}-[0-9a-f]{{8}}")
+    if not folder.parent.is_dir():
+        return
+    for path in folder.parent.iterdir():
+        found = pattern.fullmatch(path.name)
+        if found and int(found[1]) != os.getpid() and not _runs(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def move_into_place(partial: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from eval.errors import InputError
+from eval.untrusted import read_json, read_yaml
 
 Row = Mapping[str, Any]
 PROTOCOL_FILE = "protocol.json"  # beside captions and real images that were exported by a protocol
@@ -57,7 +58,7 @@ class CaptionProtocol:
             InputError: unreadable, or a key that is unknown, missing or wrong; the message names it.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = read_yaml(Path(path))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the protocol {path} ({' '.join(str(error).split())})") from error
         known = {field.name for field in dataclasses.fields(cls)}
@@ -106,7 +107,7 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
     """
     path = reference.absolute().parent / PROTOCOL_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         named = f"{content['name']} {content['digest']}"
     except (FileNotFoundError, NotADirectoryError):
         return None, []

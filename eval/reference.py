@@ -14,6 +14,7 @@ import numpy as np
 from eval.errors import InputError
 from eval.files import write_file
 from eval.metrics.frechet import FeatureStatistics
+from eval.untrusted import check_npz, parse_json
 
 SUFFIX = ".npz"
 
@@ -50,15 +51,19 @@ class ReferenceStatistics:
             InputError: no such file, or something else.
         """
         try:
+            check_npz(Path(path))
             with np.load(path, allow_pickle=False) as file:
                 statistics = FeatureStatistics(float(file["n"]), file["mean"], file["scatter"])
-                protocol = json.loads(str(file["protocol"]))
+                protocol = parse_json(str(file["protocol"]), "its protocol")
         except Exception as error:  # zip files, numpy and JSON each raise their own kinds
             reason = " ".join(str(error).split())[:120]
             raise InputError(f"cannot read the reference statistics {path} ({reason}); make them again") from error
         d = len(statistics.mean)
         if statistics.scatter.shape != (d, d) or not isinstance(protocol, dict):
             raise InputError(f"{path} holds no reference statistics; make them again")
+        parts = (np.asarray(statistics.n), statistics.mean, statistics.scatter)
+        if not all(part.dtype.kind in "fiu" and np.isfinite(part).all() for part in parts) or statistics.n < 1:
+            raise InputError(f"{path}: its numbers are not finite; make the reference statistics again")
         return cls(statistics, protocol)
 
     def require(self, **wanted: Any) -> ReferenceStatistics:

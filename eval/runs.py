@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval import untrusted
 from eval.errors import InputError
 from eval.protocol import PROTOCOL_KEYS, ROW_KEYS, require_keys
 from eval.samples.conditions import CONDITIONS, Row, in_order
@@ -78,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         InputError: the file cannot be read or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = untrusted.read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Model)
 
+STAGE_MODELS = {
+    "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
+    "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "linear_prior": "modules.models.linear_prior.LinearPriorModel",
+    "upsampler": "modules.models.upsampler.UpsamplerModel",
+}
+"""The models of the other stages, by the stage's name; a model of the user's own may stand in any folder."""
+
 Overrides = Mapping[str, Mapping[str, object]]
 """New values for settings of sampling, by stage: {"decoder": {"steps": 50, "guidance_scale": 2.0}}."""
 
@@ -109,6 +117,7 @@ class TrainedRun:
         """
         if name not in self._stored:
             stored: Stored[Model] = load_model(self.run / name)
+            check_stage(name, stored.model, self.run)
             self._check_clip(name, stored)
             for value in vars(stored.model).values():
                 if isinstance(value, nn.Module):
@@ -167,18 +176,31 @@ class TrainedRun:
             InputError: for a caption longer than the context.
         """
         tokens = self.clip.tokenize(list(captions)).to(self.device)
-        return tokens, self.clip.encode_text(tokens)
+        return tokens, self.finite("clip", self.clip.encode_text(tokens))
 
     @torch.no_grad()
     def embed_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
-        return self.clip.encode_image(images.to(self.device))
+        return self.finite("clip", self.clip.encode_image(images.to(self.device)))
 
     def sample_prior(self, name: str, tokens: Tensor, z_t: Tensor, generators: list[torch.Generator]) -> Tensor:
         """z_i (B, D) of unit norm, drawn by one of the run's priors."""
         prior = self.prior(name)
         features = caption_features(self.clip, tokens) if prior.reads_features else None
-        return prior.sample(Captions(tokens, z_t, features), generators)
+        return self.finite(name, prior.sample(Captions(tokens, z_t, features), generators))
+
+    def finite(self, name: str, drawn: Tensor) -> Tensor:
+        """What a stage has drawn, if it is finite: NaN would become a black picture.
+
+        Raises:
+            InputError: it is not; names the stage.
+        """
+        if not bool(torch.isfinite(drawn).all()):
+            raise InputError(
+                f"the stage {name} of {self.run} gave values that are not finite (NaN or infinity), and no picture is "
+                "made of them: take other settings of sampling or a wider precision, or train the stage again"
+            )
+        return drawn
 
     def embedding(
         self,
@@ -228,7 +250,7 @@ class TrainedRun:
         """
         model = self.decoder(decoder)
         if not model.sampler.clip_guidance_scale:
-            return model.sample(tokens, z_i, generators)
+            return self.finite(decoder, model.sample(tokens, z_i, generators))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):
             raise InputError(
                 "clip_guidance_scale needs gradients: use the run outside of torch.inference_mode() from the start "
@@ -236,13 +258,32 @@ class TrainedRun:
             )
         if captions is None:
             raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
-        return model.sample(tokens, z_i, generators, similarity=self.similarity(captions))
+        return self.finite(decoder, model.sample(tokens, z_i, generators, similarity=self.similarity(captions)))
 
     def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
         clip = self.guiding_clip
         z_t = clip.encode_text(clip.tokenize(list(captions)).to(self.device))
         return lambda images: (clip.encode_image(images) * z_t).sum(dim=1)
+
+
+EMBEDDINGS: dict[str, str | None] = {"decoder": "z_i", "text_decoder": "z_t", "glide": None}
+"""The decoders by their stage's name, and the embedding that each is conditioned on."""
+
+
+def check_stage(name: str, model: Model, run: Path) -> None:
+    """Refuse a stage of another kind in the folder of a stage, as GLIDE in the decoder's.
+
+    Raises:
+        InputError: says which stage the folder holds.
+    """
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    found = next((stage for stage, path in STAGE_MODELS.items() if path == kind), None)
+    if isinstance(model, DecoderModel):
+        given = None if model.embedding_dim is None else model.embedding
+        found = next((stage for stage, embedding in EMBEDDINGS.items() if embedding == given), found)
+    if name in (*STAGE_MODELS, *EMBEDDINGS) and found not in (name, None):
+        raise InputError(f"{run / name} holds the stage {found}, not {name}: put the right export there")
 
 
 def condition_named(name: str) -> Condition:

@@ -13,6 +13,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.tables.main import Cell, Table
+from eval.untrusted import read_json, require_inside
 
 RECORD, PICTURE = "figure.json", "figure.png"
 
@@ -106,16 +107,21 @@ def read_figure(folder: str | Path) -> FigureRecord:
     """
     path = Path(folder) / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         tables = [_table_from_json(table) for table in content["tables"]]
         found = FigureRecord(
             content["title"], content["notes"], tables, content["pictures"], content["numbers"], content["how"]
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path} ({error!r}); make the figure again") from error
+    kinds = {"title": str, "notes": list, "pictures": list, "numbers": dict, "how": dict}
+    for key, kind in kinds.items():
+        if not isinstance(getattr(found, key), kind):
+            raise InputError(f"{path}: {key} must be a {kind.__name__}; make the figure again")
+    if not all(isinstance(note, str) for note in found.notes):
+        raise InputError(f"{path}: notes must be text; make the figure again")
     for name in found.pictures:
-        if not (path.parent / name).is_file():
-            raise InputError(f"{path} names {name}, which is not there; make the figure again")
+        require_inside(path.parent, name)
     return found
 
 
@@ -126,6 +132,8 @@ def _table_as_json(table: Table) -> dict[str, Any]:
 
 def _table_from_json(content: Mapping[str, Any]) -> Table:
     rows: Sequence[Sequence[Sequence[str]]] = content["rows"]
-    return Table(
-        content["title"], content["columns"], [[Cell(*cell) for cell in row] for row in rows], content["notes"]
-    )
+    made = [[Cell(*cell) for cell in row] for row in rows]
+    texts = [content["title"], *content["columns"], *content["notes"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a table's title, columns and notes are text")
+    return Table(content["title"], content["columns"], made, content["notes"])

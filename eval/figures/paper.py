@@ -17,6 +17,7 @@ from eval.samples.conditions import CONDITIONS, Row, picture_label
 from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import Sweep, read_sweeps
+from eval.untrusted import require_inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +91,7 @@ def _manipulation(run: Path, name: str) -> Figure | None:
     folder = run / MANIPULATIONS / name
     if not (folder / RECORD).is_file():
         return None
-    with Image.open(folder / read_figure(folder).pictures[0]) as image:
+    with Image.open(require_inside(folder, read_figure(folder).pictures[0])) as image:
         return plots.picture(image.convert("RGB"), " ".join(read_figure(folder).notes[:1]))
 
 

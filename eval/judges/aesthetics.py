@@ -15,6 +15,7 @@ import numpy as np
 from eval.errors import InputError
 from eval.files import write_file
 from eval.judges.folds import image_folds
+from eval.untrusted import read_json
 
 ALPHAS = np.logspace(-4, 4, 17)
 AVA_COLUMNS = 12  # running number, image number, then how often each of the ratings 1 to 10 was given; more may follow
@@ -76,7 +77,7 @@ class LinearProbe:
             InputError: no such file, something else, another kind of probe, or one for another CLIP.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(Path(path))
             probe = cls(
                 str(content["kind"]),
                 str(content["clip"]),

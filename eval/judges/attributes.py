@@ -16,11 +16,12 @@ import torch.nn.functional as F
 import yaml
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from eval.errors import InputError
 from eval.files import replacing_folder
+from eval.untrusted import read_weights, read_yaml
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises; it falls to zero along a cosine after that
 
@@ -217,6 +218,27 @@ def export_classifier(classifier: AttributeClassifier, folder: Path) -> None:
         (partial / "model.safetensors").write_bytes(save(weights))
 
 
+def check_settings(config: Any) -> None:
+    """Refuse what no exported classifier's config.yaml holds.
+
+    Raises:
+        InputError: names the setting.
+    """
+    known = ("attributes", "image_size", "width", "features")
+    if not isinstance(config, dict) or set(config) - set(known) or "attributes" not in config:
+        raise InputError(f"config.yaml holds {', '.join(known)} and nothing else")
+    classes = config["attributes"]
+    whole = isinstance(classes, dict) and all(isinstance(name, str) for name in classes)
+    if not whole or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in classes.values()
+    ):
+        raise InputError("attributes are lists of class names by name")
+    for key in known[1:]:
+        value = config.get(key, 1)
+        if type(value) is not int or not 1 <= value <= 4096:
+            raise InputError(f"{key} must be a whole number from 1 to 4096, found {value!r}")
+
+
 def load_classifier(folder: str | Path) -> AttributeClassifier:
     """Reads an exported classifier, in evaluation mode. `folder` is the export, or the run folder that holds it.
 
@@ -226,8 +248,11 @@ def load_classifier(folder: str | Path) -> AttributeClassifier:
     folder = Path(folder)
     folder = folder / "export" if (folder / "export").is_dir() else folder
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
+        config = read_yaml(folder / "config.yaml")
+        check_settings(config)
+        with torch.device("meta"):
+            expected = AttributeClassifier(**config).network.state_dict()
+        weights = read_weights(folder / "model.safetensors", expected)
         classifier = AttributeClassifier(**config)
         classifier.network.load_state_dict(weights)
     except Exception as error:  # YAML, safetensors and torch each raise their own kinds

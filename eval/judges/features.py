@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from eval.errors import InputError
 from eval.judges.attributes import AttributeClassifier, Attributes
 from eval.samples.folder import SampleFolder
+from eval.untrusted import check_clip, check_finite, read_json
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -185,9 +186,12 @@ def load_clip(
     if not is_folder and (pretrained is None or "/" in name):
         raise InputError(f"no CLIP at {name}: name a folder that holds one, or an open_clip model as NAME:PRETRAINED")
     try:
+        if is_folder:
+            check_clip(Path(name))
         model = open_clip.create_model(
             f"local-dir:{name}" if is_folder else name, pretrained=pretrained, require_pretrained=True
         )
+        check_finite(model.state_dict(), Path(name))
     except Exception as error:  # open_clip, safetensors and the hub each raise their own kinds
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load the CLIP {name} ({reason}); name a folder that holds one") from error
@@ -198,7 +202,7 @@ def load_clip(
 
 def _folder_config(folder: Path) -> dict[str, Any]:
     """What a CLIP's folder holds besides weights: the model's config, and the vocabulary or tokeniser."""
-    model = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    model = read_json(folder / "open_clip_config.json")["model_cfg"]
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.json"))}
     return {"model": model, "files": {name: h for name, h in files.items() if name != "open_clip_config.json"}}
 

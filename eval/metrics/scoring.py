@@ -83,10 +83,16 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     return found
 
 
+MAX_OBJECTS = 6
+"""Objects of a caption: scoring tries every order of them."""
+
+
 def problem_with(mentioned: Any) -> str | None:
     """What is wrong with a manifest's "mentioned", in a few words; None if `score` can read it."""
     if not isinstance(mentioned, dict) or not isinstance(mentioned.get("objects"), list):
         return "it holds no list of objects"
+    if len(mentioned["objects"]) > MAX_OBJECTS:
+        return f"it has {len(mentioned['objects'])} objects, more than the {MAX_OBJECTS} that are matched"
     lacking = [key for key in ("background", "relation", "count") if key not in mentioned]
     if lacking:
         return f"it lacks {lacking[0]}"

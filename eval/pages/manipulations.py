@@ -9,6 +9,7 @@ from eval.figures.folder import RECORD, FigureRecord, read_figure
 from eval.files import write_file
 from eval.pages.html import environment
 from eval.runs import FOLDER, PAGE
+from eval.untrusted import read_picture
 
 ORDER = (
     "reconstruct",
@@ -47,7 +48,7 @@ def read_sections(run: Path) -> list[Section]:
     sections = []
     for folder in sorted(folders, key=lambda f: (places.get(f.name, len(ORDER)), f.name)):
         record = read_figure(folder)
-        pictures = {name: data_uri((folder / name).read_bytes(), "png") for name in record.pictures}
+        pictures = {name: data_uri(read_picture(folder, name), "png") for name in record.pictures}
         sections.append(Section(folder.name, record, pictures))
     return sections
 

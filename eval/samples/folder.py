@@ -21,12 +21,14 @@ from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.samples.grid import caption_grid, to_pil
 from eval.samples.manifest import REQUIRED, read_manifest
+from eval.untrusted import MAX_PICTURE, read_bytes, require_inside
 
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
 ATTRIBUTION = "ATTRIBUTION.txt"  # whom to name where the images are shown, if anybody
 GRID_CAPTIONS = 32  # the first ones, by number, are shown in it
 SIDECARS = {".json", ".jsonl", ".txt", ".md", ".yaml", ".html"}  # metrics, licences: may stand beside the images
+MAX_PIXELS = 2**24  # 4096 x 4096
 PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 PNG_TAIL = b"IEND\xaeB`\x82"
 
@@ -59,13 +61,15 @@ class SampleFolder:
             )
         records = read_manifest(path / MANIFEST)
         _check_files(path, [record["file"] for record in records])
-        sizes = [_png_size(path / record["file"]) for record in records]
+        sizes = [_png_size(require_inside(path, record["file"])) for record in records]
         for record, size in zip(records, sizes, strict=True):
             if size != sizes[0]:
                 raise InputError(
                     f"{path / record['file']} is {size[1]}x{size[0]} pixels where {records[0]['file']} is"
                     f" {sizes[0][1]}x{sizes[0][0]}; one folder holds images of one size"
                 )
+        if not 0 < sizes[0][0] * sizes[0][1] <= MAX_PIXELS:
+            raise InputError(f"{path} holds images of {sizes[0][1]}x{sizes[0][0]} pixels; the limit is 2^24 an image")
         return cls(path, records, sizes[0])
 
     def __len__(self) -> int:
@@ -249,7 +253,7 @@ def _png_size(path: Path) -> tuple[int, int]:
 
 def _decode(path: Path, checksum: str | None) -> np.ndarray:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_PICTURE)
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
     except (OSError, SyntaxError, ValueError) as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from eval.errors import InputError
 from eval.metrics.scoring import problem_with
+from eval.untrusted import MAX_RECORD, parse_json, read_bytes
+
+MAX_MANIFEST = 2**31
+"""Bytes of a manifest: a million pictures' have 500 MB."""
 
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
@@ -31,7 +34,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             two captions; the message names file and line.
     """
     try:
-        lines = json_lines(path.read_text(encoding="utf-8"))
+        lines = json_lines(read_bytes(path, MAX_MANIFEST).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({_reason(error)}): is '{path.parent}' a sample folder?") from error
     records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
@@ -58,10 +61,12 @@ def _reason(error: Exception) -> str:
 
 
 def _parse_record(place: str, line: str) -> dict[str, Any]:
+    if len(line) > MAX_RECORD:
+        raise InputError(f"{place} has {len(line):,} characters, over the limit of {MAX_RECORD:,}; sample again")
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place} is not JSON ({error.msg}); the manifest is damaged, sample again") from error
+        record = parse_json(line, place)
+    except InputError as error:
+        raise InputError(f"{error}; the manifest is damaged, sample again") from error
     for key, kind in REQUIRED.items():
         value = record.get(key) if isinstance(record, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -69,6 +74,9 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
     problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
     if problem:
         raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
-    if Path(record["file"]).name != record["file"]:
+    for key in ("caption_index", "sample_index"):
+        if not 0 <= record[key] < 2**31:
+            raise InputError(f"{place}: {key!r} must be a number from 0 to 2^31, found {record[key]}")
+    if Path(record["file"]).name != record["file"] or "\0" in record["file"]:
         raise InputError(f"{place} names {record['file']!r}; 'file' is a plain name inside the folder")
     return record

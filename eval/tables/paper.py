@@ -16,6 +16,7 @@ from eval.tables import published as paper
 from eval.tables.hyperparameters import ROWS, SAMPLER, SIZES, STAGES, TITLES, lookup, setting, size_text, text_of
 from eval.tables.main import Cell, Row, Table, label, number
 from eval.tables.sweeps import Sweep, notes, settings_text
+from eval.untrusted import read_yaml
 
 PARTS = {2: "decoder", 3: "upsampler", 4: "second upsampler"}
 """Columns of Table 3 that the paper calls by the sizes of its images."""
@@ -121,7 +122,7 @@ def _config(stage: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); train the stage again") from error
     if lookup(config, "model.init_args") is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from eval.errors import InputError
 from eval.protocol import check_protocols, require_keys
 from eval.tables.main import CONDITIONS, Cell, Table, label, number
+from eval.untrusted import read_json
 
 FOLDER = "sweeps"
 METRICS = "metrics.json"
@@ -66,7 +66,7 @@ class Sweep:
         """
         again = f"delete {path} and {path.with_suffix('')}, and run `unclip sweep` again"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             fields = ("name", "title", "axis", "space", "points", "missing")
             sweep = cls(**{key: content[key] for key in fields})
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from eval.files import write_file
 from eval.pages.html import environment
 from eval.samples.folder import SampleFolder
 from eval.tables.published import QUESTIONS
+from eval.untrusted import read_json
 
 FOLDER, BALLOT, PAGE = "votes", "ballot.json", "ballot.html"
 GRID_SIDE = 4  # two grids of 4 x 4 samples of one caption are compared for diversity
@@ -80,7 +81,7 @@ class Ballot:
             InputError: no such file, or another content.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             found = cls(content["against"], content["seed"], [Item(**item) for item in content["items"]])
             if content["digest"] != found.digest:
                 raise ValueError("it was changed by hand")

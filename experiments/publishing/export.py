@@ -10,11 +10,13 @@ import argparse
 import shutil
 from pathlib import Path
 
+from eval.files import replacing_folder
 from eval.runs import Run, read_run
 from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
+from modules.untrusted.reading import open_regular
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,23 +65,35 @@ def export(run: Path, out: Path, stages: list[str] | None = None, overwrite: boo
     if out.exists() and not (overwrite and (out / CARD).exists()):
         way = "--overwrite replaces it" if (out / CARD).exists() else "it is not one of this command's: name another"
         raise InputError(f"{out} exists; {way}")
-    _write(record, names, out)
+    _write(record, names, out, overwrite)
     return names
 
 
-def _write(run: Run, names: list[str], out: Path) -> None:
+def _write(run: Run, names: list[str], out: Path, overwrite: bool) -> None:
     """Make everything beside `out`, then put it there: nobody finds half of it."""
-    beside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with replacing_folder(out) as beside:
         for name in names:
-            shutil.copytree(export_folder(run.path / name), beside / name)
+            _copy(export_folder(run.path / name), beside / name)
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
         (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if out.exists() and not overwrite:
+            raise InputError(f"{out} has been written by another command meanwhile; --overwrite replaces it")
     sync_folder(out.parent)
+
+
+def _copy(export: Path, place: Path) -> None:
+    """Copy the files of an export; links are followed within it alone, and what is no file is not waited for.
+
+    Raises:
+        InputError: a link that leads out of the export, a FIFO or a device.
+        OSError: the disk is full.
+    """
+    place.mkdir()
+    for path in sorted(export.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            _copy(path, place / path.name)
+            continue
+        if not path.resolve().is_relative_to(export.resolve()):
+            raise InputError(f"{path} is a link that leads out of the export: put the file itself there")
+        with open_regular(path) as source, (place / path.name).open("wb") as target:
+            shutil.copyfileobj(source, target, 2**20)

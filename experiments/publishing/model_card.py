@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import struct
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from eval.figures.curves import read_curves
 from eval.runs import Run
@@ -20,12 +16,21 @@ from eval.tables.main import main_table
 from modules.aliases import today
 from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
+from modules.errors import InputError
 from modules.models.exports import export_folder, weights_file
+from modules.untrusted.reading import printable, read_yaml
+from modules.untrusted.weights import file_hash, header_of
 
 CARD = "README.md"
 
 OWN_DATA = ("datamodules.shapes.ShapesDataModule",)
 """Data sets that this package draws itself, so that its own licence is all there is."""
+
+ATTRIBUTIONS = {
+    "datamodules.emoji.EmojiDataModule": "OpenMoji (https://openmoji.org), CC BY-SA 4.0",
+    "datamodules.emoji_styles.EmojiStylesDataModule": "the authors of the icon sets, as `unclip data check` lists them",
+}
+"""Whom the licences of our own data sets want to be named. A run's config may name any class: nothing of it is made."""
 
 WHAT = {
     "CLIPTrainer": "CLIP, which embeds captions and images (unCLIP, section 2 and appendix C)",
@@ -40,7 +45,23 @@ GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
 
 
 def stage_card(run: Run, name: str, out: Path) -> str:
-    """The card of one stage, as Markdown with the front matter that model hubs read."""
+    """The card of one stage, as Markdown with the front matter that model hubs read.
+
+    Raises:
+        InputError: the stage's config or weights are not such as `unclip fit` writes.
+    """
+    try:
+        return _stage_card(run, name, out)
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{run.path / name} cannot be described ({printable(str(error)[:200])}): its config.yaml is not one that "
+            "`unclip fit` writes"
+        ) from error
+
+
+def _stage_card(run: Run, name: str, out: Path) -> str:
     folder, config = export_folder(run.path / name), _yaml(run.path / name / "config.yaml")
     licence, source = _data(run, config)
     front = {
@@ -76,7 +97,7 @@ def overview(run: Run, names: list[str], out: Path) -> str:
         'images = system.generate(["a small red circle"])  # (1, 3, H, W) in [-1, 1]',
         "```",
         "",
-        f'On a command line: `unclip sample --run {out.name} -c "a small red circle"`.',
+        f'On a command line: `unclip sample "a small red circle" --run {out.name} --out pictures`.',
     ]
     if run.rows:
         body += ["", main_table(run.rows).markdown().rstrip()]
@@ -85,8 +106,8 @@ def overview(run: Run, names: list[str], out: Path) -> str:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        content = today(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError):
+        content = today(read_yaml(path))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -100,15 +121,12 @@ def _kind(folder: Path) -> str:
 
 def parameters(path: Path) -> int:
     """Numbers in a safetensors file, from its header alone."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return sum(tensor.numel() for tensor in header_of(path).values())
 
 
 def _what(name: str, folder: Path, config: dict[str, Any]) -> list[str]:
     weights = weights_file(folder)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = file_hash(weights)
     lines = [f"{_kind(folder.parent)[0].upper()}{_kind(folder.parent)[1:]}.", ""]
     lines.append(f"- class: `{lookup(config, 'model.class_path')}`")
     size = weights.stat().st_size / 1e6
@@ -134,20 +152,20 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
     arguments = {k: v for k, v in (data.get("init_args") or {}).items() if k in ("image_size", "train_size", "seed")}
     listed = ", ".join(f"{key} {value}" for key, value in arguments.items())
     lines = [f"`{data['class_path']}`" + (f" ({listed})" if listed else "")]
-    whom = attribution(data)
+    whom = attribution(run, data)
     if whom:
         lines.append(f"attribution: {whom}")
     return ("mit" if data["class_path"] in OWN_DATA else "other"), lines
 
 
-def attribution(data: dict[str, Any]) -> str | None:
-    """Whom a data set's licence wants to be named; None where nobody, or where it can't be told here."""
-    module, _, name = str(data["class_path"]).rpartition(".")
-    try:
-        made = getattr(import_module(module), name)(**(data.get("init_args") or {}))
-        return made.attribution
-    except Exception:  # Data that are not here any more, or a class of somebody's own.
-        return None
+def attribution(run: Run, data: dict[str, Any]) -> str | None:
+    """Whom a data set's licence wants to be named: as the training wrote it down, else as this project knows it."""
+    for name in ("decoder", "glide"):
+        if _yaml(run.path / name / "config.yaml").get("data") == data:
+            said = _yaml(export_folder(run.path / name) / "config.yaml").get("attribution")
+            if isinstance(said, str):
+                return printable(said[:2000])
+    return ATTRIBUTIONS.get(str(data.get("class_path")))
 
 
 def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from modules.errors import InputError
@@ -65,8 +66,23 @@ def holding(
         finally:
             if not shared:
                 os.ftruncate(descriptor, 0)
+        if not _still_there(lock, descriptor):
+            raise InputError(
+                f"{subject} was removed or renamed while this command worked in it: what it wrote is not whole; look "
+                "where it went, and start the command again"
+            )
     finally:
         os.close(descriptor)
+
+
+def _still_there(lock: Path, descriptor: int) -> bool:
+    """Whether the file that is held is still the one of that name."""
+    try:
+        found = lock.stat()
+    except OSError:
+        return False
+    held = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
 
 def attempt(descriptor: int, kind: int) -> bool:
@@ -76,8 +92,21 @@ def attempt(descriptor: int, kind: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        raise
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        _warn_without_locks()
     return True
+
+
+@cache
+def _warn_without_locks() -> None:
+    """Say once that nothing can be locked here, as on Lustre without flock: the work goes on."""
+    print(
+        "unclip: warning: the file system has no locks: start no second command in the same folder, it would not be "
+        "noticed",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def sign(descriptor: int) -> None:

@@ -166,7 +166,7 @@ class Staging:
         for output in self.suite.stages[name].outputs:
             for place in (Path(output), *Path(output).parents[:-1]):
                 for kind in ("partial", "old"):
-                    pattern = f".{glob.escape(place.name)}.{kind}-????????"
+                    pattern = f".{glob.escape(place.name)}.{kind}-*"
                     for path in (self.suite.run / place.parent).glob(pattern):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

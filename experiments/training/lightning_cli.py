@@ -170,6 +170,7 @@ class CLI(LightningCLI):
         with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
             self._call_trainer()
+            self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
 
     def _call_trainer(self) -> None:

@@ -123,6 +123,19 @@ class RunFolder:
         tidy(self.last)
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
+    def check_still_there(self) -> None:
+        """Call it when a training is over.
+
+        Raises:
+            InputError: the folder was removed or renamed meanwhile, so that what lies there now is half a run.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise InputError(
+                f"run folder {str(self.path)!r} was removed or renamed while it was trained into: nothing is exported; "
+                "if it was renamed, its new place holds the checkpoints until then: go on from there with --ckpt_path "
+                "last"
+            )
+
     def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None, complete: Complete) -> None:
         there = self._config_there()
         changed = [] if there is None else differences(complete(there), config, ignore=COSMETIC)

@@ -25,6 +25,8 @@ from modules.untrusted.weights import at_most_parameters, check_finite, check_sh
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
+TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
+
 REFUSED = {
     "hf_model_name": "a text tower of transformers",
     "multimodal_cfg": "a captioner (CoCa)",

@@ -14,15 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.clip.folder import CONFIG_FILE, WEIGHTS_FILE, check_config, check_folder, check_loaded, one_line
+from modules.clip.folder import (
+    CONFIG_FILE,
+    TOKENIZER_KEY,
+    WEIGHTS_FILE,
+    check_config,
+    check_folder,
+    check_loaded,
+    one_line,
+)
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
 from modules.untrusted.reading import read_json
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
-
-
-TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
 
 
 MEAN = STD = (0.5, 0.5, 0.5)  # Images in [-1, 1] are what our own CLIPs see.

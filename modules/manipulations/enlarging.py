@@ -56,4 +56,5 @@ def enlarge(system: TrainedRun, low: Tensor, size: int | None, seeds: ImageSeeds
         upsampler = system.upsampler(name)
         parts = [slice(k, k + batch_size) for k in range(0, len(low), batch_size)]
         low = torch.cat([upsampler.sample(low[part], seeds[part].generators(name)) for part in parts])
+        system.finite(name, low)
     return low

@@ -372,6 +372,9 @@ class Stage(lightning.LightningModule, Generic[B]):
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
         about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
+        if whom:  # A model card names them; the data may not be there any more when it is written.
+            about["attribution"] = whom
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
 

@@ -128,7 +128,7 @@ def parse_json(text: str | bytes, name: str) -> Any:
     except ValueError as error:
         if isinstance(error, InputError):
             raise InputError(f"{name}: {error}") from None
-        raise InputError(f"{name} is no JSON that can be read ({_short(error)})") from None
+        raise InputError(f"{name} is not JSON ({_short(error)})") from None
     check_plain(content, name)
     return content
 
