@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -62,6 +63,13 @@ LONGEST_WORD = 64
 """Characters that a word may have on average before a caption is too long."""
 
 
+UNSPLIT = 1024
+"""Letters that a word may have: byte pair encoding takes the square of them. Scripts without spaces stay below."""
+
+
+_RUNS = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+
+
 class CaptionFault(Exception):
     """A text that cannot be a caption; the first argument says why in words that are the same for all such texts."""
 
@@ -90,6 +98,8 @@ def clean(value: Any, max_words: int) -> str:
         raise CaptionFault("an empty caption")
     if len(words) > max_words or len(text) > LONGEST_WORD * max_words:  # The latter for text without spaces.
         raise CaptionFault("a caption that is too long")
+    if len(max(words, key=len)) > UNSPLIT and any(len(run) > UNSPLIT for run in _RUNS.findall(text)):
+        raise CaptionFault("a caption with a word that is too long")
     return " ".join(words)
 
 

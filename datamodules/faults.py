@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from modules.errors import InputError
+from modules.untrusted.reading import printable
 
 LOG_FILE = "skipped.jsonl"
 SHOWN = 10
@@ -38,7 +39,7 @@ class Fault:
     exact: bool = True
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+        return printable(f"{self.place}: {self.kind}" + (f" ({self.detail})" if self.detail else ""))
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class FaultPolicy:
             1 a share (one pair is always within it): of the source's pairs for what is found when they are listed, of
             the split's for what is found when they are read. Every process lists all pairs, and counts those that it
             reads.
+        follow_links: read what links inside a folder of pictures name outside of it. Only for folders of your own: a
+            stranger's link may name any file of yours.
 
     Raises:
         InputError: a negative limit.
@@ -58,6 +61,7 @@ class FaultPolicy:
 
     on_error: Literal["skip", "refuse"] = "skip"
     max_skipped: float = 0.01
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if not self.max_skipped >= 0:

@@ -15,8 +15,12 @@ from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry
 from datamodules.pictures.tables import METADATA, inside, rows_of
 from modules.errors import InputError
+from modules.images.files import open_picture
+from modules.untrusted.reading import read_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+LONGEST_TEXT = 2**20
+"""Bytes of a text file of captions."""
 WAYS = (
     "put a .txt beside every picture, or a metadata.jsonl with file_name and text into the folder, or set "
     "captions_from: names"
@@ -81,7 +85,7 @@ class ImageFolderDataModule(PictureDataModule):
         if not root.is_dir():
             raise InputError(f"{source}: no such folder; name the folder of the pictures")
         closed: list[Fault] = []
-        files = sorted(_files(root, closed))
+        files = sorted(_files(root, closed, self.faults.follow_links))
         tables = [name for name in files if name.rpartition("/")[2] in METADATA]
         how = self.captions_from
         if how == "auto":
@@ -164,32 +168,56 @@ class FolderReader:
         return f"{self.root}/{self.names[pair]}"
 
     def read(self, pair: int) -> bytes:
-        with open(self.name(pair), "rb") as file:  # noqa: PTH123 - a Path a picture costs as much as the opening
+        name = self.name(pair)
+        with open_picture(name, name) as file:
             return file.read()
 
 
-def _files(root: Path, closed: list[Fault]) -> Iterator[str]:
-    """Names of all files below a folder, relative, with slashes; hidden ones left out, links followed once.
+def _files(root: Path, closed: list[Fault], follow: bool) -> Iterator[str]:
+    """Names of all files below a folder, relative, with slashes; hidden ones left out, folders visited once.
 
-    Folders that cannot be read are added to `closed`.
+    What is no regular file, what links lead out of the folder or nowhere, and folders that cannot be read are added to
+    `closed`. With `follow`, links that lead out are followed.
     """
-
-    def note(error: OSError) -> None:
-        if error.filename == str(root):
-            raise InputError(f"{root} cannot be read: {error.strerror}") from error
-        closed.append(Fault(str(error.filename), "a folder that cannot be read", error.strerror or "", exact=False))
-
-    seen = set()
-    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
-        real = os.path.realpath(folder)
+    home, seen = os.path.realpath(root), set()
+    left = [""]
+    while left:
+        prefix = left.pop()
+        real = os.path.realpath(f"{root}/{prefix}")
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        start = Path(folder).relative_to(root).as_posix()
-        prefix = "" if start == "." else f"{start}/"
-        yield from (prefix + name for name in names if not name.startswith("."))
+        try:
+            with os.scandir(f"{root}/{prefix}") as entries:
+                found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+        except OSError as error:
+            if not prefix:
+                raise InputError(f"{root} cannot be read: {error.strerror}") from error
+            closed.append(Fault(f"{root}/{prefix}", "a folder that cannot be read", error.strerror or "", exact=False))
+            continue
+        folders = []
+        for entry in found:
+            wrong = _unusable(entry, home, follow)
+            if wrong:
+                closed.append(Fault(entry.path, wrong))
+            elif entry.is_dir():
+                folders.append(f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+        left += reversed(folders)
+
+
+def _unusable(entry: os.DirEntry[str], home: str, follow: bool) -> str:
+    """What is wrong with an entry of a folder, or ""; only links are looked up."""
+    if entry.is_symlink():
+        real = os.path.realpath(entry.path)
+        if not os.path.exists(real):  # noqa: PTH110 - no Path for each of a million files
+            return "a link that points nowhere"
+        if not follow and os.path.commonpath([home, real]) != home:
+            return "a link that leads out of the folder"
+    if not (entry.is_dir() or entry.is_file()):
+        return "a file that is no regular file"
+    return ""
 
 
 def _from_name(name: str) -> list[tuple[str, Any]]:
@@ -203,10 +231,12 @@ def _from_text(root: Path, name: str, texts: set[str]) -> list[tuple[str, Any]]:
     if path not in texts:
         return []
     try:
-        content = (root / path).read_bytes()
+        content = read_bytes(root / path, LONGEST_TEXT)
         lines = content.decode("utf-8-sig").replace("\r", "\n").split("\n")
     except OSError:  # Gone, or not to be read: as good as none.
         return []
+    except InputError:
+        return [(GROUND_TRUTH, b"\xff")]  # Refused below as no caption.
     except UnicodeDecodeError:
         return [(GROUND_TRUTH, content)]
     return [(GROUND_TRUTH, line) for line in filter(str.strip, lines)] or [(GROUND_TRUTH, "")]

@@ -9,7 +9,6 @@ Row i belongs to pair i of the split. A split is there whole or not at all.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ import torch
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
-from datamodules.base import check_split
+from datamodules.base import SPLITS, check_split
+from datamodules.embeddings.checks import check_files, check_norms
 from datamodules.embeddings.shards import (
     METADATA,
     PLACES,
@@ -34,8 +34,11 @@ from datamodules.embeddings.shards import (
 )
 from modules.batches import EmbeddingBatch
 from modules.errors import InputError
+from modules.untrusted.reading import printable, read_json
 
 MANIFEST = "embeddings.json"
+MAX_MANIFEST = 2**26
+"""Bytes of it: a checksum a file, 10,000 files a split, take 1 MB."""
 _AGAIN = "run `unclip embed` again"
 
 
@@ -63,6 +66,7 @@ class EmbeddingsInfo:
         settings: split -> further settings that its numbers depend on: image_size, precision, draft_margin.
         replaced: split -> how many rows hold another pair's embeddings because their own pair could not be read.
             `EmbeddingsFolder.replaced` says which.
+        checksums: split -> SHA-256 of each of its files; none in folders of earlier versions.
     """
 
     clip_fingerprint: str
@@ -75,6 +79,7 @@ class EmbeddingsInfo:
     features: int | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 class EmbeddingRows(Dataset[EmbeddingBatch]):
@@ -161,7 +166,12 @@ class EmbeddingsFolder:
             )
         if token_features and self.info.features is None:
             raise InputError(f"{self.path}: holds no token features; run `unclip embed --token-features`")
+        kinds = ("z_i", "z_t", "tokens", *(("features",) if token_features else ()))
+        wanted = (*(PLACES[kind] for kind in kinds), REPLACED)
+        check_files(self.path / split, self.info.checksums.get(split, {}), wanted)
         z_i, z_t = (self._array(split, kind, "float32", (self.info.dim,), found) for kind in ("z_i", "z_t"))
+        check_norms(z_i, self.path / split / PLACES["z_i"])
+        check_norms(z_t, self.path / split / PLACES["z_t"])
         tokens = self._array(split, "tokens", "int64", (self.info.context,), found)
         features = None
         if token_features:
@@ -206,6 +216,31 @@ class EmbeddingsFolder:
         return array
 
 
+def check_info(info: EmbeddingsInfo) -> None:
+    """Refuse an embeddings.json whose values are of other types than `EmbeddingsWriter` writes.
+
+    Raises:
+        TypeError, ValueError: names the key.
+    """
+    if not isinstance(info.clip_fingerprint, str) or type(info.normalised) is not bool:
+        raise TypeError("clip_fingerprint is text, normalised true or false")
+    for name in ("dim", "context", *(() if info.features is None else ("features",))):
+        value = getattr(info, name)
+        if type(value) is not int or not 1 <= value < 2**24:
+            raise ValueError(f"{name} is {value!r}")
+    numbers = (*info.sizes.values(), *info.replaced.values())
+    if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+        raise ValueError("sizes and replaced are numbers of rows")
+    if set(info.sizes) - set(SPLITS):
+        raise ValueError("sizes are of train, val and test")
+    if not all(isinstance(text, str) for text in info.data_hash.values()):
+        raise TypeError("data_hash is text")
+    for files in info.checksums.values():
+        for file, digest in files.items():
+            if not isinstance(digest, str) or file.startswith("/") or ".." in file.split("/"):
+                raise ValueError(f"checksums names {printable(file)!r}")
+
+
 def open_embeddings(folder: str | Path) -> EmbeddingsFolder:
     """Opens a folder written by `EmbeddingsWriter`.
 
@@ -215,10 +250,11 @@ def open_embeddings(folder: str | Path) -> EmbeddingsFolder:
     path = Path(folder).expanduser()
     manifest = path / MANIFEST
     try:
-        info = EmbeddingsInfo(**json.loads(manifest.read_text(encoding="utf-8")))
+        info = EmbeddingsInfo(**read_json(manifest, MAX_MANIFEST))
+        check_info(info)
     except OSError as error:
         raise InputError(f"{manifest}: {error.strerror}; make the folder with `unclip embed`") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{manifest}: not a description of embeddings ({error}); {_AGAIN}") from error
     if not info.normalised:
         raise InputError(f"{manifest}: the embeddings are not normalised; {_AGAIN}")

@@ -125,7 +125,7 @@ class SplitFiles:
         free = shutil.disk_usage(self.partial).free
         if needed > free:
             raise InputError(
-                f"{self.path.parent}: needs {needed / 1e6:,.0f} MB for the {self.split} embeddings and has "
+                f"{self.path.parent}: needs {needed / 1e6:,.2f} MB for the {self.split} embeddings and has "
                 f"{free / 1e6:,.0f} MB free: name a folder on another disk"
             )
 

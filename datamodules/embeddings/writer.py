@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.base import check_split
+from datamodules.embeddings.checks import checksums
 from datamodules.embeddings.folder import MANIFEST, EmbeddingsInfo, open_embeddings
 from datamodules.embeddings.shards import has_parquet, remove_unfinished
 from datamodules.embeddings.split import PLAN, SHARD_ROWS, Encoded, SplitFiles, differences
@@ -23,7 +24,7 @@ from modules.errors import InputError
 
 _OTHER = "name another folder or pass --overwrite"
 _OF_THE_FOLDER = ("clip_fingerprint", "dim", "context", "features")
-_OF_THE_SPLITS = ("sizes", "data_hash", "settings", "replaced")
+_OF_THE_SPLITS = ("sizes", "data_hash", "settings", "replaced", "checksums")
 
 
 class EmbeddingsWriter:
@@ -150,7 +151,13 @@ class EmbeddingsWriter:
         now = (
             {}
             if files is None
-            else {"sizes": files.size, "data_hash": files.data_hash, "settings": files.settings, "replaced": replaced}
+            else {
+                "sizes": files.size,
+                "data_hash": files.data_hash,
+                "settings": files.settings,
+                "replaced": replaced,
+                "checksums": checksums(files.path),
+            }
         )
         self._adopt()  # Other processes may have written the earlier splits.
         changed: dict[str, Any] = {}

@@ -13,8 +13,8 @@ from typing import Any
 from modules.errors import InputError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-LONGEST = 1 << 24
-"""Characters of a field; the library's own limit ends the reading of the whole table."""
+LONGEST = (1 << 31) - 1
+"""Characters of a field; the library's own limit ends the reading of the whole table, where one line is at fault."""
 
 
 def inside(folder: str, name: str) -> tuple[str, str]:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.rendered.openmoji import rasterise
+from datamodules.rendered.svg import render_untrusted
 from modules.errors import InputError
+from modules.untrusted.reading import printable, read_bytes
 
 FILE_PREFIX = "iconify-json-"
 LARGEST = 256 * 2**20
@@ -118,11 +119,13 @@ def render(icon: Icon, size: int) -> np.ndarray:
         InputError: the renderer is missing, or can make nothing of the drawing.
     """
     try:
-        return rasterise(icon.svg(), size)
+        return render_untrusted(icon.svg(), size)
     except InputError:
         raise
     except (ValueError, RuntimeError, OSError) as error:
-        raise InputError(f"the drawing {icon.name!r} can't be rendered: {' '.join(str(error).split())}") from error
+        raise InputError(
+            f"the drawing {printable(icon.name)!r} can't be rendered: {printable(' '.join(str(error).split()))}"
+        ) from error
 
 
 @lru_cache(maxsize=16)
@@ -170,7 +173,7 @@ def _folder_reader(path: Path) -> Read:
     def read(name: str, *default: Any) -> Any:
         file = path / name
         try:
-            return _parsed(file.read_bytes(), file)
+            return _parsed(read_bytes(file, LARGEST), file)
         except FileNotFoundError:
             if default:
                 return default[0]
@@ -208,5 +211,5 @@ def _archive_reader(path: Path) -> Read:
 def _parsed(content: bytes, name: Any) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
         raise InputError(f"{name}: not JSON ({error})") from error

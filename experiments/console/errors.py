@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from modules.untrusted.reading import printable
+
 EXIT_INPUT = 2
 
 
@@ -75,5 +77,5 @@ def os_error_line(error: OSError) -> str:
 
 def complain(line: str, code: int = EXIT_INPUT) -> int:
     """Print one line on stderr and return the exit code."""
-    print(f"unclip: {line}", file=sys.stderr)
+    print(f"unclip: {printable(line)}", file=sys.stderr)
     return code

@@ -22,6 +22,7 @@ from experiments.console.progress import Progress, progress
 from experiments.data.split_report import SHOWN, SplitReport
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
+from modules.untrusted.reading import printable
 
 
 def check_split(
@@ -126,7 +127,7 @@ def _token_counts(captions: Sequence[str], tokenize: Callable[[list[str]], Any])
 def run(options: argparse.Namespace) -> int:
     """Runs `unclip data check ...`."""
     from experiments.data.check_page import summary, write_page
-    from experiments.data.sources import open_data
+    from experiments.data.sources import open_data, shown
 
     for name in ("limit", "context"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -140,8 +141,8 @@ def run(options: argparse.Namespace) -> int:
     with faults_on_the_page():
         data, section = open_data(options, PairDataModule, embeddings=None)
         reports = [check_split(data, split, options.limit, tokenize, context) for split in options.splits]
-    print(summary(reports))
-    print(f"page: {write_page(Path(options.out), reports, section, data.attribution)}")
+    print("\n".join(printable(line) for line in summary(reports).split("\n")))
+    print(f"page: {write_page(Path(options.out), reports, shown(options, section), data.attribution)}")
     return 0
 
 

@@ -91,6 +91,14 @@ def load_data(
     return make_data(section, kind, **override)
 
 
+def shown(options: Any, section: dict[str, Any]) -> dict[str, Any]:
+    """A data section for a page: of a YAML as it is written, so that no environment variable's value gets there."""
+    if not is_yaml(options):
+        return section
+    node = OmegaConf.create(config_text(Path(options.config or options.data))).get("data")
+    return {"class_path": section["class_path"], **OmegaConf.to_container(node, resolve=False)}
+
+
 def make_data(
     section: dict[str, Any], kind: type[SplitDataModule] = SplitDataModule, **override: Any
 ) -> tuple[Any, dict[str, Any]]:

@@ -22,6 +22,9 @@ from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_
 from experiments.embeddings.options import SHARD_ROWS
 from modules.errors import InputError
 
+SAME = 0.98
+"""Cosine of an embedding and the same one made again: bfloat16 and other devices change it by less than 0.01."""
+
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip embed`; returns the exit code."""
@@ -118,6 +121,7 @@ def embed(
         if log is not None and log.found and not log.quiet:
             log.tell()  # What is wrong with the lists.
         if writer.holds(split, size, data_hash, overwrite):
+            spot_check(data, clip, writer.path, split)
             _say(f"{split}: {size} rows are there")
             continue
         files = writer.split(split, size, data_hash, shard_rows)
@@ -128,6 +132,32 @@ def embed(
         write_split(module, work, settings)
         _say_replaced(writer.path, split)
         _say(f"{split}: {size} rows of {info.dim} written to {out}")
+
+
+def spot_check(data: SplitDataModule, clip: Encoder, folder: Path, split: str) -> None:
+    """Embed some pairs again and compare them with their rows: embeddings that are there may be a stranger's.
+
+    Raises:
+        InputError: a row is not the embedding of its pair; or the files are not those that were written.
+    """
+    rows = open_embeddings(folder).rows(split)
+    kept = [k for k in range(len(rows)) if k not in rows.replaced]
+    chosen = [kept[k] for k in sorted({round(k * (len(kept) - 1) / 7) for k in range(8)})] if kept else []
+    if not chosen:
+        return
+    batch, there = data.dataset(split).__getitems__(chosen), rows[chosen]  # type: ignore[attr-defined]
+    here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else torch.device("cpu")
+    with torch.inference_mode():
+        tokens = getattr(clip.tokenize, "cutting", clip.tokenize)(batch.captions).to(here)
+        again = {"z_i": clip.encode_image(batch.images.to(here)), "z_t": clip.encode_text(tokens)}
+    for name, z in again.items():
+        cosines = (z.float().cpu() * getattr(there, name)).sum(dim=1)
+        worst = int(cosines.argmin())
+        if not float(cosines[worst]) > SAME:
+            raise InputError(
+                f"{folder}: row {chosen[worst]} of {split} is not the {name} of its pair: the CLIP gives another one, "
+                f"with which its cosine is {float(cosines[worst]):.3f}; make the embeddings again with --overwrite"
+            )
 
 
 def _info(clip: Encoder, source: dict[str, Any], token_features: bool) -> EmbeddingsInfo:

@@ -38,6 +38,26 @@ COSMETIC = (
 """Settings that change nothing in what is trained."""
 
 
+def from_the_run(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the paths in its run (beside its own run folder) named from there.
+
+    A run that was moved as a whole is then the same one.
+    """
+    root = (config.get("trainer") or {}).get("default_root_dir")
+    above = os.path.dirname(os.path.normpath(root)) if isinstance(root, str) else ""  # noqa: PTH120 - text, no file
+    return config if not above else _renamed(config, above)
+
+
+def _renamed(content: Any, above: str) -> Any:
+    if isinstance(content, dict):
+        return {key: _renamed(value, above) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_renamed(value, above) for value in content]
+    if isinstance(content, str) and (content == above or content.startswith(f"{above}/")):
+        return "RUN" + content[len(above) :]
+    return content
+
+
 class RunFolder:
     """One run folder: `config.yaml` and `checkpoints/last.ckpt` say what run it holds."""
 
@@ -138,7 +158,9 @@ class RunFolder:
 
     def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None, complete: Complete) -> None:
         there = self._config_there()
-        changed = [] if there is None else differences(complete(there), config, ignore=COSMETIC)
+        changed = []
+        if there is not None:
+            changed = differences(from_the_run(complete(there)), from_the_run(config), ignore=COSMETIC)
         if changed:
             raise InputError(
                 f"run folder {str(self.path)!r} holds a run of another config ({', '.join(changed[:3])}"

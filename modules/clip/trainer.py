@@ -27,6 +27,27 @@ from modules.training.stage import Stage, TrainingConfig, adamw
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
 
+VOCABULARY_KEY = "vocabulary"
+"""In checkpoints: the words, by whose places the text tower knows them."""
+
+
+def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
+    """Refuse data whose vocabulary is not that of a checkpoint: every later word's token would be another one.
+
+    Raises:
+        InputError: names words that came or went.
+    """
+    if list(trained_on) == list(here):
+        return
+    came, went = sorted(set(here) - set(trained_on)), sorted(set(trained_on) - set(here))
+    parts = [f"{what} {', '.join(map(repr, words[:5]))}" for what, words in (("new", came), ("gone", went)) if words]
+    raise InputError(
+        "the captions have other words than those that the checkpoint was trained on "
+        f"({'; '.join(parts) or 'another order'}), and every word after them would have another token: put the captions "
+        "back, raise data.init_args.min_count so that the words are the same, or train anew"
+    )
+
+
 class CLIPTrainer(Stage[ImageTextBatch]):
     """Contrastive training of an open_clip model.
 
@@ -88,6 +109,17 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
             self.tokenize(max(self.trainer.datamodule.texts(split), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
         self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self.tokenize, WordTokenizer):
+            checkpoint[VOCABULARY_KEY] = list(self.tokenize.words)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        trained_on = checkpoint.get(VOCABULARY_KEY)
+        if trained_on is not None and isinstance(self.tokenize, WordTokenizer):
+            check_words(trained_on, self.tokenize.words)
 
     def _context(self) -> int:
         return int(self.model_cfg["text_cfg"]["context_length"])

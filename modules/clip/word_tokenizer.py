@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,7 +160,8 @@ class WholeCaptions:
 
     def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str]:
         """The tokens, and a complaint about the first caption that does not fit ("" if all do)."""
-        captions = [captions] if isinstance(captions, str) else list(captions)
+        # Byte pair encoding takes the square of a word's letters; so long a word fills the context by itself.
+        captions = [_LONG.sub(lambda found: found[0][:LONGEST_WORD], caption) for caption in as_list(captions)]
         tokens = self.tokenizer(captions)
         context = tokens.shape[1]
         for caption, row in zip(captions, tokens, strict=True):
@@ -171,6 +173,15 @@ class WholeCaptions:
                 count = int((whole != whole[-1]).nonzero().max()) + 1
                 return tokens, f"the caption {_shown(caption)} has {count} tokens, the CLIP's context holds {context}"
         return tokens, ""
+
+
+def as_list(captions: str | Sequence[str]) -> list[str]:
+    """One caption or several, as a list."""
+    return [captions] if isinstance(captions, str) else list(captions)
+
+
+LONGEST_WORD = 2048
+_LONG = re.compile(rf"\S{{{LONGEST_WORD},}}")
 
 
 def _say_cut(complaint: str) -> None:

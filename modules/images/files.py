@@ -5,6 +5,7 @@ PIL only, so that loader processes and programs that sample can share it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.errors import InputError
+from modules.untrusted.reading import open_regular
 
-MAX_PIXELS = 2**28
+MAX_BYTES = 2**30
+"""Memory that a picture may take while it is decoded and made RGB; eight loader processes then take 8 GiB at most."""
+MAX_FILE = 2**28
+"""Bytes of a picture's file."""
+BYTES_PER_PIXEL = {"1": 5, "L": 5, "P": 5, "RGB": 4, "YCbCr": 8, "CMYK": 8, "I;16": 9, "I": 12, "F": 4}
+"""At the peak, by Pillow's modes: the decoded picture and what it is converted through. RGB is 4 bytes in Pillow."""
+TRANSPARENT = 20
+"""Bytes a pixel of what is laid over white: the picture, RGBA, the white, both together, RGB."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What data from elsewhere may be: Pillow knows others that call programs (EPS) or that nobody means."""
 
@@ -48,11 +57,11 @@ def opened(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None =
         formats: Pillow's names of the formats that it may have; None allows all.
 
     Raises:
-        PictureError: empty, truncated, damaged or no picture; no pixels, or over 2^28 by its header.
+        PictureError: empty, truncated, damaged or no picture; no pixels, or too many by its header; a FIFO.
         InputError: a file that is missing or may not be read.
     """
     try:
-        with _own_limit(), Image.open(source, formats=formats) as image:
+        with _as_file(source, name) as file, _own_limit(), Image.open(file, formats=formats) as image:
             check_size(image, name)
             yield image
     except UnidentifiedImageError:
@@ -67,6 +76,35 @@ def opened(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None =
         detail = " ".join(str(error).split())
         message = f"{name} cannot be decoded ({detail}): truncated or damaged"
         raise PictureError(message, "a damaged picture", detail) from None
+
+
+@contextmanager
+def _as_file(source: Path | BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """A path as an open regular file, or what is open already."""
+    if not isinstance(source, Path):
+        yield source
+        return
+    with open_picture(source, name) as file:
+        yield file
+
+
+def open_picture(path: str | Path, name: str) -> BinaryIO:
+    """A picture's file, opened: a regular one, and not larger than any picture's.
+
+    Raises:
+        PictureError: a FIFO or a device, which would never end, or over 2^28 bytes.
+        OSError: it is missing, or may not be read.
+    """
+    try:
+        file = open_regular(path)
+    except InputError as error:
+        raise PictureError(f"{name}: {error}", "a file that is no regular file") from None
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_FILE:
+        file.close()
+        message = f"{name} has {size:,} bytes, over the limit of 2^28: make it smaller first"
+        raise PictureError(message, "a file that is too large", f"{size:,} bytes")
+    return file
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +123,7 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BITS or image.mode == "I":
-        return _grey(np.asarray(image).astype(np.int64), name)
+        return _grey(np.asarray(image), name)
     if image.mode == "F":
         message = f"{name} holds floating-point values, whose range is not known: save it with 8 bits a channel"
         raise PictureError(message, "a picture of floating-point values")
@@ -110,12 +148,18 @@ def check_size(image: Image.Image, name: str) -> None:
     """Refuses, by the header, what would fill the memory.
 
     Raises:
-        PictureError: no pixels, or over 2^28.
+        PictureError: no pixels, or so many that decoding takes over 2^30 bytes.
     """
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
+    each = BYTES_PER_PIXEL.get(image.mode.partition(";")[0] if image.mode != "I;16" else image.mode, TRANSPARENT)
+    each = BYTES_PER_PIXEL["I;16"] if image.mode in _SIXTEEN_BITS else each
+    each = TRANSPARENT if "transparency" in image.info else each
+    if pixels * each > MAX_BYTES:
         size = f"{image.width} x {image.height}"
-        message = f"{name} has {size} pixels, over the limit of 2^28: make it smaller first"
+        message = (
+            f"{name} has {size} pixels, which take {pixels * each / 2**30:,.1f} GiB to decode ({image.mode}), over the "
+            "limit of 1 GiB: make it smaller first"
+        )
         raise PictureError(message, "a picture of too many pixels", size)
     if not pixels:
         raise PictureError(f"{name} has no pixels", "a picture without pixels")
@@ -126,4 +170,7 @@ def _grey(values: np.ndarray, name: str) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         message = f"{name} holds values outside 0 to 65535: save it with 8 or 16 bits a channel"
         raise PictureError(message, "a picture of unknown range")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    grey = np.empty(values.shape, np.uint8)
+    for rows in range(0, len(values), 256):  # A few rows at a time: whole, it would take several times the picture.
+        grey[rows : rows + 256] = (values[rows : rows + 256].astype(np.int64) + 128) // 257
+    return Image.fromarray(grey).convert("RGB")

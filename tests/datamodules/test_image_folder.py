@@ -170,7 +170,11 @@ def test_linked_folders_are_followed_once(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "loop").symlink_to(tmp_path / "real")
-    assert data(tmp_path / "data").size("train") == 2
+    with pytest.raises(InputError, match="no pictures"):
+        data(tmp_path / "data").size("train")
+    own = FaultPolicy(follow_links=True)
+    assert data(tmp_path / "data", faults=own).size("train") == 2
+    assert data(tmp_path / "real").size("train") == 2
 
 
 def test_vocabulary_and_texts_hold_every_caption_that_may_be_drawn(tmp_path):

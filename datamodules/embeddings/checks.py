@@ -1,0 +1,89 @@
+"""Whether embeddings are still those that were written: checksums of the files, norms of the rows.
+
+A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. In folders from before there
+were checksums only the norms are looked at, which notices zeros and factors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.embeddings.shards import METADATA, PLACES, REPLACED, ShardedArray
+from modules.errors import InputError
+from modules.untrusted.reading import open_regular
+
+SAMPLED = 4096
+"""Rows whose norms are looked at, spread over the split."""
+NORM_TOLERANCE = 1e-3
+"""Of a unit norm; float32 rounding is 1e-6."""
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a split, by its name relative to the split's folder."""
+    kinds = (*PLACES.values(), METADATA, REPLACED)
+    files = sorted(path for kind in kinds for path in (folder / kind).glob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def check_files(folder: Path, recorded: dict[str, str], wanted: tuple[str, ...]) -> None:
+    """Compare the files of a split with their checksums, once a process.
+
+    Args:
+        folder: of the split.
+        recorded: `checksums` as they were when it was written; empty for an older folder.
+        wanted: the folders of the kinds that are about to be used.
+
+    Raises:
+        InputError: a file was changed, or is missing; its name is said.
+    """
+    for name, digest in recorded.items():
+        if name.partition("/")[0] not in wanted:
+            continue
+        path = folder / name
+        try:
+            found = _digest(path)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; run `unclip embed` again") from error
+        if found != digest:
+            raise InputError(
+                f"{path} is not the file that `unclip embed` wrote (its checksum differs): take the original, or run "
+                "`unclip embed` again with --overwrite"
+            )
+
+
+def check_norms(rows: ShardedArray, place: Path) -> None:
+    """Refuse embeddings that are not finite and of unit norm, by a sample of the rows.
+
+    Raises:
+        InputError: names the folder, a row and its norm.
+    """
+    if not len(rows):
+        return
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(np.int64))
+    norms = np.linalg.norm(rows[chosen.tolist()].astype(np.float64), axis=1)
+    wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
+    if len(wrong):
+        first = wrong[0]
+        raise InputError(
+            f"{place}: row {chosen[first]} has norm {norms[first]:.4g} and not 1, as {len(wrong)} of {len(chosen)} "
+            "rows have that were looked at: they are not a CLIP's embeddings as `unclip embed` writes them; run it again with "
+            "--overwrite"
+        )
+
+
+def _digest(path: Path) -> str:
+    found = path.stat()
+    return _hashed(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: Path, size: int, changed: int, number: int) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
