@@ -98,10 +98,10 @@ def problem_with(mentioned: Any) -> str | None:
         return f"it lacks {lacking[0]}"
     for thing in mentioned["objects"]:
         if not isinstance(thing, dict) or any(name not in thing for name in OBJECT_ATTRIBUTES):
-            return f"an object has {', '.join(OBJECT_ATTRIBUTES)}, found {thing!r}"
+            return f"an object has {', '.join(OBJECT_ATTRIBUTES)}, found {repr(thing)[:100]}"
     relation = mentioned["relation"]
     if relation is not None and (relation not in tuple(RELATIONS) or len(mentioned["objects"]) != 2):
-        return f"a relation is one of {', '.join(RELATIONS)}, of two objects; found {relation!r}"
+        return f"a relation is one of {', '.join(RELATIONS)}, of two objects; found {repr(relation)[:100]}"
     return None
 
 

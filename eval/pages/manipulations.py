@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import UndefinedError
+
+from eval.errors import InputError
 from eval.figures.folder import RECORD, FigureRecord, read_figure
 from eval.files import write_file
 from eval.pages.html import environment
@@ -65,6 +68,10 @@ def write_manipulations_page(run: str | Path) -> Path | None:
         (run / PAGE).unlink(missing_ok=True)
         return None
     pages = environment()
-    page = pages.get_template("manipulations.html.j2").render(name=run.resolve().name, sections=sections)
+    template = pages.get_template("manipulations.html.j2")
+    try:
+        page = template.render(name=run.resolve().name, sections=sections)
+    except (UndefinedError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"a {RECORD} of {run / FOLDER} cannot be shown ({error}); make the figure again") from error
     write_file(run / PAGE, page)
     return run / PAGE

@@ -12,6 +12,8 @@ from eval.untrusted import MAX_RECORD, parse_json, read_bytes
 MAX_MANIFEST = 2**31
 """Bytes of a manifest: a million pictures' have 500 MB."""
 
+LONGEST_NAME = 255
+
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
 
@@ -70,13 +72,15 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
     for key, kind in REQUIRED.items():
         value = record.get(key) if isinstance(record, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{place} needs {key!r} to be {'a number' if kind is int else 'text'}, found {value!r}")
+            raise InputError(f"{place} needs {key!r} to be {'a number' if kind is int else 'text'}, found {repr(value)[:100]}")
     problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
     if problem:
         raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
+    if len(record["file"]) > LONGEST_NAME:
+        raise InputError(f"{place} names a file of {len(record['file'])} characters; no file has such a name")
     for key in ("caption_index", "sample_index"):
         if not 0 <= record[key] < 2**31:
             raise InputError(f"{place}: {key!r} must be a number from 0 to 2^31, found {record[key]}")
     if Path(record["file"]).name != record["file"] or "\0" in record["file"]:
-        raise InputError(f"{place} names {record['file']!r}; 'file' is a plain name inside the folder")
+        raise InputError(f"{place} names {record['file'][:100]!r}; 'file' is a plain name inside the folder")
     return record

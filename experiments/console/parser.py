@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -10,11 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 from lightning.pytorch.cli import LightningArgumentParser
 
 from experiments.console.configs import config_text
 from experiments.console.shipped import located, located_words
 from modules.errors import InputError
+
+
+def _second_wall() -> None:
+    """A setting of type Any makes no object of a class_path, and modules that run commands are not imported.
+
+    A person's own YAML names classes by design; this is for the class paths that come from elsewhere all the same.
+    jsonargparse before 4.53 has neither setting.
+    """
+    with contextlib.suppress(TypeError, ImportError):
+        jsonargparse.set_parsing_settings(instantiate_subclass_spec_in_any=False)
+        jsonargparse.set_parsing_settings(import_path_denylist=["subprocess", "os", "posix", "pty", "runpy", "pickle"])
+
+
+_second_wall()
 
 
 class Parser(LightningArgumentParser):

@@ -99,7 +99,7 @@ def _check_model(model: dict[str, Any]) -> None:
             plain(value, f"model_cfg.{name}.{key}")
             if isinstance(value, dict) and key != "tokenizer_kwargs":
                 for inner, part in value.items():
-                    made(float | bool | None, part, f"model_cfg.{name}.{key}.{inner}", class_named)
+                    made(float | bool | str | None, part, f"model_cfg.{name}.{key}.{inner}", class_named)
     for key, value in (text.get("tokenizer_kwargs") or {}).items():
         _allow(TOKENIZER_KEYS, key, value, "model_cfg.text_cfg.tokenizer_kwargs")
     timm = vision.get("timm_model_name")
@@ -142,10 +142,11 @@ def check_folder(folder: Path, own: bool) -> None:
     path = folder / WEIGHTS_FILE
     if not path.is_file():  # Another name, as open_clip's own folders have: it says if there is none.
         return
-    header = header_of(path)
+    with one_line(str(folder), "train or export that CLIP again"):
+        header = header_of(path)
+        with torch.device("meta"), at_most_parameters(2 * len(header) + 64):
+            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
     numbers = sum(tensor.numel() for tensor in header.values())
-    with torch.device("meta"), at_most_parameters(2 * len(header) + 64):
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
     if own:
         check_tensors(model.state_dict(), header, path)
     else:
@@ -171,6 +172,9 @@ def one_line(name: str, hint: str) -> Iterator[None]:
         KeyError,
         AttributeError,
         AssertionError,
+        ArithmeticError,
+        IndexError,
+        RecursionError,
         StopIteration,
         EOFError,
         SafetensorError,

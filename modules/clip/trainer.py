@@ -43,7 +43,7 @@ def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     parts = [f"{what} {', '.join(map(repr, words[:5]))}" for what, words in (("new", came), ("gone", went)) if words]
     raise InputError(
         "the captions have other words than those that the checkpoint was trained on "
-        f"({'; '.join(parts) or 'another order'}), and every word after them would have another token: put the captions "
+        f"({'; '.join(parts) or 'another order'}), and every word after them would get another token: put the captions "
         "back, raise data.init_args.min_count so that the words are the same, or train anew"
     )
 

@@ -163,7 +163,12 @@ def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     try:
         model = model.with_tensors(beside)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({' '.join(str(error).split())}): train this stage again") from error
+        named = ", ".join(printable(name) for name in sorted(beside)[:3])
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is damaged: the tensors beside the network's ({named}) are not whole ({reason}); train this stage "
+            "again"
+        ) from error
     check_tensors(before or model.tensors(), beside, path)
     return model
 

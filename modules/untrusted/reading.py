@@ -130,7 +130,22 @@ def parse_json(text: str | bytes, name: str) -> Any:
             raise InputError(f"{name}: {error}") from None
         raise InputError(f"{name} is not JSON ({_short(error)})") from None
     check_plain(content, name)
+    check_text(content, name)
     return content
+
+
+def check_text(content: Any, name: str) -> None:
+    """Refuse text that is no Unicode (half a surrogate pair): no file could hold it.
+
+    Raises:
+        InputError: names the file.
+    """
+    for _, value in _values(content):
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                raise InputError(f"{name} holds text that is not Unicode: {value[:40]!a}") from None
 
 
 def read_json(path: str | Path, limit: int = MAX_CONFIG) -> Any:

@@ -1,0 +1,107 @@
+"""Weights are checked by name when a stage is loaded; nothing that is not finite becomes a picture."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.cli import main
+from modules.errors import InputError
+from modules.models.exports import load_model
+from modules.pipeline import UnCLIP
+from modules.trained_run import TrainedRun
+
+
+def poison(value):
+    def change(tensors):
+        name = next(iter(tensors))
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = value
+
+    return change
+
+
+def swap(make):
+    def change(tensors):
+        name = next(iter(tensors))
+        tensors[name] = make(tensors[name])
+
+    return change
+
+
+DAMAGES = {
+    "NaN": (poison(float("nan")), "is not finite"),
+    "infinity": (poison(float("-inf")), "is not finite"),
+    "int8": (swap(lambda t: t.to(torch.int8)), "of int8, not"),
+    "float16": (swap(lambda t: t.half()), "of float16, not"),
+    "float64": (swap(lambda t: t.double()), "of float64, not"),
+    "another shape": (swap(lambda t: t[..., :1].clone()), "of another network"),
+    "a tensor less": (lambda tensors: tensors.pop(next(iter(tensors))), "the weights lack"),
+    "a tensor more": (lambda tensors: tensors.update(extra=torch.zeros(1)), "has no extra"),
+    "another's statistics": (lambda tensors: tensors.update({"statistics.x": torch.zeros(1)}), "statistics"),
+}
+
+
+@pytest.mark.parametrize("stage", ["decoder", "ar_prior", "upsampler"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_tensor_is_named(weights_of, stage, damage):
+    change, line = DAMAGES[damage]
+    with pytest.raises(InputError, match=line) as error:
+        load_model(weights_of(stage, change))
+    assert stage in str(error.value)
+
+
+def test_statistics_and_codec_are_checked_too(weights_of):
+    def nan(tensors):
+        tensors["codec.centres"] = tensors["codec.centres"] * float("nan")
+
+    with pytest.raises(InputError, match=r"codec\.centres is not finite"):
+        load_model(weights_of("ar_prior", nan))
+    with pytest.raises(InputError, match="statistics"):
+        load_model(weights_of("diffusion_prior", lambda t: t.update({"statistics.more": torch.zeros(1)})))
+
+
+@pytest.mark.parametrize(
+    ("there", "put"),
+    [("decoder", "glide"), ("glide", "decoder"), ("diffusion_prior", "ar_prior"), ("linear_prior", "decoder")],
+)
+def test_a_stage_of_another_kind_is_refused(sent, there, put):
+    shutil.rmtree(sent / there)
+    shutil.copytree(sent / put, sent / there)
+    with pytest.raises(InputError, match=f"holds the stage {put}, not {there}"):
+        TrainedRun(sent).stage(there)
+
+
+@pytest.mark.parametrize("stage", ["decoder", "diffusion_prior", "upsampler"])
+def test_what_is_not_finite_is_no_picture(sent, capsys, monkeypatch, stage):
+    # The weights are finite, and what is computed from them is not.
+    whole = TrainedRun.stage
+
+    def broken(self, name):
+        stored = whole(self, name)
+        if name == stage:
+            for parameter in stored.model.network.parameters():
+                parameter.fill_(3e38)
+        return replace(stored)
+
+    monkeypatch.setattr(TrainedRun, "stage", broken)
+    words = ["sample", "a red circle", "--run", str(sent), "--out", "out", "--condition", "diffusion_prior"]
+    assert main(words) == 2
+    assert f"the stage {stage} of" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"the stage {stage} of"):
+        UnCLIP.from_run(sent).generate(["a red circle"])
+
+
+def test_headers_are_bounded(sent):
+    path = sent / "decoder" / "export" / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes((2**40).to_bytes(8, "little") + content[8:])
+    with pytest.raises(InputError, match="its header says that it has"):
+        load_model(sent / "decoder")
+    deep = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path.write_bytes(len(deep).to_bytes(8, "little") + deep)
+    with pytest.raises(InputError, match="is damaged"):
+        load_model(sent / "decoder")
