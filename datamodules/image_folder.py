@@ -183,17 +183,18 @@ def _files(root: Path, closed: list[Fault], follow: bool) -> Iterator[str]:
     left = [""]
     while left:
         prefix = left.pop()
-        real = os.path.realpath(f"{root}/{prefix}")
+        place = f"{root}/{prefix}"[:-1] if prefix else str(root)
+        real = os.path.realpath(place)
         if real in seen:
             continue
         seen.add(real)
         try:
-            with os.scandir(f"{root}/{prefix}") as entries:
+            with os.scandir(place) as entries:
                 found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
             if not prefix:
                 raise InputError(f"{root} cannot be read: {error.strerror}") from error
-            closed.append(Fault(f"{root}/{prefix}", "a folder that cannot be read", error.strerror or "", exact=False))
+            closed.append(Fault(place, "a folder that cannot be read", error.strerror or "", exact=False))
             continue
         folders = []
         for entry in found:

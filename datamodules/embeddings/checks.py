@@ -1,7 +1,7 @@
 """Whether embeddings are still those that were written: checksums of the files, norms of the rows.
 
-A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. In folders from before there
-were checksums only the norms are looked at, which notices zeros and factors.
+A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. In folders from before
+there were checksums only the norms are looked at, which notices zeros and factors.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ def check_norms(rows: ShardedArray, place: Path) -> None:
     if len(wrong):
         first = wrong[0]
         raise InputError(
-            f"{place}: row {chosen[first]} has norm {norms[first]:.4g} and not 1, as {len(wrong)} of {len(chosen)} "
-            "rows have that were looked at: they are not a CLIP's embeddings as `unclip embed` writes them; run it again with "
-            "--overwrite"
+            f"{place}: row {chosen[first]} has norm {norms[first]:.4g} and not 1 ({len(wrong)} of {len(chosen)} rows "
+            "that were looked at): they are not embeddings as `unclip embed` writes them; run it again with --overwrite"
         )
 
 

@@ -166,17 +166,17 @@ class EmbeddingsFolder:
             )
         if token_features and self.info.features is None:
             raise InputError(f"{self.path}: holds no token features; run `unclip embed --token-features`")
-        kinds = ("z_i", "z_t", "tokens", *(("features",) if token_features else ()))
-        wanted = (*(PLACES[kind] for kind in kinds), REPLACED)
-        check_files(self.path / split, self.info.checksums.get(split, {}), wanted)
         z_i, z_t = (self._array(split, kind, "float32", (self.info.dim,), found) for kind in ("z_i", "z_t"))
-        check_norms(z_i, self.path / split / PLACES["z_i"])
-        check_norms(z_t, self.path / split / PLACES["z_t"])
         tokens = self._array(split, "tokens", "int64", (self.info.context,), found)
         features = None
         if token_features:
             features = self._array(split, "features", "float16", (self.info.context, self.info.features or 0), found)
-        return EmbeddingRows(z_i, z_t, tokens, features, replaced=self.replaced(split)[:, 0].tolist())
+        replaced = self.replaced(split)[:, 0].tolist()
+        folder, kinds = self.path / split, ("z_i", "z_t", "tokens", *(("features",) if token_features else ()))
+        check_files(folder, self.info.checksums.get(split, {}), (*(PLACES[kind] for kind in kinds), REPLACED))
+        for kind, rows in (("z_i", z_i), ("z_t", z_t)):
+            check_norms(rows, folder / PLACES[kind])
+        return EmbeddingRows(z_i, z_t, tokens, features, replaced=replaced)
 
     def replaced(self, split: str) -> np.ndarray:
         """(K, 2) int64: rows of a split that hold the embeddings of another pair, and which pair's.

@@ -125,8 +125,8 @@ class SplitFiles:
         free = shutil.disk_usage(self.partial).free
         if needed > free:
             raise InputError(
-                f"{self.path.parent}: needs {needed / 1e6:,.2f} MB for the {self.split} embeddings and has "
-                f"{free / 1e6:,.0f} MB free: name a folder on another disk"
+                f"{self.path.parent}: needs {needed / 1e6:,.{0 if needed > 1e7 else 2}f} MB for the {self.split} "
+                f"embeddings and has {free / 1e6:,.0f} MB free: name a folder on another disk"
             )
 
     def _is_mine(self, folder: Path) -> bool:

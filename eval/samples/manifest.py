@@ -72,7 +72,8 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
     for key, kind in REQUIRED.items():
         value = record.get(key) if isinstance(record, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{place} needs {key!r} to be {'a number' if kind is int else 'text'}, found {repr(value)[:100]}")
+            wanted = "a number" if kind is int else "text"
+            raise InputError(f"{place} needs {key!r} to be {wanted}, found {repr(value)[:100]}")
     problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
     if problem:
         raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")

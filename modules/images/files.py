@@ -151,15 +151,13 @@ def check_size(image: Image.Image, name: str) -> None:
         PictureError: no pixels, or so many that decoding takes over 2^30 bytes.
     """
     pixels = image.width * image.height
-    each = BYTES_PER_PIXEL.get(image.mode.partition(";")[0] if image.mode != "I;16" else image.mode, TRANSPARENT)
-    each = BYTES_PER_PIXEL["I;16"] if image.mode in _SIXTEEN_BITS else each
-    each = TRANSPARENT if "transparency" in image.info else each
+    mode = "I;16" if image.mode in _SIXTEEN_BITS else image.mode
+    each = TRANSPARENT if "transparency" in image.info else BYTES_PER_PIXEL.get(mode, TRANSPARENT)
     if pixels * each > MAX_BYTES:
         size = f"{image.width} x {image.height}"
-        message = (
-            f"{name} has {size} pixels, which take {pixels * each / 2**30:,.1f} GiB to decode ({image.mode}), over the "
-            "limit of 1 GiB: make it smaller first"
-        )
+        most = MAX_BYTES // each
+        limit = f"2^{most.bit_length() - 1}" if most & (most - 1) == 0 else f"{most:,}"
+        message = f"{name} has {size} pixels, over the limit of {limit} for {image.mode}: make it smaller first"
         raise PictureError(message, "a picture of too many pixels", size)
     if not pixels:
         raise PictureError(f"{name} has no pixels", "a picture without pixels")

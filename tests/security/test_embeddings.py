@@ -1,0 +1,121 @@
+"""Embeddings that were changed after they were written are refused; so are a checkpoint and captions of other words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.embeddings.folder import MANIFEST, open_embeddings
+from datamodules.embeddings.module import EmbeddingsDataModule
+from datamodules.shapes import ShapesDataModule
+from experiments.embeddings.embed import embed
+from modules.clip.frozen import FrozenCLIP
+from modules.clip.trainer import CLIPTrainer, check_words
+from modules.errors import InputError
+
+
+@pytest.fixture
+def folder(embeddings, tmp_path):
+    return shutil.copytree(embeddings, tmp_path / "embeddings")
+
+
+def rewritten(folder, kind, change):
+    path = folder / "train" / kind / f"{kind}_0.npy"
+    np.save(path, change(np.load(path)))
+    return path
+
+
+CHANGES = {
+    "zeros": np.zeros_like,
+    "times 7": lambda a: a * 7,
+    "reversed": lambda a: a[::-1].copy(),
+    "one NaN": lambda a: np.where(np.arange(a.size).reshape(a.shape) == 5, np.nan, a).astype(a.dtype),
+    "one bit": lambda a: np.nextafter(a, a + 1),
+}
+
+
+def unsigned(folder):
+    path = folder / MANIFEST
+    content = json.loads(path.read_text())
+    del content["checksums"]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", ["img_emb", "text_emb"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_noticed_by_its_file(folder, kind, change):
+    path = rewritten(folder, kind, CHANGES[change])
+    with pytest.raises(InputError, match=f"{path.name} is not the file"):
+        EmbeddingsDataModule(str(folder)).dataset("train")
+
+
+def test_so_are_other_tokens(folder):
+    path = rewritten(folder, "tokens", lambda a: a[::-1].copy())
+    with pytest.raises(InputError, match=f"{path.name} is not the file"):
+        open_embeddings(folder).rows("train")
+
+
+@pytest.mark.parametrize("change", ["zeros", "times 7", "one NaN"])
+def test_without_checksums_norms_are_looked_at(folder, change):
+    unsigned(folder)
+    assert len(open_embeddings(folder).rows("train")) == 64  # As before there were checksums.
+    rewritten(folder, "img_emb", CHANGES[change])
+    with pytest.raises(InputError, match="has norm"):
+        open_embeddings(folder).rows("train")
+
+
+def test_embed_compares_some_pairs_with_the_clip(folder, clip_folder, tiny):
+    data, clip = ShapesDataModule(16, **tiny.SIZES, cache_dir=None), FrozenCLIP(str(clip_folder))
+    embed(data, clip, folder, ["train"])  # They are there, and are right.
+    unsigned(folder)
+    rewritten(folder, "img_emb", lambda a: np.roll(-a, 1, axis=1))
+    with pytest.raises(InputError, match=r"row \d+ of train is not the z_i of its pair"):
+        embed(data, clip, folder, ["train"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dim": 10**12},
+        {"dim": "16"},
+        {"sizes": {"train": -1}},
+        {"sizes": {"../x": 64}},
+        {"sizes": [64]},
+        {"checksums": {"train": {"../../unclip-canary.png": "0"}}},
+        {"clip_fingerprint": {"class_path": "x"}},
+        {"normalised": "yes"},
+    ],
+)
+def test_a_description_is_plain(folder, change):
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=r"embeddings\.json"):
+        open_embeddings(folder).rows("train")
+
+
+def test_a_checkpoint_holds_its_words_and_refuses_others(tiny, shapes, tmp_path):
+    trainer = tiny.fit(tiny.make_stage("clip"), shapes(), 2, tmp_path)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    words = shapes().vocabulary()
+    assert torch.load(path, weights_only=True)["vocabulary"] == words
+    tiny.fit(tiny.make_stage("clip"), shapes(), 3, tmp_path, resumed=path)
+    data = shapes()
+    data.vocabulary = lambda: ["aardvark", *words[1:]]
+    data.texts = lambda split: ["aardvark"]
+    with pytest.raises(InputError, match=f"new 'aardvark'; gone {words[0]!r}"):
+        tiny.fit(tiny.make_stage("clip"), data, 3, tmp_path, resumed=path)
+    stage = tiny.make_stage("clip")
+    with pytest.raises(InputError, match="other words"):
+        trainer.validate(stage, datamodule=data, ckpt_path=str(path), weights_only=True, verbose=False)
+    assert isinstance(stage, CLIPTrainer)
+
+
+def test_words_in_another_order_are_other_words():
+    check_words(["a", "b"], ["a", "b"])
+    with pytest.raises(InputError, match="another order"):
+        check_words(["a", "b"], ["b", "a"])
