@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 CANARY = "canary-of-the-fuzzers"
 """Content of the file beside the folder; nothing that is read may hold it."""
 
-ABSURD = st.sampled_from(
+ABSURD: st.SearchStrategy[Any] = st.sampled_from(
     [
         None,
         True,

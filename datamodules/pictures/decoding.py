@@ -74,7 +74,7 @@ def decode(
         (size, size, 3) uint8.
 
     Raises:
-        InputError: no picture, a damaged one, or over 2^28 pixels.
+        InputError: no picture, a damaged one, or one that takes over 2^30 bytes to decode.
     """
     with opened(io.BytesIO(data), name, safe_formats()) as image:
         if config.draft and image.format in ("JPEG", "MPO"):

@@ -95,8 +95,9 @@ def shown(options: Any, section: dict[str, Any]) -> dict[str, Any]:
     """A data section for a page: of a YAML as it is written, so that no environment variable's value gets there."""
     if not is_yaml(options):
         return section
-    node = OmegaConf.create(config_text(Path(options.config or options.data))).get("data")
-    return {"class_path": section["class_path"], **OmegaConf.to_container(node, resolve=False)}
+    config: Any = OmegaConf.create(config_text(Path(options.config or options.data)))
+    written: Any = OmegaConf.to_container(config.get("data"), resolve=False)
+    return {"class_path": section["class_path"], **written}
 
 
 def make_data(

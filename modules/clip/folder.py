@@ -82,16 +82,14 @@ def check_config(folder: Path) -> dict[str, Any]:
 def _check_model(model: dict[str, Any]) -> None:
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-    text, vision = model.get("text_cfg"), model.get("vision_cfg")
+    text, vision = (_section(model, name) for name in ("text_cfg", "vision_cfg"))
     for key, what in REFUSED.items():
-        if model.get(key) or (isinstance(text, dict) and text.get(key)):
+        if model.get(key) or text.get(key):
             raise InputError(f"{key}: {what} is not read from a folder; name the CLIP as open_clip does")
     for key, value in model.items():
         if key not in ("text_cfg", "vision_cfg"):
             _allow(MODEL_KEYS, key, value, "model_cfg")
     for name, section, kind in (("text_cfg", text, CLIPTextCfg), ("vision_cfg", vision, CLIPVisionCfg)):
-        if not isinstance(section, dict):
-            raise InputError(f"model_cfg.{name} must be a mapping")
         known = {field.name for field in dataclasses.fields(kind)}
         for key, value in section.items():
             if key not in known:
@@ -100,13 +98,23 @@ def _check_model(model: dict[str, Any]) -> None:
             if isinstance(value, dict) and key != "tokenizer_kwargs":
                 for inner, part in value.items():
                     made(float | bool | str | None, part, f"model_cfg.{name}.{key}.{inner}", class_named)
-    for key, value in (text.get("tokenizer_kwargs") or {}).items():
+    more = text.get("tokenizer_kwargs") or {}
+    if not isinstance(more, dict):
+        raise InputError("model_cfg.text_cfg.tokenizer_kwargs must be a mapping")
+    for key, value in more.items():
         _allow(TOKENIZER_KEYS, key, value, "model_cfg.text_cfg.tokenizer_kwargs")
     timm = vision.get("timm_model_name")
     if timm and not re.fullmatch(r"[a-z0-9_]+", str(timm)):
         raise InputError(f"timm_model_name {printable(str(timm)[:60])!r} is no architecture that timm itself has")
     if vision.get("timm_model_pretrained") not in (None, False):
         raise InputError("timm_model_pretrained: a folder has its own weights; leave it out")
+
+
+def _section(model: dict[str, Any], name: str) -> dict[str, Any]:
+    found = model.get(name)
+    if not isinstance(found, dict):
+        raise InputError(f"model_cfg.{name} must be a mapping")
+    return found
 
 
 def _check_preprocess(section: Any) -> None:

@@ -72,7 +72,7 @@ def load_image(source: ImageLike) -> Tensor:
         (3, S, S) float32 in [-1, 1].
 
     Raises:
-        InputError: a file that is missing, truncated, no picture or over 2^28 pixels; a mode whose range of values is
+        InputError: a file that is missing, truncated, no picture or too large to decode; a mode whose range of values is
             unknown; a tensor of another shape or range. The line names which.
     """
     if isinstance(source, Tensor):

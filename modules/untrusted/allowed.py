@@ -196,9 +196,9 @@ def parameters(kind: type) -> dict[str, Any]:
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return {field.name: hints[field.name] for field in fields(kind) if field.init}
-    hints = get_type_hints(kind.__init__)
+    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    found = inspect.signature(kind).parameters.values()
     return {each.name: hints.get(each.name, each.annotation) for each in found if each.kind in named}
 
 
