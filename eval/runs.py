@@ -65,6 +65,9 @@ def read_run(path: str | Path) -> Run:
         raise InputError(f"{path} holds no stage, samples or sweeps: name a run folder, as in runs/quickstart")
     rows = [read_row(path / "samples" / name / METRICS) for name in CONDITIONS]
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
+    for name, record in records.items():
+        if not isinstance(record.get("seconds", 0), (int, float)):
+            raise InputError(f"{path / name / 'stage.json'}: seconds must be a number; run the stage again")
     done = {name: record for name, record in records.items() if record.get("status", "done") == "done"}
     stages = dict(sorted(done.items(), key=lambda item: str(item[1].get("started", ""))))
     probe = read_json(path / "probe.json") or {}

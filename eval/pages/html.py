@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from eval.errors import InputError
+from eval.untrusted import require_inside
 
 
 def png(image: Image.Image) -> bytes:
@@ -22,7 +23,7 @@ def png(image: Image.Image) -> bytes:
 def jpeg(path: Path) -> bytes:
     """A picture file as JPEG, a few times smaller."""
     try:
-        with Image.open(path) as image:
+        with Image.open(require_inside(path.parent, path.name)) as image:
             out = io.BytesIO()
             image.convert("RGB").save(out, format="JPEG", quality=85)
     except (OSError, SyntaxError, ValueError) as error:

@@ -77,7 +77,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, or None when there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -61,8 +61,8 @@ def class_named(path: str, base: type[T], package: str = "") -> type[T]:
     kind = None if found is None else vars(found).get(name)  # A module's __getattr__ is not asked.
     if not (own or trusted or root == package or (kind is base and kind is not nn.Module)) or found is None:
         raise InputError(
-            f"{path} is none of this project's classes, which are all that an export may name; nothing of it is built. "
-            f"If you trust the package {root!r}, import that module first, or set {TRUST}={root}"
+            f"{path} is none of this project's classes, which are all that an export may name; nothing of it is built"
+            + ("" if root in sys.modules and root != package else f". {_hint(module, root)}")
         )
     if kind is None:
         raise InputError(f"no class {path}")
@@ -71,6 +71,13 @@ def class_named(path: str, base: type[T], package: str = "") -> type[T]:
     if kind is not base and kind.__module__ != module:
         raise InputError(f"{path} is defined in {kind.__module__}: name it there")
     return kind
+
+
+def _hint(module: str, root: str) -> str:
+    """The way for models of the user's own; not said of packages that everybody has, as torch."""
+    if root in sys.stdlib_module_names:
+        return f"The module {module} is Python's own"
+    return f"If the package {root!r} is yours, import {module} first, or set {TRUST}={root}"
 
 
 def _imported(module: str, path: str) -> types.ModuleType:
