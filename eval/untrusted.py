@@ -22,6 +22,8 @@ MAX_PICTURE = 2**28
 """Bytes of a figure's picture."""
 MAX_ARRAYS = 2**32
 """Bytes of the arrays in an .npz: the scatter of 20,000 features has 3.2 GB."""
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -77,7 +79,8 @@ def require_inside(folder: Path, name: object) -> Path:
     Raises:
         InputError: a path, a link that leads out, a folder, a FIFO or a device; or it is not there.
     """
-    if not isinstance(name, str) or Path(name).name != name or "\0" in name or name in ("", ".", ".."):
+    plain = isinstance(name, str) and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    if not isinstance(name, str) or not plain or Path(name).name != name or "\0" in name or name in ("", ".", ".."):
         raise InputError(f"{folder} names {printable(repr(name)[:100])}; a file is a plain name inside the folder")
     path = folder / name
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):

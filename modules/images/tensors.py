@@ -72,8 +72,8 @@ def load_image(source: ImageLike) -> Tensor:
         (3, S, S) float32 in [-1, 1].
 
     Raises:
-        InputError: a file that is missing, truncated, no picture or too large to decode; a mode whose range of values is
-            unknown; a tensor of another shape or range. The line names which.
+        InputError: a file that is missing, truncated, no picture or too large to decode; a mode whose range of values
+            is unknown; a tensor of another shape or range. The line names which.
     """
     if isinstance(source, Tensor):
         return _from_tensor(source)

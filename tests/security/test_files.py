@@ -43,7 +43,8 @@ def figure(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["../../../unclip-canary.png", "ABSOLUTE", "link.png", "..", "", "a\0b", 3, ["a.png"], "sub/a.png"]
+    "name",
+    ["../../../unclip-canary.png", "ABSOLUTE", "link.png", "..", "", "a\0b", 3, ["a.png"], "sub/a.png", "x" * 5000],
 )
 def test_a_figure_shows_only_its_own_pictures(tmp_path, secret, name):
     folder = figure(tmp_path / "run")
