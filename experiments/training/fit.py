@@ -26,6 +26,12 @@ def main(argv: list[str]) -> int:
         raise InputError(f"trainer: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"config: {error}") from error
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):
+            raise
+        raise InputError(
+            f"trainer: {' '.join(str(error).split())} trainer.val_check_interval=1.0 validates at the end of every epoch."
+        ) from error
     except ModuleNotFoundError as error:  # Some callbacks find out when training starts.
         raise InputError(f"config: {missing_package(error)}") from error
     except RuntimeError as error:

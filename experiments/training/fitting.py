@@ -32,8 +32,8 @@ def constructing() -> Iterator[None]:
     except (ValueError, ImportError) as error:
         *_, cause = causes(error)
         if isinstance(cause, ImportError):
-            setting = re.search(r'Parser key "([^"]+)"', str(error))
-            raise InputError(f"{setting[1] if setting else 'config'}: {missing_package(cause)}") from error
+            made = re.search(r"class_path '(?:\w+\.)*(\w+)'", str(error))
+            raise InputError(f"{made[1] if made else 'config'}: {missing_package(cause)}") from error
         if cause is error or not isinstance(cause, ValueError):
             raise
         if isinstance(cause, InputError):  # It says where.

@@ -23,9 +23,23 @@ def check_precision(plugin: Precision) -> None:
         InputError: it is none of PRECISIONS.
     """
     if plugin.precision not in PRECISIONS:
-        instead = "16-mixed" if str(plugin.precision).startswith(("16", "fp16")) else "bf16-mixed"
-        raise InputError(
-            f"trainer.precision is {plugin.precision}: the weights, their average and the optimiser's state would not "
-            f"be float32, and small steps would be rounded away; take {instead}, which computes in the short format and "
-            f"keeps these in float32 (there are {', '.join(PRECISIONS)})"
-        )
+        raise _refusal(str(plugin.precision))
+
+
+def check_precision_name(name: object) -> None:
+    """As `check_precision`, of the setting itself, before a Trainer asks for packages that it would need.
+
+    Raises:
+        InputError: the weights would have fewer bits than float32. Names that there are not are left to the Trainer.
+    """
+    if str(name) in ("16-true", "bf16-true") or str(name).startswith("transformer-engine"):
+        raise _refusal(str(name))
+
+
+def _refusal(name: str) -> InputError:
+    instead = "16-mixed" if name.endswith(("16-true", "float16")) and not name.startswith("bf") else "bf16-mixed"
+    return InputError(
+        f"trainer.precision is {name}: the weights, their average and the optimiser's state would not be float32, and "
+        f"small steps would be rounded away; take {instead}, which computes in the short format and keeps these in "
+        f"float32 (there are {', '.join(PRECISIONS)})"
+    )

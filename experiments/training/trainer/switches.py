@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from datamodules.base import SplitDataModule
 from modules.errors import InputError
-from modules.training.precision import check_precision
+from modules.training.precision import check_precision, check_precision_name
 from modules.training.stage import Stage
 
 SEEDS = range(2**32)
@@ -54,6 +54,7 @@ def check_settings_of_trainer(command: str, settings: Mapping[str, Any]) -> None
     for name in class_names(settings.get("callbacks")):
         if name in CALLBACKS:
             raise InputError(f"trainer.callbacks: {name} {CALLBACKS[name]}")
+    check_precision_name(settings.get("precision"))
     if command == "fit":
         found = next(_refused(settings), None)
         if found is not None:
