@@ -64,13 +64,6 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         check_share("drop_text", self.drop_text)
         super().check_settings(sizes)
 
-    def check_data(self, sizes: DataSizes) -> None:
-        if self.objective.learned_sigma:
-            raise InputError(
-                f"{MODEL}.objective.learned_sigma is true, a prior's network has no variance: set it to false"
-            )
-        super().check_data(sizes)
-
     @property
     def reader(self) -> CaptionReader:
         return self.network.tokens
