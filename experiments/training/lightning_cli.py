@@ -172,7 +172,7 @@ class CLI(LightningCLI):
         splits = {"fit": ("train", "val"), "validate": ("val",)}.get(self.command, ("test",))
         check_data(self.model, self.datamodule, splits)
         if self.command == "fit" and self.ckpt_path is None:
-            check_settings(self.model, self.datamodule)
+            check_settings(self.model, self.datamodule, self.trainer.world_size)
         check_checkpoint(self.ckpt_path, self.model)
         if self.command != "fit" or self.trial or getattr(rank_zero_only, "rank", 0) > 0:
             self._call_trainer()

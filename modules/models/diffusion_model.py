@@ -116,7 +116,12 @@ class DiffusionModel(Model[B]):
 
     @torch.no_grad()
     def bound(
-        self, batch: B, schedule: NoiseSchedule, generators: Generators, variance: ModelVariance
+        self,
+        batch: B,
+        schedule: NoiseSchedule,
+        generators: Generators,
+        variance: ModelVariance,
+        on_step: Callable[[], object] | None = None,
     ) -> VariationalBound:
         """Every term of the variational bound of a batch (Improved DDPM eq. 4 to 7).
 
@@ -125,10 +130,11 @@ class DiffusionModel(Model[B]):
             schedule: the objective's, or a respaced one.
             generators: one for each of the batch's samples.
             variance: of the reverse steps.
+            on_step: called after every step.
         """
         denoiser, x0 = self.denoiser(batch)
         return variational_bound(
-            denoiser, schedule, x0, generators=generators, variance=variance, decoder=self.likelihood
+            denoiser, schedule, x0, generators=generators, variance=variance, decoder=self.likelihood, on_step=on_step
         )
 
     @property

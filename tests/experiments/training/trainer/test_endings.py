@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from experiments.cli import main
 
 EARLY = (
     "--trainer.val_check_interval=2",
@@ -45,6 +50,21 @@ def test_the_scores_statistics_are_estimated_whatever_ends_training(fit, words):
     assert ran.code == 0
     assert "statistics.timesteps" in load_file(ran.folder / "export" / "model.safetensors")
     assert "score_statistics" in torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_the_bound_by_a_trained_stages_own_statistics_is_a_number(fit):
+    """After 6 steps epsilon is larger than the noise at the first step, where Analytic-DPM's variance is then 0."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert fit(stage="diffusion_prior").code == 0
+    words = ["--config", "runs/diffusion_prior/config.yaml", "--ckpt_path", "last", "--bound.samples", "2"]
+    assert main(["validate", *words]) == 0
+    found = json.loads(Path("runs/diffusion_prior/bound.json").read_text(), parse_constant=refuse)
+    statistics = load_file("runs/diffusion_prior/export/model.safetensors")["statistics.mean_squared_epsilon"]
+    assert found["variance"] == "analytic" and statistics[0] > 1
+    assert found["total"] == pytest.approx(found["prior"] + sum(found["terms"]), rel=1e-6)
 
 
 def test_the_full_number_of_steps_needs_no_word(fit):
