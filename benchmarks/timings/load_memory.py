@@ -2,9 +2,9 @@
 
     python -m benchmarks.timings.load_memory [--width 1024] [--depth 24]
 
-Writes the export of a diffusion prior of that size into a temporary folder and loads it in a process of its own, with all
-weights touched once. `peak` is the largest resident set of the process minus that of before the load. A second line is a
-CLIP's, with `--clip WIDTH`.
+Writes the export of a diffusion prior of that size into a temporary folder and loads it in a process of its own, with
+all weights touched once. `peak` is the largest resident set of the process minus that of before the load. With
+`--clip WIDTH` a second line is a CLIP's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ def write_export(folder: Path, width: int, depth: int) -> Path:
     """The export of a diffusion prior with fresh weights."""
     from modules.networks.diffusion_prior import DiffusionPriorNetwork
 
-    arguments = {"embedding_dim": 64, "vocab_size": 64, "context_length": 16, "width": width, "depth": depth, "heads": 2}
+    arguments = {
+        "embedding_dim": 64,
+        "vocab_size": 64,
+        "context_length": 16,
+        "width": width,
+        "depth": depth,
+        "heads": 2,
+    }
     folder.mkdir(parents=True)
     save_file(DiffusionPriorNetwork(**arguments).state_dict(), folder / "model.safetensors")
     network = {"class_path": NETWORK, "init_args": arguments}
@@ -111,7 +118,13 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.timings.load_memory", *words]
             peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             size = file.stat().st_size
-            row = {"model": kind, "file": size, "peak": peak, "ratio": round(peak / size, 3), "torch": torch.__version__}
+            row = {
+                "model": kind,
+                "file": size,
+                "peak": peak,
+                "ratio": round(peak / size, 3),
+                "torch": torch.__version__,
+            }
             print(json.dumps(row), flush=True)
 
 

@@ -130,7 +130,9 @@ class BoundReport(Callback):
             raise InputError("bound.samples: validation had no samples to evaluate the bound on")
         found = self._report(curves / count, sums / count, count)
         if not math.isfinite(found["total"]):
-            first = next((t for t, x in zip(found["timesteps"], found["terms"], strict=True) if not math.isfinite(x)), None)
+            first = next(
+                (t for t, x in zip(found["timesteps"], found["terms"], strict=True) if not math.isfinite(x)), None
+            )
             raise InputError(
                 f"the bound is {found['total']}: the term of timestep {first} is not finite with bound.variance="
                 f"{self._name}; take another, such as fixed_small. Nothing is written"

@@ -29,9 +29,8 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         if "`val_check_interval`" not in str(error):
             raise
-        raise InputError(
-            f"trainer: {' '.join(str(error).split())} trainer.val_check_interval=1.0 validates at the end of every epoch."
-        ) from error
+        way_out = "trainer.val_check_interval=1.0 validates at the end of every epoch"
+        raise InputError(f"trainer: {' '.join(str(error).split())} {way_out}") from error
     except ModuleNotFoundError as error:  # Some callbacks find out when training starts.
         raise InputError(f"config: {missing_package(error)}") from error
     except RuntimeError as error:

@@ -45,7 +45,9 @@ def constructing() -> Iterator[None]:
 def missing_package(error: ImportError) -> str:
     """'WandbLogger needs the package wandb: ...', from what Lightning or Python say of an import that has failed."""
     text = " ".join(str(error).split())
-    named = re.search(r"[Rr]equirement '([\w.\[\]-]+)|No module named '([\w.]+)'|`([\w.-]+)` (?:is )?not installed", text)
+    named = re.search(
+        r"[Rr]equirement '([\w.\[\]-]+)|No module named '([\w.]+)'|`([\w.-]+)` (?:is )?not installed", text
+    )
     package = next((name for name in named.groups() if name), None) if named else error.name
     if package is None:
         return text

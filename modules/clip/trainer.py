@@ -97,9 +97,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         pairs = sizes.pairs()
         if pairs is not None and sizes.batch is not None and sizes.batch > pairs:
             raise InputError(
-                f"data.init_args.batch_size makes batches of {sizes.batch} pairs over all devices, and the training split "
-                f"holds {pairs}: the same pair would be in a batch several times, and the others are what it is told "
-                f"from; take {pairs} or fewer, or more data"
+                f"data.init_args.batch_size makes batches of {sizes.batch} pairs over all devices, and the training "
+                f"split holds {pairs}: the same pair would be in a batch several times, and the others are what it is "
+                f"told from; take {pairs} or fewer, or more data"
             )
 
     def _context(self) -> int:

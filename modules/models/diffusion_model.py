@@ -286,8 +286,8 @@ class DiffusionModel(Model[B]):
         if not hasattr(self.network, "learned_sigma"):
             if theirs:
                 raise InputError(
-                    f"model.objective.learned_sigma is true, a {type(self.network).__name__} has no variance: set it to "
-                    "false"
+                    f"model.objective.learned_sigma is true, a {type(self.network).__name__} has no variance: set it "
+                    "to false"
                 )
             return
         if self.network.learned_sigma != theirs:

@@ -47,7 +47,7 @@ LOGGERS: tuple[tuple[type[Logger], Show], ...] = (
 
 
 def shows_images(loggers: Sequence[Logger]) -> bool:
-    """Whether one of the loggers can show pictures; the same on all ranks, since all have loggers of the same classes."""
+    """Whether one of the loggers can show pictures: the same on all ranks, which have loggers of the same classes."""
     return any(isinstance(logger, kind) for logger in loggers for kind, _ in LOGGERS)
 
 

@@ -403,8 +403,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         if self._guard is not None:
             self._guard.check()
         root = Path(self.trainer.default_root_dir)
-        # This is called when training has ended as the config said: by steps, epochs, time or a callback. An interrupted
-        # run is not exported: it will be when it has been resumed and has reached its end.
+        # This is called when training has ended as the config said: by steps, epochs, time or a callback. An
+        # interrupted run is not exported: it will be when it has been resumed and has reached its end.
         trained = self.global_step > 0 and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if trained and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
             self.export(root)

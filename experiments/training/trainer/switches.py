@@ -19,10 +19,10 @@ from modules.training.stage import Stage
 SEEDS = range(2**32)
 
 CALLBACKS = {
-    "LearningRateFinder": "cannot set the learning rate, which is model.init_args.optimizer.init_args.lr: try values there, "
-    "each in a short run of its own",
-    "BatchSizeFinder": "would train with another batch size than config.yaml says: set data.init_args.batch_size; `unclip "
-    "plan` says how much memory a batch takes",
+    "LearningRateFinder": "cannot set the learning rate, which is model.init_args.optimizer.init_args.lr: try values "
+    "there, each in a short run of its own",
+    "BatchSizeFinder": "would train with another batch size than config.yaml says: set data.init_args.batch_size; "
+    "`unclip plan` says how much memory a batch takes",
     "StochasticWeightAveraging": "would average beside the average that is kept already and exported: set "
     "model.init_args.training.ema_decay",
     "WeightAveraging": "would average beside the average that is kept already and exported: set "
@@ -64,7 +64,7 @@ def check_settings_of_trainer(command: str, settings: Mapping[str, Any]) -> None
 def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if settings.get(name) == 0:
-            yield f"{name} is 0: nothing would be trained; give 1 or more; --trainer.fast_dev_run=true tries a config out"
+            yield f"{name} is 0: nothing would be trained; give 1 or more; --trainer.fast_dev_run=true tries a config"
     if settings.get("enable_checkpointing") is False:
         yield (
             "enable_checkpointing is false: training always keeps checkpoints/last.ckpt, from which it goes on; "
@@ -74,8 +74,8 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "barebones: it measures Lightning itself, without log and checkpoint; leave it out"
     if settings.get("reload_dataloaders_every_n_epochs"):
         yield (
-            "reload_dataloaders_every_n_epochs: the data of a run do not change, and their order follows from the step; "
-            "leave it out"
+            "reload_dataloaders_every_n_epochs: the data of a run do not change, and their order follows from the "
+            "step; leave it out"
         )
     if settings.get("model_registry") is not None:
         yield "model_registry: nothing is uploaded while training; `unclip export` makes a folder that can be"
@@ -123,8 +123,8 @@ def _check_monitors(trainer: Trainer) -> None:
         if isinstance(monitor, str) and not monitor.startswith(("train/", "val/")):
             close = difflib.get_close_matches(monitor, ("val/loss", "train/loss"), n=1)
             raise InputError(
-                f"trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which is never logged; metrics are "
-                f"named train/NAME and val/NAME; did you mean {(close or ['val/loss'])[0]!r}?"
+                f"trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which is never logged; metrics "
+                f"are named train/NAME and val/NAME; did you mean {(close or ['val/loss'])[0]!r}?"
             )
 
 

@@ -61,7 +61,13 @@ def fit(tiny, embeddings, tmp_path, monkeypatch, capsys):
     }
     of_pictures = {
         "class_path": "datamodules.shapes.ShapesDataModule",
-        "init_args": {"image_size": 16, **tiny.SIZES, "batch_size": 24, "cache_dir": None, "embeddings": str(embeddings)},
+        "init_args": {
+            "image_size": 16,
+            **tiny.SIZES,
+            "batch_size": 24,
+            "cache_dir": None,
+            "embeddings": str(embeddings),
+        },
     }
     for stage, data in (("linear_prior", of_embeddings), ("diffusion_prior", of_embeddings), ("decoder", of_pictures)):
         Path(f"{stage}.yaml").write_text(yaml.safe_dump(stage_config(tiny, stage, data)))
@@ -75,7 +81,8 @@ def fit(tiny, embeddings, tmp_path, monkeypatch, capsys):
         last = folder / "checkpoints" / "last.ckpt"
         about = folder / "export" / "config.yaml"
         return SimpleNamespace(
-            code=code, out=out, err=err, folder=folder, batches=Spy.batches, rates=Spy.rates, validations=Validations.seen,
+            code=code, out=out, err=err, folder=folder,
+            batches=Spy.batches, rates=Spy.rates, validations=Validations.seen,
             step=torch.load(last, weights_only=True)["global_step"] if last.exists() else None,
             exported=yaml.safe_load(about.read_text())["step"] if about.exists() else None,
         )  # fmt: skip

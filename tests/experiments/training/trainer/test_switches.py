@@ -19,7 +19,9 @@ def set_to(*words: str) -> list[str]:
 
 def test_every_argument_of_the_trainer_stands_in_the_table():
     section = DOCUMENT.read_text().partition("## Lightning's own switches")[2].partition("\n## ")[0]
-    told = {name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    told = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
     assert told == set(inspect.signature(Trainer.__init__).parameters) - {"self"}
 
 
@@ -93,7 +95,10 @@ def test_a_sanity_check_changes_nothing_in_training(fit, spy):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["callbacks+=LearningRateFinder"], "LearningRateFinder cannot set the learning rate, which is model.init_args."),
+        (
+            ["callbacks+=LearningRateFinder"],
+            "LearningRateFinder cannot set the learning rate, which is model.init_args.",
+        ),
         (["callbacks+=BatchSizeFinder"], "BatchSizeFinder would train with another batch size"),
         (["callbacks+=StochasticWeightAveraging", "callbacks.swa_lrs=0.01"], "model.init_args.training.ema_decay"),
         (["callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"], "model.init_args.training.ema_decay"),
