@@ -87,14 +87,16 @@ class SplitDataModule(LightningDataModule):
         `overfit_batches` every epoch begins with the first batch.
         """
         trainer, n = self.trainer, self.size("train")
-        overfit = trainer is not None and trainer.overfit_batches > 0
-        whole = trainer is not None and trainer.max_steps > 0 and not overfit and not counts_epochs(trainer)
+        overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        total = None
+        if trainer is not None and trainer.max_steps > 0 and not overfit and not counts_epochs(trainer):
+            total = trainer.max_steps * trainer.accumulate_grad_batches
         sampler = SeededBatchSampler(
             n,
             self.batch_size,
             self.seed,
             start=self._batches_of_epoch if overfit else self._batches_consumed,
-            total=trainer.max_steps * trainer.accumulate_grad_batches if whole else None,
+            total=total,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
             **self._order(),
@@ -132,7 +134,7 @@ class SplitDataModule(LightningDataModule):
     def _batches_of_epoch(self) -> int:
         # Nothing at the beginning of an epoch; in the middle of one only when a run goes on.
         progress = self.trainer.fit_loop.epoch_loop.batch_progress  # type: ignore[union-attr]
-        return progress.current.processed
+        return progress.current.processed  # type: ignore[union-attr]
 
     def _loader_options(self) -> dict[str, Any]:
         on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"

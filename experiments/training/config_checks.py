@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -38,10 +39,10 @@ def check_settings(stage: LightningModule, data: LightningDataModule, devices: i
         InputError: there is one.
     """
     if isinstance(stage, Stage):
-        ours = isinstance(data, SplitDataModule)
-        batch = data.batch_size * devices if ours else None
-        pairs = {"pairs": partial(data.size, "train")} if ours else {}
-        stage.check_settings(DataSizes(_image_size(data), batch=batch, **pairs))
+        sizes = DataSizes(_image_size(data))
+        if isinstance(data, SplitDataModule):
+            sizes = replace(sizes, batch=data.batch_size * devices, pairs=partial(data.size, "train"))
+        stage.check_settings(sizes)
 
 
 def check_data(stage: LightningModule, data: LightningDataModule, splits: Sequence[str] = ("train", "val")) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.nn import all_gather
 
 
 def contrastive_loss(
@@ -49,7 +50,7 @@ def _sizes(index: Tensor, world: int) -> list[int]:
 def gathered(x: Tensor, sizes: list[int]) -> Tensor:
     """(B, ...) of this replica -> (sum of sizes, ...) of all, one behind another; every replica must call this."""
     if x.requires_grad and torch.is_grad_enabled():
-        return torch.cat(torch.distributed.nn.all_gather(x), dim=0)
+        return torch.cat(all_gather(x), dim=0)
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: len(x)] = x.detach()
     parts = [torch.empty_like(padded) for _ in sizes]

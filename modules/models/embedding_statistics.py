@@ -104,13 +104,13 @@ class EmbeddingStatistics:
 
 def _broadcast(own: EmbeddingStatistics | None, sender: int, rank: int, dim: int) -> EmbeddingStatistics | None:
     """The sender's statistics on every rank; None if it has none."""
-    about: list[object] = [None]
+    about: list[tuple[int, int, int, torch.dtype] | None] = [None]
     if rank == sender and own is not None:
         about = [(own.count, len(own.keys), own.sample_size, own.z_i.dtype)]
     torch.distributed.broadcast_object_list(about, sender)
     if about[0] is None:
         return None
-    count, kept, sample_size, dtype = about[0]  # type: ignore[misc]
+    count, kept, sample_size, dtype = about[0]
     shapes = {"mean": (dim,), "scatter": (dim, dim), "z_i": (kept, dim), "z_t": (kept, dim), "keys": (kept,)}
     kinds = {"mean": torch.float64, "scatter": torch.float64, "keys": torch.int64}
     device = _wire()

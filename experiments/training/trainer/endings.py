@@ -14,7 +14,8 @@ def ended_by(trainer: Trainer) -> str:
     """What has ended training: "max_steps", "max_epochs", "max_time", or the callback that has asked for it."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "max_steps"
-    if trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.fit_loop.epoch_progress.current.processed:
+    passed = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    if trainer.max_epochs is not None and 0 < trainer.max_epochs <= passed:
         return "max_epochs"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     left = [timer.time_remaining() for timer in timers]  # None for a Timer that only takes the time
