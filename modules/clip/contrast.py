@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,7 +52,9 @@ def _sizes(index: Tensor, world: int) -> list[int]:
 def gathered(x: Tensor, sizes: list[int]) -> Tensor:
     """(B, ...) of this replica -> (sum of sizes, ...) of all, one behind another; every replica must call this."""
     if x.requires_grad and torch.is_grad_enabled():
-        return torch.cat(all_gather(x), dim=0)
+        with warnings.catch_warnings():  # torch means to replace it by one that older versions do not have.
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.cat(all_gather(x), dim=0)
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: len(x)] = x.detach()
     parts = [torch.empty_like(padded) for _ in sizes]

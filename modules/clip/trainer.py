@@ -202,7 +202,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         sums: Tensor = self.trainer.strategy.reduce(self._order.float().to(self.device), reduce_op="sum")  # type: ignore[assignment]
         right, count = sums.tolist()
         if count > 0:
-            self.log(f"{self.measured}/order", right / count)
+            self.log(f"{self.measured}/order", right / count, sync_dist=True)  # The same on every rank.
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
