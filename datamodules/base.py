@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.order import ResumableLoader, SeededBatchSampler, evaluation_batches, leave_signals_to_training
@@ -82,17 +82,21 @@ class SplitDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the seeded order, from where the Trainer stands to where it ends.
 
-        With `max_steps`, one Lightning epoch is the whole run, whatever the number of passes over the data;
-        without, it is one pass.
+        If only `max_steps` ends training, one Lightning epoch is the whole run, whatever the number of passes over the
+        data. If something counts epochs (see `counts_epochs`), an epoch is one pass. The order is the same. With
+        `overfit_batches` every epoch begins with the first batch.
         """
         trainer, n = self.trainer, self.size("train")
-        total = trainer.max_steps * trainer.accumulate_grad_batches if trainer is not None else -1
+        overfit = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        total = None
+        if trainer is not None and trainer.max_steps > 0 and not overfit and not counts_epochs(trainer):
+            total = trainer.max_steps * trainer.accumulate_grad_batches
         sampler = SeededBatchSampler(
             n,
             self.batch_size,
             self.seed,
-            start=self._batches_consumed,
-            total=total if total > 0 else None,
+            start=self._batches_of_epoch if overfit else self._batches_consumed,
+            total=total,
             rank=trainer.global_rank if trainer else 0,
             world=trainer.world_size if trainer else 1,
             **self._order(),
@@ -127,6 +131,11 @@ class SplitDataModule(LightningDataModule):
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
+    def _batches_of_epoch(self) -> int:
+        # Nothing at the beginning of an epoch; in the middle of one only when a run goes on.
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress  # type: ignore[union-attr]
+        return progress.current.processed  # type: ignore[union-attr]
+
     def _loader_options(self) -> dict[str, Any]:
         on_device = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
         return {
@@ -135,6 +144,15 @@ class SplitDataModule(LightningDataModule):
             "pin_memory": on_device,
             "worker_init_fn": leave_signals_to_training,
         }
+
+
+def counts_epochs(trainer: Trainer) -> bool:
+    """Whether one of the Trainer's settings counts epochs: max_epochs, min_epochs, min_steps, check_val_every_n_epoch.
+
+    `min_steps` does so too: Lightning then lets an EarlyStopping end training after one whole epoch at the earliest.
+    """
+    limited = trainer.max_epochs not in (None, -1)
+    return limited or bool(trainer.min_epochs or trainer.min_steps) or trainer.check_val_every_n_epoch is not None
 
 
 def at_least(bound: int, name: str, value: int) -> int:

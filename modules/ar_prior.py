@@ -54,15 +54,22 @@ class ARPrior(PriorStage[ARPriorModel]):
         rank_zero_info(f"the codec keeps {kept} of {dim} principal components: {share:.2%} of the variance of z_i")
 
     def _statistics(self) -> EmbeddingStatistics:
-        """Of the training split, read in parts; every rank reads all of it and comes to the same codec."""
+        """Of the training split, read in parts; every rank reads its share, and all come to the same codec.
+
+        Raises:
+            InputError: the training split is empty.
+        """
         data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+        rank, world = self.global_rank, self.trainer.world_size
         total: EmbeddingStatistics | None = None
-        for start in range(0, len(data), FIT_CHUNK):
-            positions = list(range(start, min(start + FIT_CHUNK, len(data))))
+        for start in range(len(data) * rank // world, len(data) * (rank + 1) // world, FIT_CHUNK):
+            positions = list(range(start, min(start + FIT_CHUNK, len(data) * (rank + 1) // world)))
             rows = embeddings_of(data.__getitems__(positions))
             z_i, z_t = (x.to(self.device) for x in (rows.z_i, rows.z_t))
             part = EmbeddingStatistics.of(z_i, z_t, torch.tensor(positions, device=self.device))
             total = part if total is None else total.merge(part)
+        if world > 1:
+            total = EmbeddingStatistics.over_ranks(total, rank, world, self.codec.embedding_dim)
         if total is None:
             raise InputError("the training split holds no embeddings to fit the codec to")
         return total

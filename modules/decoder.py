@@ -61,12 +61,12 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0))
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
-        """(2 x 16, 3, H, W): samples, then the true images whose captions and embeddings they were given."""
-        model = self.drawing_model
+        """(2 x N, 3, H, W), N `samples_shown` or 16: samples, then the true images whose conditions they were given."""
+        model, count = self.drawing_model, self.shown_count
         tokens, z_i = model.conditions(batch)
-        tokens, z_i = tokens[:16], None if z_i is None else z_i[:16]
+        tokens, z_i = tokens[:count], None if z_i is None else z_i[:count]
         drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=batch.images.shape[-1])
-        return torch.cat([drawn, batch.images[:16]])
+        return torch.cat([drawn, batch.images[:count]])
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's captions and embeddings."""

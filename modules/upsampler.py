@@ -14,8 +14,11 @@ from modules.models.configs import Objective, SamplerConfig
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.training.diffusion_stage import DiffusionStage
-from modules.training.model_stage import per_sample_generators
+from modules.training.model_stage import per_sample_generators, picture_count, picture_parts
 from modules.training.stage import TrainingConfig, adamw
+
+JUDGED, SHOWN = 16, 4
+"""How many pictures validation draws, of up to 512 px and of up to 1,024 px, to take their PSNR and to show them."""
 
 
 class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
@@ -54,10 +57,21 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
+    def _drawn(self, low: Tensor) -> Tensor:
+        """(N, C, H, W) small pictures, enlarged by sampling, as few at once as their size asks for."""
+        model, generators = self.averaged_model, per_sample_generators(len(low))
+        parts = picture_parts(len(low), low.shape[-1] * model.network.factor)
+        return torch.cat([model.sample(low[part], generators[part]) for part in parts])
+
+    def _count(self, wanted: int | None, most: int, batch: ImageTextBatch) -> int:
+        return picture_count(most, batch.images.shape[-1]) if wanted is None else wanted
+
     def judge(self, batch: ImageTextBatch) -> dict[str, Tensor]:
-        images, model = batch.images[:16], self.averaged_model
+        """PSNR of enlarged pictures in dB, and of bicubic interpolation; by default of 16, of 1,024 px of 4."""
+        images = batch.images[: self._count(self.training_config.samples_judged, JUDGED, batch)]
+        model = self.averaged_model
         low = model.shrunk(images)
-        high = model.sample(low, per_sample_generators(len(low)))
+        high = self._drawn(low)
         return {"psnr": psnr(high, images), "psnr_bicubic": psnr(model.enlarged(low), images)}
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
@@ -66,10 +80,10 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         return {"images": to_uint8(model.sample(model.shrunk(batch.images), generators))}
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
-        """(3 x 4, 3, H, W): enlarged conditions, samples, and the true images."""
-        images, model = batch.images[:4], self.averaged_model
-        low = model.shrunk(images)
-        return torch.cat([model.enlarged(low), model.sample(low, per_sample_generators(len(low))), images])
+        """(3 x N, 3, H, W), N `samples_shown` or 4: enlarged conditions, samples, and the true images."""
+        images = batch.images[: self._count(self.training_config.samples_shown, SHOWN, batch)]
+        low = self.averaged_model.shrunk(images)
+        return torch.cat([self.averaged_model.enlarged(low), self._drawn(low), images])
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:

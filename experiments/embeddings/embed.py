@@ -56,7 +56,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
-    """The data, their configuration, and the CLIP; data that no YAML describes take the CLIP's size."""
+    """The data, their configuration, and the CLIP.
+
+    The pictures have the CLIP's size, also where a YAML has another, which is that of the stages that are trained on
+    them; --image-size says otherwise. A CLIP of our own is trained at the size of its YAML's pictures.
+    """
     from modules.clip.frozen import FrozenCLIP
 
     override: dict[str, Any] = {"embeddings": None}
@@ -64,7 +68,12 @@ def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[s
         override["num_workers"] = options.num_workers
     if is_yaml(options) or options.data is None:  # Refused, if so, before the CLIP is read.
         data, section = open_data(options, SplitDataModule, **override)
-        return data, section, FrozenCLIP(options.clip, options.pretrained)
+        clip = FrozenCLIP(options.clip, options.pretrained)
+        size = getattr(data, "image_size", None)
+        if options.image_size is None and size not in (None, clip.image_size):
+            _say(f"the CLIP is given pictures of its own {clip.image_size} pixels, not of the config's {size}")
+            data, section = open_data(options, SplitDataModule, **override, image_size=clip.image_size)
+        return data, section, clip
     clip = FrozenCLIP(options.clip, options.pretrained)
     options.image_size = options.image_size or clip.image_size
     data, section = open_data(options, SplitDataModule, **override)

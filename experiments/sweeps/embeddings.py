@@ -32,7 +32,7 @@ class EmbeddingJudge:
         """(N, D) float64 of unit norm, captions' samples one after another."""
         job, system = self.sampler.job(condition, settings, ""), self.sampler.system
         drawn = [job.embedded(system, numbers)[1] for numbers in job.batches(BATCH, ())]
-        z_i: np.ndarray = torch.cat([z for z in drawn if z is not None]).double().cpu().numpy()
+        z_i: np.ndarray = torch.cat([z for z in drawn if z is not None]).cpu().double().numpy()
         return z_i
 
     def measure(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class EmbeddingJudge:
         real, system = self.sampler.real, self.sampler.system
         starts = range(0, len(real), BATCH)
         parts = [system.embed_image(real.images(k, k + BATCH).float() / 127.5 - 1) for k in starts]
-        found: np.ndarray = torch.cat(parts).double().cpu().numpy()
+        found: np.ndarray = torch.cat(parts).cpu().double().numpy()
         return found
 
     @property
@@ -83,5 +83,5 @@ class EmbeddingJudge:
     def text(self) -> np.ndarray:
         """z_t of each caption."""
         _, z_t = self.sampler.system.embed_text([row["caption"] for row in self.sampler.rows])
-        found: np.ndarray = z_t.double().cpu().numpy()
+        found: np.ndarray = z_t.cpu().double().numpy()
         return found

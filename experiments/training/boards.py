@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: hyperparameters with final metrics, of stages and of evaluated conditions."""
+"""What loggers show beside curves: the hyperparameters of a stage, in TensorBoard with its final metrics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,32 @@ TRAINER = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_v
 
 
 class HyperParameters(Callback):
-    """When a run has reached its end: its settings and its last metrics, for TensorBoard's table of runs (HPARAMS)."""
+    """Gives every logger the settings of a run.
+
+    TensorBoard's table of runs (HPARAMS) shows them beside the last metrics, so it is given both when the run has
+    reached its end; the other loggers have them from the start.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        path = Path(trainer.default_root_dir) / CONFIG
+        if not trainer.is_global_zero or trainer.fast_dev_run or not path.is_file():  # type: ignore[attr-defined]
+            return
+        settings = hyperparameters(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(settings)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / CONFIG
-        logger = trainer.logger
-        if not trainer.is_global_zero or not isinstance(logger, TensorBoardLogger) or not path.is_file():
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not trainer.is_global_zero or not boards or not path.is_file():
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if finite:
             settings = hyperparameters(yaml.safe_load(path.read_text(encoding="utf-8")))
-            logger.log_hyperparams(settings, finite, step=trainer.global_step)
+            for board in boards:
+                board.log_hyperparams(settings, finite, step=trainer.global_step)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:

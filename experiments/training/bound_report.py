@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from experiments.console.progress import Progress
 from experiments.storage.folders import write_json
 from modules.diffusion.analytic import analytic_variance
 from modules.diffusion.bound import ModelVariance, VariationalBound
@@ -56,6 +58,7 @@ class BoundReport(Callback):
         if steps is not None and variance == "analytic":
             raise InputError("bound.steps is the sampler's own with bound.variance=analytic; leave it out")
         self.samples, self.steps, self.variance, self.seed = samples, steps, variance, seed
+        self._progress: Progress[None] | None = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.samples:
@@ -66,6 +69,7 @@ class BoundReport(Callback):
             )
         self._name = self._variance_of(pl_module)
         self._schedule = self._schedule_of(pl_module)
+        self._begin(trainer)
         # Sums over samples, and of the squares of the bound itself: rows terms, x0_mse, epsilon_mse.
         self._curves = torch.zeros(len(COLUMNS), self._schedule.num_steps, dtype=torch.float64)
         self._sums = torch.zeros(4, dtype=torch.float64)
@@ -91,16 +95,48 @@ class BoundReport(Callback):
         if self._name == "analytic":
             assert pl_module.statistics is not None
             variance = analytic_variance(self._schedule, pl_module.statistics).variance
-        self._add(pl_module.averaged_model.bound(rows, self._schedule, generators, variance))
+        self._add(
+            pl_module.averaged_model.bound(
+                rows, self._schedule, generators, variance, on_step=lambda: self._step(len(generators))
+            )
+        )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end()
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Shows how many evaluations of the network are done, of the first rank's."""
+        if trainer.is_global_zero:
+            total = -(-self.samples // trainer.world_size) * self._schedule.num_steps
+            self._progress = Progress("bound, network evaluations", total)
+            self._progress.__enter__()
+
+    def _step(self, samples: int) -> None:
+        if self._progress is not None:
+            self._progress.advance(samples)
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.samples:
             return
+        self._end()
         curves, sums = (self._over_ranks(trainer, pl_module, x) for x in (self._curves, self._sums))
         count = int(sums[0])
         if count == 0:
             raise InputError("bound.samples: validation had no samples to evaluate the bound on")
         found = self._report(curves / count, sums / count, count)
+        if not math.isfinite(found["total"]):
+            first = next(
+                (t for t, x in zip(found["timesteps"], found["terms"], strict=True) if not math.isfinite(x)), None
+            )
+            raise InputError(
+                f"the bound is {found['total']}: the term of timestep {first} is not finite with bound.variance="
+                f"{self._name}; take another, such as fixed_small. Nothing is written"
+            )
         if trainer.is_global_zero:
             write_json(Path(trainer.default_root_dir) / FILE, {"checkpoint": str(trainer.ckpt_path or ""), **found})
         shown = {"bound": "total", "bound_prior": "prior", "bound_likelihood": "likelihood"}

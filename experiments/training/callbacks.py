@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim.swa_utils import AveragedModel
 
 from experiments.console.progress import Progress
@@ -171,10 +172,11 @@ def batch_size(trainer: Trainer) -> int | None:
 
 
 def last_step(trainer: Trainer) -> int | None:
-    """The optimiser step that training ends at, or None when nothing says."""
-    if trainer.max_steps and trainer.max_steps > 0:
-        return trainer.max_steps
-    steps = trainer.estimated_stepping_batches
+    """The optimiser step at which max_steps or max_epochs ends training, the first of them; None when nothing says."""
+    try:
+        steps = trainer.estimated_stepping_batches
+    except MisconfigurationException:  # The batches of a step change on the way (GradientAccumulationScheduler).
+        steps = trainer.max_steps if trainer.max_steps > 0 else float("inf")
     return int(steps) if steps != float("inf") else None
 
 

@@ -103,8 +103,10 @@ class Checkpoints(Checkpoint):
         self.every_n_train_steps, self.every_minutes, self.keep = every_n_train_steps, every_minutes, keep
         self._saved_step = self._seen_step = 0
         self._saved_time = time.monotonic()
+        self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = True
         self._saved_step = self._seen_step = trainer.global_step
         self._saved_time = time.monotonic()
 
@@ -116,12 +118,15 @@ class Checkpoints(Checkpoint):
         if stepped and self._due(trainer):
             self.save(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Also when this step has been saved before: a stage may have added to its state since.
-        self.save(trainer)
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in `on_train_end`, in which a stage may add to its state after the callbacks.
+        if self._trained:
+            self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `checkpoints/last.ckpt`; every rank must call this."""
+        """Write `checkpoints/last.ckpt`, but not in a `fast_dev_run`; every rank must call this."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         path = self.path(trainer)
         with keeping(path, self.keep) if trainer.is_global_zero else contextlib.nullcontext():
             trainer.save_checkpoint(path, weights_only=False)
@@ -137,7 +142,7 @@ class Checkpoints(Checkpoint):
 
     def _due(self, trainer: Trainer) -> bool:
         if trainer.global_step == trainer.max_steps:
-            return False  # A stage may add to its state before `on_train_end`; one without that would not be the end's.
+            return False  # A stage may add to its state in `on_train_end`; one without that would not be the end's.
         if self.every_n_train_steps and trainer.global_step % self.every_n_train_steps == 0:
             return True
         due = time.monotonic() - self._saved_time >= 60 * self.every_minutes

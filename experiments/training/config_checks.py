@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, LightningModule
 
+from datamodules.base import SplitDataModule
 from datamodules.embeddings import EmbeddingsDataModule
 from datamodules.embeddings.folder import open_embeddings
 from modules.errors import InputError
@@ -23,7 +25,7 @@ TOKENS = 2**22
 """How many tokens of a split are looked at for the largest: 32 MB of them; of more, rows spread over all."""
 
 
-def check_settings(stage: LightningModule, data: LightningDataModule) -> None:
+def check_settings(stage: LightningModule, data: LightningDataModule, devices: int = 1) -> None:
     """Refuse settings with which training would go on and be of no use, or stumble when it is over.
 
     For runs that begin. One that goes on, or is evaluated, is left with what it was trained with.
@@ -31,12 +33,16 @@ def check_settings(stage: LightningModule, data: LightningDataModule) -> None:
     Args:
         stage: a LightningModule that is no Stage is not looked at.
         data: its data module.
+        devices: how many share a step.
 
     Raises:
         InputError: there is one.
     """
     if isinstance(stage, Stage):
-        stage.check_settings(DataSizes(_image_size(data)))
+        sizes = DataSizes(_image_size(data))
+        if isinstance(data, SplitDataModule):
+            sizes = replace(sizes, batch=data.batch_size * devices, pairs=partial(data.size, "train"))
+        stage.check_settings(sizes)
 
 
 def check_data(stage: LightningModule, data: LightningDataModule, splits: Sequence[str] = ("train", "val")) -> None:

@@ -8,8 +8,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.console.quiet import quiet
+from experiments.training.fitting import missing_package
 from experiments.training.lightning_cli import CLI
 from modules.errors import InputError
+
+NO_METRIC = "Early stopping conditioned on metric"
+"""How Lightning begins to say that EarlyStopping monitors a metric that is not logged."""
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +26,16 @@ def main(argv: list[str]) -> int:
         raise InputError(f"trainer: {error}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"config: {error}") from error
+    except ValueError as error:
+        if "`val_check_interval`" not in str(error):
+            raise
+        way_out = "trainer.val_check_interval=1.0 validates at the end of every epoch"
+        raise InputError(f"trainer: {' '.join(str(error).split())} {way_out}") from error
+    except ModuleNotFoundError as error:  # Some callbacks find out when training starts.
+        raise InputError(f"config: {missing_package(error)}") from error
     except RuntimeError as error:
+        if str(error).startswith(NO_METRIC):
+            raise InputError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
         lost = lost_process(error)
         if lost is None:
             raise

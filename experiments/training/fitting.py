@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,20 +23,36 @@ def constructing() -> Iterator[None]:
     jsonargparse wraps it in a list of all the types that the setting could have been of, with all of its values.
 
     Raises:
-        InputError: a constructor has raised a ValueError.
+        InputError: a constructor has raised a ValueError, or lacks a package.
     """
     try:
         yield
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         *_, cause = causes(error)
+        if isinstance(cause, ImportError):
+            made = re.search(r"class_path '(?:\w+\.)*(\w+)'", str(error))
+            raise InputError(f"{made[1] if made else 'config'}: {missing_package(cause)}") from error
         if cause is error or not isinstance(cause, ValueError):
             raise
         if isinstance(cause, InputError):  # It says where.
             raise InputError(str(cause)) from error
         part = "data" if "DataModule'" in str(error) else "model"
         raise InputError(f"{part}: {' '.join(str(cause).split())}") from error
+
+
+def missing_package(error: ImportError) -> str:
+    """'WandbLogger needs the package wandb: ...', from what Lightning or Python say of an import that has failed."""
+    text = " ".join(str(error).split())
+    named = re.search(
+        r"[Rr]equirement '([\w.\[\]-]+)|No module named '([\w.]+)'|`([\w.-]+)` (?:is )?not installed", text
+    )
+    package = next((name for name in named.groups() if name), None) if named else error.name
+    if package is None:
+        return text
+    package = package.partition(".")[0] if named and named[2] else package
+    return f"the package {package!r} is needed and not installed: pip install {package}"
 
 
 def check_checkpoint(path: Path | None, model: Any) -> None:

@@ -27,10 +27,12 @@ from experiments.training.bound_report import BoundReport
 from experiments.training.callbacks import Announce, FitProgress
 from experiments.training.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
 from experiments.training.config_checks import check_data, check_settings
-from experiments.training.fitting import check_checkpoint, check_widths, constructing
+from experiments.training.fitting import check_checkpoint, check_widths, constructing, missing_package
 from experiments.training.predictions import WritePredictions, check_place
 from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
+from experiments.training.trainer.endings import Ending
+from experiments.training.trainer.switches import check_settings_of_trainer, check_trainer, seed_in_range
 from modules.errors import InputError
 
 TRAINER_DEFAULTS = {
@@ -86,6 +88,9 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        seed = self.config.seed_everything
+        if not seed_in_range(seed):
+            raise InputError(f"seed_everything is {seed}: give a whole number from 0 to {2**32 - 1}")
 
     def before_instantiate_classes(self) -> None:
         """Refuse what can be refused before anything is built."""
@@ -107,8 +112,10 @@ class CLI(LightningCLI):
                 f"--ckpt_path is not set, so {self.command} would look at untrained weights: give a checkpoint, or "
                 "'last' for the run folder's own"
             )
+        check_settings_of_trainer(self.command, vars(trainer))
+        self.trial = self.command == "fit" and bool(trainer.fast_dev_run)
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
-        if self.command == "fit":
+        if self.command == "fit" and not self.trial:  # A trial writes nothing.
             self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite, self.completed)
         if self.command == "predict":
             check_place(self.folder.path, self.config.overwrite)
@@ -143,7 +150,7 @@ class CLI(LightningCLI):
             logger = TensorBoardLogger(self.folder.path, name="", version="") if self.command == "fit" else False
         self.trainer_defaults = {
             **self.trainer_defaults,
-            "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals(), HyperParameters()],
+            "callbacks": [RandomState(), Announce(), FitProgress(), StopSignals(), HyperParameters(), Ending()],
         }
         if self.command == "predict":
             self.trainer_defaults["callbacks"].append(WritePredictions(self.folder.path))
@@ -151,6 +158,8 @@ class CLI(LightningCLI):
             return super().instantiate_trainer(plugins=plugins, logger=logger, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"trainer: {error}") from error
+        except ImportError as error:
+            raise InputError(f"trainer: {missing_package(error)}") from error
 
     def run(self) -> None:
         """Do what the command says.
@@ -158,13 +167,14 @@ class CLI(LightningCLI):
         Raises:
             InputError: model, data and checkpoint do not go together; nothing has been written then.
         """
+        check_trainer(self.trainer, self.model, self.datamodule)
         check_widths(self.model, self.datamodule)
         splits = {"fit": ("train", "val"), "validate": ("val",)}.get(self.command, ("test",))
         check_data(self.model, self.datamodule, splits)
         if self.command == "fit" and self.ckpt_path is None:
-            check_settings(self.model, self.datamodule)
+            check_settings(self.model, self.datamodule, self.trainer.world_size)
         check_checkpoint(self.ckpt_path, self.model)
-        if self.command != "fit" or getattr(rank_zero_only, "rank", 0) > 0:
+        if self.command != "fit" or self.trial or getattr(rank_zero_only, "rank", 0) > 0:
             self._call_trainer()
             return
         with self.folder.hold():

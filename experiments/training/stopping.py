@@ -65,13 +65,14 @@ class StopSignals(Callback):
                 say("stopped in validation; `--ckpt_path last` goes on from the last checkpoint")
             self._leave(trainer, asked)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: a stage may add to its state when training has ended, and is not killed while it does.
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        self.on_fit_end(trainer, pl_module)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from modules.clip.folder import (
@@ -80,6 +83,34 @@ def _schema(name_or_folder: str | Path) -> str:
     return f"local-dir:{name_or_folder}" if Path(name_or_folder).is_dir() else str(name_or_folder)
 
 
+def _mapped(folder: Path) -> Any | None:
+    """A folder's CLIP with its weights mapped from the file: built as shapes, so that they are in memory once.
+
+    None where the file does not hold all that the network needs, in float32: then open_clip loads it, and says what is
+    wrong.
+    """
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        return None
+    import open_clip
+
+    with torch.device("meta"):
+        model = open_clip.create_model(_schema(folder), load_weights=False, device="meta")
+    try:
+        found = load_file(file)
+        if any(tensor.dtype != torch.float32 for tensor in found.values() if tensor.is_floating_point()):
+            return None
+        model.load_state_dict(found, assign=True)
+    except (RuntimeError, OSError, SafetensorError):
+        return None
+    for part in model.modules():
+        mask = part._buffers.get("attn_mask")  # Causal; no file holds it.
+        if mask is not None and mask.is_meta:
+            part.attn_mask = torch.full(mask.shape, -math.inf, device="cpu").triu(1)
+    left = any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    return None if left else model
+
+
 class FrozenCLIP(nn.Module):
     """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
 
@@ -112,7 +143,9 @@ class FrozenCLIP(nn.Module):
                 own = TOKENIZER_KEY in check_config(path)
                 check_folder(path, own)
             # Without require_pretrained, a folder that lacks its weights gives a CLIP of random ones.
-            model = open_clip.create_model(_schema(name_or_folder), pretrained=pretrained, require_pretrained=True)
+            model = _mapped(path) or open_clip.create_model(
+                _schema(name_or_folder), pretrained=pretrained, require_pretrained=True
+            )
             check_loaded(model, str(name_or_folder))
         self.model = model.eval().requires_grad_(False)
         tokenizer = load_tokenizer(name_or_folder)

@@ -15,11 +15,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from modules.batches import ImageTextBatch
+from modules.clip.contrast import contrastive_loss
 from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_FILE, unit
 from modules.clip.sam import Perturbation, frozen_statistics
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.errors import InputError
 from modules.models.base import outputs_of
+from modules.models.data_sizes import DataSizes
 from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.training.stage import Stage, TrainingConfig, adamw
@@ -96,6 +98,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             if swap_words:
                 raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
         self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
+        self._order = torch.zeros(2, dtype=torch.float64)
         self._perturbation: Perturbation | None = None
         if sam_rho:
             self._perturbation = Perturbation(list(model.parameters()), sam_rho)
@@ -121,6 +124,16 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         if trained_on is not None and isinstance(self.tokenize, WordTokenizer):
             check_words(trained_on, self.tokenize.words)
 
+    def check_settings(self, sizes: DataSizes) -> None:
+        super().check_settings(sizes)
+        pairs = sizes.pairs()
+        if pairs is not None and sizes.batch is not None and sizes.batch > pairs:
+            raise InputError(
+                f"data.init_args.batch_size makes batches of {sizes.batch} pairs over all devices, and the training "
+                f"split holds {pairs}: the same pair would be in a batch several times, and the others are what it is "
+                f"told from; take {pairs} or fewer, or more data"
+            )
+
     def _context(self) -> int:
         return int(self.model_cfg["text_cfg"]["context_length"])
 
@@ -136,10 +149,10 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         tokens = self.tokenize(batch.captions).to(self.device)
         out = {name: unit(feature) for name, feature in model(images, tokens).items()}
         rank, world = (self.global_rank, self.trainer.world_size) if gathered else (0, 1)
-        contrast = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
         # Logits go up to 100, where bfloat16 has steps of a half.
         with torch.autocast(images.device.type, enabled=False):
-            loss = contrast(out["image_features"], out["text_features"], out["logit_scale"])
+            z_i, z_t, scale = (out[name] for name in ("image_features", "text_features", "logit_scale"))
+            loss = contrastive_loss(z_i, z_t, scale, batch.index, rank=rank, world=world)
             found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
         log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float().mean()}
         margins = self._margins(model, tokens, out)
@@ -203,9 +216,31 @@ class CLIPTrainer(Stage[ImageTextBatch]):
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         loss, log = self._loss(self.averaged, batch)
+        count, order = len(batch.captions), log.pop("order", None)
         named = {f"{self.measured}/{name}": value for name, value in log.items()}
-        self.log_dict(named, batch_size=len(batch.captions), sync_dist=True)
+        self.log_dict(named, batch_size=count, sync_dist=True)
+        if order is not None:
+            self._order += torch.stack([order * count, order.new_tensor(count)]).cpu().double()
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._order = torch.zeros(2, dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        # Batches without a caption that could be swapped have no such number, and on some ranks there may be none at
+        # all, so the sums are added up here, which every rank does.
+        if not self.swap_words:
+            return
+        sums: Tensor = self.trainer.strategy.reduce(self._order.float().to(self.device), reduce_op="sum")  # type: ignore[assignment]
+        right, count = sums.tolist()
+        if count > 0:
+            self.log(f"{self.measured}/order", right / count, sync_dist=True)  # The same on every rank.
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """z_i and z_t (B, D) of unit norm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ def variational_bound(
     generators: Generators,
     variance: ModelVariance = "fixed_small",
     decoder: Decoder = "discretised",
+    on_step: Callable[[], object] | None = None,
 ) -> VariationalBound:
     """Every term of the bound, each at one draw of the noise (Improved DDPM eq. 4 to 7).
 
@@ -55,6 +57,7 @@ def variational_bound(
         generators: one per sample.
         variance: of the reverse steps, as in ``reverse_distribution``.
         decoder: "discretised" for 8-bit images in [-1, 1]; "gaussian" for continuous data, whose bound may be negative.
+        on_step: called after every step.
     """
     x0 = x0.to(working_dtype(x0))
     terms, x0_mse, epsilon_mse = [], [], []
@@ -67,6 +70,8 @@ def variational_bound(
         terms.append(bound_term(schedule, model, x0, x_t, t, decoder))
         x0_mse.append(_mean(prediction.x0 - x0, squared=True))
         epsilon_mse.append(_mean(prediction.epsilon - noise, squared=True))
+        if on_step is not None:
+            on_step()
     prior, stacked = prior_term(schedule, x0), torch.stack(terms, dim=1)
     total = prior + stacked.sum(dim=1)
     return VariationalBound(total, prior, stacked, torch.stack(x0_mse, dim=1), torch.stack(epsilon_mse, dim=1))
@@ -82,14 +87,15 @@ def reverse_distribution(
         schedule: whose previous step "t - 1" is.
         variance: "fixed_small" beta-tilde, "fixed_large" beta, "learned" by the prediction's fraction, or (N,) float64
             of one's own (Analytic-DPM's). The first step of the fixed ones has beta-tilde of the second (Improved DDPM,
-            code).
+            code), and so has one's own where it is less: Analytic-DPM's may be 0 there, since x_1 says nearly all of
+            x_0, and a density of no width has no likelihood.
 
     Raises:
         ValueError: for an unknown name, or "learned" without a variance fraction.
     """
     mean = posterior(schedule, prediction.x0, x_t, t).mean
     if isinstance(variance, Tensor):
-        log_variance = schedule.lookup(variance.log(), t, x_t)
+        log_variance = schedule.lookup(_log_with_floor(variance, schedule), t, x_t)
     elif variance == "fixed_small":
         log_variance = schedule.at(t, like=x_t).posterior_log_variance
     elif variance == "fixed_large":
@@ -101,6 +107,12 @@ def reverse_distribution(
     else:
         raise ValueError(f"unknown variance {variance!r}; there are fixed_small, fixed_large and learned")
     return Gaussian(mean, log_variance.exp(), log_variance)
+
+
+def _log_with_floor(variance: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """(N,) log variances; the first at least that of the fixed_small variance."""
+    logs = variance.log()
+    return torch.cat([torch.maximum(logs[:1], schedule.posterior_log_variance[:1]), logs[1:]])
 
 
 def bound_term(

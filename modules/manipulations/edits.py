@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modules.conditions import DEFAULT
 from modules.errors import InputError
+from modules.exact import exact
 from modules.manipulations.inversion import fresh_noise
 from modules.manipulations.latents import Latents, stack_latents
 from modules.manipulations.slerp import slerp
@@ -130,6 +131,7 @@ def component_counts(codec: EmbeddingCodec, error: float = 0.01) -> list[int]:
 
     The rank is the smallest number of components that leaves less than `error` of the variance. In the paper it is 320.
     """
-    kept = codec.eigenvalues.double().cumsum(0) / codec.eigenvalues.double().sum()
+    held = exact(codec.eigenvalues)
+    kept = held.cumsum(0) / held.sum()
     rank = int((kept < 1 - error).sum()) + 1
     return sorted({max(1, round(count * rank / PAPER_RANK)) for count in PAPER_COMPONENTS})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modules.exact import exact, float64_device
+
 
 def slerp(a: Tensor, b: Tensor, theta: float | Tensor) -> Tensor:
     """From a (theta = 0) to b (theta = 1) at constant angular speed, the norm going linearly from one to the other.
@@ -27,10 +29,11 @@ def slerp(a: Tensor, b: Tensor, theta: float | Tensor) -> Tensor:
         raise ValueError(f"slerp blends two batches of one shape (B, ...), got {tuple(a.shape)} and {tuple(b.shape)}")
     if not (a.is_floating_point() and b.is_floating_point()):
         raise ValueError(f"slerp wants floating-point vectors, got {a.dtype} and {b.dtype}")
-    share = torch.as_tensor(theta, dtype=torch.float64, device=a.device).expand(len(a))[:, None]
+    number = exact(theta) if isinstance(theta, Tensor) else torch.tensor(theta, dtype=torch.float64)
+    share = number.to(float64_device(a.device)).expand(len(a))[:, None]
     if not bool(((share >= 0) & (share <= 1)).all()):
         raise ValueError(f"theta must lie in [0, 1], got {theta}")
-    rows_a, rows_b = a.flatten(1).double(), b.flatten(1).double()
+    rows_a, rows_b = exact(a.flatten(1)), exact(b.flatten(1))
     norm_a, norm_b = rows_a.norm(dim=1, keepdim=True), rows_b.norm(dim=1, keepdim=True)
     unit_a, unit_b = _unit(rows_a, norm_a, rows_b, norm_b), _unit(rows_b, norm_b, rows_a, norm_a)
     # Kahan: exact at small angles and near pi, where the arc cosine is not.
@@ -39,7 +42,7 @@ def slerp(a: Tensor, b: Tensor, theta: float | Tensor) -> Tensor:
     blend = ((1 - share) * norm_a + share * norm_b) * direction
     dtype = torch.promote_types(a.dtype, b.dtype)
     blend = torch.where(share == 0, rows_a, torch.where(share == 1, rows_b, blend))
-    return blend.to(dtype).reshape(a.shape)
+    return blend.to(a.device, dtype).reshape(a.shape)
 
 
 def _unit(rows: Tensor, norm: Tensor, other: Tensor, other_norm: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ def _no_captions() -> CaptionSizes | None:
     return None
 
 
+def _no_pairs() -> int | None:
+    return None
+
+
 @dataclass(frozen=True)
 class DataSizes:
     """The sizes of a data module's batches.
@@ -42,10 +46,14 @@ class DataSizes:
     Attributes:
         image_size: side of the pictures in pixels; None where it is not known, or there are none.
         captions: looks the captions up, for which the embeddings' folder is opened; None for data without embeddings.
+        batch: samples of a batch over all devices; None where it is not known.
+        pairs: counts the training samples; None where they are not known.
     """
 
     image_size: int | None = None
     captions: Callable[[], CaptionSizes | None] = _no_captions
+    batch: int | None = None
+    pairs: Callable[[], int | None] = _no_pairs
 
 
 class CaptionReader(Protocol):

@@ -44,11 +44,6 @@ class DecoderModel(ImageModel):
         super().check()
         if self.network.embedding_dim is None and self.sampler.text_guidance_scale is not None:
             raise InputError("text_guidance_scale needs a decoder with two conditions; this one has the caption alone")
-        ours, theirs = self.network.learned_sigma, self.objective.learned_sigma
-        if ours != theirs:
-            raise InputError(
-                f"model.network.learned_sigma is {ours}, model.objective.learned_sigma is {theirs}: make them equal"
-            )
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("drop_text", self.drop_text)

@@ -116,7 +116,12 @@ class DiffusionModel(Model[B]):
 
     @torch.no_grad()
     def bound(
-        self, batch: B, schedule: NoiseSchedule, generators: Generators, variance: ModelVariance
+        self,
+        batch: B,
+        schedule: NoiseSchedule,
+        generators: Generators,
+        variance: ModelVariance,
+        on_step: Callable[[], object] | None = None,
     ) -> VariationalBound:
         """Every term of the variational bound of a batch (Improved DDPM eq. 4 to 7).
 
@@ -125,10 +130,11 @@ class DiffusionModel(Model[B]):
             schedule: the objective's, or a respaced one.
             generators: one for each of the batch's samples.
             variance: of the reverse steps.
+            on_step: called after every step.
         """
         denoiser, x0 = self.denoiser(batch)
         return variational_bound(
-            denoiser, schedule, x0, generators=generators, variance=variance, decoder=self.likelihood
+            denoiser, schedule, x0, generators=generators, variance=variance, decoder=self.likelihood, on_step=on_step
         )
 
     @property
@@ -266,12 +272,29 @@ class DiffusionModel(Model[B]):
 
     def check(self) -> None:
         own, sampler = self.overridable(), self.sampler
+        self._check_sigma()
         for name, unused in DECODER_ONLY.items():
             if name not in own and getattr(sampler, name) != unused:
                 raise InputError(f"model.init_args.sampler.{name} is of decoders only: leave it out")
         if self.objective.zero_terminal_snr and (sampler.needs_statistics or sampler.clip_guidance_scale):
             what = sampler.name if sampler.needs_statistics else "clip_guidance_scale"
             raise InputError(f"{what} is not defined for a schedule that ends without signal: leave it out")
+
+    def _check_sigma(self) -> None:
+        """The variance is learned by both the network, which outputs it, and the objective, which trains it."""
+        theirs = self.objective.learned_sigma
+        if not hasattr(self.network, "learned_sigma"):
+            if theirs:
+                raise InputError(
+                    f"model.objective.learned_sigma is true, a {type(self.network).__name__} has no variance: set it "
+                    "to false"
+                )
+            return
+        if self.network.learned_sigma != theirs:
+            raise InputError(
+                f"model.network.learned_sigma is {self.network.learned_sigma}, model.objective.learned_sigma is "
+                f"{theirs}: make them equal"
+            )
 
     def check_settings(self, sizes: DataSizes) -> None:
         objective, sampler = self.objective, self.sampler

@@ -19,10 +19,9 @@ from modules.batches import Captions, embeddings_of
 from modules.diffusion.bound import Decoder as Likelihood
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
-from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
 from modules.models.configs import WHOLE, Objective, Rule, SamplerConfig, check_value
-from modules.models.data_sizes import MODEL, CaptionReader, DataSizes, check_share
+from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
 from modules.networks.diffusion_prior import DiffusionPriorNetwork
@@ -63,13 +62,6 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("drop_text", self.drop_text)
         super().check_settings(sizes)
-
-    def check_data(self, sizes: DataSizes) -> None:
-        if self.objective.learned_sigma:
-            raise InputError(
-                f"{MODEL}.objective.learned_sigma is true, a prior's network has no variance: set it to false"
-            )
-        super().check_data(sizes)
 
     @property
     def reader(self) -> CaptionReader:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.errors import InputError
+from modules.exact import exact
 from modules.models.embedding_statistics import EmbeddingStatistics, components_for
 
 Buckets = Literal["quantile", "uniform"]
@@ -115,8 +116,8 @@ class EmbeddingCodec(nn.Module):
             self._read_kept()
         self.mean.copy_(statistics.mean)
         self.eigenvalues.copy_(values)
-        self.components[: self.kept] = _oriented(vectors[: self.kept])
-        z_i, z_t = statistics.z_i, statistics.z_t
+        self.components[: self.kept] = _oriented(vectors[: self.kept]).to(self.components)
+        z_i, z_t = (x.to(self.mean.device) for x in (statistics.z_i, statistics.z_t))
         scores = self._project(z_i)
         for k in range(self.kept):
             edges = _edges(scores[:, k], self.num_buckets, self.buckets)
@@ -174,7 +175,7 @@ class EmbeddingCodec(nn.Module):
         """
         if not 0 <= percentile < 100:
             raise ValueError(f"percentile must lie in [0, 100), got {percentile}")
-        counts = self.dot_counts.double().cpu()
+        counts = self.dot_counts.cpu().double()
         below = (counts.cumsum(0) - percentile / 100 * counts.sum()).clamp(min=0)
         weights = torch.minimum(below, counts)  # The bucket that the percentile cuts keeps its upper part.
         rows = [torch.multinomial(weights, 1, generator=g) for g in generators]
@@ -201,21 +202,21 @@ def _edges(values: Tensor, buckets: int, kind: Buckets) -> Tensor:
     if kind == "uniform":
         low, high = values.min(), values.max()
         return torch.linspace(float(low), float(high), buckets + 1, device=values.device)[1:-1]
-    positions = torch.linspace(0, 1, buckets + 1, dtype=torch.float64, device=values.device)[1:-1]
-    ordered = values.double().sort().values  # torch.quantile refuses long inputs.
+    ordered = exact(values).sort().values  # torch.quantile refuses long inputs.
+    positions = torch.linspace(0, 1, buckets + 1, dtype=torch.float64, device=ordered.device)[1:-1]
     place = positions * (len(ordered) - 1)
     low = place.floor().long()
     high = place.ceil().long()
-    return torch.lerp(ordered[low], ordered[high], place - low).to(values.dtype)
+    return torch.lerp(ordered[low], ordered[high], place - low).to(values)
 
 
 def _centres(values: Tensor, edges: Tensor) -> Tensor:
     """(buckets,) mean of the values in each bucket; of its edges where it is empty."""
     bucket = torch.searchsorted(edges, values.contiguous())
+    x = exact(values)
+    bucket = bucket.to(x.device)
     count = torch.bincount(bucket, minlength=len(edges) + 1)
-    total = torch.zeros(len(edges) + 1, dtype=torch.float64, device=values.device).index_add_(
-        0, bucket, values.double()
-    )
-    ends = torch.cat([values.min()[None], edges, values.max()[None]]).double()
+    total = x.new_zeros(len(edges) + 1).index_add_(0, bucket, x)
+    ends = exact(torch.cat([values.min()[None], edges, values.max()[None]]))
     middle = (ends[:-1] + ends[1:]) / 2
-    return torch.where(count > 0, total / count.clamp(min=1), middle).to(values.dtype)
+    return torch.where(count > 0, total / count.clamp(min=1), middle).to(values)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.exact import exact
+
 SAMPLE_SIZE = 65_536
 
 
@@ -20,7 +22,7 @@ class EmbeddingStatistics:
 
     Attributes:
         count: of the embeddings.
-        mean: (D,) float64.
+        mean: (D,) float64; it and `scatter` lie on the CPU if the embeddings' device has no float64.
         scatter: (D, D) float64, sum of the outer products of deviations from the mean.
         z_i, z_t: (M, D) the sampled pairs.
         keys: (M,) int64 hashes of their indices, increasing.
@@ -43,7 +45,7 @@ class EmbeddingStatistics:
             z_i, z_t: (N, D), rows of the same pairs.
             index: (N,) int64, the pairs' positions in the whole data set, all different.
         """
-        x = z_i.double()
+        x = exact(z_i)
         mean = x.mean(dim=0)
         deviations = x - mean
         keys, order = _hashed(index).sort()
@@ -74,11 +76,60 @@ class EmbeddingStatistics:
             self.sample_size,
         )
 
+    @classmethod
+    def over_ranks(cls, own: EmbeddingStatistics | None, rank: int, world: int, dim: int) -> EmbeddingStatistics | None:
+        """Of all ranks' parts together, the same on every rank, which must all call this.
+
+        They are merged in the order of the ranks. Against one pass over everything the order of the sums differs, and
+        with it the last bits of mean and scatter; the sample is the same.
+
+        Args:
+            own: of this rank's part; None if it has none.
+            rank, world: this rank, and how many there are.
+            dim: D.
+        """
+        total: EmbeddingStatistics | None = None
+        for sender in range(world):
+            part = _broadcast(own if sender == rank else None, sender, rank, dim)
+            if part is not None:
+                total = part if total is None else total.merge(part)
+        return total
+
     def principal(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (D,) of the covariance, decreasing, and the eigenvectors as rows (D, D), both float64."""
         values, vectors = torch.linalg.eigh(self.scatter / (self.count - 1))
         order = values.argsort(descending=True)
         return values[order].clamp(min=0), vectors.T[order]
+
+
+def _broadcast(own: EmbeddingStatistics | None, sender: int, rank: int, dim: int) -> EmbeddingStatistics | None:
+    """The sender's statistics on every rank; None if it has none."""
+    about: list[tuple[int, int, int, torch.dtype] | None] = [None]
+    if rank == sender and own is not None:
+        about = [(own.count, len(own.keys), own.sample_size, own.z_i.dtype)]
+    torch.distributed.broadcast_object_list(about, sender)
+    if about[0] is None:
+        return None
+    count, kept, sample_size, dtype = about[0]
+    shapes = {"mean": (dim,), "scatter": (dim, dim), "z_i": (kept, dim), "z_t": (kept, dim), "keys": (kept,)}
+    kinds = {"mean": torch.float64, "scatter": torch.float64, "keys": torch.int64}
+    device = _wire()
+    sent = {}
+    for name, shape in shapes.items():
+        if rank == sender and own is not None:
+            value = getattr(own, name).to(device).contiguous()
+        else:
+            value = torch.empty(shape, dtype=kinds.get(name, dtype), device=device)
+        torch.distributed.broadcast(value, sender)
+        sent[name] = value
+    return EmbeddingStatistics(count, sample_size=sample_size, **sent)
+
+
+def _wire() -> torch.device:
+    """Where tensors have to lie to be sent: on the accelerator for NCCL, on the CPU for gloo."""
+    if torch.distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def components_for(eigenvalues: Tensor, retained: float) -> int:
@@ -89,7 +140,8 @@ def components_for(eigenvalues: Tensor, retained: float) -> int:
     """
     if not 0 < retained <= 1:
         raise ValueError(f"the retained share must lie in (0, 1], got {retained}")
-    shares = eigenvalues.double().cumsum(0) / eigenvalues.double().sum()
+    held = exact(eigenvalues)
+    shares = held.cumsum(0) / held.sum()
     return min(int((shares < retained - 1e-12).sum()) + 1, len(eigenvalues))
 
 

@@ -52,11 +52,6 @@ class UpsamplerModel(ImageModel):
         super().check_settings(sizes)
 
     def check_data(self, sizes: DataSizes) -> None:
-        ours, theirs = self.network.learned_sigma, self.objective.learned_sigma
-        if ours != theirs:
-            raise InputError(
-                f"{NETWORK}.learned_sigma is {ours}, {MODEL}.objective.learned_sigma is {theirs}: make them equal"
-            )
         super().check_data(sizes)
         side, factor = sizes.image_size, self.network.factor
         if side is None:

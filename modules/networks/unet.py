@@ -84,8 +84,11 @@ class ResidualBlock(nn.Module):
         """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
         h = silu_(self.norm_1(x))
         h = upsampled_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(self._resample(h))
-        scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(h.dtype).chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        h = self.norm_2(h)
+        # In float32 at least: in bfloat16 1 + scale is 1 for every scale below 0.0039.
+        exact = torch.promote_types(h.dtype, torch.float32)
+        scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(exact).chunk(2, dim=1)
+        h = torch.addcmul(shift, h.to(exact), 1 + scale).to(h.dtype)
         h = self.conv_2(self.dropout(silu_(h)))
         return add_(h, self.skip(self._resample(x)))
 

@@ -94,15 +94,17 @@ class DiffusionStage(ModelStage[D, B]):
         self.averaged.train(dropout)
         return found
 
-    def on_train_epoch_end(self) -> None:
-        # One Lightning epoch is the whole run, and this is called before the last checkpoint is written.
-        if self.sampler.needs_statistics and self.global_step >= self.trainer.max_steps:
+    def on_train_end(self) -> None:
+        # Whatever has ended training; the last checkpoint is written after this.
+        if self.sampler.needs_statistics:
             self._model = replace(self._model, statistics=self._estimated())
 
     def _statistics_batches(self) -> Iterator[tuple[Denoiser, Tensor]]:
         source: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         data, size = source.dataset("train"), source.batch_size
         count = min(self.statistics_samples, len(data))
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            count = min(count, size)  # One batch shows whether it works.
         # Spread over the whole set, which may be sorted.
         positions = [k * len(data) // count for k in range(count)]
         for start in range(0, count, size):

@@ -84,10 +84,9 @@ class PriorStage(ModelStage[P, Batch]):
     """Base of the priors: validation compares drawn embeddings with the true ones."""
 
     judged: ClassVar[int | None] = 64
-    """How many of a validation batch are drawn and compared; None for all."""
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:
-        rows = embeddings_of(batch).rows(slice(self.judged))
+        rows = embeddings_of(batch).rows(slice(self.judged_count))
         drawn = self.averaged_model.sample(rows.captions, per_sample_generators(len(rows.z_t)))
         return cosines(drawn, rows)
 
@@ -111,3 +110,22 @@ def cosines(z_i: Tensor, batch: EmbeddingBatch) -> dict[str, Tensor]:
 def per_sample_generators(count: int, seed: int = 0) -> list[torch.Generator]:
     """CPU generators seeded by (seed, position): validation draws the same noise at every step of training."""
     return [torch.Generator().manual_seed(seed * 1_000_003 + k) for k in range(count)]
+
+
+PICTURES_PIXELS, PART_PIXELS = 2**22, 2**20
+
+
+def picture_count(most: int, side: int) -> int:
+    """How many pictures of `side` pixels validation draws if the YAML says nothing: 16 of 512 px, 4 of 1,024.
+
+    Args:
+        most: the largest number, that of small pictures.
+        side: of the pictures.
+    """
+    return max(1, min(most, PICTURES_PIXELS // side**2))
+
+
+def picture_parts(count: int, side: int) -> list[slice]:
+    """The pictures that validation draws at once: 16 of 256 px, 1 of 1,024. What is drawn does not depend on it."""
+    size = max(1, PART_PIXELS // side**2)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import lightning
 import torch
@@ -26,11 +26,13 @@ from torch.optim.optimizer import ParamsT
 from modules.clip import origin as clip_origin
 from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
-from modules.models.data_sizes import DataSizes, check_share
+from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
 from modules.training.finite import FiniteGuard, Seen
+from modules.training.image_log import log_images, shows_images
+from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
 
 
@@ -42,10 +44,15 @@ class TrainingConfig:
         ema_decay: of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and more;
             a run of a few thousand steps needs a faster one).
         warmup_steps: the learning rate rises linearly over these.
-        decay_share: over this last share of max_steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
+        decay_share: over this last share of all steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
+            All steps are max_steps, or those of max_epochs where that ends training first.
         channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
         compile: torch.compile the network (for GPUs).
         seed: of the training noise.
+        samples_judged: how many samples validation draws for its further measures (PSNR, cosines), at most a batch; 0
+            for no measures; null for the stage's own number.
+        samples_shown: how many samples validation draws to be looked at, at most a batch; 0 for none; null for the
+            stage's own number.
     """
 
     ema_decay: float = 0.9999
@@ -54,6 +61,8 @@ class TrainingConfig:
     channels_last: bool = False
     compile: bool = False
     seed: int = 0
+    samples_judged: int | None = None
+    samples_shown: int | None = None
 
 
 def adamw(params: ParamsT) -> Optimizer:
@@ -86,11 +95,22 @@ class Stage(lightning.LightningModule, Generic[B]):
         self._index = torch.zeros(0, dtype=torch.int64)
         self._guard: FiniteGuard | None = None
 
+    judged: ClassVar[int | None] = None
+    """How many samples of a validation batch `judge` draws, if the YAML says nothing; None for all."""
+
+    shown: ClassVar[int] = 16
+    """How many samples of a validation batch `show_samples` draws, if the YAML says nothing."""
+
     shardable = True
     """Whether the network may be sharded (FSDP2)."""
 
     def configure_model(self) -> None:
-        """Shard the network and its average where the Trainer's strategy is ModelParallelStrategy (docs/scaling.md)."""
+        """Shard the network and its average where the Trainer's strategy is ModelParallelStrategy (docs/scaling.md).
+
+        Raises:
+            InputError: a precision in which the average of the weights would stand still.
+        """
+        check_precision(self.trainer.precision_plugin)
         if self.device_mesh is not None and not self.sharded:
             shard_stage(self)
             self.sharded = True
@@ -119,12 +139,24 @@ class Stage(lightning.LightningModule, Generic[B]):
         """Scalar loss of the averaged network."""
         raise NotImplementedError
 
+    @property
+    def judged_count(self) -> int | None:
+        """How many samples of a validation batch `judge` draws; None for all."""
+        wanted = self.training_config.samples_judged
+        return self.judged if wanted is None else wanted
+
+    @property
+    def shown_count(self) -> int:
+        """How many samples of a validation batch `show_samples` draws."""
+        wanted = self.training_config.samples_shown
+        return self.shown if wanted is None else wanted
+
     def judge(self, batch: B) -> dict[str, Tensor]:
-        """Further numbers for TensorBoard, from samples for the first validation batch."""
+        """Further numbers, from samples for the first validation batch."""
         return {}
 
     def show_samples(self, batch: B) -> Tensor | None:
-        """(N, 3, H, W) images in [-1, 1] for TensorBoard, from a validation batch; None for nothing to show."""
+        """(N, 3, H, W) images in [-1, 1] for the loggers, from a validation batch; None for nothing to show."""
         return None
 
     def example_batch(self, count: int) -> B:
@@ -150,7 +182,11 @@ class Stage(lightning.LightningModule, Generic[B]):
         Raises:
             InputError: there is one.
         """
-        check_share("training.decay_share", self.training_config.decay_share)
+        config = self.training_config
+        check_share("training.decay_share", config.decay_share)
+        for name in ("samples_judged", "samples_shown"):
+            if (getattr(config, name) or 0) < 0:
+                raise InputError(f"{MODEL}.training.{name} is {getattr(config, name)}: give 0 or more, or null")
 
     def check_data(self, sizes: DataSizes) -> None:
         """Refuse data of other sizes than the network takes; see `Model.check_data`.
@@ -287,14 +323,24 @@ class Stage(lightning.LightningModule, Generic[B]):
     def validation_step(self, batch: B, batch_idx: int) -> None:
         loss = self.validation_loss(batch, self.generator(1, batch_idx))
         self.log(f"{self.measured}/loss", loss, batch_size=len(_index(batch)), sync_dist=True)
-        writer = getattr(self.logger, "experiment", None)
         if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
             return
-        self.log_dict({f"{self.measured}/{name}": value for name, value in self.judge(batch).items()}, sync_dist=True)
-        if writer is not None and (self.global_rank == 0 or self.sharded):  # Shares of weights are gathered from all.
+        if self.training_config.samples_judged != 0:
+            found = {f"{self.measured}/{name}": value for name, value in self.judge(batch).items()}
+            self.log_dict(found, sync_dist=True)
+        if self.training_config.samples_shown != 0:
+            self._show(batch)
+
+    def _show(self, batch: B) -> None:
+        """Samples for a batch, in the loggers that can show pictures; a `fast_dev_run` draws them all the same."""
+        trainer = self.trainer
+        wanted = bool(trainer.fast_dev_run) or shows_images(trainer.loggers)  # type: ignore[attr-defined]
+        if trainer.sanity_checking or not wanted:
+            return
+        if self.global_rank == 0 or self.sharded:  # Shares of weights are gathered from all.
             images = self.show_samples(batch)
             if images is not None and self.global_rank == 0:
-                writer.add_images("val/samples", (images.clamp(-1, 1) + 1) / 2, self.global_step)
+                log_images(trainer.loggers, f"{self.measured}/samples", images, self.global_step)
 
     def test_step(self, batch: B, batch_idx: int) -> None:
         """The measures of validation, with the same noise, on what the Trainer gives."""
@@ -324,10 +370,13 @@ class Stage(lightning.LightningModule, Generic[B]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate_factor(self, step: int) -> float:
-        config, total = self.training_config, self.trainer.max_steps
+        config = self.training_config
         factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        if config.decay_share == 0 or step == 0:  # The first one is asked for before the data are set up.
+            return factor
+        total = self.trainer.estimated_stepping_batches
         first = (1 - config.decay_share) * total
-        if config.decay_share > 0 and total > 0 and step > first:
+        if step > first:
             progress = min(1.0, (step - first) / (total - first))
             factor *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
         return factor
@@ -354,9 +403,10 @@ class Stage(lightning.LightningModule, Generic[B]):
         if self._guard is not None:
             self._guard.check()
         root = Path(self.trainer.default_root_dir)
-        # An interrupted run is not exported: it will be when it has been resumed and has reached its end.
-        done = self.global_step >= self.trainer.max_steps
-        if done and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
+        # This is called when training has ended as the config said: by steps, epochs, time or a callback. An
+        # interrupted run is not exported: it will be when it has been resumed and has reached its end.
+        trained = self.global_step > 0 and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trained and (self.global_rank == 0 or self.sharded) and (root / "config.yaml").exists():
             self.export(root)
 
     def export(self, root: Path) -> None:

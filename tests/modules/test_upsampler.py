@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from modules.images.degradations import gaussian_blur, random_crop
 from modules.models.configs import Objective, SamplerConfig
+from modules.training.model_stage import picture_count, picture_parts
 from modules.training.stage import TrainingConfig
 from modules.upsampler import Upsampler, psnr
 
@@ -140,6 +141,30 @@ def test_what_is_shown_is_condition_sample_and_truth(make, batch, tiny):
     assert torch.equal(truth, batch.images[:4])
     assert_close(enlarged, stage.network.enlarge(shrunk(batch.images[:4])))
     assert_close(stage.judge(batch._replace(images=truth))["psnr"], psnr(drawn, truth))
+
+
+@pytest.mark.parametrize(("judged", "shown"), [(1, 2), (3, 1)])
+def test_a_yaml_says_how_many_samples_validation_draws(make, batch, monkeypatch, judged, shown):
+    stage, drawn = make(training=TrainingConfig(samples_judged=judged, samples_shown=shown)), []
+    monkeypatch.setattr(type(stage), "_drawn", lambda self, low: (drawn.append(len(low)), self.network.enlarge(low))[1])
+    assert len(stage.show_samples(batch)) == 3 * shown
+    stage.judge(batch)
+    assert drawn == [shown, judged]
+
+
+def test_validation_of_large_pictures_draws_few_and_one_at_a_time():
+    assert [picture_count(16, side) for side in (16, 256, 512, 1024, 4096)] == [16, 16, 16, 4, 1]
+    assert [picture_count(4, side) for side in (256, 1024, 2048)] == [4, 4, 1]
+    assert picture_parts(16, 256) == [slice(0, 16)]
+    assert picture_parts(3, 1024) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+def test_parts_draw_what_the_whole_does(make, batch, tiny, monkeypatch):
+    stage = make()
+    tiny.randomise(stage.averaged, seed=1)
+    whole = stage.show_samples(batch)
+    monkeypatch.setattr("modules.training.model_stage.PART_PIXELS", 2 * batch.images.shape[-1] ** 2)
+    assert_close(stage.show_samples(batch), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_the_papers_window_and_sampler_are_the_defaults(tiny):

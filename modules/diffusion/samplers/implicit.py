@@ -65,6 +65,12 @@ def ddim_invert(
     arrives, and moves x_k by the difference to x_{k-1} (Pan et al. 2023, AIDI). About 10 of them make the round trip
     exact to rounding at few steps, wherever ddim's step has an inverse.
 
+    For a network that predicts epsilon this is diffusers' DDIMInverseScheduler. For one that predicts v or x0, epsilon
+    has to be computed from the output and x_{k-1}. Here it is the epsilon of t_k, the timestep that the network is
+    told: the same estimate as in sampling, so that the fixed point is the inverse of ddim's step. Differs from
+    diffusers, which computes it with the noise level of x_{k-1} from an output for t_k; its round trip is worse.
+    Differs from GLIDE's code too (`ddim_reverse_sample`), which evaluates the network at t_{k-1}, where x_{k-1} lies.
+
     Args:
         x_0: (B, ...) data.
         generators: not used; all samplers take the same arguments.

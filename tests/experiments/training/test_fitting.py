@@ -227,11 +227,11 @@ REFUSED = {
     "no factor": (("upsampler", {"factor": 0}, {}, {}), "model: factor is 0: the output's side must be 1 times the"),
     "a learned sigma that the upsampler has not": (
         ("upsampler", {}, {"objective": {"learned_sigma": True}}, {"image_size": 32}),
-        f"{NETWORK}.learned_sigma is False, model.init_args.objective.learned_sigma is True: make them equal",
+        "model.network.learned_sigma is False, model.objective.learned_sigma is True: make them equal",
     ),
     "a learned sigma that a prior has not": (
         ("diffusion_prior", {}, {"objective": {"parameterization": "x0", "learned_sigma": True}}, {}),
-        "model.init_args.objective.learned_sigma is true, a prior's network has no variance: set it to false",
+        "model.objective.learned_sigma is true, a DiffusionPriorNetwork has no variance: set it to false",
     ),
     "a variance that is not learned": (
         ("decoder", {}, {"sampler": {"name": "ddpm", "variance": "learned"}}, {}),

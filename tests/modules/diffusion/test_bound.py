@@ -177,3 +177,27 @@ def test_what_cannot_be_bounded_is_refused() -> None:
         b.reverse_distribution(plain, schedule, x, t, "big")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown decoder 'vae'"):
         b.bound_term(schedule, Gaussian(x, x, x), x, x, t, "vae")  # type: ignore[arg-type]
+
+
+def test_an_optimal_variance_of_nothing_at_the_first_step_has_a_likelihood(gaussian_denoiser):
+    """Analytic-DPM's is clamped to 0 there if the network's epsilon is as large as the noise; beta-tilde then."""
+    schedule = respace(cosine(1000), 10, "adm")
+    mean, covariance = torch.zeros(3, dtype=F64), torch.eye(3, dtype=F64) / 4
+    denoiser = gaussian_denoiser(schedule, mean, covariance)
+    x0 = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=F64) / 2
+    square = torch.full((10,), 0.9, dtype=F64)
+    square[0] = 1.001
+    statistics = ScoreStatistics(schedule.timesteps, square, 0.25, 7)
+    variance = analytic_variance(schedule, statistics).variance
+    assert variance[0] == 0 and (variance[1:] > 0).all()
+    small = variance.clone()
+    small[0] = schedule.posterior_variance[1]
+    found, expected = (
+        b.variational_bound(
+            denoiser, schedule, x0, generators=[torch.Generator().manual_seed(k) for k in range(5)], variance=of,
+            decoder="gaussian",
+        )
+        for of in (variance, small)
+    )  # fmt: skip
+    assert found.total.isfinite().all()
+    assert torch.equal(found.terms, expected.terms)

@@ -128,8 +128,18 @@ def test_factor_and_crop_of_an_upsampler(model):
 
 def test_a_variance_needs_an_output(model):
     learned = Objective(learned_sigma=True)
-    for stage, words in (("diffusion_prior", "a prior's network has no variance"), ("upsampler", "make them equal")):
-        assert words in refusal(replace(model(stage), objective=learned).check_data, DataSizes())
+    for stage, words in (
+        ("diffusion_prior", "a DiffusionPriorNetwork has no variance: set it to false"),
+        ("upsampler", "make them equal"),
+        ("decoder", "make them equal"),
+    ):
+        assert words in refusal(replace(model(stage), objective=learned).check)
+
+
+def test_a_variance_needs_an_objective(model, tiny):
+    for stage in ("upsampler", "decoder"):
+        network = tiny.make_network(stage, learned_sigma=True)
+        assert "make them equal" in refusal(replace(model(stage), network=network).check)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,24 @@ def test_the_embedding_scales_and_shifts_the_second_norm():
     assert_close(block(x, emb), x + F.silu(inner))
 
 
+def test_a_small_scale_is_not_rounded_away_in_bfloat16():
+    """Every scale 0.003: 1 + 0.003 is 1 in bfloat16, so the mean of what it multiplies must tell it."""
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 8, 4)
+    torch.nn.init.dirac_(block.conv_2.weight)
+    torch.nn.init.zeros_(block.emb.weight)
+    x, emb = torch.randn(64, 8, 16, 16), torch.randn(64, 4)
+    seen = []
+    block.conv_2.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].double().mean()))
+    for scale in (0.0, 0.003):
+        with torch.no_grad():
+            block.emb.bias.copy_(torch.cat([torch.full((8,), scale), torch.full((8,), 4.0)]))
+        block.norm_2.bias.data.fill_(4.0)  # all positive, where SiLU is nearly the identity
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            block(x, emb)
+    assert float(seen[1] - seen[0]) == pytest.approx(0.003 * 4, rel=0.1)
+
+
 @pytest.mark.parametrize("with_context", [True, False])
 def test_attention_over_positions_and_context(with_context):
     torch.manual_seed(0)

@@ -195,10 +195,21 @@ def test_export_holds_the_average_and_the_models_part_of_the_config(tiny, tmp_pa
     assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["config.yaml", "model.safetensors"]
 
 
-def test_a_run_that_did_not_reach_its_end_exports_nothing(tiny, tmp_path):
+def test_a_run_that_its_epochs_have_ended_is_exported(tiny, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     trainer = tiny.fit(Line(), Batches([0.0] * 2), 3, tmp_path, max_epochs=1, val_check_interval=1)
     assert trainer.global_step == 2
+    assert yaml.safe_load((tmp_path / "export" / "config.yaml").read_text())["step"] == 2
+
+
+def test_an_interrupted_run_exports_nothing(tiny, tmp_path):
+    class Interrupt(Callback):
+        def on_train_batch_end(self, trainer, *others):
+            raise SystemExit(75)
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    with pytest.raises(SystemExit):
+        tiny.fit(Line(), Batches([0.0] * 2), 3, tmp_path, callbacks=[Interrupt()])
     assert not (tmp_path / "export").exists()
 
 

@@ -1,0 +1,157 @@
+"""The Trainer's arguments do what Lightning documents, or are refused by name (the table in docs/training.md)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+STREAM = [16, 36, 27]  # how the seeded order begins
+DOCUMENT = Path(__file__).parents[4] / "docs" / "training.md"
+
+
+def set_to(*words: str) -> list[str]:
+    return [f"--trainer.{word}" for word in words]
+
+
+def test_every_argument_of_the_trainer_stands_in_the_table():
+    section = DOCUMENT.read_text().partition("## Lightning's own switches")[2].partition("\n## ")[0]
+    told = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert told == set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_overfit_batches_are_the_same_ones_in_every_pass(fit, spy, batches):
+    ran = fit(*spy, *set_to(f"overfit_batches={batches}", "val_check_interval=3"))
+    assert ran.code == 0 and ran.step == 6
+    assert ran.batches[0][:3] == STREAM and len(ran.batches) == 6
+    assert all(batch == ran.batches[k % batches] for k, batch in enumerate(ran.batches))
+    assert len({tuple(batch) for batch in ran.batches}) == batches
+
+
+def test_a_run_on_overfit_batches_goes_on_with_the_next_of_them(fit, spy):
+    words = set_to("overfit_batches=3", "val_check_interval=100")
+    whole = fit(*spy, *words).batches
+    fit(*words, *set_to("max_steps=4"), "--overwrite")
+    rest = fit(*spy, *words, "--ckpt_path", "last", "--overwrite")
+    assert rest.batches == whole[4:] and whole[4] == whole[1] != whole[0]
+
+
+def test_max_epochs_beside_max_steps_is_whichever_comes_first(fit, spy):
+    plain = fit(*spy).batches
+    ran = fit(*spy, *set_to("max_epochs=1"), "--overwrite")
+    assert (ran.code, ran.step, ran.exported) == (0, 3, 3)  # 64 pairs in batches of 24
+    assert ran.batches == plain[:3]
+    assert "steps 0 to 3" in ran.out
+    assert fit(*set_to("max_epochs=5"), "--overwrite").step == 6
+
+
+def test_a_pass_that_was_interrupted_is_finished(fit, spy):
+    """As an uninterrupted run of two passes."""
+    words = set_to("max_steps=-1", "max_epochs=2")
+    whole = fit(*spy, *words, "--checkpoint.every_n_train_steps=4").batches
+    rest = fit(*spy, *words, "--ckpt_path=runs/linear_prior/checkpoints/last-1.ckpt", "--overwrite")
+    assert (rest.step, rest.exported) == (6, 6) and rest.batches == whole[4:] and len(whole) == 6
+
+
+@pytest.mark.parametrize("words", [(), ("max_steps=-1", "max_epochs=2"), ("max_steps=100", "max_epochs=2")])
+def test_the_learning_rate_falls_over_the_steps_that_there_are(fit, spy, words):
+    ran = fit(*spy, *set_to(*words), "--model.init_args.training.decay_share=0.9")
+    assert ran.rates == pytest.approx([1e-4, 9.9e-5, 8.5e-5, 6.0e-5, 3.2e-5, 1.0e-5], rel=0.02)
+
+
+def test_validation_every_epoch_is_after_every_pass(fit, spy):
+    ran = fit(*spy, *set_to("check_val_every_n_epoch=1", "val_check_interval=1.0"))
+    assert ran.code == 0 and ran.validations == [(3, 0), (6, 0)]
+
+
+def test_a_dry_run_validates_and_leaves_nothing(fit, spy):
+    for stage in ("linear_prior", "diffusion_prior", "decoder"):
+        ran = fit(*spy, *set_to("fast_dev_run=true"), stage=stage)
+        assert ran.code == 0 and len(ran.batches) == 1 and ran.validations == [(1, 0)]
+        assert not Path("runs").exists()
+
+
+def test_a_dry_run_of_a_config_that_has_been_trained_is_no_mixture(fit):
+    assert fit().code == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    assert fit(*set_to("fast_dev_run=2", "max_steps=9")).code == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+
+
+def test_a_sanity_check_changes_nothing_in_training(fit, spy):
+    plain = fit(*spy, stage="decoder")
+    ran = fit(*spy, *set_to("num_sanity_val_steps=1"), "--overwrite", stage="decoder")
+    assert ran.validations == [(0, 0)] and ran.batches == plain.batches
+    events = [path.read_bytes() for path in ran.folder.glob("events.out*")]
+    assert events and not any(b"val/samples" in content for content in events)  # none of the untrained network
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["callbacks+=LearningRateFinder"],
+            "LearningRateFinder cannot set the learning rate, which is model.init_args.",
+        ),
+        (["callbacks+=BatchSizeFinder"], "BatchSizeFinder would train with another batch size"),
+        (["callbacks+=StochasticWeightAveraging", "callbacks.swa_lrs=0.01"], "model.init_args.training.ema_decay"),
+        (["callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"], "model.init_args.training.ema_decay"),
+        (["callbacks+=EarlyStopping", "callbacks.monitor=val_loss"], "did you mean 'val/loss'?"),
+        (["callbacks+=ModelCheckpoint", "callbacks.monitor=valid/loss"], "ModelCheckpoint monitors 'valid/loss'"),
+        (["precision=bf16-true"], "trainer.precision is bf16-true: the weights, their average"),
+        (["precision=16-true"], "take 16-mixed"),
+        (["precision=transformer-engine"], "take bf16-mixed"),
+        (["plugins=lightning.pytorch.plugins.HalfPrecision", "plugins.precision=bf16-true"], "is bf16-true"),
+        (["barebones=true"], "trainer.barebones"),
+        (["enable_checkpointing=false"], "trainer.enable_checkpointing is false"),
+        (["reload_dataloaders_every_n_epochs=1"], "trainer.reload_dataloaders_every_n_epochs"),
+        (["model_registry=a/b"], "trainer.model_registry"),
+        (["use_distributed_sampler=true"], "trainer.use_distributed_sampler is true"),
+        (["max_steps=0"], "trainer.max_steps is 0: nothing would be trained"),
+        (["max_epochs=0"], "trainer.max_epochs is 0"),
+        (["limit_train_batches=0"], "trainer.limit_train_batches is 0"),
+        (["val_check_interval=0.5"], "when `check_val_every_n_epoch=None`"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(fit, words, message):
+    ran = fit(*set_to(*words))
+    assert ran.code == 2 and message in ran.err
+    assert ran.err.startswith("unclip: ") and ran.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_steps_as_interval_of_validation_in_passes_that_are_shorter_is_one_line(fit):
+    ran = fit(*set_to("check_val_every_n_epoch=1"))
+    assert ran.code == 2 and ran.err.count("\n") == 1
+    assert "trainer.val_check_interval=1.0 validates at the end of every epoch" in ran.err
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999999999999"])
+def test_a_seed_out_of_range_is_one_line(fit, seed):
+    ran = fit(f"--seed_everything={seed}")
+    assert ran.code == 2
+    assert ran.err == f"unclip: seed_everything is {seed}: give a whole number from 0 to 4294967295\n"
+
+
+def test_the_largest_seed_is_taken(fit):
+    assert fit("--seed_everything=4294967295").code == 0
+
+
+def test_a_decay_without_an_end_is_refused(fit):
+    ran = fit(*set_to("max_steps=-1", "max_time=00:01:00:00"), "--model.init_args.training.decay_share=0.5")
+    assert ran.code == 2 and "nothing says how many steps" in ran.err
+
+
+def test_double_precision_trains_and_averages_in_it(fit):
+    import torch
+
+    ran = fit(*set_to("precision=64-true"), stage="decoder")
+    assert ran.code == 0
+    state = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float64}
