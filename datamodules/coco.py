@@ -11,7 +11,7 @@ from datamodules.faults import Fault, FaultPolicy
 from datamodules.image_folder import FolderReader
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.sources import Entry
+from datamodules.pictures.sources import Entry, PairTable
 from modules.errors import InputError
 
 
@@ -86,9 +86,9 @@ class CocoDataModule(PictureDataModule):
                 found, wrong = usable(captions.get(number, []), place, self.caption_config.max_words)
                 faults += wrong
                 if found:
-                    entries.append(Entry(name, found, name))
-        entries.sort()
-        return Listed(entries, faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+                    entries.append(Entry(name, found))
+        table = PairTable.of(sorted(entries))
+        return Listed(table, faults, FolderReader(root, table.keys))
 
 
 def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[str, Any]]], list[Fault]]:

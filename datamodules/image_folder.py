@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.captions import GROUND_TRUTH, CaptionConfig, PackedStrings, usable
+from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.sources import Entry
+from datamodules.pictures.sources import Entry, PairTable
 from datamodules.pictures.tables import METADATA, inside, rows_of
 from modules.errors import InputError
 
@@ -96,31 +96,35 @@ class ImageFolderDataModule(PictureDataModule):
         if how == "text" and not any(name.endswith(".txt") for name in files):
             raise InputError(f"{source}: no captions; {WAYS}")
         if how == "metadata":
-            entries, faults = self._from_tables(root, tables, files, pictures)
+            table, faults = self._from_tables(root, tables, files, pictures)
         else:
-            entries, faults = self._from_files(root, pictures, files, named=how == "names")
-        return Listed(entries, closed + faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+            table, faults = self._from_files(root, pictures, files, named=how == "names")
+        return Listed(table, closed + faults, FolderReader(root, table.keys))
 
     def _from_files(
         self, root: Path, pictures: list[str], files: list[str], named: bool
-    ) -> tuple[list[Entry], list[Fault]]:
+    ) -> tuple[PairTable, list[Fault]]:
         texts = {name for name in files if name.endswith(".txt")}
-        entries, faults = [], []
-        for name in pictures:
-            values = _from_name(name) if named else _from_text(root, name, texts)
-            captions, wrong = usable(values, str(root / name), self.caption_config.max_words)
-            faults += wrong
-            if captions:
-                entries.append(Entry(name, captions, name))
+        faults: list[Fault] = []
+
+        def entries() -> Iterator[Entry]:
+            for name in pictures:
+                values = _from_name(name) if named else _from_text(root, name, texts)
+                captions, wrong = usable(values, str(root / name), self.caption_config.max_words)
+                faults.extend(wrong)
+                if captions:
+                    yield Entry(name, captions)
+
+        table = PairTable.of(entries())
         if not named:
             stems = {name.rpartition(".")[0] for name in pictures}
             alone = sorted(name for name in texts if name[:-4] not in stems and not _ABOUT.match(name))
             faults += [Fault(str(root / name), "a caption without a picture") for name in alone]
-        return entries, faults
+        return table, faults
 
     def _from_tables(
         self, root: Path, tables: list[str], files: list[str], pictures: list[str]
-    ) -> tuple[list[Entry], list[Fault]]:
+    ) -> tuple[PairTable, list[Fault]]:
         there, named = set(files), set()
         entries: dict[str, Entry] = {}
         faults: list[Fault] = []
@@ -147,18 +151,18 @@ class ImageFolderDataModule(PictureDataModule):
                 )
                 faults += [Fault(place, wrong, str(row["file_name"]))] if wrong else others
                 if captions and not wrong:
-                    entries[name] = Entry(name, captions, name)
+                    entries[name] = Entry(name, captions)
         # A line that names no picture and a picture that no line names are one lost pair.
         unnamed = [name for name in pictures if name not in named][nameless:]
         faults += [Fault(str(root / name), "no caption", "in no table") for name in unnamed]
-        return [entries[name] for name in sorted(entries)], faults
+        return PairTable.of(entries[name] for name in sorted(entries)), faults
 
 
 class FolderReader:
     """Reads pictures below a folder."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = str(root), PackedStrings(names)
+        self.root, self.names = str(root), names
 
     def name(self, pair: int) -> str:
         return f"{self.root}/{self.names[pair]}"
