@@ -14,6 +14,7 @@ from eval.errors import InputError
 from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
+from eval.samples.pictures import read_picture
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -126,7 +127,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
 
 
 def load_image(path: Path, size: int) -> Image.Image:
-    """An image as RGB: its short side brought to `size` (bicubic, antialiased), then its centre, size x size.
+    """An image as training reads it, its short side brought to `size` (bicubic, antialiased), then its centre.
 
     A smaller image is enlarged, as the usual protocol does: which images count does not depend on their size.
 
@@ -134,9 +135,8 @@ def load_image(path: Path, size: int) -> Image.Image:
         InputError: it cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        picture = read_picture(path, path)
+    except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace or remove it") from error
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)

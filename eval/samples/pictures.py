@@ -1,0 +1,28 @@
+"""Pictures of sample folders and references, read as training reads them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from eval.errors import InputError
+from modules.images.files import PictureError, read_rgb
+
+
+def read_picture(source: Path | bytes, name: Path) -> Image.Image:
+    """A picture as RGB, by the one reader of pictures.
+
+    Args:
+        source: a file or its content.
+        name: the file, for errors.
+
+    Raises:
+        InputError: it cannot be decoded.
+        OSError: it is missing, or may not be read.
+    """
+    try:
+        return read_rgb(io.BytesIO(source if isinstance(source, bytes) else source.read_bytes()), str(name))
+    except PictureError as error:
+        raise InputError(str(error)) from error
