@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class CaptionConfig:
         for source, share in self.shares.items():
             if source not in known:
                 raise InputError(f"captions.shares names {source!r}; captions.columns has {', '.join(sorted(known))}")
-            if not share >= 0:
+            if not 0 <= share < math.inf:
                 raise InputError(f"captions.shares: the share of {source} is {share}, it must be 0 or more")
         if self.shares and not sum(self.shares.values()) > 0:
             raise InputError("captions.shares are all 0: give at least one source a share")
@@ -82,7 +83,7 @@ def clean(value: Any, max_words: int) -> str:
         text.encode("utf-8")  # Lone surrogates stand for bytes that could not be read.
     except UnicodeError:
         raise CaptionFault("a caption that is not UTF-8") from None
-    words = text.replace("\0", " ").split()
+    words = text.removeprefix("\ufeff").replace("\0", " ").split()
     if not words:
         raise CaptionFault("an empty caption")
     if len(words) > max_words or len(text) > LONGEST_WORD * max_words:  # The latter for text without spaces.

@@ -101,7 +101,7 @@ def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[str,
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
         images, annotations = list(content["images"]), list(content["annotations"])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error

@@ -57,7 +57,7 @@ class CaptionProtocol:
             InputError: unreadable, or a key that is unknown, missing or wrong; the message names it.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the protocol {path} ({' '.join(str(error).split())})") from error
         known = {field.name for field in dataclasses.fields(cls)}
@@ -106,7 +106,7 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
     """
     path = reference.absolute().parent / PROTOCOL_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         named = f"{content['name']} {content['digest']}"
     except (FileNotFoundError, NotADirectoryError):
         return None, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -44,7 +45,7 @@ class PictureConfig:
     draft_margin: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.draft_margin >= 1:
+        if not 1 <= self.draft_margin < math.inf:
             raise InputError(f"picture.draft_margin must be 1 or more, got {self.draft_margin}")
 
     @property

@@ -86,7 +86,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
         captions = [
             {"id": int(a["id"]), "image_id": int(a["image_id"]), "caption": " ".join(str(a["caption"]).split())}
@@ -113,7 +113,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
     if protocol.exclude is None:
         return set()
     try:
-        lines = Path(protocol.exclude).read_text(encoding="utf-8").split()
+        lines = Path(protocol.exclude).read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the images to leave out, {protocol.exclude} ({error})") from error
     by_name = {name: number for number, name in files.items()}

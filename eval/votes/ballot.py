@@ -81,7 +81,7 @@ class Ballot:
             InputError: no such file, or another content.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
             found = cls(content["against"], content["seed"], [Item(**item) for item in content["items"]])
             if content["digest"] != found.digest:
                 raise ValueError("it was changed by hand")

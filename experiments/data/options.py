@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import SPLITS, CommandParser, Parsers
+from experiments.console.arguments import SPLITS, CommandParser, Parsers, positive
 
 KINDS = (
     "a YAML with a data: section; or a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify "
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA, or --config, and --image-size."""
     parser.add_argument("data", nargs="?", metavar="DATA", help=KINDS)
     parser.add_argument("--config", help="any YAML with a data: section; the same as giving it as DATA")
-    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: what the YAML says)")
+    parser.add_argument("--image-size", type=positive, help="side of the images in pixels (default: what the YAML says)")
 
 
 def data() -> argparse.ArgumentParser:
@@ -28,9 +28,9 @@ def data() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, help="any YAML with a data: section")
     one.add_argument("--out", required=True, help="sample folder to write")
     one.add_argument("--split", choices=SPLITS, default="test")
-    one.add_argument("--captions", type=int, default=256, help="number of captions (default 256)")
-    one.add_argument("--per-caption", type=int, default=1, help="images a caption (default 1)")
-    one.add_argument("--size", type=int, help="side in pixels (default: the data's image_size)")
+    one.add_argument("--captions", type=positive, default=256, help="number of captions (default 256)")
+    one.add_argument("--per-caption", type=positive, default=1, help="images a caption (default 1)")
+    one.add_argument("--size", type=positive, help="side in pixels (default: the data's image_size)")
     one.add_argument("--seed", type=int, default=0, help="of the images beyond a caption's own (default 0)")
     one.add_argument("--overwrite", action="store_true", help="replace a sample folder that is there")
     one = commands.add_parser("check", help="count, measure and look at all pairs; writes an HTML page")
