@@ -13,7 +13,7 @@ from datamodules.faults import Fault, FaultPolicy
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
-from datamodules.pictures.tables import METADATA, inside, rows_of
+from datamodules.pictures.tables import METADATA, Names, composed, inside, rows_of
 from modules.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
@@ -93,7 +93,7 @@ class ImageFolderDataModule(PictureDataModule):
             raise InputError(f"{source}: neither metadata.jsonl nor metadata.csv; {WAYS}")
         if how != "metadata" and not pictures:
             raise InputError(f"{source}: no pictures ({', '.join(SUFFIXES)})")
-        if how == "text" and not any(name.endswith(".txt") for name in files):
+        if how == "text" and not any(name.lower().endswith(".txt") for name in files):
             raise InputError(f"{source}: no captions; {WAYS}")
         if how == "metadata":
             table, faults = self._from_tables(root, tables, files, pictures)
@@ -104,7 +104,7 @@ class ImageFolderDataModule(PictureDataModule):
     def _from_files(
         self, root: Path, pictures: list[str], files: list[str], named: bool
     ) -> tuple[PairTable, list[Fault]]:
-        texts = {name for name in files if name.endswith(".txt")}
+        texts = {composed(name[:-4]): name for name in sorted(files, key=_plain_txt) if name.lower().endswith(".txt")}
         faults: list[Fault] = []
 
         def entries() -> Iterator[Entry]:
@@ -117,15 +117,15 @@ class ImageFolderDataModule(PictureDataModule):
 
         table = PairTable.of(entries())
         if not named:
-            stems = {name.rpartition(".")[0] for name in pictures}
-            alone = sorted(name for name in texts if name[:-4] not in stems and not _ABOUT.match(name))
+            stems = {composed(name.rpartition(".")[0]) for name in pictures}
+            alone = sorted(name for stem, name in texts.items() if stem not in stems and not _ABOUT.match(name))
             faults += [Fault(str(root / name), "a caption without a picture") for name in alone]
         return table, faults
 
     def _from_tables(
         self, root: Path, tables: list[str], files: list[str], pictures: list[str]
     ) -> tuple[PairTable, list[Fault]]:
-        there, named = set(files), set()
+        there, named = Names(files), set()
         entries: dict[str, Entry] = {}
         faults: list[Fault] = []
         columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
@@ -134,6 +134,7 @@ class ImageFolderDataModule(PictureDataModule):
             folder = table.rpartition("/")[0]
             for place, row, wrong in rows_of(root / table, columns):
                 name, outside = inside(folder, str(row.get("file_name") or ""))
+                name = there.find(name)
                 named.add(name)
                 nameless += name not in there
                 if wrong:
@@ -196,15 +197,19 @@ def _files(root: Path, closed: list[Fault]) -> Iterator[str]:
         yield from (prefix + name for name in names if not name.startswith("."))
 
 
+def _plain_txt(name: str) -> bool:
+    return name.endswith(".txt")  # Which counts where there is a .TXT beside it.
+
+
 def _from_name(name: str) -> list[tuple[str, Any]]:
     stem = name.rpartition("/")[2].rpartition(".")[0]
     return [(GROUND_TRUTH, re.sub(r"[-_. ]*\d*$", "", re.sub(r"[_\s]+", " ", stem)).replace("-", " "))]
 
 
-def _from_text(root: Path, name: str, texts: set[str]) -> list[tuple[str, Any]]:
+def _from_text(root: Path, name: str, texts: dict[str, str]) -> list[tuple[str, Any]]:
     """The lines of a picture's text file; an empty file is an empty caption, and one that is not UTF-8 is none."""
-    path = name.rpartition(".")[0] + ".txt"
-    if path not in texts:
+    path = texts.get(composed(name.rpartition(".")[0]))
+    if path is None:
         return []
     try:
         content = (root / path).read_bytes()

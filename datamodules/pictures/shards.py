@@ -13,6 +13,7 @@ import tarfile
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
@@ -164,6 +165,8 @@ def _captions(
                     return [], [Fault(place, "a record that is not JSON")]
             values.append((source, record.get(column)))
     captions, faults = usable(values, place, max_words)
+    names = ", ".join(group.names())
+    faults = [replace(fault, detail=names) if fault.kind == "no caption" else fault for fault in faults]
     pickled = [name for name in group.names() if name.rpartition(".")[2] in PICKLES]
     if not captions and not values and pickled:
         return [], [Fault(place, "a pickle where a caption is expected", f"{pickled[0]}, never loaded")]

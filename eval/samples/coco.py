@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,17 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        files = {_number(image["id"], "an image's id", path): str(image["file_name"]) for image in content["images"]}
         captions = [
-            {"id": int(a["id"]), "image_id": int(a["image_id"]), "caption": " ".join(str(a["caption"]).split())}
-            for a in content["annotations"]
+            {
+                "id": _number(a.get("id", position), "a caption's id", path),
+                "image_id": _number(a["image_id"], "a caption's image_id", path),
+                "caption": " ".join(str(a["caption"]).split()),
+            }
+            for position, a in enumerate(content["annotations"])
         ]
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -102,6 +109,15 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
             f"{path}: caption {unknown[0]['id']} is of image {unknown[0]['image_id']}, which it does not list"
         )
     return files, sorted(captions, key=lambda c: c["id"])
+
+
+def _number(value: Any, what: str, path: Path) -> int:
+    """An id, which a manifest holds as a number; "12" is 12, and "0012" is a text."""
+    if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value):
+        return int(value)
+    if type(value) is not int:
+        raise InputError(f"{path}: {what} is {value!r}; whole numbers are needed: number the images anew")
+    return value
 
 
 def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:

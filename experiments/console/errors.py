@@ -48,7 +48,7 @@ def _flush() -> None:
 
 
 def printable() -> None:
-    """Let stdout and stderr show another sign for what their encoding does not have (as ASCII's), instead of failing."""
+    """Let stdout and stderr show another sign for what their encoding (as ASCII) does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

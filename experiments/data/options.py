@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA, or --config, and --image-size."""
     parser.add_argument("data", nargs="?", metavar="DATA", help=KINDS)
     parser.add_argument("--config", help="any YAML with a data: section; the same as giving it as DATA")
-    parser.add_argument("--image-size", type=positive, help="side of the images in pixels (default: what the YAML says)")
+    parser.add_argument("--image-size", type=positive, help="side of the images in pixels (default: the YAML's)")
 
 
 def data() -> argparse.ArgumentParser:

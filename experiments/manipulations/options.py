@@ -36,7 +36,7 @@ def figure(name: str, description: str, images: bool = True, steps: int = 50) ->
         made.add_argument("-n", type=positive, default=6, help="how many test pictures (default %(default)s)")
     made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
     made.add_argument("--out", required=True, help="figure folder to write")
-    made.add_argument("--size", type=positive, help="side of the pictures; one that the run reaches (default the largest)")
+    made.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
     made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
@@ -129,7 +129,7 @@ def pca() -> argparse.ArgumentParser:
     """Of `unclip pca`."""
     made = figure("pca", "Draw pictures from ever more principal components of their embedding.", steps=25)
     made.add_argument("--embeddings", help="folder of `unclip embed` (default RUN/embeddings)")
-    made.add_argument("--components", type=positive, nargs="+", help="how many (default the paper's, scaled to the rank)")
+    made.add_argument("--components", type=positive, nargs="+", help="how many (default the paper's, by the rank)")
     made.add_argument("--shown", type=positive, default=6, help="pictures in the figure; all are measured (default 6)")
     return made
 
