@@ -34,7 +34,7 @@ def test_a_folder_of_shards_may_hold_a_preview(tmp_path):
 
 def test_what_is_packed_is_to_be_unpacked(tmp_path):
     (tmp_path / "a.tar.gz").touch()
-    with pytest.raises(InputError, match="holds a.tar.gz and no pictures: unpack it"):
+    with pytest.raises(InputError, match=r"holds a\.tar\.gz and no pictures: unpack it"):
         section_of(str(tmp_path))
 
 
