@@ -1,14 +1,12 @@
-"""The captions of a split: several a pair, each with its source, packed into arrays, drawn with given shares."""
+"""Captions: where they are, what can be one, and which of a pair's several is shown."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, overload
-
-import numpy as np
+from typing import Any
 
 from datamodules.faults import Fault
 from modules.errors import InputError
@@ -44,7 +42,7 @@ class CaptionConfig:
         for source, share in self.shares.items():
             if source not in known:
                 raise InputError(f"captions.shares names {source!r}; captions.columns has {', '.join(sorted(known))}")
-            if not share >= 0:
+            if not 0 <= share < math.inf:
                 raise InputError(f"captions.shares: the share of {source} is {share}, it must be 0 or more")
         if self.shares and not sum(self.shares.values()) > 0:
             raise InputError("captions.shares are all 0: give at least one source a share")
@@ -93,7 +91,7 @@ def clean(value: Any, max_words: int) -> str:
         text.encode("utf-8")  # Lone surrogates stand for bytes that could not be read.
     except UnicodeError:
         raise CaptionFault("a caption that is not UTF-8") from None
-    words = text.replace("\0", " ").split()
+    words = text.removeprefix("\ufeff").replace("\0", " ").split()
     if not words:
         raise CaptionFault("an empty caption")
     if len(words) > max_words or len(text) > LONGEST_WORD * max_words:  # The latter for text without spaces.
@@ -127,90 +125,3 @@ def usable(values: Iterable[tuple[str, Any]], place: str, max_words: int) -> tup
     if not found and not faults:
         return [], [Fault(place, "no caption")]
     return list(found), list(faults.values())
-
-
-class PackedStrings(Sequence[str]):
-    """A list of strings in two arrays: loader processes share its memory, where a list's would be copied piecemeal.
-
-    File names that are not UTF-8 pass through as Python has them.
-    """
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
-        self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self.data = np.frombuffer(b"".join(encoded), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.data[self.ends[index] : self.ends[index + 1]].tobytes().decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-
-class Captions:
-    """Captions of n pairs, at least one each.
-
-    Args:
-        pairs: for each pair, its (source, caption) in order.
-        config: how they are drawn.
-    """
-
-    def __init__(self, pairs: Sequence[Sequence[tuple[str, str]]], config: CaptionConfig) -> None:
-        self.names = sorted({source for captions in pairs for source, _ in captions})
-        number = {name: k for k, name in enumerate(self.names)}
-        self.texts = PackedStrings(text for captions in pairs for _, text in captions)
-        self.sources = np.array([number[source] for captions in pairs for source, _ in captions], np.int64)
-        self.starts = np.cumsum([0, *map(len, pairs)], dtype=np.int64)
-        self.shares = np.array([config.shares.get(name, 0.0) for name in self.names]) if config.shares else None
-        self.draws = config.draw
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @property
-    def several(self) -> bool:
-        """Whether draws differ from pass to pass."""
-        return self.draws and len(self.texts) > len(self)
-
-    def first(self, pair: int) -> str:
-        """The pair's caption outside training: the first of its source with the largest share."""
-        start, end = self.starts[pair], self.starts[pair + 1]
-        best = 0 if self.shares is None else np.argmax(self.shares[self.sources[start:end]])
-        return self.texts[int(start + best)]
-
-    def drawn(self, pair: int, rng: np.random.Generator) -> str:
-        """One of the pair's captions: a source by its share, then any of that source's."""
-        start, end = self.starts[pair], self.starts[pair + 1]
-        if not self.draws or end - start == 1:
-            return self.first(pair)
-        if self.shares is None:
-            return self.texts[int(rng.integers(start, end))]
-        sources = self.sources[start:end]
-        weights = self.shares[sources] / np.bincount(sources)[sources]  # A share is the source's, not each caption's.
-        if not weights.any():
-            weights = np.ones(len(sources))
-        return self.texts[int(start + rng.choice(len(sources), p=weights / weights.sum()))]
-
-    def all_first(self) -> list[str]:
-        """`first` of every pair."""
-        return [self.first(pair) for pair in range(len(self))]
-
-    def digest(self, keys: Iterable[str]) -> str:
-        """Hash of the keys and of all captions with their sources."""
-        hashed = hashlib.sha256()
-        for key in keys:
-            hashed.update(key.encode("utf-8", "surrogateescape") + b"\0")
-        for part in (self.texts.data, self.texts.ends, self.sources, self.starts):
-            hashed.update(part.tobytes())
-        return hashed.hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from datamodules.faults import Fault, FaultPolicy
 from datamodules.image_folder import FolderReader
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.sources import Entry
+from datamodules.pictures.sources import Entry, PairTable
+from datamodules.pictures.tables import inside
 from modules.errors import InputError
 
 
@@ -78,21 +80,29 @@ class CocoDataModule(PictureDataModule):
         entries = []
         for number, name in files.items():
             place = f"{annotations}: image {number}"
-            if Path(name).name != name:
-                faults.append(Fault(place, "a path that leads out of the folder", name))
-            elif name not in there:
+            name, wrong_path = inside("", name)
+            if wrong_path:
+                faults.append(Fault(place, wrong_path, name))
+            elif name not in there and not ("/" in name and (root / name).is_file()):
                 faults.append(Fault(place, "an entry that points nowhere", str(root / name)))
             else:
                 found, wrong = usable(captions.get(number, []), place, self.caption_config.max_words)
                 faults += wrong
                 if found:
-                    entries.append(Entry(name, found, name))
-        entries.sort()
-        return Listed(entries, faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+                    entries.append(Entry(name, found))
+        table = PairTable.of(sorted(entries))
+        return Listed(table, faults, FolderReader(root, table.keys))
 
 
-def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[str, Any]]], list[Fault]]:
-    """A COCO captions file: file name by image number, captions by image number in the order of their own, faults.
+Id = int | str
+"""Of an image or an annotation: COCO's are numbers, other people's are texts, too."""
+
+
+def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, Any]]], list[Fault]]:
+    """A COCO captions file: file name by image, captions by image in the order of their own ids, faults.
+
+    Ids only say which caption is of which image: they may be numbers or texts, and "12" is 12. Captions without an id
+    of their own follow in the file's order.
 
     Differs from `eval.samples.coco.read_annotations`, which prepares an evaluation and refuses a file that has any
     fault.
@@ -101,33 +111,57 @@ def read_captions(path: Path) -> tuple[dict[int, str], dict[int, list[tuple[str,
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
         images, annotations = list(content["images"]), list(content["annotations"])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a COCO captions file ({error!r}): it has no images and annotations") from error
-    files: dict[int, str] = {}
-    captions: dict[int, list[tuple[int, Any]]] = {}
+    files: dict[Id, str] = {}
+    captions: dict[Id, list[tuple[tuple[int, int], Any]]] = {}
     faults = []
     for image in images:
-        match image:
-            case {"id": int(number), "file_name": str(name)} if number not in files:
-                files[number] = name
-            case {"id": int(number), "file_name": str()}:
-                faults.append(Fault(f"{path}: image {number}", "a key that occurs twice"))
-            case _:
-                faults.append(Fault(f"{path}: {str(image)[:60]}", "an image without id and file_name"))
-    for annotation in annotations:
-        match annotation:
-            case {"id": int(number), "image_id": int(image), "caption": caption} if image in files:
-                captions.setdefault(image, []).append((number, caption))
-            case {"id": int(number), "image_id": int(image), "caption": _}:
-                faults.append(Fault(f"{path}: caption {number}", "an annotation that points nowhere", f"image {image}"))
-            case _:
-                faults.append(Fault(f"{path}: {str(annotation)[:60]}", "an annotation without image_id and caption"))
+        wrong = lacking(image, "id", "file_name")
+        if wrong:
+            faults.append(Fault(f"{path}: {str(image)[:60]}", f"an image {wrong}"))
+        elif id_of(image["id"]) in files:
+            faults.append(Fault(f"{path}: image {image['id']}", "a key that occurs twice"))
+        else:
+            files[id_of(image["id"])] = image["file_name"]
+    for position, annotation in enumerate(annotations):
+        wrong = lacking(annotation, "image_id", "caption")
+        if wrong:
+            faults.append(Fault(f"{path}: {str(annotation)[:60]}", f"an annotation {wrong}"))
+            continue
+        image, own = id_of(annotation["image_id"]), annotation.get("id")
+        if image not in files:
+            place = f"{path}: caption {position if own is None else own}"
+            faults.append(Fault(place, "an annotation that points nowhere", f"image {image}"))
+            continue
+        order = (0, own) if type(own) is int else (1, position)
+        captions.setdefault(image, []).append((order, annotation["caption"]))
     ordered = {
         image: [(GROUND_TRUTH, caption) for _, caption in sorted(found, key=lambda pair: pair[0])]
         for image, found in captions.items()
     }
     return files, ordered, faults
+
+
+def lacking(entry: Any, *keys: str) -> str:
+    """What of an image or annotation is missing or of the wrong type, in words for a fault; or ""."""
+    if not isinstance(entry, dict):
+        return "that is no mapping"
+    missing = [key for key in keys if entry.get(key) is None]
+    if missing:
+        return f"without {' and '.join(missing)}"
+    for key in keys:
+        if key.endswith("id") and type(entry[key]) not in (int, str):
+            return f"whose {key} is neither a whole number nor text"
+        if key == "file_name" and not isinstance(entry[key], str):
+            return "whose file_name is not text"
+    return ""
+
+
+def id_of(value: Id) -> Id:
+    """An id as it is compared: "12" is 12; "0012" and "a1" are texts."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value) else value

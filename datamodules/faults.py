@@ -64,7 +64,7 @@ class FaultPolicy:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
-        if not self.max_skipped >= 0:
+        if not 0 <= self.max_skipped < math.inf:
             raise InputError(f"faults.max_skipped must be 0 or more, got {self.max_skipped}")
 
     def limit(self, pairs: int) -> int:

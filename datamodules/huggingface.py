@@ -8,13 +8,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
-from datamodules.faults import FaultPolicy
+from datamodules.faults import Fault, FaultPolicy
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.sources import Entry
+from datamodules.pictures.sources import Entry, PairTable
 from modules.errors import InputError
 from modules.images.files import PictureError
 
@@ -83,31 +81,32 @@ class HuggingFaceDataModule(PictureDataModule):
                     f"{self.path}: no column {column!r}; it has {', '.join(rows.column_names)}. Name the caption's in "
                     "captions.columns, as {ground_truth: COLUMN}"
                 )
-        entries, faults = [], []
-        for number, row in enumerate(_texts(rows, list(columns.values()))):
-            place = f"{self.path}[{source}] row {number}"
-            values = [(label, row[column]) for label, column in columns.items()]
-            captions, wrong = usable(values, place, self.caption_config.max_words)
-            faults += wrong
-            if captions:
-                entries.append(Entry(f"{number}", captions, number))
-        return Listed(
-            entries, faults, lambda chosen: RowReader(rows, self.image_column, f"{self.path}[{source}]", chosen)
-        )
+        faults: list[Fault] = []
+
+        def entries() -> Iterator[Entry]:
+            for number, row in enumerate(_texts(rows, list(columns.values()))):
+                place = f"{self.path}[{source}] row {number}"
+                values = [(label, row[column]) for label, column in columns.items()]
+                captions, wrong = usable(values, place, self.caption_config.max_words)
+                faults.extend(wrong)
+                if captions:
+                    yield Entry(f"{number}", captions)
+
+        table = PairTable.of(entries())
+        return Listed(table, faults, RowReader(rows, self.image_column, f"{self.path}[{source}]", table.keys))
 
 
 class RowReader:
-    """Reads pictures out of rows."""
+    """Reads pictures out of rows; the keys are the rows' numbers."""
 
-    def __init__(self, rows: Any, column: str, label: str, entries: Sequence[Entry]) -> None:
-        self.rows, self.column, self.label = rows.select_columns([column]), column, label
-        self.numbers = np.array([entry.place for entry in entries], np.int64)
+    def __init__(self, rows: Any, column: str, label: str, keys: Sequence[str]) -> None:
+        self.rows, self.column, self.label, self.keys = rows.select_columns([column]), column, label, keys
 
     def name(self, pair: int) -> str:
-        return f"{self.label} row {self.numbers[pair]}"
+        return f"{self.label} row {self.keys[pair]}"
 
     def read(self, pair: int) -> bytes:
-        value = self.rows[int(self.numbers[pair])][self.column]
+        value = self.rows[int(self.keys[pair])][self.column]
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if isinstance(value, str):

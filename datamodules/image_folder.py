@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.captions import GROUND_TRUTH, CaptionConfig, PackedStrings, usable
+from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.sources import Entry
-from datamodules.pictures.tables import METADATA, inside, rows_of
+from datamodules.pictures.sources import Entry, PairTable
+from datamodules.pictures.tables import METADATA, Names, composed, inside, rows_of
 from modules.errors import InputError
 from modules.images.files import open_picture
 from modules.untrusted.reading import read_bytes
@@ -97,35 +97,39 @@ class ImageFolderDataModule(PictureDataModule):
             raise InputError(f"{source}: neither metadata.jsonl nor metadata.csv; {WAYS}")
         if how != "metadata" and not pictures:
             raise InputError(f"{source}: no pictures ({', '.join(SUFFIXES)})")
-        if how == "text" and not any(name.endswith(".txt") for name in files):
+        if how == "text" and not any(name.lower().endswith(".txt") for name in files):
             raise InputError(f"{source}: no captions; {WAYS}")
         if how == "metadata":
-            entries, faults = self._from_tables(root, tables, files, pictures)
+            table, faults = self._from_tables(root, tables, files, pictures)
         else:
-            entries, faults = self._from_files(root, pictures, files, named=how == "names")
-        return Listed(entries, closed + faults, lambda chosen: FolderReader(root, [entry.place for entry in chosen]))
+            table, faults = self._from_files(root, pictures, files, named=how == "names")
+        return Listed(table, closed + faults, FolderReader(root, table.keys))
 
     def _from_files(
         self, root: Path, pictures: list[str], files: list[str], named: bool
-    ) -> tuple[list[Entry], list[Fault]]:
-        texts = {name for name in files if name.endswith(".txt")}
-        entries, faults = [], []
-        for name in pictures:
-            values = _from_name(name) if named else _from_text(root, name, texts)
-            captions, wrong = usable(values, str(root / name), self.caption_config.max_words)
-            faults += wrong
-            if captions:
-                entries.append(Entry(name, captions, name))
+    ) -> tuple[PairTable, list[Fault]]:
+        texts = {composed(name[:-4]): name for name in sorted(files, key=_plain_txt) if name.lower().endswith(".txt")}
+        faults: list[Fault] = []
+
+        def entries() -> Iterator[Entry]:
+            for name in pictures:
+                values = _from_name(name) if named else _from_text(root, name, texts)
+                captions, wrong = usable(values, str(root / name), self.caption_config.max_words)
+                faults.extend(wrong)
+                if captions:
+                    yield Entry(name, captions)
+
+        table = PairTable.of(entries())
         if not named:
-            stems = {name.rpartition(".")[0] for name in pictures}
-            alone = sorted(name for name in texts if name[:-4] not in stems and not _ABOUT.match(name))
+            stems = {composed(name.rpartition(".")[0]) for name in pictures}
+            alone = sorted(name for stem, name in texts.items() if stem not in stems and not _ABOUT.match(name))
             faults += [Fault(str(root / name), "a caption without a picture") for name in alone]
-        return entries, faults
+        return table, faults
 
     def _from_tables(
         self, root: Path, tables: list[str], files: list[str], pictures: list[str]
-    ) -> tuple[list[Entry], list[Fault]]:
-        there, named = set(files), set()
+    ) -> tuple[PairTable, list[Fault]]:
+        there, named = Names(files), set()
         entries: dict[str, Entry] = {}
         faults: list[Fault] = []
         columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
@@ -134,6 +138,7 @@ class ImageFolderDataModule(PictureDataModule):
             folder = table.rpartition("/")[0]
             for place, row, wrong in rows_of(root / table, columns):
                 name, outside = inside(folder, str(row.get("file_name") or ""))
+                name = there.find(name)
                 named.add(name)
                 nameless += name not in there
                 if wrong:
@@ -151,18 +156,18 @@ class ImageFolderDataModule(PictureDataModule):
                 )
                 faults += [Fault(place, wrong, str(row["file_name"]))] if wrong else others
                 if captions and not wrong:
-                    entries[name] = Entry(name, captions, name)
+                    entries[name] = Entry(name, captions)
         # A line that names no picture and a picture that no line names are one lost pair.
         unnamed = [name for name in pictures if name not in named][nameless:]
         faults += [Fault(str(root / name), "no caption", "in no table") for name in unnamed]
-        return [entries[name] for name in sorted(entries)], faults
+        return PairTable.of(entries[name] for name in sorted(entries)), faults
 
 
 class FolderReader:
     """Reads pictures below a folder."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = str(root), PackedStrings(names)
+        self.root, self.names = str(root), names
 
     def name(self, pair: int) -> str:
         return f"{self.root}/{self.names[pair]}"
@@ -221,15 +226,19 @@ def _unusable(entry: os.DirEntry[str], home: str, follow: bool) -> str:
     return ""
 
 
+def _plain_txt(name: str) -> bool:
+    return name.endswith(".txt")  # Which counts where there is a .TXT beside it.
+
+
 def _from_name(name: str) -> list[tuple[str, Any]]:
     stem = name.rpartition("/")[2].rpartition(".")[0]
     return [(GROUND_TRUTH, re.sub(r"[-_. ]*\d*$", "", re.sub(r"[_\s]+", " ", stem)).replace("-", " "))]
 
 
-def _from_text(root: Path, name: str, texts: set[str]) -> list[tuple[str, Any]]:
+def _from_text(root: Path, name: str, texts: dict[str, str]) -> list[tuple[str, Any]]:
     """The lines of a picture's text file; an empty file is an empty caption, and one that is not UTF-8 is none."""
-    path = name.rpartition(".")[0] + ".txt"
-    if path not in texts:
+    path = texts.get(composed(name.rpartition(".")[0]))
+    if path is None:
         return []
     try:
         content = read_bytes(root / path, LONGEST_TEXT)

@@ -6,8 +6,9 @@ import glob
 import json
 import os
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -15,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 from filelock import FileLock
 
 from datamodules.base import at_least
 from datamodules.captions import GROUND_TRUTH, CaptionConfig
 from datamodules.faults import Fault, FaultPolicy
+from datamodules.pictures.caption_table import CaptionTable
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
-from datamodules.pictures.shards import NotAShard, ShardReader, index_shard, windowed
-from datamodules.pictures.sources import Entry
+from datamodules.pictures.packed import Numbers, PackedStrings, Packer
+from datamodules.pictures.shards import NotAShard, Places, ShardKeys, ShardReader, index_shard, windowed
+from datamodules.pictures.sources import PairTable
 from datamodules.rendered.cache import cached_json, digest
 from modules.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Of what an index holds; goes into the names of cached ones."""
 
 
@@ -88,26 +90,35 @@ class WebDatasetDataModule(PictureDataModule):
 
     def list_pairs(self, source: str) -> Listed:
         shards = expand(source)
-        entries: list[Entry] = []
+        keys, places = Packer(), Places(array("i"), array("q"), array("q"))
         faults: list[Fault] = []
         broken: list[tuple[Fault, int]] = []
         paths: list[str] = []
-        for url in shards:
-            number = len(paths)
-            path, found = self._indexed(url)
-            paths.append(path)
-            if isinstance(found, Fault):
-                broken.append((found, 0))
-                continue
-            for key, offset, size, captions in found["pairs"]:
-                # Keys are unique within a shard only.
-                place = (number, offset, size)
-                entries.append(Entry(f"{Path(url).name}:{key}", [(s, text) for s, text in captions], place))
-            faults += [Fault(*fault) for fault in found["faults"]]
-            if not found["whole"]:
-                count = len(found["pairs"])
-                broken.append((Fault(url, "a shard that is cut off", f"{count} pairs are before the cut"), count))
-        return Listed(entries, faults + _estimated(broken, entries, len(shards)), partial(_reader, paths))
+        unused: Counter[str] = Counter()
+
+        def captions() -> Iterator[list[tuple[str, str]]]:
+            for number, url in enumerate(shards):
+                path, found = self._indexed(url)
+                paths.append(path)
+                if isinstance(found, Fault):
+                    broken.append((found, 0))
+                    continue
+                for key, offset, size, texts in found["pairs"]:
+                    keys.add(key)
+                    places.add(number, offset, size)
+                    yield [(label, text) for label, text in texts]
+                faults.extend(Fault(*fault) for fault in found["faults"])
+                unused.update(found["unused"])
+                if not found["whole"]:
+                    count = len(found["pairs"])
+                    broken.append((Fault(url, "a shard that is cut off", f"{count} pairs are before the cut"), count))
+
+        table = CaptionTable(captions())
+        faults += _estimated(broken, len(table), len(shards))
+        reader = ShardReader(paths, PackedStrings(keys), *map(Numbers, places))
+        # Keys are unique within a shard only.
+        named = ShardKeys([Path(url).name for url in shards], reader.keys, reader.shards_of)
+        return Listed(PairTable(named, table), faults, reader, unused)
 
     def _indexed(self, url: str) -> tuple[str, Any]:
         """Where to read a shard, and its index or the fault that it has none."""
@@ -152,10 +163,12 @@ class WebDatasetDataModule(PictureDataModule):
     def _order(self) -> dict[str, Any]:
         if self.shuffle_shards is None:
             return super()._order()
-        reader = self.pairs("train").reader
+        pairs = self.pairs("train")
+        reader = self._listed[str(self.sources["train"])].reader
         assert isinstance(reader, ShardReader)
+        shard = reader.shard if pairs.rows is None else reader.shard[pairs.rows.values]
         order = f"shuffle_shards {self.shuffle_shards}"
-        return {**super()._order(), "permute": windowed(reader.shard, self.shuffle_shards), "order": order}
+        return {**super()._order(), "permute": windowed(shard, self.shuffle_shards), "order": order}
 
 
 def expand(pattern: str) -> list[str]:
@@ -209,10 +222,11 @@ def _remote_shards(url: str) -> list[str]:
 def _index(path: str, url: str, columns: dict[str, str], max_words: int) -> dict[str, Any]:
     try:
         with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:  # noqa: PTH123
-            pairs, faults, whole = index_shard(file, url, columns, max_words)
+            found = index_shard(file, url, columns, max_words)
     except OSError as error:  # The shard's trouble, not the cache's.
         raise NotAShard(error.strerror or str(error)) from error
-    return {"pairs": pairs, "faults": [[f.place, f.kind, f.detail] for f in faults], "whole": whole}
+    faults = [[fault.place, fault.kind, fault.detail] for fault in found.faults]
+    return {"pairs": found.pairs, "faults": faults, "unused": dict(found.unused), "whole": found.whole}
 
 
 def _copy(system: Any, place: str, copy: Path, size: int | None) -> None:
@@ -230,13 +244,13 @@ def _copy(system: Any, place: str, copy: Path, size: int | None) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _estimated(broken: list[tuple[Fault, int]], entries: list[Entry], shards: int) -> list[Fault]:
+def _estimated(broken: list[tuple[Fault, int]], pairs: int, shards: int) -> list[Fault]:
     """The faults of whole shards, and how many pairs are lost with each.
 
     It is what img2dataset's notes beside the shard say, else as many as whole shards hold on average, else at least 1.
     """
     whole = shards - len(broken)
-    usual = round((len(entries) - sum(found for _, found in broken)) / whole) if whole else 0
+    usual = round((pairs - sum(found for _, found in broken)) / whole) if whole else 0
     faults = []
     for fault, found in broken:
         lost = (_successes(fault.place) or usual) - found
@@ -251,8 +265,3 @@ def _successes(url: str) -> int | None:
             return int(json.loads(file.read())["successes"])
     except Exception:  # None, or no such notes; each file system has errors of its own.
         return None
-
-
-def _reader(paths: list[str], entries: Sequence[Entry]) -> ShardReader:
-    places = np.array([entry.place for entry in entries], np.int64).reshape(-1, 3)
-    return ShardReader(paths, [entry.key.partition(":")[2] for entry in entries], *places.T.copy())

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from experiments.console.arguments import Parsers, parsed
 from experiments.console.configs import LIGHTNING, check_config_file, config_files
-from experiments.console.errors import EXIT_INPUT, complain, guarded
+from experiments.console.errors import EXIT_INPUT, complain, guarded, show_any_text
 from experiments.console.lightning_help import help_page, wants_help_page
 from experiments.console.signals import requeued_when_preempted
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
         "data": ("data.data", "check a data set, export it as a folder of real images, or get emoji of many styles"),
-        "coco": ("evaluation.coco", "prepare a COCO folder for zero-shot evaluation"),
     },
     "embeddings": {
         "embed": ("embeddings.embed", "compute CLIP embeddings of a data set once, for the priors and the decoder"),
@@ -57,7 +56,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "evaluation": {
         "evaluate": ("evaluation.evaluate", "compare a folder of samples with a reference; writes metrics.json"),
+        "coco": ("evaluation.coco", "prepare a COCO folder for zero-shot evaluation"),
         "judge": ("evaluation.judge", "fit an aesthetic or a preference probe on CLIP embeddings of rated images"),
+    },
+    "sweeps": {
         "sweep": ("sweeps.sweep", "sample and measure under many settings: guidance, sampler, prior, ablation"),
     },
     "suites": {
@@ -93,7 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     scheduler's signal (SIGTERM, SIGUSR1): start the same command again and it goes on. Tracebacks are shown for errors
     in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
     """
+    show_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: answer(words))
+
+
+def answer(words: list[str]) -> int:
+    """Print the help or the version, or run a command."""
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if words else EXIT_INPUT
@@ -102,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"unclip {version('unclip')}")
         return 0
-    return guarded(lambda: dispatch(words[0], words[1:]))
+    return dispatch(words[0], words[1:])
 
 
 def dispatch(command: str, words: list[str]) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from modules.errors import InputError
-from modules.images.files import as_rgb, opened, safe_formats
+from modules.images.files import read_rgb, safe_formats
 
-ORIENTATION = 0x0112
 _SIDED = re.compile(
     r"\b(left|right|(left|right)[ -]?(most|hand|side|ward|wards)|(anti|counter)?-?clockwise|mirrored|"
     r"text|word|words|letter|letters|writing|written|says|saying|reads|reading|spells|logo)\b",
@@ -45,7 +45,7 @@ class PictureConfig:
     draft_margin: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.draft_margin >= 1:
+        if not 1 <= self.draft_margin < math.inf:
             raise InputError(f"picture.draft_margin must be 1 or more, got {self.draft_margin}")
 
     @property
@@ -59,9 +59,8 @@ def decode(
 ) -> np.ndarray:
     """A picture file's content as pixels.
 
-    EXIF's orientation is applied; every mode becomes RGB (see `modules.images.files.as_rgb`); of an animation the first
-    frame counts; the largest square, at the centre or a random place, is brought to `size` by antialiased bicubic
-    interpolation.
+    It is read by `modules.images.files.read_rgb`; the largest square, at the centre or a random place, is brought to
+    `size` by antialiased bicubic interpolation.
 
     Args:
         data: the file's content, of any of `modules.images.files.FORMATS`, whatever its name ends in.
@@ -76,15 +75,12 @@ def decode(
     Raises:
         InputError: no picture, a damaged one, or one that takes over 2^30 bytes to decode.
     """
-    with opened(io.BytesIO(data), name, safe_formats()) as image:
-        if config.draft and image.format in ("JPEG", "MPO"):
-            image.draft("RGB", (round(size * config.draft_margin),) * 2)
-        turned = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
-        rgb = as_rgb(turned, name)
-        box = _square(rgb.width, rgb.height, rng if config.crop == "random" else None)
-        if box != (0, 0, size, size) or rgb.size != (size, size):
-            rgb = rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
-        return np.asarray(rgb)
+    side = round(size * config.draft_margin) if config.draft else None
+    rgb = read_rgb(io.BytesIO(data), name, safe_formats(), side)
+    box = _square(rgb.width, rgb.height, rng if config.crop == "random" else None)
+    if box != (0, 0, size, size) or rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(rgb)
 
 
 def mirrored(pixels: np.ndarray, caption: str, config: PictureConfig, rng: np.random.Generator) -> np.ndarray:

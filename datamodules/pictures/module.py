@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +18,26 @@ from datamodules.faults import Fault, FaultPolicy
 from datamodules.order import ResumableLoader, SeededBatchSampler, evaluation_batches
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.loading import CountingLoader, Delivered, TrainingLoader
-from datamodules.pictures.sources import Entry, Pairs, PictureDataset, Reader, choose_split, renderer, sample
+from datamodules.pictures.sources import (
+    Pairs,
+    PairTable,
+    PictureDataset,
+    Reader,
+    choose_split,
+    renderer,
+    sample,
+)
 from datamodules.rendered.cache import RenderedOnDemand, digest
 from datamodules.rendered.pairs import PairDataModule, Records
 from datamodules.transforms import normalised
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
+
+USUAL_SHARE = 0.01
+NAMED = 3
+"""Faults that the line about data without a usable pair names."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,27 +47,29 @@ class SplitConfig:
     Attributes:
         val_share: of the training source that is held out for validation, if it has no source of its own; the hash of
             a pair's key decides, so a pair never changes sides when others are added. Where validation and test have
-            a source together, the ratio of the two shares parts it.
+            a source together, the ratio of the two shares parts it. Null is 0.01, or as many more pairs as `val_size`
+            asks for (then pairs go back to training when others are added).
         test_share: the same for the test.
         train_size: at most so many training pairs, a fair sample; null for all.
-        val_size: at most so many validation pairs; null for all.
-        test_size: at most so many test pairs; null for all.
+        val_size: so many validation pairs, or fewer where `val_share` or the source has fewer; null for all.
+        test_size: so many test pairs, in the same way.
 
     Raises:
         InputError: a share outside 0 to 1, both together 1 or more, a size below 1.
     """
 
-    val_share: float = 0.01
-    test_share: float = 0.01
+    val_share: float | None = None
+    test_share: float | None = None
     train_size: int | None = None
     val_size: int | None = None
     test_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("val_share", "test_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"splits.{name} must be in 0 to 1, got {getattr(self, name)}")
-        if self.val_share + self.test_share >= 1:
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise InputError(f"splits.{name} must be in 0 to 1, got {share}")
+        if self.share("val") + self.share("test") >= 1:
             raise InputError("splits.val_share and splits.test_share leave nothing to train on")
         for split in SPLITS:
             size = self.size(split)
@@ -62,19 +79,42 @@ class SplitConfig:
         """The bound of a split."""
         return getattr(self, f"{split}_size")
 
+    def share(self, split: str) -> float:
+        """What is held out for validation or test."""
+        share = getattr(self, f"{split}_share")
+        return USUAL_SHARE if share is None else share
+
+    def least(self, split: str) -> int:
+        """How many pairs are held out at least, while there are enough."""
+        return 0 if getattr(self, f"{split}_share") is not None else self.size(split) or 0
+
+
+class NoPairs(InputError):
+    """A split has no pairs.
+
+    Attributes:
+        faults: what is wrong with the pairs of its source.
+    """
+
+    def __init__(self, message: str, faults: Sequence[Fault]) -> None:
+        super().__init__(message)
+        self.faults = faults
+
 
 class Listed(NamedTuple):
     """What a source holds.
 
     Attributes:
-        entries: the pairs that can be used, as far as that can be told without decoding.
+        table: the pairs that can be used, as far as that can be told without decoding.
         faults: what was wrong with the others.
-        reader: makes the reader of chosen entries.
+        reader: reads the picture of any of these pairs.
+        unused: extension, as "mask.png" -> how many pictures with it belong to another picture, and are not trained on.
     """
 
-    entries: list[Entry]
+    table: PairTable
     faults: list[Fault]
-    reader: Callable[[Sequence[Entry]], Reader]
+    reader: Reader
+    unused: Mapping[str, int] = {}
 
 
 class PictureDataModule(FaultCounting, PairDataModule):
@@ -132,19 +172,46 @@ class PictureDataModule(FaultCounting, PairDataModule):
             counted = source in self._listed  # By the first split of a source that several share.
             if not counted:
                 self._listed[source] = self.list_pairs(source)
-            entries, faults, reader = self._listed[source]
-            log.pairs = len(entries) + len(faults)
-            for fault in () if counted else faults:
-                log.add(fault)
-            chosen = sample(choose_split(entries, split, self._held_out(split)), self.splits.size(split))
-            if not chosen:
-                raise InputError(
-                    f"{source}: no pairs for the {split} split ({len(entries)} pairs, {log.summary()}); "
-                    f"name a source for it, or raise splits.{split}_share"
-                )
-            log.read(len(chosen))
-            self._pairs[split] = Pairs(chosen, self.caption_config, reader(chosen))
+            listed = self._listed[source]
+            log.pairs = len(listed.table.captions) + len(listed.faults)
+            if not counted:
+                self._tell(split, source, listed)
+            rows = self._rows_of(split, source, listed)
+            log.read(len(rows))
+            self._pairs[split] = Pairs(listed.table, rows, self.caption_config, listed.reader)
         return self._pairs[split]
+
+    def _tell(self, split: str, source: str, listed: Listed) -> None:
+        """Counts what was wrong with a source, and says what of it is not used."""
+        for fault in listed.faults:
+            self.log(split).add(fault)
+        if listed.unused and not self.log(split).quiet:
+            _logger.warning("%s: not used: %s", source, unused_words(listed.unused))
+
+    def _rows_of(self, split: str, source: str, listed: Listed) -> np.ndarray:
+        """The split's rows of what its source holds."""
+        held_out, size = self._held_out(split), self.splits.size(split)
+        least = {name: self.splits.least(name) for name in held_out}
+        part = choose_split(listed.table.keys, split, held_out, least)
+        if not len(part):
+            raise NoPairs(self._no_pairs(split, source, listed), listed.faults)
+        if size is not None and len(part) < size:
+            _logger.warning("%s: splits.%s_size asks for %d pairs, there are %d", source, split, size, len(part))
+        return sample(listed.table.keys, part, size)
+
+    def _no_pairs(self, split: str, source: str, listed: Listed) -> str:
+        count = len(listed.table.captions)
+        named = "; ".join(map(str, listed.faults[:NAMED]))
+        wrong = f"; {len(listed.faults)} faults, the first: {named}" if listed.faults else ""
+        if not count:
+            return f"{source}: no pair of it can be used{wrong}"
+        if split == "train":
+            way = (
+                "name a source of its own for val and test, lower splits.val_share and splits.test_share, or add pairs"
+            )
+            return f"{source}: its {count} pairs leave none to train on beside validation and test: {way}{wrong}"
+        way = f"name a source for {split}, or raise splits.{split}_share or splits.{split}_size"
+        return f"{source}: no pairs for the {split} split (it has {count}): {way}{wrong}"
 
     def dataset(self, split: str) -> PictureDataset:  # type: ignore[override]
         if split not in self._opened:
@@ -201,7 +268,7 @@ class PictureDataModule(FaultCounting, PairDataModule):
     def _held_out(self, split: str) -> dict[str, float]:
         """The parts that this split's source is shared out to, beside training."""
         mine = [name for name in ("val", "test") if self.sources[name] == self.sources[split]]
-        shares = {"val": self.splits.val_share, "test": self.splits.test_share}
+        shares = {name: self.splits.share(name) for name in ("val", "test")}
         if self.sources[split] == self.sources["train"]:
             return {name: shares[name] for name in mine}
         total = sum(shares[name] for name in mine)
@@ -220,3 +287,9 @@ class PictureDataModule(FaultCounting, PairDataModule):
 
     def _delivered(self, split: str) -> Delivered:
         return Delivered(self.dataset(split), as_bytes=self.trainer is not None)
+
+
+def unused_words(unused: Mapping[str, int]) -> str:
+    """'100 pictures .mask.png, 3 pictures .depth.png, which belong to other pictures', the most first."""
+    ordered = sorted(unused.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} pictures .{name}" for name, count in ordered) + ", which belong to other pictures"

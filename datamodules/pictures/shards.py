@@ -1,6 +1,7 @@
 """What is in a .tar shard, and where: indexed once, so that any pair can be read at any time, in any process.
 
-Keys and extensions are the webdataset library's: `000012.jpg`, `000012.txt` and `000012.json` are one pair.
+Keys and extensions are the webdataset library's: `000012.jpg`, `000012.txt` and `000012.json` are one pair. Names
+with further dots are `shard_names`' business.
 """
 
 from __future__ import annotations
@@ -9,32 +10,46 @@ import json
 import os
 import re
 import tarfile
-from collections import OrderedDict
+from array import array
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from dataclasses import replace
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
-from datamodules.captions import PackedStrings, usable
+from datamodules.captions import usable
 from datamodules.faults import Fault
+from datamodules.pictures.packed import Numbers, PackedStrings
+from datamodules.pictures.shard_names import RECORD, Group, Member, picture_of, sort_out
 from modules.images.files import PictureError
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
 PICKLES = ("pkl", "pickle", "pyd", "pth", "pt")
 LONGEST = 1 << 20
 """Bytes of a caption or record; a longer member is not read."""
-
-Member = tuple[int, int]
-"""Offset and size of a member's content."""
 
 
 class NotAShard(Exception):
     """A file that is no plain tar archive; the argument says what it is instead."""
 
 
-def index_shard(
-    file: BinaryIO, name: str, columns: dict[str, str], max_words: int
-) -> tuple[list[list[Any]], list[Fault], bool]:
+class Index(NamedTuple):
+    """What a shard holds.
+
+    Attributes:
+        pairs: [key, offset, size, [[source, caption], ...]] of each pair.
+        faults: what cannot be used.
+        unused: extension, as "mask.png" -> how many pictures with it belong to another picture and are not used.
+        whole: whether the archive ends as it should.
+    """
+
+    pairs: list[list[Any]]
+    faults: list[Fault]
+    unused: Counter[str]
+    whole: bool
+
+
+def index_shard(file: BinaryIO, name: str, columns: dict[str, str], max_words: int) -> Index:
     """The pairs of a shard.
 
     Args:
@@ -43,13 +58,29 @@ def index_shard(
         columns: source -> extension of a member, or key of the pair's json, with its captions.
         max_words: a longer caption is a fault.
 
-    Returns:
-        [key, offset, size, [[source, caption], ...]] of each pair; faults; whether the archive ends as it should.
-
     Raises:
         NotAShard: not a tar archive, or a compressed one.
     """
-    groups: dict[str, dict[str, Member]] = {}
+    groups, faults, whole = _groups(file, name)
+    found = Index([], faults, Counter(), whole)
+    for key, group in groups.items():
+        sorted_out = sort_out(group, list(columns.values()))
+        found.unused.update(sorted_out.unused)
+        names = ", ".join(group.names())
+        lone = sorted_out.lone or ([] if sorted_out.pairs or sorted_out.bare else [""])
+        found.faults.extend(Fault(_named(name, key, part), "a pair without a picture", names) for part in lone)
+        for middle in (*sorted_out.pairs, *sorted_out.bare):
+            captions, wrong = _captions(file, _named(name, key, middle), group, middle, columns, max_words)
+            found.faults.extend(wrong)
+            if captions:
+                own = f"{key}.{middle}" if middle else key
+                found.pairs.append([own, *picture_of(group, middle), [list(caption) for caption in captions]])
+    return found
+
+
+def _groups(file: BinaryIO, name: str) -> tuple[dict[str, Group], list[Fault], bool]:
+    """The members by key, those that cannot be used, and whether the archive ends as it should."""
+    groups: dict[str, Group] = {}
     faults: list[Fault] = []
     whole = True
     size = file.seek(0, os.SEEK_END)
@@ -62,27 +93,13 @@ def index_shard(
             continue
         if path.startswith("/") or ".." in path.split("/"):
             faults.append(Fault(f"{name}:{path}", "a path that leads out of the shard"))
-        elif extension in groups.setdefault(key, {}):
+        elif not groups.setdefault(key, Group()).add(extension, member):
             faults.append(Fault(f"{name}:{path}", "a key that occurs twice"))
-        else:
-            groups[key][extension] = member
-    pairs = []
-    for key, members in groups.items():
-        picture = _picture(members)
-        if picture is None:
-            faults.append(Fault(f"{name}:{key}", "a pair without a picture", ", ".join(members)))
-            continue
-        captions, wrong = _captions(file, f"{name}:{key}", members, columns, max_words)
-        faults += wrong
-        if captions:
-            pairs.append([key, *picture, [list(caption) for caption in captions]])
-    return pairs, faults, whole
+    return groups, faults, whole
 
 
-def _picture(members: dict[str, Member]) -> Member | None:
-    """KEY.jpg rather than KEY.mask.jpg, whichever comes first in the archive."""
-    pictures = [extension for extension in members if extension.rpartition(".")[2] in PICTURES]
-    return members[min(pictures, key=lambda extension: extension.count("."))] if pictures else None
+def _named(shard: str, key: str, middle: str) -> str:
+    return f"{shard}:{key}.{middle}" if middle else f"{shard}:{key}"
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[tuple[str | None, Member]]:
@@ -128,25 +145,29 @@ def _key(path: str) -> tuple[str | None, str]:
     if re.match(r"__[^/]*__($|/)", path):  # webdataset's own notes
         return None, ""
     key, extension = base_plus_ext(path)
-    return key, (extension or "").lower()
+    return key, extension or ""
 
 
 def _captions(
-    file: BinaryIO, place: str, members: dict[str, Member], columns: dict[str, str], max_words: int
+    file: BinaryIO, place: str, group: Group, middle: str, columns: dict[str, str], max_words: int
 ) -> tuple[list[tuple[str, str]], list[Fault]]:
     record: dict[str, Any] | None = None
+    noted = group.find(middle, RECORD)
     values: list[tuple[str, Any]] = []
     for source, column in columns.items():
-        if column in members:
-            values.append((source, _content(file, members[column])))
-        elif "json" in members:
+        member = group.find(middle, column)
+        if member is not None:
+            values.append((source, _content(file, member)))
+        elif noted is not None:
             if record is None:
-                record = _record(_content(file, members["json"]))
+                record = _record(_content(file, noted))
                 if record is None:
                     return [], [Fault(place, "a record that is not JSON")]
             values.append((source, record.get(column)))
     captions, faults = usable(values, place, max_words)
-    pickled = [extension for extension in members if extension.rpartition(".")[2] in PICKLES]
+    names = ", ".join(group.names())
+    faults = [replace(fault, detail=names) if fault.kind == "no caption" else fault for fault in faults]
+    pickled = [name for name in group.names() if name.rpartition(".")[2] in PICKLES]
     if not captions and not values and pickled:
         return [], [Fault(place, "a pickle where a caption is expected", f"{pickled[0]}, never loaded")]
     return captions, faults
@@ -168,29 +189,78 @@ def _record(content: bytes | str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+class Places(NamedTuple):
+    """Where the pictures of all pairs are, 20 bytes a pair, as they are found: number of the shard, offset, size."""
+
+    shard: array[int]
+    offset: array[int]
+    size: array[int]
+
+    def add(self, shard: int, offset: int, size: int) -> None:
+        """Adds a pair."""
+        self.shard.append(shard)
+        self.offset.append(offset)
+        self.size.append(size)
+
+
+class ShardKeys(Sequence[str]):
+    """SHARD:KEY of every pair.
+
+    Args:
+        shards: names of the shards.
+        keys: n keys, each unique within its shard.
+        shard: n numbers of shards.
+    """
+
+    def __init__(self, shards: Sequence[str], keys: Sequence[str], shard: Numbers) -> None:
+        self._shards, self._keys, self._shard = list(shards), keys, shard
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        return f"{self._shards[self._shard.values[index]]}:{self._keys[index]}"
+
+    def __iter__(self) -> Iterator[str]:
+        shard = self._shard.values
+        return (f"{self._shards[shard[index]]}:{key}" for index, key in enumerate(self._keys))
+
+
 class ShardReader:
     """Reads pictures out of shards.
 
     Args:
         shards: paths of local files, or URLs.
         keys: n keys.
-        shard, offset, size: (n,) int64, where each picture is.
+        shard, offset, size: n integers each, where each picture is.
     """
 
     OPEN = 128
 
     def __init__(
-        self, shards: Sequence[str], keys: Sequence[str], shard: np.ndarray, offset: np.ndarray, size: np.ndarray
+        self, shards: Sequence[str], keys: PackedStrings, shard: Numbers, offset: Numbers, size: Numbers
     ) -> None:
-        self.shards, self.keys = list(shards), PackedStrings(keys)
-        self.shard, self.offset, self.size = shard, offset, size
+        self.shards, self.keys = list(shards), keys
+        self.shards_of, self._offset, self._size = shard, offset, size
         self._open: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def shard(self) -> np.ndarray:
+        """(n,) the shard of each pair."""
+        return self.shards_of.values
 
     def name(self, pair: int) -> str:
         return f"{self.shards[self.shard[pair]]}:{self.keys[pair]}"
 
     def read(self, pair: int) -> bytes:
-        path, offset, size = self.shards[self.shard[pair]], int(self.offset[pair]), int(self.size[pair])
+        path, offset, size = self.shards[self.shard[pair]], self._offset.values[pair], int(self._size.values[pair])
+        offset = int(offset)
         if "://" in path:
             import fsspec
 

@@ -10,18 +10,20 @@ the centre of its picture. Evaluation and `unclip embed` see that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.captions import CaptionConfig, Captions, PackedStrings
+from datamodules.captions import CaptionConfig
 from datamodules.embeddings.folder import EmbeddingRows
 from datamodules.faults import Fault, FaultLog
+from datamodules.pictures.caption_table import Captions, CaptionTable
 from datamodules.pictures.decoding import PictureConfig, decode, mirrored
+from datamodules.pictures.packed import Chosen, Numbers, PackedStrings, Packer
 from datamodules.rendered.cache import hash_of
 from datamodules.transforms import normalised
 from modules.batches import ImageTextBatch
@@ -50,21 +52,70 @@ class Entry(NamedTuple):
     Attributes:
         key: names it within its split; decides the split where one has to be made.
         captions: (source, caption), at least one.
-        place: where its picture is, as the format's reader wants it.
     """
 
     key: str
-    captions: list[tuple[str, str]]
-    place: Any
+    captions: Sequence[tuple[str, str]]
+
+
+class PairTable(NamedTuple):
+    """All pairs of a source, packed.
+
+    Attributes:
+        keys: n keys.
+        captions: of the n pairs.
+    """
+
+    keys: Sequence[str]
+    captions: CaptionTable
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> PairTable:
+        """Packs pairs, which are taken one by one and not kept."""
+        keys = Packer()
+
+        def captions() -> Iterator[Sequence[tuple[str, str]]]:
+            for entry in entries:
+                keys.add(entry.key)
+                yield entry.captions
+
+        table = CaptionTable(captions())
+        return cls(PackedStrings(keys), table)
+
+
+class ChosenReader:
+    """Reads the pictures of some of the pairs of a source.
+
+    Args:
+        reader: of all pairs.
+        rows: (n,) which pairs.
+    """
+
+    def __init__(self, reader: Reader, rows: Numbers) -> None:
+        self.reader, self._rows = reader, rows
+
+    def name(self, pair: int) -> str:
+        return self.reader.name(int(self._rows.values[pair]))
+
+    def read(self, pair: int) -> bytes:
+        return self.reader.read(int(self._rows.values[pair]))
 
 
 class Pairs:
-    """The pairs of one split, packed: what a Dataset holds in every process."""
+    """The pairs of one split: what a Dataset holds in every process.
 
-    def __init__(self, entries: Sequence[Entry], config: CaptionConfig, reader: Reader) -> None:
-        self.keys = PackedStrings(entry.key for entry in entries)
-        self.captions = Captions([entry.captions for entry in entries], config)
-        self.reader = reader
+    Args:
+        table: all pairs of the source.
+        rows: (n,) those of the split, increasing.
+        config: how captions are drawn.
+        reader: of all pictures of the source.
+    """
+
+    def __init__(self, table: PairTable, rows: np.ndarray, config: CaptionConfig, reader: Reader) -> None:
+        self.rows = Numbers.rows(rows, len(table.captions))
+        self.keys = Chosen(table.keys, self.rows)
+        self.captions = Captions(table.captions, config, self.rows)
+        self.reader = reader if self.rows is None else ChosenReader(reader, self.rows)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -188,34 +239,43 @@ def _fault_of(name: str, error: Exception) -> Fault:
     return Fault(name, "a picture that cannot be read", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def choose_split(entries: Sequence[Entry], part: str, held_out: dict[str, float]) -> list[Entry]:
-    """The entries of one part of a source that is shared out by the hash of the key: the same on every machine.
+def choose_split(
+    keys: Sequence[str], part: str, held_out: Mapping[str, float], least: Mapping[str, int] | None = None
+) -> np.ndarray:
+    """The pairs of one part of a source that is shared out by the hash of the key: the same on every machine.
 
     Args:
-        entries: of the whole source.
+        keys: of the whole source.
         part: "train", or a key of `held_out`.
-        held_out: part -> share of the entries; what is left is "train".
+        held_out: part -> share of the pairs; what is left is "train".
+        least: part -> pairs that it holds at least, while there are enough.
 
     Returns:
-        The part, in the order of `entries`. A part with a share is never empty while there are enough entries.
+        (n,) int64, the rows of the part, increasing. A part with a share is never empty while there are enough pairs.
     """
-    places = [hash_of(f"split {entry.key}") / 2**64 for entry in entries]
-    order = np.argsort(places, kind="stable").tolist()
-    start, taken, bound = 0, {}, 0.0
+    places = np.fromiter((hash_of(f"split {key}") / 2**64 for key in keys), np.float64, len(keys))
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    start, taken, bound, enlarged = 0, {}, 0.0, False
     for name, share in held_out.items():
+        first, last = np.searchsorted(places, [bound, bound + share]).tolist()
         bound += share
-        end = max(int(np.searchsorted([places[k] for k in order], bound)), start + (share > 0))
+        end = max(last, start + int(share > 0))
+        if enlarged:  # The part before has taken pairs of this one's, which keeps its number.
+            end = max(end, start + last - first)
+        wanted = start + (least or {}).get(name, 0)
+        enlarged |= wanted > end
+        end = max(end, wanted)
         taken[name], start = order[start:end], end
-    chosen = sorted(taken.get(part, order[start:]))
-    return [entries[k] for k in chosen]
+    return np.sort(taken.get(part, order[start:]))
 
 
-def sample(entries: Sequence[Entry], size: int | None) -> list[Entry]:
-    """At most `size` entries, a fair sample in their order: a smaller one is part of a larger."""
-    if size is None or size >= len(entries):
-        return list(entries)
-    order = np.argsort([hash_of(entry.key) for entry in entries], kind="stable")
-    return [entries[k] for k in sorted(order[:size].tolist())]
+def sample(keys: Sequence[str], rows: np.ndarray, size: int | None) -> np.ndarray:
+    """At most `size` of the rows, a fair sample in their order: a smaller one is part of a larger."""
+    if size is None or size >= len(rows):
+        return rows
+    hashes = np.fromiter((hash_of(keys[int(row)]) for row in rows), np.uint64, len(rows))
+    return np.sort(rows[np.argsort(hashes, kind="stable")[:size]])
 
 
 def renderer(dataset: PictureDataset, size: int) -> Callable[[int], np.ndarray]:

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from eval.errors import InputError
+from eval.samples.pictures import read_picture
 from eval.untrusted import require_inside
 
 
@@ -22,11 +23,10 @@ def png(image: Image.Image) -> bytes:
 
 def jpeg(path: Path) -> bytes:
     """A picture file as JPEG, a few times smaller."""
+    out = io.BytesIO()
     try:
-        with Image.open(require_inside(path.parent, path.name)) as image:
-            out = io.BytesIO()
-            image.convert("RGB").save(out, format="JPEG", quality=85)
-    except (OSError, SyntaxError, ValueError) as error:
+        read_picture(require_inside(path.parent, path.name), path).save(out, format="JPEG", quality=85)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
     return out.getvalue()
 

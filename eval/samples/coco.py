@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from eval.errors import InputError
 from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
+from eval.samples.pictures import read_picture
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -85,12 +87,18 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        files = {int(image["id"]): str(image["file_name"]) for image in content["images"]}
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        files = {_number(image["id"], "an image's id", path): str(image["file_name"]) for image in content["images"]}
         captions = [
-            {"id": int(a["id"]), "image_id": int(a["image_id"]), "caption": " ".join(str(a["caption"]).split())}
-            for a in content["annotations"]
+            {
+                "id": _number(a.get("id", position), "a caption's id", path),
+                "image_id": _number(a["image_id"], "a caption's image_id", path),
+                "caption": " ".join(str(a["caption"]).split()),
+            }
+            for position, a in enumerate(content["annotations"])
         ]
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -103,6 +111,15 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
     return files, sorted(captions, key=lambda c: c["id"])
 
 
+def _number(value: Any, what: str, path: Path) -> int:
+    """An id, which a manifest holds as a number; "12" is 12, and "0012" is a text."""
+    if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value):
+        return int(value)
+    if type(value) is not int:
+        raise InputError(f"{path}: {what} is {value!r}; whole numbers are needed: number the images anew")
+    return value
+
+
 def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
     """The numbers of the images that the protocol leaves out.
 
@@ -112,7 +129,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
     if protocol.exclude is None:
         return set()
     try:
-        lines = Path(protocol.exclude).read_text(encoding="utf-8").split()
+        lines = Path(protocol.exclude).read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the images to leave out, {protocol.exclude} ({error})") from error
     by_name = {name: number for number, name in files.items()}
@@ -126,7 +143,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
 
 
 def load_image(path: Path, size: int) -> Image.Image:
-    """An image as RGB: its short side brought to `size` (bicubic, antialiased), then its centre, size x size.
+    """An image as training reads it, its short side brought to `size` (bicubic, antialiased), then its centre.
 
     A smaller image is enlarged, as the usual protocol does: which images count does not depend on their size.
 
@@ -134,9 +151,8 @@ def load_image(path: Path, size: int) -> Image.Image:
         InputError: it cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        picture = read_picture(path, path)
+    except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace or remove it") from error
     scale = size / min(picture.size)
     width, height = (max(size, round(side * scale)) for side in picture.size)

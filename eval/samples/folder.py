@@ -21,7 +21,9 @@ from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.samples.grid import caption_grid, to_pil
 from eval.samples.manifest import REQUIRED, read_manifest
+from eval.samples.pictures import read_picture
 from eval.untrusted import MAX_PICTURE, read_bytes, require_inside
+from modules.images.files import as_rgb
 
 MANIFEST = "manifest.jsonl"
 GRID = "grid.png"
@@ -108,7 +110,10 @@ class SampleFolder:
         chosen = self.records[start:stop]
         out = torch.empty((len(chosen), 3, *self.size), dtype=torch.uint8)
         for k, record in enumerate(chosen):
-            out[k] = torch.from_numpy(_decode(self.path / record["file"], record.get("sha256")))
+            pixels = _decode(self.path / record["file"], record.get("sha256"))
+            if pixels.shape[1:] != self.size:
+                raise InputError(f"{self.path / record['file']} is turned by its EXIF; save it upright")
+            out[k] = torch.from_numpy(pixels)
         return out
 
 
@@ -165,7 +170,7 @@ def write_samples(
         pictures: list[Image.Image] = []
         chosen: list[dict[str, Any]] = []
         for k, (image, record) in enumerate(zip(images, records, strict=True)):
-            picture = to_pil(image) if isinstance(image, Tensor) else image.convert("RGB")
+            picture = to_pil(image) if isinstance(image, Tensor) else as_rgb(image, f"picture {k}")
             lines.append(write_image(partial, k, picture, record))
             if record["caption_index"] in shown:
                 pictures.append(picture)
@@ -254,9 +259,8 @@ def _png_size(path: Path) -> tuple[int, int]:
 def _decode(path: Path, checksum: str | None) -> np.ndarray:
     try:
         content = read_bytes(path, MAX_PICTURE)
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy()
-    except (OSError, SyntaxError, ValueError) as error:
+        pixels = np.asarray(read_picture(content, path)).transpose(2, 0, 1).copy()
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise InputError(f"{path} is not the image that the manifest describes (its checksum differs); sample again")

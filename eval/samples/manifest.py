@@ -36,10 +36,10 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
             two captions; the message names file and line.
     """
     try:
-        lines = json_lines(read_bytes(path, MAX_MANIFEST).decode("utf-8"))
+        lines = json_lines(read_bytes(path, MAX_MANIFEST).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({_reason(error)}): is '{path.parent}' a sample folder?") from error
-    records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
+    records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     if not records:
         raise InputError(f"{path} is empty; sample again")
     files: dict[str, int] = {}

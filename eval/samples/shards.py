@@ -19,6 +19,7 @@ from eval.errors import InputError
 from eval.files import move_into_place, writing
 from eval.samples.folder import SampleFolder, captions_shown, require_writable, write_image, write_index
 from eval.samples.grid import to_pil
+from eval.samples.pictures import read_picture
 
 # All of these may lie in a sample folder (see SIDECARS), so that a kill after the last step but one does no harm.
 REQUEST, LOCK, SHARDS = "request.json", "lock.txt", "shard-*.jsonl"
@@ -175,5 +176,5 @@ class Shards:
         return SampleFolder.open(self.target)
 
     def _picture(self, record: dict[str, Any]) -> Image.Image:
-        with Image.open(self.path / record["file"]) as image:
-            return image.convert("RGB")
+        place = self.path / record["file"]
+        return read_picture(place, place)

@@ -17,6 +17,7 @@ from eval.errors import InputError
 from eval.files import write_file
 from eval.pages.html import environment
 from eval.samples.folder import SampleFolder
+from eval.samples.pictures import read_picture
 from eval.tables.published import QUESTIONS
 from eval.untrusted import read_json
 
@@ -174,8 +175,7 @@ def _picture(files: Sequence[str]) -> str:
 
 
 def _read(file: str) -> Image.Image:
-    with Image.open(file) as image:
-        return image.convert("RGB")
+    return read_picture(Path(file), Path(file))
 
 
 def comparisons(ballot: Ballot) -> dict[str, dict[str, int]]:

@@ -8,8 +8,9 @@ misspelt option are answered at once.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from modules.errors import InputError
 
@@ -19,8 +20,21 @@ Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
 SPLITS = ("train", "val", "test")
 
 
+TEXTS = ("caption", "captions", "target", "base", "text")
+"""Options whose words are given to a text encoder, where they are no file."""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """argparse's, but what is wrong with the words is one line, instead of all of the usage before it."""
+    """argparse's, but what is wrong with the words is one line, instead of all of the usage before it.
+
+    Options may not be abbreviated: a longer one that is added later would change what a command means. Numbers are
+    finite.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+        self.register("type", float, finite)
+        self.register("type", int, whole)
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError: which option, what is wrong with it, where the options are listed."""
@@ -35,8 +49,38 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
         SystemExit: --help was asked for, and has been printed.
     """
     options = parser.parse_args(words)
+    for name in TEXTS:
+        check_text(getattr(options, name, None), name)
     options.words = list(words)
     return options
+
+
+def check_text(value: object, name: str) -> None:
+    """Raise InputError if words of the command line are not UTF-8, which Python hands on as lone surrogates."""
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            continue
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = text.encode("utf-8", "backslashreplace").decode()
+            raise InputError(f"{name}: '{shown}' is not UTF-8; write it in UTF-8") from None
+
+
+def finite(text: str) -> float:
+    """A number; not nan, and not infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return number
+
+
+def whole(text: str) -> int:
+    """A whole number of 64 bits."""
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be below 2^63, got {text[:20]}...")
+    return number
 
 
 def positive(text: str) -> int:

@@ -70,10 +70,14 @@ def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
         chain = " extends ".join(repr(str(reader)) for reader in (*readers, path))
         raise InputError(f"config {chain}: a circle; let one of them stand alone")
     content = read_alone(path, f" (config {str(readers[-1])!r} extends it)" if readers else "")
-    base, without = content.pop(EXTENDS, None), content.pop(WITHOUT, None)
-    if base is None and without is None:
-        return content
     where = f"config {str(path)!r}"
+    for key in content.keys() - {EXTENDS, WITHOUT}:
+        close = difflib.get_close_matches(str(key), [EXTENDS, WITHOUT], n=1, cutoff=0.8)
+        if close:
+            raise InputError(f"{where}: unknown key {key!r}; did you mean {close[0]!r}?")
+    if EXTENDS not in content and WITHOUT not in content:
+        return content
+    base, without = content.pop(EXTENDS, None), content.pop(WITHOUT, None)
     if not isinstance(base, str):
         raise InputError(f"{where}: 'extends' is one YAML file's path, relative to this file, not {base!r}")
     below = _read(located(path.parent / base), (*readers, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ EXIT_INTERRUPTED = 130
 def guarded(run: Callable[[], int]) -> int:
     """Call `run`. An error that a person can put right becomes one line on stderr and an exit code."""
     try:
-        return run()
+        return _flushed(run)
     except KeyboardInterrupt:
         return complain("interrupted; the same command goes on from here where it can", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -30,6 +31,29 @@ def guarded(run: Callable[[], int]) -> int:
         if line is None or os.environ.get("UNCLIP_DEBUG"):
             raise
         return complain(line)
+
+
+def _flushed(run: Callable[[], int]) -> int:
+    """Call `run` and write what it printed, so that a reader who has left is noticed here, and not at exit."""
+    try:
+        code = run()
+    except SystemExit:  # of --help
+        _flush()
+        raise
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def show_any_text() -> None:
+    """Let stdout and stderr show another sign for what their encoding (as ASCII) does not have, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
 def input_error_line(error: Exception) -> str | None:

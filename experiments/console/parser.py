@@ -37,7 +37,7 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line that names the setting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"parser_mode": "omegaconf+", **kwargs})
+        super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **options: Any

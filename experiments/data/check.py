@@ -16,6 +16,7 @@ from PIL import Image
 
 from datamodules.base import SplitDataModule
 from datamodules.faults import Fault, FaultPolicy
+from datamodules.pictures.module import NoPairs
 from datamodules.rendered.pairs import PairDataModule
 from datamodules.transforms import to_uint8
 from experiments.console.progress import Progress, progress
@@ -140,9 +141,17 @@ def run(options: argparse.Namespace) -> int:
         context = context or tokenize(["a"]).shape[1]
     with faults_on_the_page():
         data, section = open_data(options, PairDataModule, embeddings=None)
-        reports = [check_split(data, split, options.limit, tokenize, context) for split in options.splits]
+        reports, lines = [], []
+        for split in options.splits:
+            try:
+                reports.append(check_split(data, split, options.limit, tokenize, context))
+            except NoPairs as error:
+                reports.append(SplitReport(split, 0, faults=list(error.faults)))
+                lines.append(str(error))
     print("\n".join(printable(line) for line in summary(reports).split("\n")))
     print(f"page: {write_page(Path(options.out), reports, shown(options, section), data.attribution)}")
+    if lines:
+        raise InputError(lines[0])
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import SPLITS, CommandParser, Parsers
+from experiments.console.arguments import SPLITS, CommandParser, Parsers, positive
 
 KINDS = (
     "a YAML with a data: section; or a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify "
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA, or --config, and --image-size."""
     parser.add_argument("data", nargs="?", metavar="DATA", help=KINDS)
     parser.add_argument("--config", help="any YAML with a data: section; the same as giving it as DATA")
-    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: what the YAML says)")
+    parser.add_argument("--image-size", type=positive, help="side of the images in pixels (default: the YAML's)")
 
 
 def data() -> argparse.ArgumentParser:

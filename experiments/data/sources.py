@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.base import SplitDataModule
+from datamodules.image_folder import SUFFIXES
+from datamodules.pictures.tables import METADATA
 from experiments.console.configs import config_text
 from experiments.console.parser import Parser
 from experiments.data.options import KINDS
 from modules.errors import InputError
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+
+_logger = logging.getLogger(__name__)
 
 
 def open_data(
@@ -52,15 +60,43 @@ def section_of(place: str) -> dict[str, Any]:
     path = Path(place).expanduser()
     if place.startswith("hf:"):
         return _section("huggingface.HuggingFaceDataModule", path=place.removeprefix("hf:"))
-    if ".tar" in place or (path.is_dir() and any(path.glob("*.tar"))):
-        return _section("webdataset.WebDatasetDataModule", train=place)
     if not path.is_dir():
+        if names_shards(place):
+            return _section("webdataset.WebDatasetDataModule", train=place)
         raise InputError(f"{place}: no such folder; name {KINDS}")
     if any((path / "annotations").glob("captions_*.json")):
         return _section("coco.CocoDataModule", folder=place)
     if any(path.glob("iconify-json-*.tgz")) or any(path.glob("*/icons.json")) or (path / "icons.json").is_file():
         return _section("emoji_styles.EmojiStylesDataModule", packages=place)
+    shards = sorted(path.glob("*.tar"))
+    if shards and not _has_pairs(path):
+        return _section("webdataset.WebDatasetDataModule", train=place)
+    if shards:
+        _logger.warning("%s holds %s beside pictures with captions: the pictures are read", place, shards[0].name)
+    packed = sorted(name for end in PACKED for name in path.glob(f"*{end}"))
+    if packed and not any(name.lower().endswith(SUFFIXES) for name in map(str, path.rglob("*"))):
+        raise InputError(f"{place} holds {packed[0].name} and no pictures: unpack it to a plain .tar, or to pictures")
     return _section("image_folder.ImageFolderDataModule", train=place)
+
+
+def names_shards(place: str) -> bool:
+    """Whether what is no folder names shards: its last part ends in .tar, or is a pattern with .tar in it."""
+    for part in place.split("::"):
+        name = part.partition("://")[2].partition("?")[0] if "://" in part else part
+        last = name.rstrip("/").rpartition("/")[2]
+        if re.search(r"\.tar(\.(gz|bz2|xz|zst))?$", last) or (".tar" in last and re.search(r"[*?{\[]", last)):
+            return True
+    return False
+
+
+def _has_pairs(folder: Path) -> bool:
+    """Whether a folder, or one in it, holds a picture with a .txt beside it, or a table of captions."""
+    for path in folder.rglob("*"):
+        if path.name in METADATA:
+            return True
+        if path.name.lower().endswith(SUFFIXES) and path.with_suffix(".txt").is_file():
+            return True
+    return False
 
 
 def _section(name: str, **arguments: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from datamodules.faults import LOG_FILE
 from experiments.console.devices import find_device, trainer_device
 from experiments.console.quiet import quiet
 from experiments.data.sources import is_yaml, open_data
+from experiments.embeddings.clip_splits import warn_of_shared_pairs
 from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
 from experiments.embeddings.options import SHARD_ROWS
 from modules.errors import InputError
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
     data, section, clip = _data_and_clip(options)
+    warn_of_shared_pairs(data, section, options.clip)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
     embed(

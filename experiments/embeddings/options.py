@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.console.arguments import SPLITS, CommandParser, Parsers
+from experiments.console.arguments import SPLITS, CommandParser, Parsers, positive
 from experiments.data.options import add_arguments
 
 SHARD_ROWS = 65_536
@@ -40,8 +40,8 @@ def probe() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="any YAML with a data: section that knows attributes")
     parser.add_argument("--embeddings", required=True, help="folder that `unclip embed` wrote for these data")
     parser.add_argument("--out", required=True, help="file to write, such as runs/quickstart/probe.json")
-    parser.add_argument("--train", type=int, default=8000, help="training pairs (default 8000)")
-    parser.add_argument("--test", type=int, default=2000, help="validation pairs (default 2000)")
+    parser.add_argument("--train", type=positive, default=8000, help="training pairs (default 8000)")
+    parser.add_argument("--test", type=positive, default=2000, help="validation pairs (default 2000)")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import CommandParser, Parsers
+from experiments.console.arguments import CommandParser, Parsers, positive
 from modules.conditions import DEFAULT, priors
 
 HALVES = ("left", "right", "top", "bottom")
@@ -33,10 +33,10 @@ def figure(name: str, description: str, images: bool = True, steps: int = 50) ->
     if images:
         made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
         made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
-        made.add_argument("-n", type=int, default=6, help="how many test pictures (default %(default)s)")
+        made.add_argument("-n", type=positive, default=6, help="how many test pictures (default %(default)s)")
     made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
     made.add_argument("--out", required=True, help="figure folder to write")
-    made.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    made.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
     made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
@@ -67,7 +67,7 @@ def reconstruct() -> argparse.ArgumentParser:
     """Of `unclip reconstruct`."""
     made = figure("reconstruct", "Invert pictures and draw them again from their latents.")
     add_latents(made)
-    made.add_argument("--sweep-steps", type=int, nargs="*", default=[10, 25, 50], help="steps to compare")
+    made.add_argument("--sweep-steps", type=positive, nargs="*", default=[10, 25, 50], help="steps to compare")
     made.add_argument("--sweep-guidance", type=float, nargs="*", default=[1.0, 2.0], help="guidance scales to compare")
     return made
 
@@ -76,7 +76,7 @@ def variations() -> argparse.ArgumentParser:
     """Of `unclip variations`."""
     made = figure("variations", "Draw variations of pictures, with growing eta and from fresh noise.")
     made.add_argument("--eta", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], help="of DDIM, 0 to 1")
-    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
+    made.add_argument("--shown", type=positive, default=6, help="pictures in the figure; all are measured (default 6)")
     return made
 
 
@@ -129,8 +129,8 @@ def pca() -> argparse.ArgumentParser:
     """Of `unclip pca`."""
     made = figure("pca", "Draw pictures from ever more principal components of their embedding.", steps=25)
     made.add_argument("--embeddings", help="folder of `unclip embed` (default RUN/embeddings)")
-    made.add_argument("--components", type=int, nargs="+", help="how many (default the paper's, scaled to the rank)")
-    made.add_argument("--shown", type=int, default=6, help="pictures in the figure; all are measured (default 6)")
+    made.add_argument("--components", type=positive, nargs="+", help="how many (default the paper's, by the rank)")
+    made.add_argument("--shown", type=positive, default=6, help="pictures in the figure; all are measured (default 6)")
     return made
 
 
@@ -141,7 +141,7 @@ def typographic() -> argparse.ArgumentParser:
     )
     made.add_argument("--text", help="what is written (default the caption of the next picture)")
     made.add_argument("--captions", nargs="+", help="classes for CLIP to choose from (default the pictures' captions)")
-    made.add_argument("--variations", type=int, default=3, help="variations of each picture (default 3)")
+    made.add_argument("--variations", type=positive, default=3, help="variations of each picture (default 3)")
     return made
 
 
@@ -149,14 +149,14 @@ def conditioning_grid() -> argparse.ArgumentParser:
     """Of `unclip conditioning-grid`."""
     made = figure("conditioning-grid", "The same captions and noise with ever more condition.", images=False)
     made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
-    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument("-n", type=positive, default=4, help="how many of the test captions (default 4)")
     made.add_argument(
         "--conditions",
         nargs="+",
         default=["caption_only", "text_embedding", DEFAULT],
         help="rows (default %(default)s)",
     )
-    made.add_argument("--columns", type=int, default=6, help="seeds, one a column (default 6)")
+    made.add_argument("--columns", type=positive, default=6, help="seeds, one a column (default 6)")
     made.set_defaults(guidance=None, steps=None)
     return made
 
@@ -165,7 +165,7 @@ def guidance_grid() -> argparse.ArgumentParser:
     """Of `unclip guidance-grid`."""
     made = figure("guidance-grid", "The same z_i and noise at growing guidance, beside GLIDE.", images=False)
     made.add_argument("captions", nargs="*", help="captions; without any, the first ones of the run's test pictures")
-    made.add_argument("-n", type=int, default=4, help="how many of the test captions (default 4)")
+    made.add_argument("-n", type=positive, default=4, help="how many of the test captions (default 4)")
     made.add_argument("--scales", type=float, nargs="+", default=[1.0, 2.0, 3.0, 4.0], help="guidance scales")
     made.add_argument("--prior", default=DEFAULT, help=f"one of {', '.join(priors())} (default %(default)s)")
     made.set_defaults(guidance=None, steps=None)

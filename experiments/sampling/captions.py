@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.samples.folder import MANIFEST, SampleFolder
 from eval.samples.manifest import json_lines
+from experiments.console.arguments import check_text
 from modules.errors import InputError
 
 COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
@@ -46,6 +47,7 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     if (caption is None) == (captions is None):
         raise InputError("give one caption, or a file of them with --captions")
     if caption is not None:
+        check_text(caption, "the caption")
         if not caption.strip():
             raise InputError("the caption is empty: say what to draw")
         return [Request(caption, 0, {})], None
@@ -53,13 +55,18 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     if path.name == MANIFEST or path.suffix == ".jsonl":
         return _from_manifest(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [_line(line) for line in path.read_text(encoding="utf-8").split("\n")]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file in UTF-8 ({error.reason})") from error
     found = [line for line in lines if line]
     if not found:
         raise InputError(f"{path} holds no caption: write one a line")
     return [Request(text, k, {}) for k, text in enumerate(found)], None
+
+
+def _line(text: str) -> str:
+    """A caption of a text file, without a byte order mark (files may be put together of several) and without NUL."""
+    return text.removeprefix("\ufeff").replace("\0", " ").strip()
 
 
 def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
@@ -73,10 +80,11 @@ def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
     """The captions of a sample folder's manifest, each once, with its images."""
     try:
-        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8")) if line.strip()]
+        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8-sig")) if line.strip()]
         found: dict[int, Request] = {}
         for k, record in enumerate(records):
             caption, index = record["caption"], record["caption_index"]
+            check_text(caption, f"{path}: record {k + 1}")
             if not isinstance(caption, str) or not caption.strip() or type(index) is not int:
                 raise InputError(
                     f"{path}: record {k + 1} has the caption {caption!r} and the caption_index {index!r}: a text that "

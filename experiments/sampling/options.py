@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import CommandParser, Parsers
+from experiments.console.arguments import CommandParser, Parsers, positive
 from modules.conditions import DEFAULT, sampled
 from modules.models.sampler_names import SAMPLERS
 
@@ -38,7 +38,7 @@ def sample() -> argparse.ArgumentParser:
         "--guiding-clip", metavar="FOLDER", help="CLIP for decoder.clip_guidance_scale (default: the run's own)"
     )
     parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
-    parser.add_argument("--size", type=int, help="side of the pictures; one that the run reaches (default the largest)")
+    parser.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -39,7 +40,7 @@ from typing import Any
 
 from experiments.console.configs import check_config_file, config_files, read_alone, read_config
 from experiments.console.shipped import FOLDER, SHIPPED, located, located_words
-from experiments.suites.matrix import expanded
+from experiments.suites.matrix import MATRIX, expanded
 from modules.errors import InputError
 
 RUN = "{run}"
@@ -164,7 +165,7 @@ def read_stage(entry: Any, where: str) -> Stage:
     if not isinstance(entry, dict):
         raise InputError(f"{where} is not a mapping with 'name' and 'run'")
     where = f"{where} ({entry.get('name', 'without a name')})"
-    refuse_unknown(entry, {field.name for field in fields(Stage)}, where)
+    refuse_unknown(entry, {*(field.name for field in fields(Stage)), MATRIX}, where)
     for key, kind in (
         ("name", str),
         ("run", str),
@@ -176,6 +177,8 @@ def read_stage(entry: Any, where: str) -> Stage:
     ):
         if (key in entry or key in ("name", "run")) and not isinstance(entry.get(key), kind):
             raise InputError(f"{where}: {key!r} is missing or of the wrong type: {entry.get(key)!r}")
+    if not 0 <= entry.get("cost", 0) < math.inf:
+        raise InputError(f"{where}: 'cost' is minutes, 0 or more, not {entry['cost']}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", entry["name"]):
         raise InputError(f"{where}: a name has letters, digits, '_', '-' and '.' only, for it is a folder's name")
     lists = {

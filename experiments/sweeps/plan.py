@@ -49,7 +49,7 @@ class Plan:
             InputError: unreadable, or a key is unknown, missing or of the wrong kind.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the sweep {path} ({' '.join(str(error).split())})") from error
         known = {f.name for f in fields(cls)}

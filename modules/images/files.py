@@ -6,7 +6,9 @@ PIL only, so that loader processes and programs that sample can share it.
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from modules.errors import InputError
 from modules.untrusted.reading import open_regular
@@ -29,6 +31,27 @@ TRANSPARENT = 20
 """Bytes a pixel of what is laid over white: the picture, RGBA, the white, both together, RGB."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What data from elsewhere may be: Pillow knows others that call programs (EPS) or that nobody means."""
+
+MAX_TEXT = 2**26
+"""Bytes of text that a PNG may bring along, which nobody reads: programs write whole workflows there."""
+
+_DECODING = (
+    *(OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
+    *(ZeroDivisionError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for damaged files, by its formats' readers."""
+
+ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> how the stored pixels are turned upright."""
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _limit_lock = threading.Lock()
@@ -70,7 +93,7 @@ def opened(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None =
         ) from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{name}: {error.strerror}; name a picture file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except _DECODING as error:
         if isinstance(error, InputError):
             raise
         detail = " ".join(str(error).split())
@@ -105,6 +128,45 @@ def open_picture(path: str | Path, name: str) -> BinaryIO:
         message = f"{name} has {size:,} bytes, over the limit of 2^28: make it smaller first"
         raise PictureError(message, "a file that is too large", f"{size:,} bytes")
     return file
+def read_rgb(
+    source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None = None, side: int | None = None
+) -> Image.Image:
+    """The one reader of picture files: training, sampling, references and evaluation see the same pixels.
+
+    EXIF's orientation is applied; every mode becomes RGB (see `as_rgb`); of an animation the first frame counts.
+
+    Args:
+        source: a file or its content.
+        name: what errors call it.
+        formats: Pillow's names of the formats that it may have; None allows all.
+        side: let a JPEG that is far larger be decoded at a half, a quarter or an eighth, with sides of at least so many
+            pixels; None decodes it whole.
+
+    Raises:
+        PictureError: see `opened` and `as_rgb`.
+        InputError: a file that is missing or may not be read.
+    """
+    with opened(source, name, formats) as image:
+        if side is not None and image.format in ("JPEG", "MPO"):
+            image.draft("RGB", (side, side))
+        rgb = as_rgb(upright(image), name)
+        rgb.load()
+        return rgb
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as EXIF's orientation has it.
+
+    Of EXIF nothing else is read, and nothing written, so that odd tags do no harm; if it cannot be read at all, the
+    picture is taken as it is stored.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Image.DecompressionBombError:
+        raise
+    except _DECODING:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 @lru_cache(maxsize=1)
@@ -135,13 +197,14 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 @contextmanager
 def _own_limit() -> Iterator[None]:
-    """Pillow warns and refuses at other numbers of pixels than ours, by a global; `check_size` checks the header's."""
+    """Pillow warns and refuses at other numbers of pixels and of text than ours, by globals; see `check_size`."""
     with _limit_lock:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before, text
 
 
 def check_size(image: Image.Image, name: str) -> None:

@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from modules.errors import InputError
-from modules.images.files import as_rgb, check_size, opened
+from modules.images.files import as_rgb, check_size, opened, upright
 
 ImageLike: TypeAlias = str | Path | Image.Image | Tensor | np.ndarray
 """A path, a PIL picture, a tensor (3, H, W) in [-1, 1] or uint8, or an array (H, W, 3) uint8."""
@@ -92,8 +92,7 @@ def load_image(source: ImageLike) -> Tensor:
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     if image.format == "JPEG":
         image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # Decodes a large JPEG at a half, a quarter or an eighth.
-    turned = ImageOps.exif_transpose(image)
-    rgb = as_rgb(turned, name)
+    rgb = as_rgb(upright(image), name)
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     rgb = rgb.crop((left, top, left + side, top + side))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.conditions import DEFAULT
 from modules.errors import InputError
-from modules.images.tensors import ImageLike, Pictures, load_image, load_images, resized
+from modules.images.tensors import ImageLike, Pictures, load_image, load_images
 from modules.manipulations.edits import from_captions, path, text_diff, text_direction
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
@@ -53,7 +53,7 @@ class ImageMethods(TrainedRun):
             condition: what the decoder is given, see `UnCLIP.embedding`. Picture k of a list of captions under one
                 seed is that of caption k of `unclip sample --captions FILE --seed SEED`, at any `size`.
         """
-        texts, seeds = _paired([captions] if isinstance(captions, str) else list(captions), seed)
+        texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)
         if chosen.z_i == "image":
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
@@ -217,16 +217,22 @@ class ImageMethods(TrainedRun):
 def open_part(mask: ImageLike, side: int) -> Tensor:
     """(1, 1, side, side), 1 where a mask is white (a tensor may also be boolean).
 
+    Args:
+        mask: of the picture's own size; it is cropped to a square as the picture is.
+        side: of the picture, as it was loaded.
+
     Raises:
-        InputError: a mask that is white nowhere, so that there is nothing to draw.
+        InputError: a mask of another size, or one that is white nowhere, so that there is nothing to draw.
     """
     if isinstance(mask, Tensor) and mask.dtype == torch.bool:
         mask = mask.to(torch.uint8) * 255
     white = (load_image(mask).mean(dim=0) > 0).float()[None, None]
-    found = (resized(white.expand(1, 3, -1, -1) * 2 - 1, side)[:, :1] > 0).float()
-    if not bool(found.any()):
+    if white.shape[-1] != side:
+        own = white.shape[-1]
+        raise InputError(f"the mask has {own} pixels at its shorter side, not {side}: make it as large as the picture")
+    if not bool(white.any()):
         raise InputError("the mask is white nowhere: paint white what is to be drawn anew")
-    return found
+    return white
 
 
 def _latents(system: TrainedRun, images: Inputs, walk: Walk | None) -> Latents:
@@ -246,10 +252,30 @@ def _alike(seed: Seed, count: int) -> Sequence[int]:
     return [seed] * count if isinstance(seed, int) else seed
 
 
+def checked_captions(captions: str | Sequence[str]) -> list[str]:
+    """Captions as a list.
+
+    Raises:
+        InputError: one is no text, or holds what is not UTF-8.
+    """
+    if not isinstance(captions, (str, list, tuple)):
+        raise InputError(f"captions are a text or a list of texts, not {type(captions).__name__}")
+    found = [captions] if isinstance(captions, str) else list(captions)
+    for text in found:
+        if not isinstance(text, str):
+            raise InputError(f"a caption is a text, not {text!r}")
+        if text.encode("utf-8", "replace").decode() != text:
+            raise InputError(f"the caption {text!r} is not UTF-8")
+    return found
+
+
 def _paired(inputs: list[T], seed: Seed) -> tuple[list[T], ImageSeeds]:
     """Inputs and seeds of one length: a single input is repeated for each of several seeds."""
     if not inputs:
         raise InputError("nothing was given to draw")
+    seeds = [seed] if hasattr(seed, "__index__") else seed
+    if not isinstance(seeds, Iterable) or not [*seeds] or not all(hasattr(one, "__index__") for one in seeds):
+        raise InputError(f"seed is a whole number, or a list of at least one, not {seed!r}")
     if not isinstance(seed, int) and len(inputs) == 1:
         inputs = inputs * len(seed)
     return inputs, ImageSeeds.of(seed, len(inputs))

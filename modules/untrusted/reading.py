@@ -69,7 +69,7 @@ def read_yaml(path: str | Path) -> Any:
         InputError: too large, too deep, absurd numbers, or aliases that would be written out without end.
         OSError, UnicodeDecodeError, yaml.YAMLError: missing, no UTF-8, no YAML.
     """
-    return parse_yaml(read_bytes(path, MAX_CONFIG).decode("utf-8"), printable(str(path)))
+    return parse_yaml(read_bytes(path, MAX_CONFIG).decode("utf-8-sig"), printable(str(path)))
 
 
 def parse_yaml(text: str, name: str) -> Any:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.captions import CaptionConfig, CaptionFault, Captions, PackedStrings, clean, usable
+from datamodules.captions import CaptionConfig, CaptionFault, clean, usable
 from datamodules.faults import Fault
+from datamodules.pictures.caption_table import Captions, CaptionTable
+from datamodules.pictures.packed import PackedStrings
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_packed_strings_are_those_strings(strings):
 
 
 def drawn(pairs, config, count=4000):
-    captions = Captions(pairs, config)
+    captions = Captions(CaptionTable(pairs), config)
     return [captions.drawn(0, np.random.default_rng(k)) for k in range(count)]
 
 
@@ -89,7 +91,7 @@ def test_without_shares_every_caption_is_as_likely():
 def test_a_share_is_a_sources_and_not_each_captions():
     config = CaptionConfig(COLUMNS, {"human": 0.4, "model": 1.6})
     assert shares(drawn(MIXED, config)) == pytest.approx({"h1": 0.1, "h2": 0.1, "m1": 0.8}, abs=0.03)
-    assert Captions(MIXED, config).first(0) == "m1"
+    assert Captions(CaptionTable(MIXED), config).first(0) == "m1"
 
 
 def test_a_source_without_a_share_is_drawn_only_where_there_is_no_other():
@@ -101,14 +103,14 @@ def test_a_source_without_a_share_is_drawn_only_where_there_is_no_other():
 def test_no_draw_is_always_the_first():
     config = CaptionConfig(COLUMNS, draw=False)
     assert shares(drawn(MIXED, config, 20)) == {"h1": 1.0}
-    assert not Captions(MIXED, config).several
-    assert Captions(MIXED, CaptionConfig(COLUMNS)).several
-    assert not Captions([[("human", "h1")]], CaptionConfig(COLUMNS)).several
+    assert not Captions(CaptionTable(MIXED), config).several
+    assert Captions(CaptionTable(MIXED), CaptionConfig(COLUMNS)).several
+    assert not Captions(CaptionTable([[("human", "h1")]]), CaptionConfig(COLUMNS)).several
 
 
 def test_the_digest_is_of_keys_captions_and_sources():
     def of(keys, pairs):
-        return Captions(pairs, CaptionConfig(COLUMNS)).digest(keys)
+        return Captions(CaptionTable(pairs), CaptionConfig(COLUMNS)).digest(keys)
 
     base = of(["a"], MIXED)
     assert base == of(["a"], MIXED)

@@ -91,7 +91,7 @@ def test_what_points_nowhere_is_counted(folder):
         (lambda path: path.write_text("{"), "is not a COCO captions file"),
         (lambda path: path.write_text("[]"), "is not a COCO captions file"),
         (lambda path: path.write_text('{"images": []}'), "KeyError.*annotations"),
-        (lambda path: path.write_text('{"images": [], "annotations": []}'), "no pairs for the train split"),
+        (lambda path: path.write_text('{"images": [], "annotations": []}'), "no pair of it can be used"),
     ],
 )
 def test_a_file_that_is_not_cocos_is_named(folder, damage, message):

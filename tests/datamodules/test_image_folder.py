@@ -24,13 +24,9 @@ def listed(folder, **more):
     """Captions by key, and the kinds of faults by the end of their place."""
     module = data(folder, **more)
     pairs = module.pairs("train")
-    found = {key: list(pairs.captions.texts[slice(*ends)]) for key, ends in zip(pairs.keys, spans(pairs), strict=True)}
+    found = {key: pairs.captions.all_of(k) for k, key in enumerate(pairs.keys)}
     faults = {fault.place.rpartition("/")[2]: fault.kind for fault in module.log("train").found.values()}
     return found, faults
-
-
-def spans(pairs):
-    return list(zip(pairs.captions.starts[:-1], pairs.captions.starts[1:], strict=True))
 
 
 def put(folder, **files):
@@ -161,7 +157,7 @@ def test_splits_of_their_own_folders(tmp_path):
         splits=SplitConfig(train_size=4, val_size=2, test_share=0.2),
     )
     assert [limited.size(split) for split in ("train", "val")] == [4, 2]
-    with pytest.raises(InputError, match=r"no pairs for the val split .* or raise splits\.val_share"):
+    with pytest.raises(InputError, match=r"no pairs for the val split .*, or raise splits\.val_share"):
         data(tmp_path / "train").size("val")
 
 

@@ -19,7 +19,7 @@ from datamodules.image_folder import ImageFolderDataModule
 from datamodules.order import SeededBatchSampler
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import SplitConfig
-from datamodules.pictures.sources import Entry, choose_split, sample
+from datamodules.pictures.sources import choose_split, sample
 from datamodules.rendered.cache import digest
 from datamodules.rendered.scenes import make_pair, render
 from datamodules.webdataset import WebDatasetDataModule
@@ -109,7 +109,7 @@ def test_one_of_several_captions_is_drawn_in_every_pass(make):
     data = make("COCO", splits=ALL)
     dataset = data.dataset("train")
     choices = dataset.pairs.captions
-    several = [k for k in range(COUNT) if choices.starts[k + 1] - choices.starts[k] > 1]
+    several = [k for k in range(COUNT) if len(choices.all_of(k)) > 1]
     passes = [dataset.__getitems__([k + (number + 1) * COUNT for k in several]).captions for number in range(8)]
     drawn = [set(column) for column in zip(*passes, strict=True)]
     assert all(found <= set(choices.texts) for found in drawn)
@@ -308,19 +308,45 @@ def test_datasets_travel_to_workers_small_and_give_real_pictures_for_export(make
 
 
 def test_a_smaller_split_is_a_part_of_the_larger_in_its_order():
-    entries = [Entry(str(k), [], k) for k in range(200)]
-    few, more = sample(entries, 20), sample(entries, 50)
-    assert {entry.key for entry in few} < {entry.key for entry in more}
-    assert [entry.place for entry in more] == sorted(entry.place for entry in more)
-    assert sample(entries, 500) == sample(entries, None) == entries
+    keys, rows = [str(k) for k in range(200)], np.arange(200)
+    few, more = sample(keys, rows, 20), sample(keys, rows, 50)
+    assert (len(few), len(more)) == (20, 50)
+    assert set(few) < set(more)
+    assert list(more) == sorted(more)
+    assert list(sample(keys, rows, 500)) == list(sample(keys, rows, None)) == list(rows)
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        (SplitConfig(), (297, 1, 2)),  # The hashes of these 300 keys, one percent each.
+        (SplitConfig(val_size=30), (268, 30, 2)),
+        (SplitConfig(val_size=30, test_size=40), (230, 30, 40)),
+        (SplitConfig(val_share=0.01, val_size=30), (297, 1, 2)),  # A share that is set is a bound.
+        (SplitConfig(val_share=0.5, val_size=30), (151, 30, 3)),
+    ],
+)
+def test_a_size_above_the_share_is_reached_unless_the_share_is_set(tmp_path, splits, sizes):
+    for k in range(300):
+        (tmp_path / f"{k:03d}.jpg").touch()
+        (tmp_path / f"{k:03d}.txt").write_text("a")
+    data = ImageFolderDataModule(str(tmp_path), splits=splits)
+    assert tuple(data.size(split) for split in ("train", "val", "test")) == sizes
+    keys = [set(data.pairs(split).keys) for split in ("train", "val", "test")]
+    assert sum(map(len, keys)) == len(set.union(*keys))
+
+
+def test_a_size_that_is_not_reached_is_said(tmp_path, caplog):
+    FORMATS["text files"].write(tmp_path, samples(20, 8))
+    FORMATS["text files"].open(tmp_path, splits=SplitConfig(val_share=0.1, val_size=500)).size("val")
+    assert "splits.val_size asks for 500 pairs, there are" in caplog.text
 
 
 def test_a_pair_never_changes_its_split_when_others_are_added():
     def parts(count):
-        entries = [Entry(str(k), [], k) for k in range(count)]
+        keys = [str(k) for k in range(count)]
         return {
-            part: {e.key for e in choose_split(entries, part, {"val": 0.1, "test": 0.2})}
-            for part in ("train", "val", "test")
+            part: set(choose_split(keys, part, {"val": 0.1, "test": 0.2}).tolist()) for part in ("train", "val", "test")
         }
 
     small, large = parts(300), parts(1000)

@@ -149,3 +149,19 @@ def test_commands_take_what_ships_from_anywhere(folder, capsys):
     assert printed["trainer"]["max_steps"] == 600
     assert printed["model"]["init_args"]["network"]["init_args"]["embedding_dim"] == 64
     assert not {"extends", "without"} & set(printed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extend: base.yaml\na: 1", "unknown key 'extend'; did you mean 'extends'"),
+        ("extnds: base.yaml", "did you mean 'extends'"),
+        ("witout: [a]", "did you mean 'without'"),
+        ("extends: null\na: 1", "'extends' is one YAML file's path, relative to this file, not None"),
+        ("extends:\n", "not None"),
+    ],
+)
+def test_misspelt_and_empty_extends_are_refused(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_config(tmp_path / "a.yaml")

@@ -116,3 +116,18 @@ def test_a_command_that_cannot_be_read_and_an_output_elsewhere_are_refused(tmp_p
     path.write_text(yaml.safe_dump({"run": str(tmp_path / "run"), "stages": [{"name": "one", **stage}]}))
     with pytest.raises(InputError, match=re.escape(line)):
         load_suite(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("matrx: {a: [1]}", "unknown key 'matrx'; did you mean 'matrix'"),
+        ("cost: -1", "'cost' is minutes, 0 or more, not -1"),
+        ("cost: .nan", "'cost' is minutes, 0 or more, not nan"),
+        ("cost: .inf", "'cost' is minutes, 0 or more, not inf"),
+    ],
+)
+def test_misspelt_keys_and_impossible_costs_are_refused(write, more, message):
+    suite = f"run: r\nstages:\n  - {{name: a, run: python x.py, {more}}}\n"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_suite(write(suite))

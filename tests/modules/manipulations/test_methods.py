@@ -163,14 +163,40 @@ def test_a_small_pixel_is_known_only_if_all_below_it_is():
 
 
 def test_masks_of_any_kind_are_white_where_to_draw():
-    image = Image.new("L", (8, 8), 0)
-    image.paste(255, (0, 0, 4, 8))
+    image = Image.new("L", (16, 16), 0)
+    image.paste(255, (0, 0, 8, 16))
     found = open_part(image, 16)
     assert found.shape == (1, 1, 16, 16)
     assert found[..., :8].all()
     assert not found[..., 8:].any()
     with pytest.raises(InputError, match="white nowhere"):
-        open_part(Image.new("L", (8, 8), 0), 16)
+        open_part(Image.new("L", (16, 16), 0), 16)
+    for other in (Image.new("L", (8, 8), 255), Image.new("L", (32, 24), 255), torch.ones(17, 17)):
+        with pytest.raises(InputError, match="make it as large as the picture"):
+            open_part(other, 16)
+    wide = Image.new("L", (20, 16), 0)  # Cropped to its middle, as a picture of that size is.
+    wide.paste(255, (0, 0, 10, 16))
+    assert torch.equal(open_part(wide, 16), found)
+
+
+@pytest.mark.parametrize(
+    ("captions", "seed", "message"),
+    [
+        (3, 0, "captions are a text or a list of texts, not int"),
+        (None, 0, "captions are a text or a list of texts, not NoneType"),
+        (["a red circle", None], 0, "a caption is a text, not None"),
+        ([b"a red circle"], 0, "a caption is a text, not b'a red circle'"),
+        ("caf\udce9", 0, "is not UTF-8"),
+        ("a red circle", [], "seed is a whole number, or a list of at least one"),
+        ("a red circle", "7", "seed is a whole number"),
+        ("a red circle", 1.5, "seed is a whole number"),
+        ("a red circle", None, "seed is a whole number"),
+        ("a red circle", [0.5], "seed is a whole number"),
+    ],
+)
+def test_captions_and_seeds_that_are_none_are_refused(system, captions, seed, message):
+    with pytest.raises(InputError, match=message):
+        system.text_to_image(captions, seed=seed, size=16)
 
 
 def test_a_size_that_no_stage_reaches_is_refused(system):

@@ -1,0 +1,120 @@
+"""Numbers, texts, abbreviations and terminals of the command line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments.cli import COMMANDS, GROUPS, main
+from experiments.console.parser import Parser
+from modules.errors import InputError
+
+SAMPLE = ["sample", "a", "--out", "o"]
+
+
+def refused(words, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch, tmp_path):
+    monkeypatch.delenv("UNCLIP_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "NaN"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SAMPLE, "--decoder-guidance"],
+        [*SAMPLE, "--prior-guidance"],
+        ["variations", "--out", "o", "--guidance"],
+        ["variations", "--out", "o", "--eta"],
+        ["text-diff", "--out", "o", "--theta"],
+        ["guidance-grid", "--out", "o", "--scales"],
+        ["plan", "a.yaml", "--memory"],
+    ],
+)
+def test_numbers_are_finite(words, value, capsys):
+    *words, flag = words
+    assert f"argument {flag}: must be a finite number, got '{value}'" in refused([*words, f"{flag}={value}"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*SAMPLE, "--seed", "9" * 30], "argument --seed: must be below 2^63"),
+        ([*SAMPLE, "--size", "0"], "argument --size: must be 1 or more"),
+        (["variations", "--out", "o", "-n", "0"], "argument -n: must be 1 or more"),
+        (["typographic", "--out", "o", "--variations", "-1"], "argument --variations: must be 1 or more"),
+        (["data", "check", "x", "--image-size", "0"], "argument --image-size: must be 1 or more"),
+        (["data", "check", "x", "--image-size", "x"], "invalid positive value: 'x'"),
+    ],
+)
+def test_whole_numbers_are_in_range(words, said, capsys):
+    assert said in refused(words, capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "caf\udce9 circle", "--out", "o"],
+        ["inpaint", "--out", "o", "--caption", "\udce9"],
+        ["interpolate", "--out", "o", "--captions", "a", "b\udce9"],
+        ["text-diff", "--out", "o", "--target", "\udce9"],
+        ["conditioning-grid", "a", "\udce9", "--out", "o"],
+    ],
+)
+def test_captions_are_utf_8_before_any_work(words, capsys):
+    assert r"\udce9" in (said := refused(words, capsys))
+    assert "is not UTF-8" in said
+
+
+def test_options_are_not_abbreviated(capsys):
+    assert "unrecognized arguments: --decoder-guid" in refused([*SAMPLE, "--decoder-guid=2"], capsys)
+    assert "unrecognized arguments: --lim" in refused(["data", "check", "x", "--lim=2"], capsys)
+    parser = Parser(prog="unclip fit")
+    parser.add_argument("--trainer.max_steps", type=int)
+    with pytest.raises(InputError, match=r"--trainer\.max_step.*did you mean 'trainer\.max_steps'"):
+        parser.parse_args(["--trainer.max_step=3"])
+
+
+def test_the_help_has_the_groups_of_the_folders():
+    folders = {
+        group: {module.partition(".")[0] for module, _ in commands.values()} for group, commands in GROUPS.items()
+    }
+    assert folders == {group: {group} for group in GROUPS}
+    assert len(COMMANDS) == sum(map(len, GROUPS.values()))
+
+
+def run(words, encoding="utf-8", **options):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, timeout=60, **options)
+
+
+def test_an_ascii_terminal_shows_what_it_can():
+    code = "from experiments.console.errors import show_any_text; show_any_text(); print('out\\u2193\\xfc')"
+    done = run(["-c", code], "ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"out??\n", b"")
+
+
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+@pytest.mark.parametrize("words", [["help"], ["--version"], ["sample", "--help"]])
+def test_a_reader_that_has_left_ends_the_help_quietly(flags, words):
+    end, start = os.pipe()
+    os.close(end)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, *flags, "-m", "experiments.cli", *words],
+        env=environment,
+        stdout=start,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(start)
+    assert done.stderr == b""
+    assert done.returncode in (0, 141)
