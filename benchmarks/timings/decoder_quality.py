@@ -117,17 +117,47 @@ def flatness(pictures: Tensor, true: Tensor) -> tuple[float, float]:
     """
     grounds, objects = [], []
     for picture, truth in zip(pictures.float(), true, strict=True):
-        colours, labels = torch.unique(truth.flatten(1), dim=1, return_inverse=True)
-        labels = labels.view(truth.shape[1:])
-        ground = int(labels[0, 0])
-        for label in range(colours.shape[1]):
-            inside = _eroded(labels == label)
+        for number, mask in enumerate(_regions(truth)):
+            inside = _eroded(mask)
             if int(inside.sum()) < 9:
                 continue
             values = picture[:, inside]
             deviation = float((values - values.mean(dim=1, keepdim=True)).abs().mean())
-            (grounds if label == ground else objects).append(deviation)
+            (objects if number else grounds).append(deviation)
     return float(np.mean(grounds)), float(np.mean(objects))
+
+
+def edge_width(pictures: Tensor, true: Tensor) -> float:
+    """How wide the edges of lone objects are, as a multiple of the true pictures' width; 1 is as sharp as they.
+
+    With c the share of the object's colour in a pixel (0 for the ground's), the width is the sum of 4 c (1 - c) over the
+    pixels within four of the true edge.
+
+    Args:
+        pictures, true: (N, 3, S, S) uint8; pictures with more than one object are left out.
+    """
+    found, wanted = 0.0, 0.0
+    for picture, truth in zip(pictures.float(), true, strict=True):
+        regions = _regions(truth)
+        if len(regions) != 2:
+            continue
+        band = ~_eroded(regions[0], 4) & ~_eroded(regions[1], 4)
+        ground, thing = (truth.float()[:, mask].mean(dim=1) for mask in regions)
+        along = (thing - ground) / (thing - ground).square().sum()
+        for kind, values in (("found", picture), ("wanted", truth.float())):
+            cover = ((values[:, band] - ground[:, None]) * along[:, None]).sum(dim=0).clamp(0, 1)
+            width = float((4 * cover * (1 - cover)).sum())
+            found, wanted = (found + width, wanted) if kind == "found" else (found, wanted + width)
+    return found / wanted
+
+
+def _regions(truth: Tensor) -> list[Tensor]:
+    """(S, S) bool masks of a true picture's flat regions of 9 pixels or more: the ground first, then the objects."""
+    colours = truth.long() * torch.tensor([65536, 256, 1])[:, None, None]
+    values, labels, counts = torch.unique(colours.sum(dim=0), return_inverse=True, return_counts=True)
+    ground = int(labels[0, 0])
+    large = [label for label in range(len(values)) if int(counts[label]) >= 9 and label != ground]
+    return [labels == label for label in [ground, *large]]
 
 
 def _eroded(mask: Tensor, pixels: int = 2) -> Tensor:

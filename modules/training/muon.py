@@ -36,12 +36,14 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram = x @ x.mT
-    whole = eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    for _ in range(steps):
-        factor = a * eye + b * gram + c * gram @ gram
-        whole = factor @ whole
-        gram = factor @ gram @ factor.mT
-    x = whole @ x
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    whole: Tensor | None = None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * eye
+        whole = factor if whole is None else factor @ whole
+        if step < steps - 1:
+            gram = factor @ gram @ factor  # Polynomials of one symmetric matrix: they commute.
+    x = x if whole is None else whole @ x
     return x.mT if tall else x
 
 
