@@ -19,6 +19,10 @@ Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
 SPLITS = ("train", "val", "test")
 
 
+RUN = "run folder, or shipped:NAME (default: the newest trained run in runs/, else shipped:shapes)"
+"""Help of --run for commands that draw."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse's, but what is wrong with the words is one line, instead of all of the usage before it."""
 

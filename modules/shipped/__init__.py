@@ -6,6 +6,7 @@ the suite, the seed and the licence.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from modules.errors import InputError
@@ -34,6 +35,15 @@ def run_folder(run: str | Path) -> Path:
     if name not in there:
         raise InputError(f"no weights {text!r} come with the package; there are {', '.join(PREFIX + n for n in there)}")
     return HERE / name
+
+
+def chosen_run(run: str | Path | None) -> str:
+    """The run that was named; if none was, `newest_run`, which is then said on stderr."""
+    if run is not None:
+        return str(run)
+    found = newest_run()
+    print(f"run: {found} (--run names another)", file=sys.stderr, flush=True)
+    return found
 
 
 def newest_run(runs: str | Path = "runs") -> str:
