@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
@@ -47,8 +48,22 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a tensor of which each device holds a share (FSDP2); every rank must ask. Another is returned as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """This device's share of a whole tensor, cut as `like` is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
 class Muon(Optimizer):
     """Muon for a network's hidden matrices, AdamW for its other parameters.
+
+    Where each device holds a share of every weight, every rank gathers the momentum and orthogonalises all of it.
 
     Args:
         params: (name, parameter) pairs, as `named_parameters` gives them.
@@ -114,13 +129,14 @@ class Muon(Optimizer):
         together: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                together[len(parameter), parameter[0].numel()].append(parameter)
+                together[len(parameter), parameter.numel() // len(parameter)].append(parameter)
         for (rows, columns), parameters in together.items():
-            update = orthogonalised(torch.stack([self._momentum(p, group).flatten(1) for p in parameters]), group["steps"])
+            whole = [gathered(self._momentum(p, group)).flatten(1) for p in parameters]
+            update = orthogonalised(torch.stack(whole), group["steps"])
             scale = 0.2 * math.sqrt(max(rows, columns))
             for parameter, change in zip(parameters, update, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"] * scale)
+                parameter.add_(shared_as(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         assert parameter.grad is not None
