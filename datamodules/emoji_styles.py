@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +66,9 @@ class EmojiStylesDataModule(PairDataModule):
         caption: what captions are made from: {name} "bridge at night", {a_name} "a bridge at night", {style} "Noto".
             A CLIP trained on words (`tokenizer: words`) parts them by spaces only, so give it no punctuation.
         train_split: "train", or "unrestricted" to train on the drawings of all three splits, for models that judge.
+        hold_out: this share of the training split's emoji that several sets have lose one drawing, of one style, to the
+            test split: a combination of thing and style that training never shows, both of which it shows apart.
+        test_split: "things" (emoji that training shows in no style) or "combinations" (those held out).
         min_count: training captions that a word occurs in, at least, to be in the vocabulary.
 
     Raises:
@@ -88,6 +92,8 @@ class EmojiStylesDataModule(PairDataModule):
         caption: str = "{a_name}, in the {style} style",
         train_split: Literal["train", "unrestricted"] = "train",
         min_count: int = 2,
+        hold_out: float = 0.0,
+        test_split: Literal["things", "combinations"] = "things",
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         self.packages = packages
@@ -97,6 +103,11 @@ class EmojiStylesDataModule(PairDataModule):
         self.skin_tones, self.caption = skin_tones, _checked(caption)
         self.unrestricted = train_split == "unrestricted"
         self.min_count = at_least(1, "min_count", min_count)
+        if not 0 <= hold_out <= 1:
+            raise InputError(f"hold_out is {hold_out}: give a share from 0 to 1")
+        if test_split == "combinations" and hold_out == 0:
+            raise InputError("test_split is combinations, but hold_out is 0: give hold_out the share of emoji, such as 0.2")
+        self.hold_out, self.test_split = hold_out, test_split
         self._sets: list[iconify.IconSet] | None = None
         self._drawings: dict[str, list[StyledDrawing]] = {}
 
@@ -135,17 +146,33 @@ class EmojiStylesDataModule(PairDataModule):
         return super().vocabulary(self.min_count if min_count is None else min_count)
 
     def _choose(self, split: str) -> list[StyledDrawing]:
-        every = self.unrestricted and split == "train"
-        chosen = [
-            drawing
-            for drawing in drawings_of(self.sets)
-            if (self.skin_tones or not drawing.toned) and (every or split_of(drawing.family) == split)
-        ]
+        drawings = [d for d in drawings_of(self.sets) if self.skin_tones or not d.toned]
+        held = held_out_combinations(drawings, self.hold_out)
+        if self.unrestricted and split == "train":
+            chosen = drawings
+        elif split == "test" and self.test_split == "combinations":
+            chosen = [d for d in drawings if (d.family, d.prefix) in held]
+        else:
+            chosen = [d for d in drawings if split_of(d.family) == split and (d.family, d.prefix) not in held]
         chosen.sort(key=lambda drawing: hash_of(f"{drawing.prefix} {drawing.icon.name}"))
         size = self.sizes[split]
         if size is not None and size > len(chosen):
             raise InputError(f"{split}_size is {size}, but there are {len(chosen)} drawings in the {split} split")
         return chosen[:size]
+
+
+def held_out_combinations(drawings: list[StyledDrawing], share: float) -> set[tuple[str, str]]:
+    """(family, prefix) of one style for about this share of the training split's families that have several."""
+    styles: dict[str, set[str]] = defaultdict(set)
+    for drawing in drawings:
+        if split_of(drawing.family) == "train":
+            styles[drawing.family].add(drawing.prefix)
+    held = set()
+    for family, prefixes in styles.items():
+        number = hash_of(f"held out {family}")
+        if len(prefixes) > 1 and (number >> 32) % 10_000 < share * 10_000:
+            held.add((family, sorted(prefixes)[number % len(prefixes)]))
+    return held
 
 
 def drawings_of(sets: list[iconify.IconSet]) -> list[StyledDrawing]:

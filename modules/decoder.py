@@ -9,14 +9,17 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from modules.batches import ImageTextBatch
+from modules.batches import ImageTextBatch, embeddings_of
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
 from modules.networks.decoder import DecoderNetwork
+from modules.networks.embedding_pathway import Whitening
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.model_stage import per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
+
+WHITENING_SAMPLES = 65_536
 
 
 class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
@@ -53,6 +56,23 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
             embedding=embedding,
         )
         super().__init__(model, optimizer, training, statistics_samples)
+
+    def on_fit_start(self) -> None:
+        """Fit the whitening of z_i, where the network has one, to the training embeddings; a resumed run has it."""
+        whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
+        if whitenings and self.global_step == 0:
+            z = self._training_embeddings().to(self.device)
+            for whitening in whitenings:  # the trained network's and the average's
+                whitening.fit(z)
+
+    def _training_embeddings(self) -> Tensor:
+        """(N, D): up to WHITENING_SAMPLES embeddings, spread over the training split; the same on every rank."""
+        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+        rows = getattr(data, "embeddings", None) or data  # Without the pictures, where the data allow it.
+        count = min(WHITENING_SAMPLES, len(data))
+        positions = [k * len(data) // count for k in range(count)]
+        batches = (rows.__getitems__(positions[start : start + 1024]) for start in range(0, count, 1024))
+        return torch.cat([getattr(embeddings_of(batch), self._model.embedding) for batch in batches])
 
     @property
     def drawing_model(self) -> DecoderModel:

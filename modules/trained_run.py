@@ -22,6 +22,7 @@ from modules.models.configs import check_value
 from modules.models.decoder import DecoderModel
 from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
 from modules.models.upsampler import UpsamplerModel
+from modules.shipped import run_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,7 +45,7 @@ class TrainedRun:
     """A run's trained stages. A run may lack what is not asked for.
 
     Args:
-        run: the run folder, or what `unclip export` made of it; its stages are clip, the priors of
+        run: the run folder, what `unclip export` made of it, or "shipped:shapes"; its stages are clip, the priors of
             `modules.conditions`, decoder, glide, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
         overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
@@ -55,7 +56,7 @@ class TrainedRun:
     """
 
     def __init__(self, run: str | Path, device: str | torch.device = "cpu", overrides: Overrides | None = None) -> None:
-        self.run, self.device = Path(run), torch.device(device)
+        self.run, self.device = run_folder(run), torch.device(device)
         if not self.run.is_dir():
             raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
         self._stored: dict[str, Stored[Model]] = {}

@@ -22,6 +22,8 @@ SPLITS = ("train", "val", "test")
 
 TEXTS = ("caption", "captions", "target", "base", "text")
 """Options whose words are given to a text encoder, where they are no file."""
+RUN = "run folder, or shipped:NAME (default: the newest trained run in runs/, else shipped:shapes)"
+"""Help of --run for commands that draw."""
 
 
 class CommandParser(argparse.ArgumentParser):

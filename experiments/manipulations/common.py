@@ -26,6 +26,7 @@ from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.pipeline import UnCLIP
+from modules.shipped import chosen_run, run_folder
 from modules.seeds import ImageSeeds
 
 DRAWS = 1000
@@ -54,6 +55,7 @@ class Sources:
 def start(options: argparse.Namespace) -> UnCLIP:
     """The system, after what can be checked has been checked."""
     require_writable_figure(options.out, options.overwrite)
+    options.run = str(run_folder(chosen_run(options.run)))
     system = UnCLIP(options.run, find_device(options.device))
     options.size = reachable_sizes(system, options.size)[-1]
     return system

@@ -28,6 +28,7 @@ from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations import Latents, decoder_size, invert, reachable_sizes, redraw, save_latents
 from modules.pipeline import UnCLIP
+from modules.shipped import chosen_run, run_folder
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{out} is there already; name another file or pass --overwrite")
     if options.figure:
         require_writable_figure(options.figure, options.overwrite)
+    options.run = str(run_folder(chosen_run(options.run)))
     system = UnCLIP(options.run, find_device(options.device))
     options.size = reachable_sizes(system, options.size)[-1]
     found = sources(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import CommandParser, Parsers, positive
+from experiments.console.arguments import RUN, CommandParser, Parsers, positive
 from modules.conditions import DEFAULT, priors
 
 HALVES = ("left", "right", "top", "bottom")
@@ -34,7 +34,7 @@ def figure(name: str, description: str, images: bool = True, steps: int = 50) ->
         made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
         made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
         made.add_argument("-n", type=positive, default=6, help="how many test pictures (default %(default)s)")
-    made.add_argument("--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)")
+    made.add_argument("--run", help=RUN)
     made.add_argument("--out", required=True, help="figure folder to write")
     made.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")

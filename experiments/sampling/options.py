@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import CommandParser, Parsers, positive
+from experiments.console.arguments import RUN, CommandParser, Parsers, positive
 from modules.conditions import DEFAULT, sampled
 from modules.models.sampler_names import SAMPLERS
 
@@ -14,9 +14,7 @@ def sample() -> argparse.ArgumentParser:
     parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
     parser.add_argument("caption", nargs="?", help="one caption")
     parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
-    parser.add_argument(
-        "--run", default="runs/quickstart", help="run folder of the trained stages (default %(default)s)"
-    )
+    parser.add_argument("--run", help=RUN)
     parser.add_argument("--out", required=True, help="sample folder to write")
     parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")

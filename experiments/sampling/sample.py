@@ -31,6 +31,7 @@ from modules.manipulations.inversion import decoder_size
 from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
+from modules.shipped import chosen_run
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"-n and --batch-size must be 1 or more, got {options.n} and {options.batch_size}")
     if options.devices < 1:
         raise InputError(f"--devices must be 1 or more, got {options.devices}")
+    options.run = chosen_run(options.run)
     requests, source = read_requests(options.caption, options.captions)
     first = first_process(options.devices)
     if first:

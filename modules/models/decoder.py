@@ -22,6 +22,7 @@ from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes, check_s
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
+from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
 
 
@@ -56,7 +57,7 @@ class DecoderModel(ImageModel):
             )
 
     @property
-    def unet(self) -> UNet:
+    def unet(self) -> UNet | LeanUNet:
         return self.network.unet
 
     @property

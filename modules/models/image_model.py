@@ -12,6 +12,7 @@ from modules.batches import ImageTextBatch
 from modules.errors import InputError
 from modules.models.data_sizes import NETWORK, DataSizes
 from modules.models.diffusion_model import DiffusionModel
+from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet, UNetConfig
 
 
@@ -20,7 +21,7 @@ class ImageModel(DiffusionModel[ImageTextBatch]):
     """A diffusion model of images, whose network is a U-Net."""
 
     @property
-    def unet(self) -> UNet:
+    def unet(self) -> UNet | LeanUNet:
         """The U-Net in the network."""
         raise NotImplementedError
 

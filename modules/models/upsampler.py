@@ -22,6 +22,7 @@ from modules.models.base import Evaluations
 from modules.models.data_sizes import MODEL, NETWORK, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel, nearest
+from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
 from modules.networks.upsampler import UpsamplerNetwork
 
@@ -80,7 +81,7 @@ class UpsamplerModel(ImageModel):
             )
 
     @property
-    def unet(self) -> UNet:
+    def unet(self) -> UNet | LeanUNet:
         return self.network.unet
 
     @classmethod

@@ -7,8 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules.networks.transformer import TextEncoder, scale_to_unit_variance, unique_rows
-from modules.networks.unet import UNet, UNetConfig
+from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingPathway
+from modules.networks.lean_unet import make_unet
+from modules.networks.transformer import TextEncoder, unique_rows
+from modules.networks.unet import UNetConfig
 
 CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
 
@@ -19,16 +21,23 @@ class Condition(NamedTuple):
     Attributes:
         emb: (B, emb_width) vector added to the timestep's embedding.
         context: (B, L, context width) tokens for the attention layers, or None.
+        spatial: (B, C, h, w) map added at the U-Net's lowest resolution, or None.
     """
 
     emb: Tensor
     context: Tensor | None
+    spatial: Tensor | None = None
 
     @staticmethod
     def stack(parts: list[Condition]) -> Condition:
         """The batches one behind another, for one call of the network."""
         contexts = [part.context for part in parts if part.context is not None]
-        return Condition(torch.cat([part.emb for part in parts]), torch.cat(contexts) if contexts else None)
+        maps = [part.spatial for part in parts if part.spatial is not None]
+        return Condition(
+            torch.cat([part.emb for part in parts]),
+            torch.cat(contexts) if contexts else None,
+            torch.cat(maps) if maps else None,
+        )
 
 
 class DecoderNetwork(nn.Module):
@@ -45,6 +54,7 @@ class DecoderNetwork(nn.Module):
             section 2.4), or "mean", the mean over the caption's tokens, with which a small network learns to heed
             colours hundreds of steps sooner, for nearly all of a short caption's positions are padding.
         text_std: standard deviation of the fresh token embeddings.
+        pathway: what is done to z_i before it is projected; by default nothing, as in the paper.
     """
 
     def __init__(
@@ -60,18 +70,25 @@ class DecoderNetwork(nn.Module):
         channels: int = 3,
         text_pooling: Literal["last", "mean"] = "last",
         text_std: float = 0.05,
+        pathway: EmbeddingPathway = EmbeddingPathway(),
     ) -> None:
         super().__init__()
         self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels
-        self.unet = UNet(unet, channels, channels * (2 if learned_sigma else 1), context_width=text_width)
+        self.unet = make_unet(unet, channels, channels * (2 if learned_sigma else 1), context_width=text_width)
         sizes = (vocab_size, context_length, text_width, text_depth, text_heads)
         self.text = TextEncoder(*sizes, checkpointing=unet.checkpointing, std=text_std)
         self.text_pooling = text_pooling
         self.text_to_emb = nn.Linear(text_width, self.unet.emb_width)
+        self.clip_to_map = None
         if embedding_dim is not None:
+            self.clip_features = EmbeddingFeatures(embedding_dim, pathway)
+            width = self.clip_features.width
             # A Sequential of one, for the names in the files of weights.
-            self.clip_to_emb = nn.Sequential(nn.Linear(embedding_dim, self.unet.emb_width))
-            self.clip_to_tokens = nn.Linear(embedding_dim, CLIP_TOKENS * text_width)
+            self.clip_to_emb = nn.Sequential(nn.Linear(width, self.unet.emb_width))
+            self.clip_to_tokens = nn.Linear(width, CLIP_TOKENS * text_width)
+            if pathway.spatial_map:
+                self._map_side = lowest_side(unet)
+                self.clip_to_map = nn.Linear(width, lowest_width(unet) * self._map_side**2)
 
     def condition(
         self,
@@ -95,11 +112,20 @@ class DecoderNetwork(nn.Module):
         emb = self.text_to_emb(self._pooled(features, tokens))
         if self.embedding_dim is None:
             return Condition(emb, features)
-        z = emb.new_zeros(len(tokens), self.embedding_dim) if z_i is None else scale_to_unit_variance(z_i).to(emb.dtype)
-        if keep_embedding is not None:
-            z = torch.where(keep_embedding[:, None], z, 0.0)
+        z = self._embedding(emb, z_i, keep_embedding)
         extra = self.clip_to_tokens(z).unflatten(1, (CLIP_TOKENS, -1))
-        return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1))
+        spatial = None
+        if self.clip_to_map is not None:
+            spatial = self.clip_to_map(z).unflatten(1, (-1, self._map_side, self._map_side))
+        return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1), spatial)
+
+    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None) -> Tensor:
+        """What the projections read: (B, width), of the type of `emb`."""
+        assert self.embedding_dim is not None
+        if z_i is None:
+            return self.clip_features.features(emb.new_zeros(len(emb), self.embedding_dim))
+        found: Tensor = self.clip_features(z_i, emb.dtype, keep)
+        return found
 
     def _pooled(self, features: Tensor, tokens: Tensor) -> Tensor:
         """(B, L, W) features of (B, L) tokens -> (B, W), as `text_pooling` says; 0 for the mean of an empty caption."""
@@ -117,4 +143,15 @@ class DecoderNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """(B, C, H, W) noised images, (B,) timesteps -> (B, C or 2 C, H, W)."""
-        return self.unet(x_t, t, condition.emb, condition.context)
+        found: Tensor = self.unet(x_t, t, condition.emb, condition.context, condition.spatial)
+        return found
+
+
+def lowest_side(config: UNetConfig) -> int:
+    """Side of the feature maps at a U-Net's lowest resolution, for images of the size that it is made for."""
+    return config.image_size // config.patch_size // 2 ** (len(config.channel_multipliers) - 1)
+
+
+def lowest_width(config: UNetConfig) -> int:
+    """Channels of the feature maps at a U-Net's lowest resolution."""
+    return config.channels * config.channel_multipliers[-1]

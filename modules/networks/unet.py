@@ -8,6 +8,7 @@ section 2.4). Without attention resolutions it is the upsamplers' ADMNet.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,8 @@ class UNetConfig:
         patch_size: pixels of a patch that become channels before the first layer; 1 as in the paper. A small model on a
             small machine gains from 2.
         checkpointing: recompute activations in the backward pass instead of keeping them.
+        body: "adm" is this file's network, the paper's; "lean" is `modules.networks.lean_unet`, for small budgets.
+        middle_depth: blocks at the lowest resolution of a lean body; ADM always has two.
     """
 
     channels: int
@@ -53,6 +56,8 @@ class UNetConfig:
     image_size: int = 64
     patch_size: int = 1
     checkpointing: bool = False
+    body: Literal["adm", "lean"] = "adm"
+    middle_depth: int = 2
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -151,7 +156,7 @@ class UNet(nn.Module):
         self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
     ) -> None:
         super().__init__()
-        _check(config)
+        check_config(config)
         self.config, self.context_width = config, context_width
         self.emb_width = 4 * config.channels
         self.time = TimeEmbedding(config.channels, self.emb_width)
@@ -207,7 +212,14 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(self._stage(width, width, attend=False, resample="up"))
 
-    def forward(self, x: Tensor, t: Tensor, emb: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        emb: Tensor | None = None,
+        context: Tensor | None = None,
+        spatial: Tensor | None = None,
+    ) -> Tensor:
         """One evaluation.
 
         Args:
@@ -215,6 +227,7 @@ class UNet(nn.Module):
             t: (B,) timesteps of the training schedule.
             emb: (B, emb_width) added to the timestep's embedding.
             context: (B, L, context_width) tokens for the attention layers.
+            spatial: (B, C, h, w) added at the lowest resolution, of that resolution's width.
 
         Returns:
             (B, out_channels, H, W).
@@ -225,11 +238,12 @@ class UNet(nn.Module):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
         emb = self.time(t) if emb is None else self.time(t) + emb
-        h = self.first(_unshuffle(x, self.config.patch_size))
+        h = self.first(unshuffle(x, self.config.patch_size))
         skips = [h]
         for stage in self.down:
             h = stage(h, emb, context)
             skips.append(h)
+        h = add_map(h, spatial)
         for stage in self.middle:
             h = stage(h, emb, context)
         for stage in self.up:
@@ -239,17 +253,36 @@ class UNet(nn.Module):
         return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
 
 
-def _check(config: UNetConfig) -> None:
+def add_map(h: Tensor, spatial: Tensor | None) -> Tensor:
+    """Features (B, C, H, W) with a map (B, C, h, w) added, which is stretched where the image has another size."""
+    if spatial is None:
+        return h
+    if spatial.shape[2:] != h.shape[2:]:
+        spatial = F.interpolate(spatial, size=h.shape[2:], mode="bilinear", align_corners=False)
+    return h + spatial
+
+
+def check_config(config: UNetConfig) -> None:
+    """Refuse a shape that no image can go through.
+
+    Raises:
+        ValueError: names the setting.
+    """
     if not config.channel_multipliers:
         raise ValueError("unet.channel_multipliers is empty: give one for each resolution, such as [1, 2, 3, 4]")
     named = {name: getattr(config, name) for name in ("channels", "depth", "head_channels", "patch_size", "image_size")}
     named["channel_multipliers"] = min(config.channel_multipliers)
+    if config.body == "lean":
+        named["middle_depth"] = config.middle_depth
+    elif config.middle_depth != 2:
+        raise ValueError(f"unet.middle_depth is {config.middle_depth}: only a lean body has another than 2")
     for name, value in named.items():
         if value < 1:
             raise ValueError(f"unet.{name} is {value}: give 1 or more")
 
 
-def _unshuffle(x: Tensor, patch: int) -> Tensor:
+def unshuffle(x: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, C patch^2, H / patch, W / patch), in the same memory layout."""
     if patch == 1:
         return x
     # pixel_unshuffle drops channels_last, which the convolutions behind it are faster in.

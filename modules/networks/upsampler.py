@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.unet import UNet, UNetConfig
+from modules.networks.lean_unet import make_unet
+from modules.networks.unet import UNetConfig
 
 INTERPOLATIONS = ("bicubic", "bilinear", "area", "nearest", "nearest-exact")
 
@@ -45,7 +46,7 @@ class UpsamplerNetwork(nn.Module):
             raise ValueError(f"factor is {factor}: the output's side must be 1 times the input's or more")
         self.factor, self.interpolation, self.residual, self.channels = factor, interpolation, residual, channels
         self.learned_sigma = learned_sigma
-        self.unet = UNet(unet, 2 * channels, channels * (2 if learned_sigma else 1))
+        self.unet = make_unet(unet, 2 * channels, channels * (2 if learned_sigma else 1))
 
     def enlarge(self, low: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1] -> (B, C, factor H, factor W), clipped to [-1, 1]."""

@@ -365,7 +365,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         raise NotImplementedError
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        # With their names, by which Muon tells hidden matrices from the rest.
+        optimizer = self.optimizer([(name, p) for name, p in self.network.named_parameters() if p.requires_grad])
         schedule = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -234,3 +234,26 @@ def test_rendering_is_cached_by_content(folder, tmp_path):
     first = cached.dataset("test").__getitems__([0]).images
     assert len(list((tmp_path / "cache").glob("emoji_styles-test-24px-*.npy"))) == 1
     np.testing.assert_array_equal(first, make(folder).dataset("test").__getitems__([0]).images)
+
+
+def test_held_out_combinations_are_of_things_and_styles_that_training_knows(folder):
+    whole, held = make(folder), make(folder, hold_out=0.5, test_split="combinations")
+    key = lambda drawings: {(d.family, d.prefix) for d in drawings}  # noqa: E731
+    test, train = key(held.drawings("test")), key(held.drawings("train"))
+    assert test | train == key(whole.drawings("train"))
+    assert not test & train
+    assert {family for family, _ in test} <= {family for family, _ in train}
+    assert 0 < len(test) < len(train)
+    assert {prefix for _, prefix in test} == {"red", "blue"}
+    assert key(held.drawings("val")) == key(whole.drawings("val"))
+    assert key(make(folder, hold_out=0.5).drawings("test")) == key(whole.drawings("test"))
+    assert key(make(folder, hold_out=0.5, train_split="unrestricted").drawings("train")) >= test | train
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"hold_out": 1.5}, "hold_out is 1.5"), ({"test_split": "combinations"}, "hold_out is 0: give hold_out")],
+)
+def test_combinations_that_are_not_held_out_are_refused(folder, settings, reason):
+    with pytest.raises(InputError, match=reason):
+        make(folder, **settings)

@@ -158,6 +158,7 @@ def two(one: Callable[[str], Any], embeddings: Path, tmp_path_factory: pytest.Te
             jobs[f"{kind}_{name}_validated"] = job
         bf16 = {"trainer": {"precision": "bf16-mixed"}, "accelerator": True}
         jobs[f"{kind}_accumulated"] = {"stage": "narrow", "strategy": kind, "batch_size": 4, **ACCUMULATED}
+        jobs[f"{kind}_muon"] = {"stage": "muon", "strategy": kind, "batch_size": 4, "steps": 2}
         jobs[f"{kind}_bf16"] = {"stage": "narrow", "strategy": kind, "batch_size": 4, "steps": 2, **bf16}
     run_ranks(folder, {k: job for k, job in jobs.items() if FSDP2_ON_CPU or job["strategy"] == "ddp"}, embeddings)
 

@@ -67,6 +67,12 @@ def test_every_stage_trains_validates_samples_and_exports_as_under_ddp(two, name
     assert [yaml.safe_load((folder / "config.yaml").read_text())["step"] for folder in exported] == [2, 2]
 
 
+def test_muon_orthogonalises_whole_matrices(two):
+    """Shares of a matrix orthogonalised by themselves would differ by as much as the update: 1e-3 and more."""
+    ddp, sharded = two("ddp_muon"), two("fsdp2_muon")
+    assert_close(sharded["weights"], ddp["weights"], atol=2e-5, rtol=1e-4)
+
+
 def test_bf16_is_near_that_of_ddp(two):
     """Sums of gradients are float32; norms' weights are rounded too, which is all the difference."""
     ddp, sharded = (two(f"{kind}_bf16")["gradients"][0] for kind in ("ddp", "fsdp2"))

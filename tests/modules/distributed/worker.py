@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from experiments.costs.memory import norms_in_float32
 from modules.models.configs import Objective, SamplerConfig
+from modules.training.muon import Muon
 from modules.training.stage import TrainingConfig
 
 WORLD = 2
@@ -111,6 +112,10 @@ def narrow_decoder(tiny: Any, seed: int = 0) -> Any:
 
 def stage_of(tiny: Any, name: str, seed: int = 0) -> Any:
     """A stage by name, its weights none of them zero."""
+    if name == "muon":
+        unet = {**NARROW, "channels": 16, "head_channels": 16, "body": "lean", "checkpointing": False}
+        network = tiny.randomise(tiny.make_network("decoder", unet=unet), seed).train()
+        return tiny.make_stage("decoder", network, training=TRAINING)
     if name == "narrow":
         return narrow_decoder(tiny, seed)
     if name in ("clip", "clip_sam"):
@@ -140,6 +145,8 @@ def train(tiny: Any, name: str, embeddings: str, root: Path, batch_size: int, **
     # Fused, with clipping, as in a run. The epsilon keeps gradients that are nothing but rounding (a key's bias has
     # none) from becoming steps.
     module.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, eps=1e-3, fused=True)
+    if name == "muon":
+        module.optimizer = lambda parameters: Muon(parameters, lr=1e-2, eps=1e-3)
     trainer = tiny.fit(module, data, steps, root, resumed, callbacks=[record], **options)
     return record.result(trainer, module)
 

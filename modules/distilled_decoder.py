@@ -1,0 +1,131 @@
+"""Trains a decoder that needs fewer evaluations, from one that is trained: by guidance and by step distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from modules.batches import ImageTextBatch
+from modules.decoder import Decoder
+from modules.diffusion.denoiser import Denoiser
+from modules.diffusion.distillation import trajectory_pairs, two_steps_as_one
+from modules.diffusion.gaussian import q_sample
+from modules.errors import InputError
+from modules.models.base import outputs_of
+from modules.models.configs import Objective, SamplerConfig
+from modules.models.decoder import DecoderModel
+from modules.models.exports import load_model
+from modules.networks.decoder import Condition, DecoderNetwork
+from modules.training.stage import TrainingConfig, adamw
+
+
+class DistilledDecoder(Decoder):
+    """Trains a decoder to give in one evaluation what its teacher gives, under guidance, in two (2210.03142, section 3.1).
+
+    With `progressive`, one step of it is to take the picture as far as two DDIM steps of the guided teacher do, on a
+    trajectory of the sampler's steps (Progressive Distillation, 2202.00512): sample it with DDIM in these steps, and
+    without guidance, which it has learned.
+
+    Args:
+        network: as the teacher's, from whose weights it starts.
+        teacher: folder of the trained stage; its weights do not change.
+        teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
+        progressive: whether to distil steps too; without, timesteps are drawn as in training.
+        objective, sampler, drop_text, drop_embedding, embedding, statistics_samples, optimizer, training: see Decoder.
+
+    Raises:
+        InputError: a teacher with another network or objective; a sampler that does not fit (`progressive` needs DDIM
+            without noise, and guidance would be applied twice).
+    """
+
+    def __init__(
+        self,
+        network: DecoderNetwork,
+        teacher: str,
+        teacher_guidance: float | None = None,
+        progressive: bool = False,
+        objective: Objective = Objective(learned_sigma=True),
+        sampler: SamplerConfig = SamplerConfig(name="ddim", steps=4),
+        drop_text: float = 0.5,
+        drop_embedding: float = 0.1,
+        embedding: Literal["z_i", "z_t"] = "z_i",
+        statistics_samples: int = 2048,
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        shares = (drop_text, drop_embedding)
+        super().__init__(network, objective, sampler, *shares, embedding, statistics_samples, optimizer, training)
+        if sampler.guidance_scale != 1:
+            raise InputError(f"model.sampler.guidance_scale is {sampler.guidance_scale}: a distilled decoder has learned it")
+        if progressive and (sampler.name != "ddim" or sampler.eta != 0):
+            raise InputError("model.progressive needs the sampler ddim with eta 0, whose steps are distilled")
+        self.teacher_folder, self.teacher_guidance, self.progressive = teacher, teacher_guidance, progressive
+        self._teacher: DecoderModel | None = None
+
+    @property
+    def teacher(self) -> DecoderModel:
+        """The trained decoder, on this stage's device; kept out of the module tree, so that no checkpoint holds it."""
+        if self._teacher is None:
+            model = load_model(self.teacher_folder, DecoderModel).model
+            if model.objective != self.objective:
+                raise InputError(f"model.objective differs from that of the teacher in {self.teacher_folder}")
+            if self.teacher_guidance is not None:
+                model = model.overridden("teacher", {"guidance_scale": self.teacher_guidance})
+            model.network.to(self.device)
+            self._teacher = model
+        return self._teacher
+
+    def on_fit_start(self) -> None:
+        """Start from the teacher's weights; a resumed run has its own."""
+        if self.global_step > 0:
+            return
+        state = self.teacher.network.state_dict()
+        for network in (self.network, self.averaged):
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise InputError(f"model.network is not that of the teacher in {self.teacher_folder}: {error}") from error
+
+    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.model, batch, generator)
+
+    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self._loss(self.averaged_model, batch, generator)
+
+    def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        return outputs_of(self.network, lambda: self.training_loss(batch, generator))
+
+    def _loss(self, student: DecoderModel, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        x0 = student.in_layout(batch.images)
+        tokens, z_i = student.conditions(batch)
+        t, noise, x_t = student.drawn(x0, generator)
+        keep = {
+            name: (torch.rand(len(x0), generator=generator) >= share).to(x0.device)
+            for name, share in (("keep_text", student.drop_text), ("keep_embedding", student.drop_embedding))
+        }
+        teach, schedule = self._guided(tokens, z_i, keep), self.objective.noise_schedule
+        if self.progressive:
+            steps = trajectory_pairs(schedule, student.sampler.steps, student.sampler.spacing)
+            places = steps[torch.randint(len(steps), (len(x0),), generator=generator)].to(x0.device)
+            t = places[:, 0]
+            x_t = q_sample(schedule, x0, t, noise)
+        with torch.no_grad():
+            target = two_steps_as_one(teach, schedule, x_t, places) if self.progressive else teach(x_t, t)
+        output = student.network(x_t, t, student.network.condition(tokens, z_i, **keep))
+        return self.objective.loss(output, target.x0, target.epsilon, t).mean()
+
+    def _guided(self, tokens: Tensor, z_i: Tensor | None, keep: dict[str, Tensor]) -> Denoiser:
+        """The teacher under its guidance, given what the student is given."""
+        teacher = self.teacher
+        with torch.no_grad():
+            both = teacher.network.condition(tokens, z_i, **keep)
+            if teacher.sampler.guidance_scale == 1:
+                predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t: teacher.network(x, t, both)  # noqa: E731
+            else:
+                stacked = Condition.stack([both, teacher.network.condition(torch.zeros_like(tokens), None)])
+                predict = teacher.guided(lambda x, t: teacher.network(x, t, stacked))
+        return teacher.as_denoiser(predict, teacher.sampler.threshold)
