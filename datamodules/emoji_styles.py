@@ -106,7 +106,7 @@ class EmojiStylesDataModule(PairDataModule):
         if not 0 <= hold_out <= 1:
             raise InputError(f"hold_out is {hold_out}: give a share from 0 to 1")
         if test_split == "combinations" and hold_out == 0:
-            raise InputError("test_split is combinations, but hold_out is 0: give hold_out the share of emoji, such as 0.2")
+            raise InputError("test_split is combinations, but hold_out is 0: give hold_out a share, such as 0.2")
         self.hold_out, self.test_split = hold_out, test_split
         self._sets: list[iconify.IconSet] | None = None
         self._drawings: dict[str, list[StyledDrawing]] = {}

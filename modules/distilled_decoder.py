@@ -24,7 +24,7 @@ from modules.training.stage import TrainingConfig, adamw
 
 
 class DistilledDecoder(Decoder):
-    """Trains a decoder to give in one evaluation what its teacher gives, under guidance, in two (2210.03142, section 3.1).
+    """Trains a decoder to give in one evaluation what its teacher gives, under guidance, in two (2210.03142, 3.1).
 
     With `progressive`, one step of it is to take the picture as far as two DDIM steps of the guided teacher do, on a
     trajectory of the sampler's steps (Progressive Distillation, 2202.00512): sample it with DDIM in these steps, and
@@ -60,7 +60,7 @@ class DistilledDecoder(Decoder):
         shares = (drop_text, drop_embedding)
         super().__init__(network, objective, sampler, *shares, embedding, statistics_samples, optimizer, training)
         if sampler.guidance_scale != 1:
-            raise InputError(f"model.sampler.guidance_scale is {sampler.guidance_scale}: a distilled decoder has learned it")
+            raise InputError(f"model.sampler.guidance_scale is {sampler.guidance_scale}: the student has learned it")
         if progressive and (sampler.name != "ddim" or sampler.eta != 0):
             raise InputError("model.progressive needs the sampler ddim with eta 0, whose steps are distilled")
         self.teacher_folder, self.teacher_guidance, self.progressive = teacher, teacher_guidance, progressive
@@ -88,7 +88,8 @@ class DistilledDecoder(Decoder):
             try:
                 network.load_state_dict(state)
             except RuntimeError as error:
-                raise InputError(f"model.network is not that of the teacher in {self.teacher_folder}: {error}") from error
+                folder = self.teacher_folder
+                raise InputError(f"model.network is not that of the teacher in {folder}: {error}") from error
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self._loss(self.model, batch, generator)

@@ -1,4 +1,4 @@
-"""How good a decoder's own pictures are (no upsampler), given true z_i and captions: for `speedrun` and its variants."""
+"""How good a decoder's own pictures are (no upsampler), given true z_i and captions; for `speedrun`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def flatness(pictures: Tensor, true: Tensor) -> tuple[float, float]:
     Args:
         pictures, true: (N, 3, S, S) uint8.
     """
-    grounds, objects = [], []
+    grounds: list[float] = []
+    objects: list[float] = []
     for picture, truth in zip(pictures.float(), true, strict=True):
         for number, mask in enumerate(_regions(truth)):
             inside = _eroded(mask)
@@ -130,8 +131,8 @@ def flatness(pictures: Tensor, true: Tensor) -> tuple[float, float]:
 def edge_width(pictures: Tensor, true: Tensor) -> float:
     """How wide the edges of lone objects are, as a multiple of the true pictures' width; 1 is as sharp as they.
 
-    With c the share of the object's colour in a pixel (0 for the ground's), the width is the sum of 4 c (1 - c) over the
-    pixels within four of the true edge.
+    With c the share of the object's colour in a pixel (0 for the ground's), the width is the sum of 4 c (1 - c) over
+    the pixels within four of the true edge.
 
     Args:
         pictures, true: (N, 3, S, S) uint8; pictures with more than one object are left out.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -28,7 +29,7 @@ def write_export(folder: Path, width: int, depth: int) -> Path:
     """The export of a diffusion prior with fresh weights."""
     from modules.networks.diffusion_prior import DiffusionPriorNetwork
 
-    arguments = {
+    arguments: dict[str, Any] = {
         "embedding_dim": 64,
         "vocab_size": 64,
         "context_length": 16,

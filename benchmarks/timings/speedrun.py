@@ -1,9 +1,9 @@
 """`python -m benchmarks.timings.speedrun --run RUN --cpu-seconds 300`: how good does a decoder become in so much time?
 
-Trains the decoder of a YAML, on the embeddings of a quickstart run, for a budget of CPU seconds of one thread, and prints
-a row: what its pictures get right of everything in the scene, two objects apart, the Frechet distance, how flat grounds and
-objects are, and the errors of the estimate of x0. Everything that comes after `--` goes to `unclip fit`, so that a variant
-needs no YAML of its own:
+Trains the decoder of a YAML, on the embeddings of a quickstart run, for a budget of CPU seconds of one thread, and
+prints a row: what its pictures get right of everything in the scene, two objects apart, the Frechet distance, how flat
+grounds and objects are, and the errors of the estimate of x0. Everything that comes after `--` goes to `unclip fit`, so
+that a variant needs no YAML of its own:
 
     python -m benchmarks.timings.speedrun --run runs/quickstart --cpu-seconds 300 --name adamw -- \\
         --model.init_args.optimizer=torch.optim.AdamW --model.init_args.optimizer.init_args.lr=2e-3
@@ -39,8 +39,9 @@ def main() -> int:
     steps, folder = options.steps, options.out / options.name
     if steps is None:
         probes = [train(options, count, options.out / ".probe") for count in PROBE]
-        steps = max(1, round(options.cpu_seconds * (PROBE[1] - PROBE[0]) / (probes[1] - probes[0])))
-        print(f"{(probes[1] - probes[0]) / (PROBE[1] - PROBE[0]):.3f} CPU seconds a step, so {steps:,} steps", flush=True)
+        each = (probes[1] - probes[0]) / (PROBE[1] - PROBE[0])
+        steps = max(1, round(options.cpu_seconds / each))
+        print(f"{each:.3f} CPU seconds a step, so {steps:,} steps", flush=True)
     taken = train(options, steps, folder)
     judged = Judged.of(options.run, options.pictures)
     for settings in options.sampling:
@@ -95,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     found.add_argument("--pictures", type=int, default=512, help="test pairs")
     found.add_argument(
-        "--sampling", nargs="+", default=["{}"], help='settings for a row each, as JSON: \'{"guidance_scale": 1.5}\''
+        "--sampling", nargs="+", default=["{}"], help="settings for a row each, as JSON: '{\"guidance_scale\": 1.5}'"
     )
     found.add_argument("fit", nargs="*", help="options of `unclip fit`, after --")
     return found

@@ -26,8 +26,8 @@ from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.pipeline import UnCLIP
-from modules.shipped import chosen_run, run_folder
 from modules.seeds import ImageSeeds
+from modules.shipped import chosen_run, run_folder
 
 DRAWS = 1000
 SAME_PICTURE = 0.995

@@ -128,6 +128,8 @@ def open_picture(path: str | Path, name: str) -> BinaryIO:
         message = f"{name} has {size:,} bytes, over the limit of 2^28: make it smaller first"
         raise PictureError(message, "a file that is too large", f"{size:,} bytes")
     return file
+
+
 def read_rgb(
     source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None = None, side: int | None = None
 ) -> Image.Image:

@@ -12,6 +12,7 @@ from modules.networks.lean_unet import make_unet
 from modules.networks.transformer import TextEncoder, unique_rows
 from modules.networks.unet import UNetConfig
 
+PAPER = EmbeddingPathway()
 CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
 
 
@@ -70,7 +71,7 @@ class DecoderNetwork(nn.Module):
         channels: int = 3,
         text_pooling: Literal["last", "mean"] = "last",
         text_std: float = 0.05,
-        pathway: EmbeddingPathway = EmbeddingPathway(),
+        pathway: EmbeddingPathway = PAPER,
     ) -> None:
         super().__init__()
         self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels

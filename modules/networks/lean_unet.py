@@ -9,6 +9,8 @@ resolutions for the same reason.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ from modules.networks.unet import (
 
 
 class Downsample(nn.Module):
-    """(B, C_in, H, W) -> (B, C_out, H / 2, W / 2): each 2 x 2 block becomes channels, which a 1 x 1 convolution mixes."""
+    """(B, C_in, H, W) -> (B, C_out, H / 2, W / 2): 2 x 2 blocks become channels, which a 1 x 1 convolution mixes."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -67,12 +69,12 @@ class LeanUNet(nn.Module):
         widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
         self.first = nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
-        for level, (width, below) in enumerate(zip(widths, widths[1:], strict=False)):
+        for level, (width, below) in enumerate(pairwise(widths)):
             self.down.append(self._blocks(level, width, width, config.depth))
             self.shrink.append(Downsample(width, below))
         self.middle = self._blocks(len(widths) - 1, widths[-1], widths[-1], config.middle_depth, middle=True)
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
-        for level, (width, below) in reversed(list(enumerate(zip(widths, widths[1:], strict=False)))):
+        for level, (width, below) in reversed(list(enumerate(pairwise(widths)))):
             self.grow.append(Upsample(below, width))
             self.up.append(self._blocks(level, 2 * width, width, config.depth))
         self.last_norm = group_norm(widths[0])

@@ -14,6 +14,7 @@ from modules.models.exports import is_export, weights_file
 
 PREFIX = "shipped:"
 DEFAULT = "shapes"
+NEEDED = ("clip", "decoder", "diffusion_prior")
 HERE = Path(__file__).parent
 
 
@@ -49,14 +50,15 @@ def chosen_run(run: str | Path | None) -> str:
 def newest_run(runs: str | Path = "runs") -> str:
     """The trained run below a folder that was finished last, or, if there is none, the shipped weights of shapes.
 
-    A run is trained when it has the exports of a CLIP, a decoder and a prior that `unclip sample` draws with by default.
+    A run is trained when it has the exports of a CLIP, a decoder and a prior that `unclip sample` draws with by
+    default.
 
     Returns:
         What `run_folder` takes.
     """
     folder = Path(runs)
     found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    trained = [path for path in found if all(is_export(path / stage) for stage in ("clip", "decoder", "diffusion_prior"))]
+    trained = [path for path in found if all(is_export(path / stage) for stage in NEEDED)]
     if not trained:
         return PREFIX + DEFAULT
     return str(max(trained, key=lambda path: weights_file(path / "decoder").stat().st_mtime))

@@ -1,4 +1,4 @@
-"""A distilled decoder gives in one evaluation what its teacher gives under guidance, and in few steps what it gives in more."""
+"""A distilled decoder gives in one evaluation what its teacher gives under guidance."""
 
 from __future__ import annotations
 

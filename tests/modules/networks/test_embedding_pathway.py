@@ -1,4 +1,4 @@
-"""How a decoder reads z_i: whitened as its training embeddings ask for, through an MLP, as a map; by default as it is."""
+"""How a decoder reads z_i: whitened as its training embeddings ask for, through an MLP, as a map; or as it is."""
 
 from __future__ import annotations
 

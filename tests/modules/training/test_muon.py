@@ -131,5 +131,5 @@ def test_what_it_cannot_train_is_refused():
         Muon([nn.Parameter(torch.zeros(32, 32))])
     with pytest.raises(ValueError, match="no hidden matrix; take AdamW"):
         Muon(named(b=(32,)))
-    with pytest.raises(ValueError, match="momentum 1.0"):
+    with pytest.raises(ValueError, match=r"momentum 1\.0"):
         Muon(named(w=(32, 32)), momentum=1.0)
