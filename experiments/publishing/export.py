@@ -12,6 +12,7 @@ from pathlib import Path
 
 from eval.files import replacing_folder
 from eval.runs import Run, read_run
+from experiments.publishing.half import halve
 from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
@@ -22,7 +23,7 @@ from modules.untrusted.reading import open_regular
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
-    names = export(options.run, out, stage_names(options.stages), options.overwrite)
+    names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half)
     print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")
     return 0
 
@@ -46,8 +47,13 @@ def trained(run: Path) -> list[str]:
     return sorted(folder.name for folder in run.iterdir() if (folder / "export").is_dir() and is_export(folder))
 
 
-def export(run: Path, out: Path, stages: list[str] | None = None, overwrite: bool = False) -> list[str]:
+def export(
+    run: Path, out: Path, stages: list[str] | None = None, overwrite: bool = False, half: bool = False
+) -> list[str]:
     """Copy the exports of a run into `out`, with a card for each stage and one for all.
+
+    Args:
+        half: store matrices as float16, for half of the size.
 
     Returns:
         The stages' names.
@@ -65,15 +71,18 @@ def export(run: Path, out: Path, stages: list[str] | None = None, overwrite: boo
     if out.exists() and not (overwrite and (out / CARD).exists()):
         way = "--overwrite replaces it" if (out / CARD).exists() else "it is not one of this command's: name another"
         raise InputError(f"{out} exists; {way}")
-    _write(record, names, out, overwrite)
+    _write(record, names, out, overwrite, half)
     return names
 
 
-def _write(run: Run, names: list[str], out: Path, overwrite: bool) -> None:
+def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool) -> None:
     """Make everything beside `out`, then put it there: nobody finds half of it."""
     with replacing_folder(out) as beside:
         for name in names:
             _copy(export_folder(run.path / name), beside / name)
+        if half:
+            halve({name: beside / name for name in names})
+        for name in names:
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
         (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")
         if out.exists() and not overwrite:

@@ -38,6 +38,7 @@ WHAT = {
     "ARPrior": "the autoregressive prior: caption to the codes of a CLIP image embedding (unCLIP, section 2.2)",
     "DiffusionPrior": "the diffusion prior: caption to CLIP image embedding (unCLIP, section 2.2)",
     "Decoder": "a decoder: CLIP image embedding and caption to image (unCLIP, section 2.1)",
+    "DistilledDecoder": "a decoder that has learned its teacher's guidance: CLIP image embedding and caption to image",
     "Upsampler": "an upsampler: image to larger image (unCLIP, section 2.1)",
     "AttributeClassifier": "a classifier of what captions mention; it judges pictures and draws none",
 }

@@ -55,6 +55,7 @@ def export() -> argparse.ArgumentParser:
     made.add_argument("run", type=Path, help=RUN)
     made.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
     made.add_argument("--stages", help="which, parted by commas; by default all that are trained")
+    made.add_argument("--half", action="store_true", help="store weights as float16; they are computed with as float32")
     made.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     return made
 

@@ -23,7 +23,7 @@ from modules.errors import InputError
 from modules.models.base import Model, field_names
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml
-from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights
+from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights, widened
 
 M = TypeVar("M", bound=Model)
 
@@ -151,7 +151,7 @@ def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     beside = {name: tensor for name, tensor in tensors.items() if name not in expected}
     check_tensors(expected, own, path)
     try:
-        network.load_state_dict(own, assign=True)
+        network.load_state_dict(widened(expected, own), assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
     left = next(

@@ -113,7 +113,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a tensor that is missing, extra, or of another shape or dtype.
+    """Refuse a tensor that is missing, extra, or of another shape or dtype; float16 may stand for float32.
 
     Args:
         expected: a tensor of each name with the shape and dtype that is needed; it may be on the meta device.
@@ -133,7 +133,8 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
         )
     for name, tensor in found.items():
         wanted = expected[name]
-        if (tensor.shape, tensor.dtype) != (wanted.shape, wanted.dtype):
+        half = (tensor.dtype, wanted.dtype) == (torch.float16, torch.float32)
+        if tensor.shape != wanted.shape or not (half or tensor.dtype == wanted.dtype):
             raise InputError(
                 f"{path}: the weights are of another network than config.yaml's: {name} is "
                 f"{tuple(tensor.shape)} of {_dtype(tensor)}, not {tuple(wanted.shape)} of {_dtype(wanted)}"
@@ -142,6 +143,11 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def widened(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file with those that were stored in half precision as the network computes with them."""
+    return {name: tensor.to(expected[name].dtype) if name in expected else tensor for name, tensor in found.items()}
 
 
 @contextmanager

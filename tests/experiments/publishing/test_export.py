@@ -150,3 +150,37 @@ def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["export", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path):
+    """Weights are rounded to 11 bits and computed with as float32; the stages know the CLIP whose weights were rounded."""
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    export(run, whole)
+    export(run, half, half=True)
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    stored = load_file(half / "decoder" / "model.safetensors")
+    true = load_file(whole / "decoder" / "model.safetensors")
+    for name, tensor in true.items():
+        assert torch.equal(stored[name], tensor.half() if tensor.ndim > 1 else tensor), name
+    codec = {name: t for name, t in load_file(half / "ar_prior" / "model.safetensors").items() if "codec." in name}
+    assert codec and all(t.dtype != torch.float16 for t in codec.values())
+    system = UnCLIP.from_run(half)
+    assert {p.dtype for p in system.decoder().network.parameters()} == {torch.float32}
+    tokens, z_t = system.embed_text(["a small red circle", "a blue square"])
+    expected = UnCLIP.from_run(whole).embed_text(["a small red circle", "a blue square"])[1]
+    assert (z_t - expected).abs().max() < 2e-2
+    assert pictures(half).shape == pictures(whole).shape
+
+
+def test_a_weight_that_half_precision_does_not_hold_is_refused(run, tmp_path):
+    path = run / "decoder" / "export" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.ndim > 1)
+    tensors[name][0] = 1e6
+    from modules.models.exports import write_weights
+
+    write_weights(tensors, path)
+    with pytest.raises(InputError, match=f"decoder: {name} holds values beyond 65504"):
+        export(run, tmp_path / "half", half=True)
+    assert not (tmp_path / "half").exists()
