@@ -144,7 +144,7 @@ DAMAGE = {
     "decoder/export/model.safetensors": "decoder/export is damaged",
     "decoder/export/config.yaml": "decoder/export is damaged",
     "clip/export/open_clip_model.safetensors": "the CLIP",
-    "clip/export/open_clip_config.json": "the CLIP",
+    "clip/export/open_clip_config.json": "open_clip_config.json is not JSON",
     "clip/export/vocabulary.json": "vocabulary.json is damaged",
 }
 
