@@ -47,6 +47,14 @@ CONDITIONS: dict[str, Condition] = {
     "linear_prior": Condition("linear prior", "#e69f00", "prior", "linear_prior"),
     "ar_prior": Condition("AR prior", "#0072b2", "prior", "ar_prior"),
     "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
+    "distilled": Condition(
+        "diffusion prior, distilled decoder",
+        "#117733",
+        "prior",
+        "diffusion_prior",
+        decoder="distilled_decoder",
+        in_main_table=False,
+    ),
     "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
 }
 """By name, in the order of tables. Colours are Okabe and Ito's, which people with colour blindness can tell apart."""
@@ -62,4 +70,4 @@ def sampled() -> list[str]:
 
 def priors() -> list[str]:
     """The names of the conditions whose z_i is a prior's."""
-    return [name for name, condition in CONDITIONS.items() if condition.prior is not None]
+    return [name for name, condition in CONDITIONS.items() if condition.prior == name]
