@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from benchmarks.made_up_data.formats import write_package
 from experiments.console.configs import read_config
 from experiments.suites.replicas import replica
 from experiments.suites.suite import fit_folder, load_suite
@@ -44,10 +45,29 @@ def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
             assert fit_folder(stage, replica(suite, 1)) == suite.run / "seeds" / "1" / name
 
 
+def write_drawings(folder: Path) -> Path:
+    """Two icon sets of 100 things each, as the drawings suite wants them from npm."""
+    names = {f"thing-{k}": f"{0x1F400 + k:x}" for k in range(100)}
+    body = '<circle cx="8" cy="8" r="7" fill="#f00"/>'
+    for prefix in ("red", "blue"):
+        licence = {"title": "MIT", "spdx": "MIT", "url": "https://example.org"}
+        files = {
+            "icons.json": {"prefix": prefix, "icons": {name: {"body": body} for name in names}, "height": 16},
+            "info.json": {"prefix": prefix, "name": prefix, "author": {"name": "A"}, "license": licence},
+            "package.json": {"name": f"@iconify-json/{prefix}", "version": "1.2.3"},
+            "chars.json": {code: name for name, code in names.items()},
+        }
+        write_package(folder, files, "1.2.3")
+    return folder
+
+
 @pytest.mark.parametrize(("path", "name"), FITS, ids=[f"{path.parent.name}-{name}" for path, name in FITS])
-def test_a_stage_can_be_built(path, name, tmp_path):
-    if path.parent.name == "emoji":
+def test_a_stage_can_be_built(path, name, tmp_path, monkeypatch):
+    if path.parent.name in ("emoji", "drawings"):
         pytest.importorskip("resvg_py")
+    if path.parent.name == "drawings":
+        (tmp_path / "drawings").mkdir()
+        monkeypatch.setenv("UNCLIP_EMOJI", str(write_drawings(tmp_path / "drawings")))
     from experiments.training.lightning_cli import CLI
 
     suite = load_suite(path)
