@@ -8,8 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from modules.untrusted.reading import printable
-
 EXIT_INPUT = 2
 
 
@@ -101,5 +99,7 @@ def os_error_line(error: OSError) -> str:
 
 def complain(line: str, code: int = EXIT_INPUT) -> int:
     """Print one line on stderr and return the exit code."""
+    from modules.untrusted.reading import printable
+
     print(f"unclip: {printable(line)}", file=sys.stderr)
     return code

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.training.muon import NamedParameters
+
 FLOAT, HALF = 4, 2  # bytes
 
 
@@ -15,7 +17,7 @@ def optimiser_bytes(optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
     """Bytes that an optimiser keeps for a parameter, from one step of it on a matrix."""
     probe = nn.Parameter(torch.zeros(64, 64))
     probe.grad = torch.ones_like(probe)
-    made = optimizer([("weight", probe)])
+    made = optimizer(NamedParameters([("weight", probe)]))
     made.step()
     kept = [x for x in made.state[probe].values() if isinstance(x, Tensor) and x.ndim]
     return sum(x.numel() * x.element_size() for x in kept) / probe.numel()

@@ -48,6 +48,19 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+class NamedParameters(list[Tensor]):
+    """A list of parameters that knows their names. Other optimisers take it as the list that it is.
+
+    Args:
+        pairs: (name, parameter), as `named_parameters` gives them.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, Tensor]]) -> None:
+        given = list(pairs)
+        super().__init__(parameter for _, parameter in given)
+        self.names = [name for name, _ in given]
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """All of a tensor of which each device holds a share (FSDP2); every rank must ask. Another is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -66,7 +79,7 @@ class Muon(Optimizer):
     Where each device holds a share of every weight, every rank gathers the momentum and orthogonalises all of it.
 
     Args:
-        params: (name, parameter) pairs, as `named_parameters` gives them.
+        params: NamedParameters, or (name, parameter) pairs as `named_parameters` gives them.
         lr: of both. Muon's update is scaled by 0.2 sqrt(max(M, N)), to the size of AdamW's (2502.16982, eq. 4).
         momentum: of Muon, Nesterov's.
         weight_decay: of the matrices that Muon trains, decoupled.
@@ -81,7 +94,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[tuple[str, Tensor]],
+        params: NamedParameters | Iterable[tuple[str, Tensor]],
         lr: float = 2e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -91,7 +104,7 @@ class Muon(Optimizer):
         smallest: int = 16,
         around: Sequence[str] = AROUND,
     ) -> None:
-        pairs = list(params)
+        pairs = list(zip(params.names, params, strict=True)) if isinstance(params, NamedParameters) else list(params)
         if not all(isinstance(pair, tuple) for pair in pairs):
             raise ValueError("Muon takes (name, parameter) pairs: named_parameters()")
         if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0 and steps >= 1):

@@ -32,6 +32,7 @@ from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
 from modules.training.finite import FiniteGuard, Seen
 from modules.training.image_log import log_images, shows_images
+from modules.training.muon import NamedParameters
 from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
 
@@ -366,7 +367,7 @@ class Stage(lightning.LightningModule, Generic[B]):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # With their names, by which Muon tells hidden matrices from the rest.
-        optimizer = self.optimizer([(name, p) for name, p in self.network.named_parameters() if p.requires_grad])
+        optimizer = self.optimizer(NamedParameters(x for x in self.network.named_parameters() if x[1].requires_grad))
         schedule = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

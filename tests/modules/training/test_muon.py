@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from modules.training.muon import Muon, orthogonalised
+from modules.training.muon import Muon, NamedParameters, orthogonalised
 
 
 def named(**shapes):
@@ -124,6 +124,14 @@ def test_it_goes_on_from_its_state():
         second.step()
     for (_, a), (_, b) in zip(whole, halved, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_stage_hands_over_names_and_other_optimisers_take_the_list():
+    pairs = named(w=(32, 48), b=(32,))
+    both = NamedParameters(pairs)
+    assert list(both) == [p for _, p in pairs]
+    assert Muon(both).param_groups[0]["param_names"] == ["w"]
+    assert torch.optim.AdamW(both).param_groups[0]["params"] == [p for _, p in pairs]
 
 
 def test_what_it_cannot_train_is_refused():
