@@ -98,11 +98,11 @@ def test_the_datamodule_takes_what_embed_wrote(tmp_path):
     assert larger.dataset("val")[0].embeddings.z_i.shape == (1, 5)
 
 
-def test_a_second_call_computes_nothing_and_new_splits_are_added(tmp_path):
+def test_a_second_call_looks_at_some_rows_and_adds_new_splits(tmp_path):
     embed(shapes(), FakeCLIP(), tmp_path, splits=["val"])
     again = FakeCLIP()
     embed(shapes(), again, tmp_path, splits=["val", "test"])
-    assert again.seen == [6]
+    assert again.seen == [5, 6]  # The rows of val that are compared with the CLIP, then test.
     assert open_embeddings(tmp_path).info.sizes == {"val": 5, "test": 6}
 
 
@@ -118,7 +118,7 @@ def test_an_interruption_costs_only_the_split_that_was_running(tmp_path):
     assert open_embeddings(tmp_path).info.sizes == {"val": 5}
     rest = FakeCLIP()
     embed(shapes(), rest, tmp_path, splits=["val", "train"], batch_size=5)
-    assert rest.seen == [5, 5, 5, 5, 3]
+    assert rest.seen == [5, 5, 5, 5, 5, 3]  # First the rows that are compared with the CLIP.
 
 
 def test_an_interruption_costs_only_the_shard_that_was_running(tmp_path):

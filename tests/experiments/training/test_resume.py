@@ -173,7 +173,7 @@ def test_after_the_last_step_signals_are_the_callers_again():
     before, callback = signal.getsignal(signal.SIGINT), StopSignals()
     callback.on_train_start(SimpleNamespace(global_step=0), None)
     assert signal.getsignal(signal.SIGINT) == callback._receive
-    callback.on_train_end(None, None)
+    callback.on_fit_end(None, None)
     assert signal.getsignal(signal.SIGINT) is before
 
 
