@@ -66,9 +66,11 @@ class StopSignals(Callback):
             self._leave(trainer, asked)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not before: a stage may add to its state when training has ended, and is not killed while it does.
+        # Not before: a stage may add to its state when training has ended, and is not killed while it does. Lightning has
+        # taken back its own handlers by now, and ours with them: those stay as they are.
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, handler)
         self._before = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
