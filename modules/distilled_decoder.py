@@ -12,8 +12,8 @@ from torch import Tensor
 from modules.batches import ImageTextBatch
 from modules.decoder import Decoder
 from modules.diffusion.denoiser import Denoiser
-from modules.diffusion.distillation import trajectory_pairs, two_steps_as_one
 from modules.diffusion.gaussian import q_sample
+from modules.diffusion.samplers.distillation import trajectory_pairs, two_steps_as_one
 from modules.errors import InputError
 from modules.models.base import outputs_of
 from modules.models.configs import Objective, SamplerConfig

@@ -21,7 +21,6 @@ from modules.diffusion import (
     bound,
     clip_guidance,
     denoiser,
-    distillation,
     gaussian,
     guidance,
     inpainting,
@@ -34,7 +33,7 @@ from modules.diffusion import timestep_sampling as timesteps
 from modules.diffusion.denoiser import Prediction
 from modules.diffusion.gaussian import Gaussian
 from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
-from modules.diffusion.samplers import ancestral, dpm_solver, implicit, loop, trajectory
+from modules.diffusion.samplers import ancestral, distillation, dpm_solver, implicit, loop, trajectory
 from modules.diffusion.tables import Tables
 
 T = torch.tensor([0, 4, 9])
@@ -155,8 +154,8 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         [model(4, 1).result, x(), T.clone()],
     ),
     "denoiser.dynamic_threshold": (denoiser.dynamic_threshold, [3 * x()]),
-    "distillation.trajectory_pairs": (distillation.trajectory_pairs, [schedule(), 2, "trailing"]),
-    "distillation.two_steps_as_one": (
+    "samplers.distillation.trajectory_pairs": (distillation.trajectory_pairs, [schedule(), 2, "trailing"]),
+    "samplers.distillation.two_steps_as_one": (
         lambda returned, s, x_t, rows: distillation.two_steps_as_one(Recalls(returned), s, x_t, rows),
         [prediction(), schedule(), x(), torch.tensor([[9, 7, 4], [4, 2, -1], [9, 7, 4]])],
     ),

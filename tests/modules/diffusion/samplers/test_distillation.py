@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from modules.diffusion import samplers
 from modules.diffusion.denoiser import Prediction
-from modules.diffusion.distillation import trajectory_pairs, two_steps_as_one
 from modules.diffusion.gaussian import epsilon_from_x0
+from modules.diffusion.samplers.distillation import trajectory_pairs, two_steps_as_one
 from modules.diffusion.schedules import cosine, respace
 
 SCHEDULE = cosine(1000)

@@ -1,6 +1,6 @@
 """Memory of a picture data set's pairs: in the process that lists them, and in a loader process that looks at all.
 
-    python -m benchmarks.timings.pair_memory [--pairs 1000000] [--caption 60]
+    python -m benchmarks.memory.pairs [--pairs 1000000] [--caption 60]
 
 The pairs are those of shards of 10,000, whose indices are made up here. Bytes are private memory (of smaps): what a
 process has for itself, and does not share.
@@ -69,7 +69,7 @@ def in_worker(pairs: Pairs, how: str) -> int:
 
 def main() -> None:
     """Print bytes a pair."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.timings.pair_memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory.pairs", description=__doc__)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--caption", type=int, default=60, help="characters of a caption")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Memory that loading a trained stage takes, as a multiple of its file of weights.
 
-    python -m benchmarks.timings.load_memory [--width 1024] [--depth 24]
+    python -m benchmarks.memory.loading [--width 1024] [--depth 24]
 
 Writes the export of a diffusion prior of that size into a temporary folder and loads it in a process of its own, with
 all weights touched once. `peak` is the largest resident set of the process minus that of before the load. With
@@ -116,7 +116,7 @@ def main() -> None:
             files["clip"] = write_clip(root / "clip", options.clip)
         for kind, file in files.items():
             words = ["--measure", kind, str(root / f"{kind}-small"), str(root / kind)]
-            command = [sys.executable, "-m", "benchmarks.timings.load_memory", *words]
+            command = [sys.executable, "-m", "benchmarks.memory.loading", *words]
             peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
             size = file.stat().st_size
             row = {
