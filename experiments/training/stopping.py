@@ -66,8 +66,8 @@ class StopSignals(Callback):
             self._leave(trainer, asked)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not before: a stage may add to its state when training has ended, and is not killed while it does. Lightning has
-        # taken back its own handlers by now, and ours with them: those stay as they are.
+        # Not before: a stage may add to its state when training has ended, and is not killed while it does. Lightning
+        # has taken back its own handlers by now, and ours with them: those stay as they are.
         for number, handler in self._before.items():
             if signal.getsignal(number) == self._receive:
                 signal.signal(number, handler)

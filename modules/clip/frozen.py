@@ -25,6 +25,7 @@ from modules.clip.folder import (
     check_folder,
     check_loaded,
     one_line,
+    quiet_open_clip,
 )
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
@@ -86,18 +87,18 @@ def _schema(name_or_folder: str | Path) -> str:
 def _mapped(folder: Path) -> Any | None:
     """A folder's CLIP with its weights mapped from the file: built as shapes, so that they are in memory once.
 
-    None where the file does not hold all that the network needs, in float32: then open_clip loads it, and says what is
-    wrong.
+    Weights that are stored in half precision are made float32. None where the file does not hold all that the network
+    needs: then open_clip loads it, and says what is wrong.
     """
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         return None
     import open_clip
 
-    with torch.device("meta"):
+    with torch.device("meta"), quiet_open_clip():
         model = open_clip.create_model(_schema(folder), load_weights=False, device="meta")
     try:
-        found = load_file(file)
+        found = {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(file).items()}
         if any(tensor.dtype != torch.float32 for tensor in found.values() if tensor.is_floating_point()):
             return None
         model.load_state_dict(found, assign=True)
