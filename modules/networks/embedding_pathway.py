@@ -55,7 +55,7 @@ class Whitening(nn.Module):
         """
         if len(z) < 2:
             raise ValueError(f"whitening needs two embeddings or more, found {len(z)}")
-        x = z.double()
+        x = z.cpu().double()
         covariance = torch.cov(x.T)
         values, vectors = torch.linalg.eigh(covariance)
         if values[-1] <= 0:

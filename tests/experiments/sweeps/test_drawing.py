@@ -53,6 +53,10 @@ def run(stored_run: Path, tmp_path: Path, one_thread) -> Path:
     run = tmp_path / "run"
     shutil.copytree(stored_run, run)
     shutil.copytree(run / "decoder", run / "text_decoder")
+    config = run / "text_decoder" / "export" / "config.yaml"
+    about = yaml.safe_load(config.read_text())
+    about["init_args"]["embedding"] = "z_t"
+    config.write_text(yaml.safe_dump(about))
     init = "{image_size: 16, train_size: 8, val_size: 12, test_size: 8, cache_dir: null}"
     config = tmp_path / "data.yaml"
     config.write_text(f"data: {{class_path: datamodules.shapes.ShapesDataModule, init_args: {init}}}")

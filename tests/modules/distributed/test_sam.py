@@ -8,10 +8,10 @@ from unittest import mock
 
 import pytest
 import torch
-from open_clip import loss as open_clip_loss
 from torch.testing import assert_close
 
 from datamodules.order import SeededBatchSampler
+from modules.clip import contrast
 from modules.clip.sam import Perturbation
 from modules.clip.word_tokenizer import WordTokenizer
 
@@ -42,12 +42,13 @@ def gradients(stage, networks, parts):
         network(stage._resized(part.images), stage.tokenize(part.captions))
         for network, part in zip(networks, parts, strict=True)
     ]
-    every = tuple(torch.cat([out[name] for out in outs]) for name in ("image_features", "text_features"))
+    every = [torch.cat([out[name] for out in outs]) for name in ("image_features", "text_features")]
+    every.append(torch.cat([part.index for part in parts]))
     total = torch.zeros(())
     for rank, (network, part) in enumerate(zip(networks, parts, strict=True)):
         here = (
             mock.patch.object(type(stage), "global_rank", rank),
-            mock.patch.object(open_clip_loss, "gather_features", lambda *_, **__: every),
+            mock.patch.object(contrast, "gathered", mock.Mock(side_effect=every)),
         )
         with here[0], here[1]:
             total = total + stage._loss(network, part)[0]
