@@ -8,6 +8,7 @@ timm's built-in ones are taken, and a tokeniser runs no code that a folder bring
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pickle
 import re
 from collections.abc import Iterator
@@ -145,20 +146,40 @@ def check_folder(folder: Path, own: bool) -> None:
     Raises:
         InputError: a tensor is missing, extra or of another kind; or the network is larger than its file.
     """
-    import open_clip
-
     path = folder / WEIGHTS_FILE
     if not path.is_file():  # Another name, as open_clip's own folders have: it says if there is none.
         return
     with one_line(str(folder), "train or export that CLIP again"):
         header = header_of(path)
-        with torch.device("meta"), at_most_parameters(2 * len(header) + 64):
-            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
+        with at_most_parameters(2 * len(header) + 64):
+            model = shapes_of(folder)
     numbers = sum(tensor.numel() for tensor in header.values())
     if own:
         check_tensors(model.state_dict(), header, path)
     else:
         check_shapes(sum(parameter.numel() for parameter in model.parameters()), numbers, path)
+
+
+def shapes_of(folder: Path) -> torch.nn.Module:
+    """The network of a CLIP's folder on the meta device, without its weights.
+
+    open_clip warns that such a network is random, which frightens people whose weights come a line later.
+    """
+    import open_clip
+
+    def of_something_else(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    root, handler = logging.getLogger(), logging.NullHandler()  # Without a handler, the warning would set one up.
+    root.addFilter(of_something_else)
+    root.addHandler(handler)
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(of_something_else)
+    return model
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
 
 
 def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path):
-    """Weights are rounded to 11 bits and computed with as float32; the stages know the CLIP whose weights were rounded."""
+    """Weights are rounded to 11 bits and computed with as float32; the stages know the CLIP with rounded weights."""
     whole, half = tmp_path / "whole", tmp_path / "half"
     export(run, whole)
     export(run, half, half=True)
@@ -167,7 +167,7 @@ def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path)
     assert codec and all(t.dtype != torch.float16 for t in codec.values())
     system = UnCLIP.from_run(half)
     assert {p.dtype for p in system.decoder().network.parameters()} == {torch.float32}
-    tokens, z_t = system.embed_text(["a small red circle", "a blue square"])
+    _, z_t = system.embed_text(["a small red circle", "a blue square"])
     expected = UnCLIP.from_run(whole).embed_text(["a small red circle", "a blue square"])[1]
     assert (z_t - expected).abs().max() < 2e-2
     assert pictures(half).shape == pictures(whole).shape
