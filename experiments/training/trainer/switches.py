@@ -69,6 +69,10 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     batches = settings.get("accumulate_grad_batches")
     if batches is not None and batches < 1:
         yield f"accumulate_grad_batches is {batches}: a step has 1 batch or more"
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        every = settings.get(name)
+        if isinstance(every, int | float) and every <= 0:
+            yield f"{name} is {every}: give a number above 0; limit_val_batches: 0 leaves validation out"
     if settings.get("enable_checkpointing") is False:
         yield (
             "enable_checkpointing is false: training always keeps checkpoints/last.ckpt, from which it goes on; "

@@ -129,6 +129,11 @@ def callback(name: str) -> Namespace:
         ({"max_steps": 0}, "trainer.max_steps is 0: nothing would be trained"),
         ({"max_epochs": 0}, "trainer.max_epochs is 0"),
         ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches is 0: a step has 1 batch or more"),
+        (
+            {"val_check_interval": 0},
+            "trainer.val_check_interval is 0: give a number above 0; limit_val_batches: 0 leaves",
+        ),
+        ({"check_val_every_n_epoch": 0}, "trainer.check_val_every_n_epoch is 0: give a number above 0"),
         ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
     ],
 )
