@@ -39,7 +39,7 @@ STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy")
 
 def seed_in_range(seed: object) -> bool:
     """Whether it is a seed that NumPy and PyTorch both take, or a switch: true draws one, false sets none."""
-    return isinstance(seed, bool) or seed is None or seed in SEEDS
+    return seed is None or (isinstance(seed, int) and seed in SEEDS)  # a bool is 0 or 1; a float would be searched for
 
 
 def check_settings_of_trainer(command: str, settings: Mapping[str, Any]) -> None:
