@@ -9,11 +9,11 @@ from typing import Any
 
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
 from datamodules.faults import Fault, FaultPolicy
-from datamodules.image_folder import FolderReader
+from datamodules.image_folder import FolderReader, files_below
 from datamodules.pictures.decoding import PictureConfig
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
-from datamodules.pictures.tables import inside
+from datamodules.pictures.tables import Names, inside
 from modules.errors import InputError
 
 
@@ -76,14 +76,14 @@ class CocoDataModule(PictureDataModule):
         if root is None:
             raise InputError(f"{folders[0]}: no such folder; unpack COCO's {source} pictures there")
         files, captions, faults = read_captions(annotations)
-        there = {path.name for path in root.iterdir()}
+        there = Names(files_below(root, faults, self.faults.follow_links))
         entries = []
         for number, name in files.items():
             place = f"{annotations}: image {number}"
             name, wrong_path = inside("", name)
             if wrong_path:
                 faults.append(Fault(place, wrong_path, name))
-            elif name not in there and not ("/" in name and (root / name).is_file()):
+            elif (name := there.find(name)) not in there:
                 faults.append(Fault(place, "an entry that points nowhere", str(root / name)))
             else:
                 found, wrong = usable(captions.get(number, []), place, self.caption_config.max_words)

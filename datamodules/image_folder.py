@@ -85,7 +85,7 @@ class ImageFolderDataModule(PictureDataModule):
         if not root.is_dir():
             raise InputError(f"{source}: no such folder; name the folder of the pictures")
         closed: list[Fault] = []
-        files = sorted(_files(root, closed, self.faults.follow_links))
+        files = sorted(files_below(root, closed, self.faults.follow_links))
         tables = [name for name in files if name.rpartition("/")[2] in METADATA]
         how = self.captions_from
         if how == "auto":
@@ -124,6 +124,7 @@ class ImageFolderDataModule(PictureDataModule):
             stems = {composed(name.rpartition(".")[0]) for name in pictures}
             alone = sorted(name for stem, name in texts.items() if stem not in stems and not _ABOUT.match(name))
             faults += [Fault(str(root / name), "a caption without a picture") for name in alone]
+            faults += _second_texts(root, files, texts)
         return table, faults
 
     def _from_tables(
@@ -178,7 +179,7 @@ class FolderReader:
             return file.read()
 
 
-def _files(root: Path, closed: list[Fault], follow: bool) -> Iterator[str]:
+def files_below(root: Path, closed: list[Fault], follow: bool) -> Iterator[str]:
     """Names of all files below a folder, relative, with slashes; hidden ones left out, folders visited once.
 
     What is no regular file, what links lead out of the folder or nowhere, and folders that cannot be read are added to
@@ -228,6 +229,15 @@ def _unusable(entry: os.DirEntry[str], home: str, follow: bool) -> str:
 
 def _plain_txt(name: str) -> bool:
     return name.endswith(".txt")  # Which counts where there is a .TXT beside it.
+
+
+def _second_texts(root: Path, files: list[str], texts: dict[str, str]) -> list[Fault]:
+    """A fault for each text file whose captions are not read, for another one has its name but for case or form."""
+    second = [name for name in files if name.lower().endswith(".txt") and texts[composed(name[:-4])] != name]
+    return [
+        Fault(str(root / name), "a second text file of a picture", f"{texts[composed(name[:-4])]} counts")
+        for name in second
+    ]
 
 
 def _from_name(name: str) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,29 @@ def image_generators(seed: int, places: Sequence[tuple[int, int]], stage: str) -
     """
 
     def key(place: tuple[int, int]) -> int:
-        text = json.dumps([seed, *place, stage])
+        text = json.dumps([*map(operator.index, (seed, *place)), stage])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
     return [torch.Generator().manual_seed(key(place)) for place in places]
+
+
+def whole_seeds(seed: int | Sequence[int]) -> int | list[int]:
+    """A seed, or a list of seeds, as Python's own numbers; NumPy's and PyTorch's whole numbers are seeds too.
+
+    Raises:
+        InputError: neither a whole number nor a list of at least one.
+    """
+    try:
+        return operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:  # A list, or nothing that can be a seed.
+        pass
+    try:
+        seeds = [operator.index(one) for one in seed]  # type: ignore[union-attr]
+    except TypeError:
+        seeds = []
+    if not seeds:
+        raise InputError(f"seed is a whole number, or a list of at least one, not {seed!r}")
+    return seeds
 
 
 @dataclass(frozen=True)
@@ -42,13 +62,14 @@ class ImageSeeds:
         So picture k of `unclip sample --seed s` is picture k here, and the seeds of single pictures can be listed.
 
         Raises:
-            InputError: a list of another length than `count`.
+            InputError: no seed, or a list of another length than `count`.
         """
-        if isinstance(seed, int):
-            return cls(tuple((seed, (k, 0)) for k in range(count)))
-        if len(seed) != count:
-            raise InputError(f"{len(seed)} seeds do not go with {count} pictures: give one seed, or one a picture")
-        return cls(tuple((int(value), (0, 0)) for value in seed))
+        seeds = whole_seeds(seed)
+        if isinstance(seeds, int):
+            return cls(tuple((seeds, (k, 0)) for k in range(count)))
+        if len(seeds) != count:
+            raise InputError(f"{len(seeds)} seeds do not go with {count} pictures: give one seed, or one a picture")
+        return cls(tuple((value, (0, 0)) for value in seeds))
 
     @classmethod
     def at(cls, seed: int, places: Sequence[tuple[int, int]]) -> ImageSeeds:

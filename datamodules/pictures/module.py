@@ -202,7 +202,8 @@ class PictureDataModule(FaultCounting, PairDataModule):
     def _no_pairs(self, split: str, source: str, listed: Listed) -> str:
         count = len(listed.table.captions)
         named = "; ".join(map(str, listed.faults[:NAMED]))
-        wrong = f"; {len(listed.faults)} faults, the first: {named}" if listed.faults else ""
+        several = f"{len(listed.faults)} faults, the first: " if len(listed.faults) > 1 else ""
+        wrong = f"; {several}{named}" if listed.faults else ""
         if not count:
             return f"{source}: no pair of it can be used{wrong}"
         if split == "train":

@@ -65,13 +65,20 @@ class Parser(LightningArgumentParser):
         return f"; did you mean {close[0]!r}?" if close else ""
 
 
+NO_CLASS = r"Expected a path but (\S+) either not accessible or invalid:? (?:- )?Expected a dot import path string: \1"
+"""What jsonargparse says of a class that it does not find."""
+
+
 def readable(message: str) -> str:
     """jsonargparse's tree of complaints in one line: which setting, and what is wrong with it."""
     noise = r"Does not validate against any|Subtypes: |Errors:$|- Expected a <class 'NoneType'>|Given value( type)?: "
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
+    told = [line for line in lines if not re.fullmatch(r"(- )?Expected a <class '[\w.]+'>", line)]
+    lines = told if len(told) > 1 else lines
     text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
     short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
+    short = re.sub(NO_CLASS, r"no class \1; name it by its path, as in package.module.Class", short)
     short = re.sub(r"Type .+? expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
     return short.rstrip(".") + nearest_argument(text)
 

@@ -23,6 +23,7 @@ NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*GPU available but not used.*",
     ".*Trying to infer the `batch_size`.*",
+    r"\s*Unable to serialize instance",  # jsonargparse's, of a callback's default that is an object
 )
 
 

@@ -94,7 +94,7 @@ def _has_pairs(folder: Path) -> bool:
     for path in folder.rglob("*"):
         if path.name in METADATA:
             return True
-        if path.name.lower().endswith(SUFFIXES) and path.with_suffix(".txt").is_file():
+        if path.name.lower().endswith(SUFFIXES) and any(path.with_suffix(end).is_file() for end in (".txt", ".TXT")):
             return True
     return False
 

@@ -25,6 +25,7 @@ from experiments.storage.provenance import commit
 from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
+from modules.models.configs import GUIDANCE, check_value
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 from modules.shipped import chosen_run, run_folder
@@ -54,11 +55,21 @@ class Sources:
 
 def start(options: argparse.Namespace) -> UnCLIP:
     """The system, after what can be checked has been checked."""
+    check_guidance(options)
     require_writable_figure(options.out, options.overwrite)
     options.run = str(run_folder(chosen_run(options.run)))
     system = UnCLIP(options.run, find_device(options.device))
     options.size = reachable_sizes(system, options.size)[-1]
     return system
+
+
+def check_guidance(options: argparse.Namespace) -> None:
+    """Refuse a guidance scale that no decoder takes, before anything is loaded."""
+    for name in ("guidance", "sweep_guidance", "scales"):
+        given = getattr(options, name, None)
+        for scale in given if isinstance(given, list) else [given]:
+            if scale is not None:
+                check_value(f"--{name.replace('_', '-')}", scale, GUIDANCE)
 
 
 def walk_of(options: argparse.Namespace) -> Walk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import cell, finish, interval, numbered, pictures, sources, start, walk_of
 from modules.errors import InputError
-from modules.images.tensors import resized
+from modules.images.tensors import resized, sides_of
 from modules.manipulations import Hole, inpaint, tokens_of
 from modules.manipulations.methods import open_part
 from modules.seeds import ImageSeeds
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     system = start(options)
     found = sources(options)
     side = found.images.shape[-1]
-    keep = 1 - mask_of(options.mask, side)
+    keep = 1 - mask_of(options.mask, side, options.images)
     texts = [str(options.caption or whole_caption(record)) for record in found.records]
     count = options.fills
     seeds = ImageSeeds.of([options.seed + k for k in range(count)] * len(found), len(found) * count)
@@ -124,14 +124,14 @@ def whole_caption(record: dict[str, Any]) -> str:
     return caption_of(scene) if scene else record.get("caption", "")
 
 
-def mask_of(name: str, side: int) -> Tensor:
-    """(1, 1, side, side), 1 where to draw: a half, the centre, or a picture."""
+def mask_of(name: str, side: int, files: Sequence[str] = ()) -> Tensor:
+    """(1, 1, side, side), 1 where to draw: a half, the centre, or a picture as large as the pictures of the files."""
     mask = torch.zeros(1, 1, side, side)
     if name == "centre":
         mask[..., side // 4 : side - side // 4, side // 4 : side - side // 4] = 1
         return mask
     if name not in PARTS:
-        return open_part(name, side)
+        return open_part(name, side, [sides_of(file) for file in files])
     rows, columns = (
         slice((s.start or 0) * (side // 2), None if s.stop in (None, 2) else side // 2) for s in PARTS[name]
     )

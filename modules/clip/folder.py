@@ -146,15 +146,13 @@ def check_folder(folder: Path, own: bool) -> None:
     Raises:
         InputError: a tensor is missing, extra or of another kind; or the network is larger than its file.
     """
-    import open_clip
-
     path = folder / WEIGHTS_FILE
     if not path.is_file():  # Another name, as open_clip's own folders have: it says if there is none.
         return
     with one_line(str(folder), "train or export that CLIP again"):
         header = header_of(path)
-        with torch.device("meta"), quiet_open_clip(), at_most_parameters(2 * len(header) + 64):
-            model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
+        with at_most_parameters(2 * len(header) + 64):
+            model = shapes_of(folder)
     numbers = sum(tensor.numel() for tensor in header.values())
     if own:
         check_tensors(model.state_dict(), header, path)
@@ -162,16 +160,26 @@ def check_folder(folder: Path, own: bool) -> None:
         check_shapes(sum(parameter.numel() for parameter in model.parameters()), numbers, path)
 
 
-@contextmanager
-def quiet_open_clip() -> Iterator[None]:
-    """Without open_clip's warning that a model has no weights, for models that are built as shapes on purpose."""
-    logger = logging.getLogger()
-    before = logger.disabled
-    logger.disabled = True
+def shapes_of(folder: Path) -> torch.nn.Module:
+    """The network of a CLIP's folder on the meta device, without its weights.
+
+    open_clip warns that such a network is random, which frightens people whose weights come a line later.
+    """
+    import open_clip
+
+    def of_something_else(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    root, handler = logging.getLogger(), logging.NullHandler()  # Without a handler, the warning would set one up.
+    root.addFilter(of_something_else)
+    root.addHandler(handler)
     try:
-        yield
+        with torch.device("meta"):
+            model: torch.nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
     finally:
-        logger.disabled = before
+        root.removeHandler(handler)
+        root.removeFilter(of_something_else)
+    return model
 
 
 @contextmanager

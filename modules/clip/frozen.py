@@ -25,7 +25,7 @@ from modules.clip.folder import (
     check_folder,
     check_loaded,
     one_line,
-    quiet_open_clip,
+    shapes_of,
 )
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
@@ -93,10 +93,7 @@ def _mapped(folder: Path) -> Any | None:
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         return None
-    import open_clip
-
-    with torch.device("meta"), quiet_open_clip():
-        model = open_clip.create_model(_schema(folder), load_weights=False, device="meta")
+    model = shapes_of(folder)
     try:
         found = {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(file).items()}
         if any(tensor.dtype != torch.float32 for tensor in found.values() if tensor.is_floating_point()):

@@ -52,6 +52,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientation -> how the stored pixels are turned upright."""
+_QUARTERS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _limit_lock = threading.Lock()
@@ -162,13 +163,22 @@ def upright(image: Image.Image) -> Image.Image:
     Of EXIF nothing else is read, and nothing written, so that odd tags do no harm; if it cannot be read at all, the
     picture is taken as it is stored.
     """
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def lies(image: Image.Image) -> bool:
+    """Whether `upright` turns the picture by a quarter, so that its width becomes its height."""
+    return _turn(image) in _QUARTERS
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Image.DecompressionBombError:
         raise
     except _DECODING:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.errors import InputError
-from modules.images.files import as_rgb, check_size, opened, upright
+from modules.images.files import as_rgb, check_size, lies, opened, upright
 
 ImageLike: TypeAlias = str | Path | Image.Image | Tensor | np.ndarray
 """A path, a PIL picture, a tensor (3, H, W) in [-1, 1] or uint8, or an array (H, W, 3) uint8."""
@@ -87,6 +87,22 @@ def load_image(source: ImageLike) -> Tensor:
     path = Path(source).expanduser()
     with opened(path, str(path)) as image:
         return _from_pil(image, str(path))
+
+
+def sides_of(source: ImageLike) -> tuple[int, int]:
+    """(height, width) of a picture, turned as EXIF says, before it is cropped or reduced.
+
+    Raises:
+        InputError: a file that is missing or no picture.
+    """
+    if isinstance(source, Tensor):
+        return source.shape[-2], source.shape[-1]
+    if isinstance(source, np.ndarray):
+        return source.shape[0], source.shape[1]
+    if isinstance(source, Image.Image):
+        return (source.width, source.height) if lies(source) else (source.height, source.width)
+    with opened(Path(source).expanduser(), str(source)) as image:
+        return sides_of(image)
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:

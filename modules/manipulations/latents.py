@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.clip.origin import same_clip
 from modules.diffusion.schedules import Spacing
 from modules.errors import InputError
+from modules.models.configs import GUIDANCE, check_value
 from modules.trained_run import TrainedRun
 
 FORMAT = "unclip latents 1"
@@ -47,6 +48,7 @@ class Walk:
                 f"steps and the batch size are 1 or more and fixed-point iterations 0 or more, got {self.steps}, "
                 f"{self.batch_size} and {self.fixed_point_iterations}"
             )
+        check_value("guidance_scale", self.guidance_scale, GUIDANCE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from modules.conditions import DEFAULT
 from modules.errors import InputError
-from modules.images.tensors import ImageLike, Pictures, load_image, load_images
+from modules.images.tensors import ImageLike, Pictures, load_image, load_images, sides_of
 from modules.manipulations.edits import from_captions, path, text_diff, text_direction
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
-from modules.seeds import ImageSeeds
+from modules.seeds import ImageSeeds, whole_seeds
 from modules.trained_run import TrainedRun, condition_named
 
 T = TypeVar("T")
@@ -200,8 +200,8 @@ class ImageMethods(TrainedRun):
             resamples: how often each step is taken; more fit the new part better to the old.
         """
         picture = load_image(image)[None]
-        hole = Hole(picture, 1 - open_part(mask, picture.shape[-1]))
-        seeds = ImageSeeds.of(seed, 1 if isinstance(seed, int) else len(seed))
+        hole = Hole(picture, 1 - open_part(mask, picture.shape[-1], [sides_of(image)]))
+        seeds = ImageSeeds.of(_alike(seed, 1), len(_alike(seed, 1)))
         if caption is None:
             z_i, tokens = self.embed_image(picture), tokens_of(self, None, 1)
             z_i, tokens = z_i.expand(len(seeds), -1), tokens.expand(len(seeds), -1)
@@ -214,12 +214,13 @@ class ImageMethods(TrainedRun):
         return Pictures(inpaint(self, hole, z_i, tokens, seeds, walk, size=side, resamples=resamples))
 
 
-def open_part(mask: ImageLike, side: int) -> Tensor:
+def open_part(mask: ImageLike, side: int, pictures: Sequence[tuple[int, int]] = ()) -> Tensor:
     """(1, 1, side, side), 1 where a mask is white (a tensor may also be boolean).
 
     Args:
-        mask: of the picture's own size; it is cropped to a square as the picture is.
+        mask: of the picture's own size, and cropped to a square as the picture is; or of that square's.
         side: of the picture, as it was loaded.
+        pictures: (height, width) of each picture that the mask is for; without any, they are squares.
 
     Raises:
         InputError: a mask of another size, or one that is white nowhere, so that there is nothing to draw.
@@ -230,6 +231,13 @@ def open_part(mask: ImageLike, side: int) -> Tensor:
     if white.shape[-1] != side:
         own = white.shape[-1]
         raise InputError(f"the mask has {own} pixels at its shorter side, not {side}: make it as large as the picture")
+    height, width = sides_of(mask)
+    others = [size for size in pictures or [(side, side)] if size != (height, width)]
+    if height != width and others:
+        raise InputError(
+            f"the mask is {width} x {height} pixels, the picture {others[0][1]} x {others[0][0]}: make it as large as "
+            f"the picture, or a square for its middle"
+        )
     if not bool(white.any()):
         raise InputError("the mask is white nowhere: paint white what is to be drawn anew")
     return white
@@ -249,7 +257,8 @@ def _rows(system: TrainedRun, rows: list[Latents], seeds: ImageSeeds, walk: Walk
 
 def _alike(seed: Seed, count: int) -> Sequence[int]:
     """A seed for each; one serves all."""
-    return [seed] * count if isinstance(seed, int) else seed
+    seeds = whole_seeds(seed)
+    return [seeds] * count if isinstance(seeds, int) else seeds
 
 
 def checked_captions(captions: str | Sequence[str]) -> list[str]:
@@ -273,9 +282,7 @@ def _paired(inputs: list[T], seed: Seed) -> tuple[list[T], ImageSeeds]:
     """Inputs and seeds of one length: a single input is repeated for each of several seeds."""
     if not inputs:
         raise InputError("nothing was given to draw")
-    seeds = [seed] if hasattr(seed, "__index__") else seed
-    if not isinstance(seeds, Iterable) or not [*seeds] or not all(hasattr(one, "__index__") for one in seeds):
-        raise InputError(f"seed is a whole number, or a list of at least one, not {seed!r}")
-    if not isinstance(seed, int) and len(inputs) == 1:
-        inputs = inputs * len(seed)
-    return inputs, ImageSeeds.of(seed, len(inputs))
+    seeds = whole_seeds(seed)
+    if not isinstance(seeds, int) and len(inputs) == 1:
+        inputs = inputs * len(seeds)
+    return inputs, ImageSeeds.of(seeds, len(inputs))

@@ -18,7 +18,7 @@ from modules.batches import Captions, embeddings_of
 from modules.diffusion.guidance import guide_logits
 from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import NUMBER, Rule, check_value, number
+from modules.models.configs import GUIDANCE, Rule, check_value, number
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.embedding_codec import EmbeddingCodec
 from modules.networks.ar_prior import ARPriorNetwork
@@ -30,7 +30,7 @@ CODEC = "codec."
 """Prefix of the codec's buffers in an export's file of weights."""
 
 RULES: dict[str, Rule] = {
-    "guidance_scale": NUMBER,
+    "guidance_scale": GUIDANCE,
     "percentile": (number(0, 100, below=True), "a number of 0 or more, below 100"),
     "temperature": (number(0), "a number of 0 or more"),
 }

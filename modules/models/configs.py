@@ -55,7 +55,13 @@ def _interval(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(number(0), value)) and value[0] < value[1]
 
 
-NUMBER: Rule = (number(), "a number")
+MAX_GUIDANCE = 100
+"""Of a guidance scale, either sign. Published ones end at 30; pictures have saturated long before 100."""
+
+MAX_CLIP_GUIDANCE = 100_000
+"""Of a CLIP's gradient, whose size depends on the CLIP."""
+
+GUIDANCE: Rule = (number(-MAX_GUIDANCE, MAX_GUIDANCE), f"a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}")
 WHOLE: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more")
 
 
@@ -191,14 +197,14 @@ SAMPLER_RULES: dict[str, Rule] = {
     "name": one_of(*SAMPLERS),
     "steps": WHOLE,
     "spacing": one_of(*get_args(Spacing)),
-    "guidance_scale": NUMBER,
+    "guidance_scale": GUIDANCE,
     "guidance_interval": (_interval, "null or two numbers [low, high], low < high"),
     "guidance_rescale": (number(0, 1), "a number from 0 to 1"),
     "eta": (number(0, 1), "a number from 0 to 1"),
     "variance": one_of(*get_args(samplers.Variance)),
     "threshold": one_of("static", "dynamic", None),
-    "text_guidance_scale": (lambda value: value is None or number()(value), "null or a number"),
-    "clip_guidance_scale": (number(0), "a number of 0 or more"),
+    "text_guidance_scale": (lambda value: value is None or GUIDANCE[0](value), f"null or {GUIDANCE[1]}"),
+    "clip_guidance_scale": (number(0, MAX_CLIP_GUIDANCE), f"a number from 0 to {MAX_CLIP_GUIDANCE:,}"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 

@@ -55,15 +55,15 @@ class Whitening(nn.Module):
         """
         if len(z) < 2:
             raise ValueError(f"whitening needs two embeddings or more, found {len(z)}")
-        x = z.cpu().double()
+        x = z.cpu().double()  # Once a training, and not every accelerator has float64.
         covariance = torch.cov(x.T)
         values, vectors = torch.linalg.eigh(covariance)
         if values[-1] <= 0:
             raise ValueError("whitening needs embeddings that differ; all are the same")
         root = (vectors * (values.clamp(min=0) + SHRINKAGE * values[-1]).rsqrt()) @ vectors.T
         scale = (len(covariance) / (root @ covariance @ root).trace()).sqrt()
-        self.mean.copy_(x.mean(dim=0))
-        self.matrix.copy_(scale * root)
+        self.mean.copy_(x.mean(dim=0).to(self.mean.dtype))
+        self.matrix.copy_((scale * root).to(self.matrix.dtype))
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""

@@ -79,7 +79,7 @@ def test_what_points_nowhere_is_counted(folder):
         ("captions_train2017.json: image 2", "no caption"),
         ("captions_train2017.json: image 50", "an entry that points nowhere"),
         ("captions_train2017.json: image 51", "a path that leads out of the folder"),
-        ("captions_train2017.json: {'id': 'x'}", "an image without id and file_name"),
+        ("captions_train2017.json: {'id': 'x'}", "an image without file_name"),
         ("captions_train2017.json: {'id': 901}", "an annotation without image_id and caption"),
     ]
 

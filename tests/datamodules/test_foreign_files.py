@@ -43,7 +43,8 @@ def test_names_are_found_in_any_unicode_form(tmp_path, on_disk, in_table):
 
 def test_text_files_may_end_in_capitals(tmp_path):
     put(tmp_path, a_JPG=PICTURE, a_TXT=b"one", b_jpg=PICTURE, b_txt=b"two", b_TXT=b"not this", c_TXT=b"alone")
-    assert read(tmp_path) == ({"a.JPG": "one", "b.jpg": "two"}, ["a caption without a picture"])
+    faults = ["a caption without a picture", "a second text file of a picture"]
+    assert read(tmp_path) == ({"a.JPG": "one", "b.jpg": "two"}, faults)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +97,11 @@ def test_a_path_that_is_not_used_is_said_for_what_it_is(tmp_path, name, kind):
     assert read(tmp_path) == ({"b.jpg": "b"}, [kind])
 
 
-def coco(folder, images, annotations, bom=b""):
+def coco(folder, images, annotations, bom=b"", write=True):
     (folder / "annotations").mkdir()
     path = folder / "annotations" / "captions_train2017.json"
     path.write_bytes(bom + json.dumps({"images": images, "annotations": annotations}).encode())
-    for image in images:
+    for image in images if write else []:
         place = folder / "train2017" / str(image.get("file_name", "x"))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(PICTURE)
@@ -127,6 +128,31 @@ def test_ids_may_be_texts_or_missing_and_pictures_in_folders(tmp_path):
     assert faults == []
     with pytest.raises(EvalInputError, match="an image's id is '00a1'; whole numbers are needed"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize(("on_disk", "in_file"), [(COMPOSED, PARTED), (PARTED, COMPOSED)])
+def test_names_in_a_coco_file_are_found_in_any_unicode_form(tmp_path, on_disk, in_file):
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / on_disk).write_bytes(PICTURE)
+    images, annotations = [{"id": 1, "file_name": in_file}], [{"image_id": 1, "caption": "a cup"}]
+    found, faults, _ = coco(tmp_path, images, annotations, write=False)
+    assert (found, faults) == ({on_disk: ["a cup"]}, [])
+
+
+def test_a_coco_folder_is_not_left_by_links(tmp_path):
+    secret = tmp_path / "elsewhere"
+    secret.mkdir()
+    (secret / "a.jpg").write_bytes(PICTURE)
+    folder = tmp_path / "coco" / "train2017"
+    folder.mkdir(parents=True)
+    (folder / "part1").symlink_to(secret)
+    (folder / "b.jpg").symlink_to(secret / "a.jpg")
+    images = [{"id": 1, "file_name": "part1/a.jpg"}, {"id": 2, "file_name": "b.jpg"}, {"id": 3, "file_name": "c.jpg"}]
+    (folder / "c.jpg").write_bytes(PICTURE)
+    annotations = [{"image_id": k, "caption": "a cup"} for k in (1, 2, 3)]
+    found, faults, _ = coco(tmp_path / "coco", images, annotations, write=False)
+    assert found == {"c.jpg": ["a cup"]}
+    assert faults == ["a link that leads out of the folder"] * 2 + ["an entry that points nowhere"] * 2
 
 
 def test_what_is_missing_in_a_coco_file_is_named(tmp_path):

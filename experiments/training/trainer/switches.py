@@ -29,6 +29,7 @@ CALLBACKS = {
     "model.init_args.training.ema_decay",
     "EMAWeightAveraging": "would average beside the average that is kept already and exported: set "
     "model.init_args.training.ema_decay",
+    "BackboneFinetuning": "freezes a part named backbone, and these stages have none: leave it out",
     "ModelPruning": "replaces weights by others that no export holds: leave it out",
 }
 """Lightning's callbacks that do not go together with these stages."""
@@ -38,7 +39,7 @@ STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy")
 
 def seed_in_range(seed: object) -> bool:
     """Whether it is a seed that NumPy and PyTorch both take, or a switch: true draws one, false sets none."""
-    return isinstance(seed, bool) or seed is None or seed in SEEDS
+    return seed is None or (isinstance(seed, int) and seed in SEEDS)  # a bool is 0 or 1; a float would be searched for
 
 
 def check_settings_of_trainer(command: str, settings: Mapping[str, Any]) -> None:
@@ -65,6 +66,13 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if settings.get(name) == 0:
             yield f"{name} is 0: nothing would be trained; give 1 or more; --trainer.fast_dev_run=true tries a config"
+    batches = settings.get("accumulate_grad_batches")
+    if batches is not None and batches < 1:
+        yield f"accumulate_grad_batches is {batches}: a step has 1 batch or more"
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        every = settings.get(name)
+        if isinstance(every, int | float) and every <= 0:
+            yield f"{name} is {every}: give a number above 0; limit_val_batches: 0 leaves validation out"
     if settings.get("enable_checkpointing") is False:
         yield (
             "enable_checkpointing is false: training always keeps checkpoints/last.ckpt, from which it goes on; "

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from experiments.cli import COMMANDS, GROUPS, main
-from experiments.console.parser import Parser
+from experiments.console.parser import Parser, readable
 from modules.errors import InputError
 
 SAMPLE = ["sample", "a", "--out", "o"]
@@ -118,3 +118,37 @@ def test_a_reader_that_has_left_ends_the_help_quietly(flags, words):
     os.close(start)
     assert done.stderr == b""
     assert done.returncode in (0, 141)
+
+
+NO_UNION = """Parser key "trainer.logger":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'lightning.pytorch.loggers.logger.Logger'>, <class 'bool'>, <class 'NoneType'>]
+  Errors:
+    - {}
+    - Expected a <class 'collections.abc.Iterable'>
+    - Expected a <class 'bool'>
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: Nonsense"""
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (
+            "Expected a path but Nonsense either not accessible or invalid\n"
+            "    - Expected a dot import path string: Nonsense",
+            "trainer.logger: no class Nonsense; name it by its path, as in package.module.Class",
+        ),
+        (
+            "Problem with given class_path 'lightning.pytorch.loggers.CSVLogger':\n        save_dir is required",
+            "trainer.logger (lightning.pytorch.loggers.CSVLogger): save_dir is required",
+        ),
+        (
+            "Expected a <class 'int'>",
+            "trainer.logger: Expected a <class 'int'> Expected a <class 'collections.abc.Iterable'>",
+        ),
+    ],
+)
+def test_of_many_types_the_one_that_was_meant_is_told(told, line):
+    assert readable(NO_UNION.format(told)).startswith(line)

@@ -25,6 +25,14 @@ def test_a_download_beside_pictures_is_not_taken_for_the_data(tmp_path, caplog):
     assert "holds 00000.tar beside pictures with captions: the pictures are read" in caplog.text
 
 
+def test_a_download_beside_pictures_whose_texts_end_in_capitals(tmp_path):
+    write_text_files(tmp_path, samples(2, 8))
+    for text in tmp_path.glob("*.txt"):
+        text.rename(text.with_suffix(".TXT"))
+    write_shards(tmp_path, samples(2, 8), [2])
+    assert kind(tmp_path) == "ImageFolderDataModule"
+
+
 def test_a_folder_of_shards_may_hold_a_preview(tmp_path):
     write_shards(tmp_path, samples(2, 8), [2])
     (tmp_path / "preview.png").touch()

@@ -153,7 +153,7 @@ def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
 
 
 def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path):
-    """Weights are rounded to 11 bits and computed with as float32; stages know the CLIP that was rounded."""
+    """Weights are rounded to 11 bits and computed with as float32; the stages know the CLIP with rounded weights."""
     whole, half = tmp_path / "whole", tmp_path / "half"
     export(run, whole)
     export(run, half, half=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +100,11 @@ def test_the_papers_tokens_need_the_papers_vocabulary(tiny):
         CLIPTrainer(**tiny.CLIP, tokenizer="bpe")
     with pytest.raises(InputError, match="swap_words needs tokenizer: words"):
         CLIPTrainer(**{**tiny.CLIP, "text_cfg": BPE}, tokenizer="bpe", swap_words=[("left", "right")])
+
+
+def test_a_clip_is_loaded_without_a_warning(tiny, tmp_path, caplog):
+    """open_clip would say twice that the network is random, before its weights come."""
+    FrozenCLIP(str(tiny.write_clip(tmp_path)))
+    assert not caplog.records
+    logging.getLogger().warning("another")
+    assert [record.message for record in caplog.records] == ["another"]

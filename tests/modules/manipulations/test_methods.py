@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -134,11 +137,12 @@ def test_seeds_of_several_pictures_are_theirs(system, test_pictures):
     for call in (
         lambda: system.interpolate_captions(["a red circle", "a blue square"], seed=[]),
         lambda: system.text_diff(latents[:1], "a blue circle", seed=[]),
-        lambda: system.text_diff(latents[:1], "a blue circle", theta=[]),
         lambda: system.interpolate(latents, 3, noise_seed=[]),
     ):
-        with pytest.raises(InputError, match=r"nothing was given to draw|at least one"):
+        with pytest.raises(InputError, match=r"a list of at least one, not \[\]"):
             call()
+    with pytest.raises(InputError, match="nothing was given to draw"):
+        system.text_diff(latents[:1], "a blue circle", theta=[])
 
 
 def test_inpainting_keeps_what_is_known_and_draws_the_rest(system, test_pictures):
@@ -176,7 +180,36 @@ def test_masks_of_any_kind_are_white_where_to_draw():
             open_part(other, 16)
     wide = Image.new("L", (20, 16), 0)  # Cropped to its middle, as a picture of that size is.
     wide.paste(255, (0, 0, 10, 16))
-    assert torch.equal(open_part(wide, 16), found)
+    assert torch.equal(open_part(wide, 16, [(16, 20)]), found)
+    for pictures in ((), [(16, 16)], [(16, 20), (20, 16)]):
+        with pytest.raises(InputError, match="mask is 20 x 16 pixels, the picture"):
+            open_part(wide, 16, pictures)
+    assert torch.equal(open_part(image, 16, [(16, 20)]), found)  # of the picture's middle
+
+
+def test_a_mask_is_as_large_as_the_picture_that_exif_turns(system, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 20), "white").save(tmp_path / "turned.png", exif=exif)
+    mask = Image.new("L", (20, 16), 255)
+    assert len(system.inpaint(tmp_path / "turned.png", mask, walk=Walk(steps=1), resamples=1, size=16)) == 1
+    with pytest.raises(InputError, match="mask is 16 x 20 pixels, the picture 20 x 16"):
+        system.inpaint(tmp_path / "turned.png", mask.transpose(Image.Transpose.ROTATE_90), walk=QUICK, size=16)
+
+
+def test_whole_numbers_of_other_libraries_are_seeds(system, test_pictures):
+    """NumPy's one alone, a list and an array of them, and PyTorch's, draw what Python's own draw."""
+    draw = partial(system.text_to_image, "a red circle", size=16)
+    expected = draw(seed=[4, 5]).tensor
+    for seeds in (np.array([4, 5]), [np.int64(4), np.uint8(5)], torch.tensor([4, 5])):
+        assert torch.equal(draw(seed=seeds).tensor, expected)
+    assert_close(draw(seed=np.int64(4)).tensor, expected[:1], atol=1e-5, rtol=0)
+    assert torch.equal(system.generate(["a red circle"], seed=np.int32(4), upsample=False), draw(seed=4).tensor)
+    mask = torch.ones(16, 16, dtype=torch.bool)
+    fill = partial(system.inpaint, test_pictures[0], mask, walk=Walk(steps=1), resamples=1, size=16)
+    assert torch.equal(fill(seed=np.int64(4)).tensor, fill(seed=4).tensor)
+    with pytest.raises(InputError, match=r"seed is a whole number, or a list of at least one, not 4\.0"):
+        fill(seed=4.0)
 
 
 @pytest.mark.parametrize(

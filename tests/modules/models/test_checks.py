@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.errors import InputError
+from modules.manipulations import Walk
 from modules.models.autoregressive_prior import ARPriorModel
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.data_sizes import CaptionSizes, DataSizes
@@ -191,3 +192,21 @@ def test_the_parts_of_sampling_are_what_sampling_evaluates(model, captions, stag
     }[stage]
     with torch.no_grad():
         assert sum(times * spent(run) for times, run in made.sampling_parts()) == spent(draw)
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "text_guidance_scale"])
+def test_guidance_is_within_bounds(name):
+    for scale in (-100, -3.0, 0, 100):
+        SamplerConfig(**{name: scale})
+    for scale in (1e30, 100.5, -101, float("nan"), float("inf"), "2"):
+        with pytest.raises(InputError, match=rf"^{name} must be (null or )?a number from -100 to 100, found"):
+            SamplerConfig(**{name: scale})
+
+
+def test_guidance_of_the_other_kinds_is_within_bounds(model):
+    with pytest.raises(InputError, match=r"^guidance_scale must be a number from -100 to 100, found 1e"):
+        replace(model("ar_prior"), guidance_scale=1e30).check()
+    with pytest.raises(InputError, match=r"^guidance_scale must be a number from -100 to 100, found nan"):
+        Walk(guidance_scale=float("nan"))
+    with pytest.raises(InputError, match=r"^clip_guidance_scale must be a number from 0 to 100,000, found 1e"):
+        SamplerConfig(clip_guidance_scale=1e30)

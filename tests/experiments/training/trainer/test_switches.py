@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import inspect
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from lightning.pytorch import Trainer
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins import HalfPrecision
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from datamodules.embeddings import EmbeddingsDataModule
+from experiments.training.trainer.switches import SEEDS, check_settings_of_trainer, check_trainer, seed_in_range
+from modules.errors import InputError
+from modules.training.stage import TrainingConfig
 
 STREAM = [16, 36, 27]  # how the seeded order begins
 DOCUMENT = Path(__file__).parents[4] / "docs" / "training.md"
@@ -92,35 +103,87 @@ def test_a_sanity_check_changes_nothing_in_training(fit, spy):
     assert events and not any(b"val/samples" in content for content in events)  # none of the untrained network
 
 
+def callback(name: str) -> Namespace:
+    """One of Lightning's callbacks as a parsed YAML has it."""
+    return Namespace(class_path=f"lightning.pytorch.callbacks.{name}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"callbacks": [callback("LearningRateFinder")]},
+            "LearningRateFinder cannot set the learning rate, which is model.init_args.",
+        ),
+        ({"callbacks": [callback("BatchSizeFinder")]}, "BatchSizeFinder would train with another batch size"),
+        ({"callbacks": [callback("BackboneFinetuning")]}, "BackboneFinetuning freezes a part named backbone"),
+        ({"callbacks": callback("StochasticWeightAveraging")}, "model.init_args.training.ema_decay"),
+        ({"callbacks": [callback("Timer"), callback("EMAWeightAveraging")]}, "model.init_args.training.ema_decay"),
+        ({"precision": "bf16-true"}, "trainer.precision is bf16-true: the weights, their average"),
+        ({"precision": "16-true"}, "take 16-mixed"),
+        ({"precision": "transformer-engine"}, "take bf16-mixed"),
+        ({"barebones": True}, "trainer.barebones"),
+        ({"enable_checkpointing": False}, "trainer.enable_checkpointing is false"),
+        ({"reload_dataloaders_every_n_epochs": 1}, "trainer.reload_dataloaders_every_n_epochs"),
+        ({"model_registry": "a/b"}, "trainer.model_registry"),
+        ({"max_steps": 0}, "trainer.max_steps is 0: nothing would be trained"),
+        ({"max_epochs": 0}, "trainer.max_epochs is 0"),
+        ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches is 0: a step has 1 batch or more"),
+        (
+            {"val_check_interval": 0},
+            "trainer.val_check_interval is 0: give a number above 0; limit_val_batches: 0 leaves",
+        ),
+        ({"check_val_every_n_epoch": 0}, "trainer.check_val_every_n_epoch is 0: give a number above 0"),
+        ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
+    ],
+)
+def test_settings_are_refused_by_name(settings, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_settings_of_trainer("fit", settings)
+
+
+def test_settings_that_are_only_of_training_may_be_anything_in_validation():
+    check_settings_of_trainer("validate", {"max_steps": 0, "enable_checkpointing": False})
+    check_settings_of_trainer("fit", {"max_steps": 1, "precision": "bf16-mixed", "callbacks": [callback("Timer")]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"callbacks": [EarlyStopping("val_loss")]}, "EarlyStopping monitors 'val_loss', which is never logged"),
+        ({"callbacks": [EarlyStopping("val_loss")]}, "did you mean 'val/loss'?"),
+        ({"callbacks": [ModelCheckpoint(monitor="valid/loss")]}, "ModelCheckpoint monitors 'valid/loss'"),
+        ({"plugins": [HalfPrecision("bf16-true")]}, "trainer.precision is bf16-true"),
+        ({"use_distributed_sampler": True}, "trainer.use_distributed_sampler is true"),
+        ({"max_steps": -1, "max_time": "00:01:00:00"}, "nothing says how many steps there will be"),
+        ({}, None),
+        ({"callbacks": [EarlyStopping("val/losss")], "max_steps": -1, "max_epochs": 2}, None),
+    ],
+)
+def test_a_trainer_is_refused_by_name(tiny, embeddings, tmp_path, arguments, message):
+    settings = {"max_steps": 6, "use_distributed_sampler": False, **arguments}
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, default_root_dir=tmp_path, **settings)
+    stage = tiny.make_stage("linear_prior", training=TrainingConfig(decay_share=0.5))
+    data = EmbeddingsDataModule(str(embeddings), batch_size=24)
+    refused = nullcontext() if message is None else pytest.raises(InputError, match=re.escape(message))
+    with refused:
+        check_trainer(trainer, stage, data)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["callbacks+=LearningRateFinder"],
-            "LearningRateFinder cannot set the learning rate, which is model.init_args.",
-        ),
-        (["callbacks+=BatchSizeFinder"], "BatchSizeFinder would train with another batch size"),
-        (["callbacks+=StochasticWeightAveraging", "callbacks.swa_lrs=0.01"], "model.init_args.training.ema_decay"),
-        (["callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"], "model.init_args.training.ema_decay"),
+        (["callbacks+=LearningRateFinder"], "trainer.callbacks: LearningRateFinder cannot set the learning rate"),
         (["callbacks+=EarlyStopping", "callbacks.monitor=val_loss"], "did you mean 'val/loss'?"),
-        (["callbacks+=ModelCheckpoint", "callbacks.monitor=valid/loss"], "ModelCheckpoint monitors 'valid/loss'"),
-        (["precision=bf16-true"], "trainer.precision is bf16-true: the weights, their average"),
-        (["precision=16-true"], "take 16-mixed"),
+        (["callbacks+=StochasticWeightAveraging", "callbacks.swa_lrs=0.01"], "model.init_args.training.ema_decay"),
         (["precision=transformer-engine"], "take bf16-mixed"),
-        (["plugins=lightning.pytorch.plugins.HalfPrecision", "plugins.precision=bf16-true"], "is bf16-true"),
-        (["barebones=true"], "trainer.barebones"),
-        (["enable_checkpointing=false"], "trainer.enable_checkpointing is false"),
-        (["reload_dataloaders_every_n_epochs=1"], "trainer.reload_dataloaders_every_n_epochs"),
-        (["model_registry=a/b"], "trainer.model_registry"),
-        (["use_distributed_sampler=true"], "trainer.use_distributed_sampler is true"),
-        (["max_steps=0"], "trainer.max_steps is 0: nothing would be trained"),
-        (["max_epochs=0"], "trainer.max_epochs is 0"),
-        (["limit_train_batches=0"], "trainer.limit_train_batches is 0"),
         (["val_check_interval=0.5"], "when `check_val_every_n_epoch=None`"),
     ],
 )
-def test_what_does_not_go_together_is_refused_by_name(fit, words, message):
+def test_a_refusal_is_one_line_and_nothing_is_written(fit, recwarn, words, message):
+    """By the settings, by the Trainer that is built, before it asks for packages, and by Lightning itself."""
     ran = fit(*set_to(*words))
+    assert not [str(warning.message) for warning in recwarn if "serialize" in str(warning.message)]
     assert ran.code == 2 and message in ran.err
     assert ran.err.startswith("unclip: ") and ran.err.count("\n") == 1
     assert not Path("runs").exists()
@@ -132,25 +195,28 @@ def test_steps_as_interval_of_validation_in_passes_that_are_shorter_is_one_line(
     assert "trainer.val_check_interval=1.0 validates at the end of every epoch" in ran.err
 
 
-@pytest.mark.parametrize("seed", ["-1", "4294967296", "99999999999999999999"])
-def test_a_seed_out_of_range_is_one_line(fit, seed):
-    ran = fit(f"--seed_everything={seed}")
+def test_a_seed_out_of_range_is_one_line(fit):
+    ran = fit("--seed_everything=-1")
     assert ran.code == 2
-    assert ran.err == f"unclip: seed_everything is {seed}: give a whole number from 0 to 4294967295\n"
+    assert ran.err == "unclip: seed_everything is -1: give a whole number from 0 to 4294967295\n"
 
 
-def test_the_largest_seed_is_taken(fit):
-    assert fit("--seed_everything=4294967295").code == 0
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 0.5, "a"])
+def test_what_is_no_seed(seed):
+    assert not seed_in_range(seed)
 
 
-def test_a_decay_without_an_end_is_refused(fit):
-    ran = fit(*set_to("max_steps=-1", "max_time=00:01:00:00"), "--model.init_args.training.decay_share=0.5")
-    assert ran.code == 2 and "nothing says how many steps" in ran.err
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, True, False, None])
+def test_what_is_a_seed(seed):
+    assert seed_in_range(seed)
+
+
+def test_the_largest_seed_is_taken_by_lightning():
+    with isolate_rng():
+        assert seed_everything(SEEDS[-1], workers=False, verbose=False) == 2**32 - 1
 
 
 def test_double_precision_trains_and_averages_in_it(fit):
-    import torch
-
     ran = fit(*set_to("precision=64-true"), stage="decoder")
     assert ran.code == 0
     state = torch.load(ran.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
