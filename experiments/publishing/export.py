@@ -81,7 +81,7 @@ def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool) -
         for name in names:
             _copy(export_folder(run.path / name), beside / name)
         if half:
-            halve({name: beside / name for name in names})
+            halve({name: export_folder(run.path / name) for name in names}, beside)
         for name in names:
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
         (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")

@@ -84,7 +84,10 @@ def header_of(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file, torch.device("meta"):
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             part = file.get_slice(name)
-            found[name] = torch.empty(part.get_shape(), dtype=DTYPES.get(part.get_dtype(), torch.uint8))
+            try:
+                found[name] = torch.empty(part.get_shape(), dtype=DTYPES.get(part.get_dtype(), torch.uint8))
+            except (RuntimeError, TypeError, OverflowError):
+                raise InputError(f"{path}: {printable(name)[:100]} has a shape that no tensor has") from None
     return found
 
 
