@@ -66,8 +66,10 @@ def training_data(export: Path) -> dict[str, Any] | None:
 
 
 def _as_before(section: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """The user's own data, shared out as the CLIP's were. The CLIP's config may be a stranger's: of it only plain values
-    for `splits` are taken, and places that the user's section names too.
+    """The user's own data, shared out as the CLIP's were.
+
+    The CLIP's config may be a stranger's: of it only plain values for `splits` are taken, and places that the user's
+    section names too.
 
     Raises:
         InputError: the CLIP's data lay elsewhere, or its splits are no plain values.

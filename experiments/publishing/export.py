@@ -17,14 +17,14 @@ from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.untrusted.reading import open_regular
+from modules.untrusted.reading import open_regular, printable
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
     names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half)
-    print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")
+    print(f"{out}: {', '.join(map(printable, names))}; {CARD} says what each is and how it is loaded")
     return 0
 
 
