@@ -115,7 +115,7 @@ def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, A
         images, annotations = list(content["images"]), list(content["annotations"])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a COCO captions file ({error!r}): it has no images and annotations") from error
     files: dict[Id, str] = {}
     captions: dict[Id, list[tuple[tuple[int, int], Any]]] = {}

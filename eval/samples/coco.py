@@ -101,7 +101,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
         raise
     except OSError as error:
         raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a COCO captions file ({error!r}); take captions_val2014.json") from error
     unknown = [c for c in captions if c["image_id"] not in files]
     if unknown:

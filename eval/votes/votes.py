@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def read_votes(path: Path, ballot: Ballot) -> list[dict[str, Any]]:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -86,7 +87,7 @@ def _checked(place: str, row: Any, ballot: Ballot) -> dict[str, Any]:
         raise InputError(f"{place} is no vote: it needs {', '.join(FIELDS)}")
     if row["ballot"] != ballot.digest:
         raise InputError(f"{place} is a vote on another ballot ({row['ballot']}, not {ballot.digest}); move it away")
-    number = int(row["item"]) if str(row["item"]).isdigit() else -1
+    number = int(row["item"]) if re.fullmatch(r"[0-9]{1,9}", str(row["item"])) else -1
     if not 0 <= number < len(ballot.items):
         raise InputError(f"{place} is on item {row['item']!r}; the ballot has 0 to {len(ballot.items) - 1}")
     if row["choice"] not in (LEFT, RIGHT, UNSURE):

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from datamodules.rendered.pairs import PairDataModule
-from eval.samples.folder import require_writable, write_samples
+from eval.errors import InputError as EvalInputError
+from eval.samples.folder import MANIFEST, SampleFolder, write_samples
 from experiments.console.progress import progress
 from experiments.data.sources import load_data
 from experiments.storage.provenance import commit, config_hash
@@ -20,7 +21,6 @@ from modules.errors import InputError
 def run(options: argparse.Namespace) -> int:
     """Run `unclip data export`; returns the exit code."""
     data, section = load_data(options.config, PairDataModule, embeddings=None)
-    require_writable(options.out, options.overwrite)
     folder = export(
         data,
         section,
@@ -61,7 +61,7 @@ def export(
         overwrite: replace a sample folder that is there.
 
     Returns:
-        The folder.
+        The folder. If these very records are there (the command was killed in its last moment), nothing is done.
 
     Raises:
         InputError: more captions than pairs, several pictures of data that hold one a caption, a folder in the way.
@@ -88,6 +88,9 @@ def export(
         for (index, sample), own in zip(places, seeds, strict=True)
     ]
 
+    if not overwrite and _is_there(Path(out), records):
+        return Path(out).absolute()
+
     def pictures() -> Iterator[Image.Image]:
         """One at a time, for they may be many; what is true of a picture is known when it is there."""
         for k in progress(range(len(places)), f"exporting {split}"):
@@ -96,6 +99,21 @@ def export(
             yield Image.fromarray(pixels)
 
     return write_samples(out, pictures(), records, overwrite).path
+
+
+def _is_there(out: Path, records: list[dict[str, Any]]) -> bool:
+    """Whether the folder holds what is about to be written; a folder that was moved into place is whole."""
+    if not (out / MANIFEST).is_file():
+        return False
+    try:
+        there = SampleFolder.open(out).records
+    except EvalInputError:
+        return False
+    return len(there) == len(records) and all(
+        found.get(key, None) == value
+        for found, record in zip(there, records, strict=True)
+        for key, value in record.items()
+    )
 
 
 def _check(data: PairDataModule, split: str, captions: int, per_caption: int, size: int) -> None:

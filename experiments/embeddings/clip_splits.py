@@ -13,8 +13,11 @@ from datamodules.pictures.module import PictureDataModule
 from experiments.data.sources import make_data
 from modules.aliases import today
 from modules.errors import InputError
+from modules.untrusted.allowed import plain
+from modules.untrusted.reading import read_yaml
 
-DECIDE = ("splits", "train", "val", "test", "captions_from")
+PLACES = ("train", "val", "test", "captions_from")
+DECIDE = ("splits", *PLACES)
 """Arguments of the data that decide which pairs are in which split."""
 
 
@@ -41,7 +44,7 @@ def shared_pairs(data: Any, section: dict[str, Any], clip: str) -> Iterator[tupl
     if theirs is None or not isinstance(data, PictureDataModule) or not _may_share(section, theirs):
         return
     try:
-        before, _ = make_data(theirs, PictureDataModule, embeddings=None, num_workers=0)
+        before, _ = make_data(_as_before(section, theirs), PictureDataModule, embeddings=None, num_workers=0)
         trained = set(before.pairs("train").keys)
     except InputError:  # Its data are gone: nothing can be said.
         return
@@ -55,16 +58,37 @@ def shared_pairs(data: Any, section: dict[str, Any], clip: str) -> Iterator[tupl
 def training_data(export: Path) -> dict[str, Any] | None:
     """The `data:` section of the run that exported a CLIP; None where there is none."""
     try:
-        content = today(yaml.safe_load((export.absolute().parent / "config.yaml").read_text(encoding="utf-8")))
+        content = today(read_yaml(export.absolute().parent / "config.yaml"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
     section = content.get("data") if isinstance(content, dict) else None
     return section if isinstance(section, dict) and "class_path" in section else None
 
 
+def _as_before(section: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """The user's own data, shared out as the CLIP's were.
+
+    The CLIP's config may be a stranger's: of it only plain values for `splits` are taken, and places that the user's
+    section names too.
+
+    Raises:
+        InputError: the CLIP's data lay elsewhere, or its splits are no plain values.
+    """
+    ours, other = dict(section.get("init_args") or {}), theirs.get("init_args") or {}
+    own = [ours.get(key) for key in PLACES]
+    for key in PLACES:
+        if other.get(key) is not None and other[key] not in own:
+            raise InputError(f"{key}: the CLIP was trained on other data")
+    before = {key: plain(other[key], key) for key in DECIDE if other.get(key) is not None}
+    left = {key: value for key, value in ours.items() if key not in DECIDE}
+    return {"class_path": section["class_path"], "init_args": {**left, **before}}
+
+
 def _may_share(section: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether both read the same kind of data, and share it out differently."""
     ours, other = (part.get("init_args") or {} for part in (section, theirs))
+    if not isinstance(other, dict):
+        return False
     same_kind = section.get("class_path") == theirs["class_path"]
     return same_kind and any(_plain(ours.get(key)) != _plain(other.get(key)) for key in DECIDE)
 

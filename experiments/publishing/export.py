@@ -17,14 +17,14 @@ from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.untrusted.reading import open_regular
+from modules.untrusted.reading import open_regular, printable
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
     names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half)
-    print(f"{out}: {', '.join(names)}; {CARD} says what each is and how it is loaded")
+    print(f"{out}: {', '.join(map(printable, names))}; {CARD} says what each is and how it is loaded")
     return 0
 
 
@@ -81,7 +81,7 @@ def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool) -
         for name in names:
             _copy(export_folder(run.path / name), beside / name)
         if half:
-            halve({name: beside / name for name in names})
+            halve({name: export_folder(run.path / name) for name in names}, beside)
         for name in names:
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
         (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")

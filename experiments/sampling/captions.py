@@ -99,7 +99,7 @@ def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
         images = images_of(records)
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
     if not found:
         raise InputError(f"{path} holds no caption")

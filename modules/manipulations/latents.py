@@ -19,6 +19,8 @@ from modules.diffusion.schedules import Spacing
 from modules.errors import InputError
 from modules.models.configs import GUIDANCE, check_value
 from modules.trained_run import TrainedRun
+from modules.untrusted.reading import parse_json
+from modules.untrusted.weights import check_finite, check_header
 
 FORMAT = "unclip latents 1"
 
@@ -118,16 +120,22 @@ def load_latents(path: str | Path, system: TrainedRun) -> Latents:
     """
     path = Path(path)
     try:
+        check_header(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise InputError(f"no latents at {path}: write them with `unclip invert`") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, InputError) as error:
         raise InputError(f"{path} cannot be read as latents ({error}): invert the image again") from None
     if metadata.get("format") != FORMAT or set(tensors) != {"z_i", "x_T", "tokens"}:
         raise InputError(f"{path} holds no inverted latents (format {metadata.get('format')!r}): see `unclip invert`")
-    made_by = json.loads(metadata["made_by"])
+    _check_latents(tensors, path)
+    try:
+        made_by = parse_json(metadata.get("made_by", ""), f"{path}: made_by")
+        made_by = {part: str(made_by.get(part, "")) for part in ("decoder", "clip")}
+    except (InputError, AttributeError) as error:
+        raise InputError(f"{path} does not say what it was inverted under ({error}): invert the image again") from error
     for part, own in _fingerprints(system).items():
         if not same_clip(made_by.get(part, ""), own):
             raise InputError(
@@ -135,10 +143,20 @@ def load_latents(path: str | Path, system: TrainedRun) -> Latents:
                 "invert the image again under this run, or name the run that it came from"
             )
     try:  # Files of the first versions record no walk.
-        walk = Walk(**json.loads(metadata["walk"])) if "walk" in metadata else None
+        walk = Walk(**parse_json(metadata["walk"], "walk")) if "walk" in metadata else None
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} names no trajectory that is known here ({error}): invert the image again") from error
     return Latents(**{name: tensor.to(system.device) for name, tensor in tensors.items()}, walk=walk)
+
+
+def _check_latents(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse latents of other types or shapes than inversion writes, or that are not finite."""
+    check_finite(tensors, path)
+    kinds = {"z_i": (2, torch.float32), "x_T": (4, torch.float32), "tokens": (2, torch.int64)}
+    right = all((tensors[name].ndim, tensors[name].dtype) == kind for name, kind in kinds.items())
+    if not right or len({len(tensor) for tensor in tensors.values()}) != 1:
+        shown = ", ".join(f"{name} {tuple(tensor.shape)} of {tensor.dtype}" for name, tensor in sorted(tensors.items()))
+        raise InputError(f"{path} holds {shown}, which is not what `unclip invert` writes: invert the image again")
 
 
 def _fingerprints(system: TrainedRun) -> dict[str, str]:

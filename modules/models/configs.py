@@ -18,6 +18,9 @@ from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, 
 from modules.errors import InputError
 from modules.models.sampler_names import SAMPLERS, SamplerName
 
+MAX_STEPS = 10**6
+"""Of a training schedule, whose tables are in memory: the paper's have 1,000."""
+
 Rule = tuple[Callable[[object], bool], str]
 """Whether a value will do, and what it must be."""
 
@@ -64,6 +67,11 @@ MAX_CLIP_GUIDANCE = 100_000
 GUIDANCE: Rule = (number(-MAX_GUIDANCE, MAX_GUIDANCE), f"a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}")
 WHOLE: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more")
 
+NUM_STEPS: Rule = (
+    lambda value: type(value) is int and 1 <= value <= MAX_STEPS,
+    f"a whole number from 1 to {MAX_STEPS:,}",
+)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -93,6 +101,9 @@ class Objective:
     timestep_mean: float = 0.0
     timestep_std: float = 1.0
     zero_terminal_snr: bool = False
+
+    def __post_init__(self) -> None:
+        check_value("num_steps", self.num_steps, NUM_STEPS)
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def check_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file, if its reader may be given it.
 
     Raises:
-        InputError: no regular file, or a header that is too long.
+        InputError: no regular file, a header that is too long, or a tensor of an absurd shape.
         SafetensorError: there is no header.
         OSError: the file is missing.
     """
@@ -70,6 +71,11 @@ def check_header(path: Path) -> dict[str, Any]:
             raise SafetensorError("the header is no JSON") from error
     if not isinstance(header, dict):
         raise SafetensorError("the header is no mapping")
+    for name, about in header.items():
+        shape = about.get("shape") if isinstance(about, dict) else None
+        sides = [side for side in shape if isinstance(side, int)] if isinstance(shape, list) else []
+        if math.prod(max(1, side) for side in sides) >= 2**48:  # With a side of 0 the file need not hold anything.
+            raise InputError(f"{path}: {printable(name[:100])} has a shape that no tensor has")
     return header
 
 
@@ -99,12 +105,14 @@ def check_shapes(expected: int, found: int, path: Path) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights with NaN or infinity.
+    """Refuse weights with NaN or infinity, and of types that cannot be looked at (8 bits and fewer).
 
     Raises:
         InputError: names the tensor and the file.
     """
     for name, tensor in tensors.items():
+        if tensor.dtype not in (*DTYPES.values(), torch.complex64):
+            raise InputError(f"{path}: {printable(name)} is of {_dtype(tensor)}, which no network here computes with")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"{path}: {printable(name)} is not finite (NaN or infinity): what it draws would be black. Get or "

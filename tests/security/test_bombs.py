@@ -126,6 +126,13 @@ DRAWINGS = {
     "an entity": '</svg><!DOCTYPE svg [<!ENTITY a SYSTEM "PLACE">]><svg><text>&a;</text>',
     "a link in references": '<use href="&#47;etc&#47;passwd"/>',
     "a script": "<script>1</script>",
+    "a picture in a name of marks": '<a\u0300:image xmlns:a\u0300="http://www.w3.org/2000/svg" href="#x"/>',
+    "an import in references": "<style>&#64;import 'PLACE';</style>",
+    "an import in CDATA": "<style><![CDATA[@import 'PLACE';]]></style>",
+    "an escape of CSS": "<style>rect { fill: u\\72l('PLACE') }</style>",
+    "a tag without end": "<a" + "a" * 20_000,
+    "tags without end": "<a " * 20_000,
+    "a link of spaces": "<rect fill='url(" + " " * 30_000 + "PLACE)'/>",
     "depth": "<g>" * 100_000 + "</g>" * 100_000,
     "size": "<!--" + "x" * 2**20 + "-->",
 }
@@ -153,7 +160,7 @@ def test_a_drawing_that_kills_the_renderer_is_named_and_the_next_is_drawn():
 
 def test_ordinary_drawings_pass():
     for body in ('<use href="#a"/>', "<path fill='url(#a)' d='M0 0'/>", '<a xlink:href="#x"/>', "<g><g/></g>" * 400):
-        check_svg(body)
+        check_svg(f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}</svg>')
 
 
 def test_a_word_without_end_is_no_caption():

@@ -176,3 +176,9 @@ def test_a_run_that_was_moved_is_the_same_one(tmp_path):
     other["data"]["init_args"]["folder"] = "elsewhere/embeddings"
     with pytest.raises(InputError, match="of another config"):
         run.check(other, resumed, overwrite=False)
+
+
+def test_a_stages_name_does_not_steer_the_terminal(sent, capsys):
+    (exportable(sent) / "decoder").rename(sent / "dec\x1b]0;OWNED\x07")
+    assert main(["export", str(sent), "--out", "out"]) == 0
+    assert "\x1b" not in capsys.readouterr().out

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +40,8 @@ DAMAGES = {
     "int8": (swap(lambda t: t.to(torch.int8)), "of int8, not"),
     "float16": (swap(lambda t: t.half()), "of float16, not"),
     "float64": (swap(lambda t: t.double()), "of float64, not"),
+    "float8": (swap(lambda t: t.to(torch.float8_e4m3fn)), "is of float8_e4m3fn"),
+    "complex": (swap(lambda t: t.to(torch.complex64)), "of complex64, not"),
     "another shape": (swap(lambda t: t[..., :1].clone()), "of another network"),
     "a tensor less": (lambda tensors: tensors.pop(next(iter(tensors))), "the weights lack"),
     "a tensor more": (lambda tensors: tensors.update(extra=torch.zeros(1)), "has no extra"),
@@ -105,3 +109,49 @@ def test_headers_are_bounded(sent):
     path.write_bytes(len(deep).to_bytes(8, "little") + deep)
     with pytest.raises(InputError, match="is damaged"):
         load_model(sent / "decoder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("F32", [0, 2**63]), ("F32", [0, 2**62, 8]), ("F4", [4]), ("F8_E8M0", [4])]
+)
+def test_an_odd_tensor_beside_the_others_is_one_line(sent, capsys, kind, shape):
+    path = sent / "decoder" / "export" / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    size = 0 if 0 in shape else 2 if kind == "F4" else 4
+    header["x"] = {"dtype": kind, "shape": shape, "data_offsets": [len(data), len(data) + size]}
+    start = json.dumps(header).encode()
+    path.write_bytes(len(start).to_bytes(8, "little") + start + data + bytes(size))
+    with pytest.raises(InputError, match=r"model\.safetensors: x |has no x"):
+        load_model(sent / "decoder")
+    (sent / "decoder" / "config.yaml").write_text("model: {}\n")
+    for words in ([], ["--half"]):
+        code = main(["export", str(sent), "--out", f"out{len(words)}", "--stages", "decoder", *words])
+        assert code in (0, 2) and capsys.readouterr().err.count("\n") == (code == 2)
+
+
+@pytest.mark.parametrize("steps", [10**9, 10**12, 0, -1])
+def test_a_schedule_is_bounded(config_of, steps):
+    def change(config):
+        config["init_args"]["objective"] = {**(config["init_args"].get("objective") or {}), "num_steps": steps}
+
+    with pytest.raises(InputError, match="num_steps must be a whole number from 1 to 1,000,000"):
+        load_model(config_of("decoder", change))
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: [1", "3", "\ud800"])
+def test_half_of_a_strangers_export_is_one_line(sent, capsys, content):
+    (sent / "decoder" / "config.yaml").write_text("model: {}\n")
+    (sent / "decoder" / "export" / "config.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert main(["export", str(sent), "--out", "out", "--stages", "clip,decoder", "--half"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "decoder/export/config.yaml" in error and not Path("out").exists()
+
+
+def test_half_of_a_stage_of_another_clip_stays_another_clips(config_of, sent):
+    (sent / "decoder" / "config.yaml").write_text("model: {}\n")
+    config_of("decoder", lambda config: config.update(clip_fingerprint="0123456789abcdef"))
+    assert main(["export", str(sent), "--out", "out", "--stages", "clip,decoder", "--half"]) == 0
+    with pytest.raises(InputError, match="was trained on embeddings of the CLIP 0123456789abcdef"):
+        TrainedRun("out").stage("decoder")

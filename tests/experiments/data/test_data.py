@@ -139,3 +139,16 @@ def test_emoji_are_one_a_caption_with_their_licence(tmp_path, capsys):
     assert all("CC BY-SA 4.0" in record["attribution"] and "scene" not in record for record in records)
     assert export(config, "--captions", "3", "--per-caption", "2", "--overwrite") == 2
     assert "one picture a caption" in capsys.readouterr().err
+
+
+def test_a_command_that_was_killed_in_its_last_moment_is_done(config, capsys):
+    """The folder is whole: the same command says so; another one, or a damaged folder, does not."""
+    assert export(config, "--captions", "2") == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (config.parent / "real").iterdir()}
+    assert export(config, "--captions", "2") == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (config.parent / "real").iterdir()} == before
+    for words in (["--captions", "3"], ["--captions", "2", "--split", "val"], ["--captions", "2", "--size", "24"]):
+        assert export(config, *words) == 2
+        assert "is not empty; choose another folder or pass --overwrite" in capsys.readouterr().err
+    (config.parent / "real" / "00000.png").unlink()
+    assert export(config, "--captions", "2") == 2

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from modules.errors import InputError
@@ -126,6 +128,27 @@ def test_a_walk_that_is_unknown_here_is_refused(system, inverted, tmp_path):
         (tmp_path / "latents").write_bytes(content.replace(b'{\\"steps\\": 50, ', other))
         with pytest.raises(InputError, match="names no trajectory that is known here"):
             load_latents(tmp_path / "latents", system)
+
+
+@pytest.mark.parametrize(
+    ("change", "metadata"),
+    [
+        ({}, {"made_by": "[1]"}),
+        ({}, {"made_by": "[" * 100_000}),
+        ({}, {"made_by": None}),
+        ({"x_T": torch.full((4, 3, 16, 16), float("nan"))}, {}),
+        ({"z_i": torch.zeros(3, 8)}, {}),
+        ({"tokens": torch.zeros(4, 8)}, {}),
+    ],
+)
+def test_a_strangers_latents_are_one_line(system, inverted, tmp_path, change, metadata):
+    save_latents(tmp_path / "latents", inverted, system)
+    with safe_open(tmp_path / "latents", "pt") as file:
+        said = {**file.metadata(), **metadata}
+        tensors = {**{name: file.get_tensor(name) for name in file.keys()}, **change}  # noqa: SIM118
+    save_file(tensors, tmp_path / "latents", {key: value for key, value in said.items() if value is not None})
+    with pytest.raises(InputError, match="latents"):
+        load_latents(tmp_path / "latents", system)
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(system, inverted, tmp_path, monkeypatch):
