@@ -169,8 +169,12 @@ BAD = {
     },
     "axis is 'evaluations' or a setting of the points, found 'decoder.guidance'": {"axis": "decoder.guidance"},
     "decoder.name must be one of ddpm, ddim, analytic_dpm": {"fixed": {"decoder.name": "dimm"}},
-    "decoder.guidance_scale must be a number, found 'x'": {"points": [{"decoder.guidance_scale": [1.0, "x"]}]},
-    "decoder.guidance_scale must be a number, found nan": {"points": [{"decoder.guidance_scale": float("nan")}]},
+    "decoder.guidance_scale must be a number from -100 to 100, found 'x'": {
+        "points": [{"decoder.guidance_scale": [1.0, "x"]}]
+    },
+    "decoder.guidance_scale must be a number from -100 to 100, found nan": {
+        "points": [{"decoder.guidance_scale": float("nan")}]
+    },
     "decoder.steps must be a whole number of 1 or more, found 2.5": {"fixed": {"decoder.steps": 2.5}},
     "glide: cannot take 2000 steps of a schedule of 1000": {"fixed": {"decoder.steps": 2000}},
     "decoder: variance learned needs a stage that was trained with learned sigma": {
@@ -256,7 +260,7 @@ def test_other_values_from_the_command_line(run: Path, capsys: pytest.CaptureFix
         "decoder.eta=1": "--set decoder.eta: the sweep has no such setting",
         "decoder.steps=1,2": "takes one value",
         "decoder.steps": "write STAGE.SETTING=VALUE",
-        "decoder.guidance_scale=x": "decoder.guidance_scale must be a number, found 'x'",
+        "decoder.guidance_scale=x": "decoder.guidance_scale must be a number from -100 to 100, found 'x'",
     }.items():
         assert sweep(run, "--set", word) == 2 and line in capsys.readouterr().err
 
