@@ -21,12 +21,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["quickstart", "shapes", "emoji", "sam"])
+@pytest.mark.parametrize("name", ["quickstart", "shapes", "drawings", "emoji", "sam"])
 @pytest.mark.parametrize("form", ["{}", "experiments/{}/suite.yaml"])
 def test_a_suite_that_ships_runs_from_anywhere(elsewhere, capsys, name, form):
     assert main(["reproduce", form.format(name), "--dry-run"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    count = {"quickstart": 29, "shapes": 31, "emoji": 20, "sam": 7}[name]
+    count = {"quickstart": 29, "shapes": 33, "drawings": 20, "emoji": 20, "sam": 7}[name]
     assert head == (
         f"{SHIPPED}/experiments/{name}/suite.yaml, run folder runs/{name}: {count} stages, {count} would run"
     )
