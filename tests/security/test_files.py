@@ -143,7 +143,7 @@ def read_all(folder, **options):
 
 @pytest.mark.parametrize("name", ["0.png", "0.txt"])
 @pytest.mark.parametrize("kind", ["fifo", "zero", "null", "loop", "out", "socket"])
-def test_what_is_no_file_is_a_counted_fault(tmp_path, secret, name, kind):
+def test_what_is_no_file_is_a_counted_fault(tmp_path, secret, monkeypatch, name, kind):
     folder = pictures(tmp_path / "d")
     path = folder / name
     path.unlink()
@@ -152,7 +152,7 @@ def test_what_is_no_file_is_a_counted_fault(tmp_path, secret, name, kind):
     elif kind == "socket":
         import socket
 
-        os.chdir(folder)  # The name of a socket is short.
+        monkeypatch.chdir(folder)  # The name of a socket is short.
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(name)
     else:
