@@ -150,8 +150,11 @@ def captions_of(options: argparse.Namespace) -> list[str]:
     path = Path(options.run) / "samples" / "real" / "manifest.jsonl"
     if not path.is_file():
         raise InputError(f"give captions; without any they are read from {path}, which is not there")
-    records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8-sig")) if line.strip()]
-    found = dict.fromkeys(record["caption"] for record in records)
+    try:
+        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8-sig")) if line.strip()]
+        found = dict.fromkeys(str(record["caption"]) for record in records)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not a manifest of samples ({error!r}): give captions") from error
     return list(found)[: options.n]
 
 

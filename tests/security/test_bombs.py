@@ -178,3 +178,31 @@ def test_a_word_without_end_is_no_caption():
 
     WholeCaptions(tokenizer).cutting([word])
     assert max(map(len, seen)) == LONGEST_WORD
+
+
+DEEP = "[" * 100_000
+
+
+def test_deep_json_is_one_line_to_every_reader(tmp_path):
+    from argparse import Namespace
+
+    from datamodules.coco import read_captions as training_captions
+    from eval.errors import InputError as EvalInputError
+    from eval.samples.coco import read_annotations
+    from eval.votes.votes import _parsed
+    from experiments.manipulations.common import captions_of
+    from experiments.sampling.captions import _from_manifest
+
+    path = tmp_path / "samples" / "real" / "manifest.jsonl"
+    path.parent.mkdir(parents=True)
+    for text in (DEEP, "3"):
+        path.write_text(text)
+        with pytest.raises(EvalInputError, match="COCO"):
+            read_annotations(path)
+        with pytest.raises(InputError, match="COCO"):
+            training_captions(path)
+        with pytest.raises((InputError, EvalInputError), match="not a manifest"):
+            _from_manifest(path)
+        with pytest.raises(InputError, match="not a manifest"):
+            captions_of(Namespace(captions=None, run=tmp_path, n=3))
+    assert _parsed(DEEP) is None
