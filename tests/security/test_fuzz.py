@@ -10,8 +10,7 @@ import pytest
 from benchmarks.trials.fuzz import CANARY, Fuzzers, read_or_refused
 from modules.errors import InputError
 
-EXAMPLES = {"exports": 60, "clips": 60}
-"""Those that build networks; 200 of the others."""
+EXAMPLES = 200
 
 
 @pytest.mark.parametrize("name", ["exports", "clips", "manifests", "tables", "tars", "figures", "yaml"])
@@ -20,7 +19,7 @@ def test_no_example_does_harm(name, stored_run, tmp_path):
         pytest.importorskip("webdataset")
     fuzzers = Fuzzers(tmp_path, stored_run / "linear_prior" / "export", stored_run / "clip" / "export")
     assert name in fuzzers.names()
-    fuzzers.run(name, EXAMPLES.get(name, 200))
+    fuzzers.run(name, EXAMPLES)
 
 
 def test_the_fuzzers_see_harm(tmp_path):
