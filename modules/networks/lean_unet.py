@@ -1,4 +1,4 @@
-"""A U-Net for few steps on a small machine: half the multiplications of ADM's, and a lower loss after as many steps.
+"""A U-Net for few steps on a small machine, with fewer multiplications than ADM's of the same widths.
 
 It differs from ADM (`modules.networks.unet`) in four ways. It has no residual up- and downsampling blocks: a pixel
 shuffle and a 1 x 1 convolution resample. Each resolution has as many blocks on the way up as on the way down, and one
