@@ -8,14 +8,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from eval.judges.judges import Judges, Seen
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
-from eval.metrics.inception_score import inception_score
-from eval.metrics.kernel import cmmd, kid
-from eval.metrics.precision_recall import manifolds
-from eval.metrics.retrieval import CANDIDATES, r_precision
+from eval.metrics.objects.base import CaptionMean, CaptionShare, measured
+from eval.metrics.objects.captions import InceptionScore, RPrecision
+from eval.metrics.objects.distances import CMMD, FeatureDistance, KernelDistance, PrecisionRecall
+from eval.metrics.retrieval import CANDIDATES
 from eval.metrics.scoring import describe
 from eval.samples.folder import SampleFolder
 
@@ -39,19 +41,35 @@ class Judged:
     resampler: Resampler
 
     @property
-    def features(self) -> np.ndarray:
-        """(N, D) of the samples, by the judge of the Frechet distance."""
-        return self.seen.features[self.judges.main]
-
-    @property
     def real(self) -> np.ndarray:
         """(M, D) of the real images, by the same judge."""
         return self.reference[self.judges.main]
 
+    @property
+    def draws(self) -> tuple[int, int]:
+        """How many draws an interval has, and their seed."""
+        return self.resampler.draws, self.resampler.seed
+
+    @property
+    def captions(self) -> Tensor:
+        """(N,) the caption of each sample."""
+        return torch.from_numpy(self.folder.caption_index)
+
+    def distance(self, kind: type[FeatureDistance], judge: str) -> Interval:
+        """A distance of the samples' features by a judge from the real images'."""
+        return measured(kind(self.reference[judge], *self.draws), self.seen.tensor(judge), self.captions)
+
+    def mean(self, values: np.ndarray, share: bool = False) -> Interval:
+        """The mean over captions of one number a sample (N,)."""
+        kind = CaptionShare if share else CaptionMean
+        return measured(kind(*self.draws), torch.from_numpy(np.asarray(values, dtype=np.float64)), self.captions)
+
     @cached_property
     def manifolds(self) -> dict[str, Interval]:
         """precision, recall, density and coverage, which are computed together."""
-        return manifolds(self.features, self.real, captions=self.resampler.groups).intervals(self.resampler)
+        metric = PrecisionRecall(self.real, *self.draws)
+        metric.update(self.seen.tensor(self.judges.main), self.captions)
+        return metric.intervals()
 
 
 def candidates(folder: SampleFolder) -> int:
@@ -60,34 +78,33 @@ def candidates(folder: SampleFolder) -> int:
 
 
 def _cmmd(judged: Judged) -> Interval | None:
-    if judged.judges.clip is None:
-        return None
-    return cmmd(judged.seen.features["clip"], judged.reference["clip"], judged.resampler)
+    return None if judged.judges.clip is None else judged.distance(CMMD, "clip")
 
 
 def _r_precision(judged: Judged) -> Interval | None:
     clip, folder = judged.judges.clip, judged.folder
-    if clip is None or clip.tokenizer is None or candidates(folder) < 2:
+    if clip is None or clip.tokenizer is None or not folder.captioned or candidates(folder) < 2:
         return None
-    texts, seed = clip.encode_text(folder.captions).numpy(), judged.resampler.seed
-    right = r_precision(judged.seen.features["clip"], texts, folder.captions, candidates(folder), seed)
-    return judged.resampler.share(right)
+    number = {caption: k for k, caption in enumerate(dict.fromkeys(folder.captions))}
+    words = torch.tensor([number[caption] for caption in folder.captions])
+    metric = RPrecision(candidates(folder), *judged.draws)
+    return measured(metric, judged.seen.tensor("clip"), clip.encode_text(folder.captions), words, judged.captions)
 
 
 def _inception_score(judged: Judged) -> Interval | None:
     layer, pooled = getattr(judged.judges.inception, "logits", None), judged.seen.features.get("inception")
     if layer is None or pooled is None or layer(pooled[:1]) is None:
         return None
-    return inception_score(pooled, judged.resampler, layer)
+    return measured(InceptionScore(layer, *judged.draws), judged.seen.tensor("inception"), judged.captions)
 
 
 def _probe(judged: Judged, name: str) -> Interval | None:
     probe = getattr(judged.judges, name)
-    return None if probe is None else judged.resampler.mean(probe(judged.seen.features["clip"]))
+    return None if probe is None else judged.mean(probe(judged.seen.features["clip"]))
 
 
 METRICS: dict[str, Callable[[Judged], Interval | None]] = {
-    "kid": lambda judged: kid(judged.features, judged.real, judged.resampler),
+    "kid": lambda judged: judged.distance(KernelDistance, judged.judges.main),
     "precision": lambda judged: judged.manifolds["precision"],
     "recall": lambda judged: judged.manifolds["recall"],
     "density": lambda judged: judged.manifolds["density"],
@@ -140,5 +157,7 @@ def _binding(
         for kind, values in kinds.items():
             column = np.full(len(folder), np.nan)
             column[known] = values
-            result[pair][kind] = as_json(resampler.share(column))
+            share = CaptionShare(resampler.draws, resampler.seed)
+            known_share = measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups))
+            result[pair][kind] = as_json(known_share)
     return result or None

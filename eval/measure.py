@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from eval.errors import InputError
 from eval.further import candidates, further
 from eval.judges.features import NO_INCEPTION
 from eval.judges.judges import Judges, Seen, look
 from eval.metrics.bootstrap import LEVEL, Interval, Resampler, as_json
-from eval.metrics.clip_score import clip_score
-from eval.metrics.diversity import within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
+from eval.metrics.objects.base import CaptionShare, measured
+from eval.metrics.objects.captions import CLIPScore, Diversity
+from eval.metrics.objects.distances import Frechet
 from eval.metrics.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
 from eval.metrics.scoring import describe, score_all
 from eval.protocol import captions_digest, exported_protocol
@@ -105,7 +107,7 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
             (high, wide), (h, w) = folder.size, reference.size
             raise InputError(
                 f"{folder.path} holds images of {wide}x{high} pixels, the reference {reference.path} of {w}x{h}: bring"
-                " both to one size, as with `unclip data export --size`"
+                f" both to one size, by --size {min(high, wide, h, w)} here, or as with `unclip data export --size`"
             )
         shared = content_shared(folder, reference)
         if 2 * shared > len(folder):
@@ -113,6 +115,11 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
                 f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
                 " so that its distance would be small by construction; export the reference from other pairs"
             )
+
+
+def fitting(folder: SampleFolder, reference: SampleFolder) -> str | None:
+    """How pictures of other sizes come to the common one, in words; None where none has another."""
+    return folder.fitting or reference.fitting
 
 
 def _difference(folder: SampleFolder, first: SampleFolder) -> str:
@@ -142,31 +149,33 @@ def measure(
         caption mentions it, "accuracy_by_kind" one for each of `eval.metrics.kinds.KINDS`; None without ground truth.
     """
     resampler = Resampler(folder.caption_index, draws, seed)
-    main = judges.main
+    captions, main = torch.from_numpy(folder.caption_index), judges.main
     warned = {
         name: singular_warning(len(folder), seen.features[name].shape[1])
         for name in (main, "inception")
         if name in seen.features
     }
     frechet = {
-        name: as_json(frechet_interval(seen.features[name], reference.statistics[name], resampler)) for name in warned
+        name: as_json(measured(Frechet(reference.statistics[name], draws, seed), seen.tensor(name), captions))
+        for name in warned
     }
     scores = _scores(folder, seen, judges)
     by_kind = None if scores is None else accuracy_by_kind(folder.records, scores["all"], resampler)
-    diversity = within_caption_distance(seen.features[main], folder.caption_index)
+    diversity = measured(Diversity(draws, seed), seen.tensor(main), captions)
     return {
         "condition": folder.condition,
         "n": len(folder),
         "frechet": frechet[main],
         "fid": frechet.get("inception"),
-        "clip_score": as_json(_clip_score(folder, seen, judges, resampler)),
-        "accuracy": None if scores is None else {name: _counted(x, resampler) for name, x in scores.items()},
+        "clip_score": as_json(_clip_score(folder, seen, judges, draws, seed)),
+        "accuracy": None if scores is None else {name: counted(x, resampler) for name, x in scores.items()},
         "accuracy_by_kind": by_kind,
-        "diversity": as_json(resampler.mean(diversity)),
+        "diversity": as_json(diversity),
         **further(folder, seen, judges, reference.features, resampler),
         "drawn": drawn(folder.records),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
         + caption_note(folder)
+        + uncaptioned_note(folder, judges)
         + copies_note(folder)
         + exported_protocol(folder.records, reference.folder.path)[1]
         + held_out_note(folder, reference.folder),
@@ -179,6 +188,14 @@ def caption_note(folder: SampleFolder) -> list[str]:
     if len(np.unique(folder.caption_index)) > 1:
         return []
     return [f"{folder.condition}: all samples are of one caption, over which there is no interval: do not read one."]
+
+
+def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
+    """Says what is left out where the pictures have no captions."""
+    if folder.captioned:
+        return []
+    by_clip = "CLIP score and R-precision are" if judges.clip is not None else "what needs captions is"
+    return [f"{folder.condition}: the pictures have no captions: {by_clip} left out, and intervals are over pictures."]
 
 
 def copies_note(folder: SampleFolder) -> list[str]:
@@ -205,11 +222,11 @@ def held_out_note(folder: SampleFolder, reference: SampleFolder) -> list[str]:
     ]
 
 
-def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler) -> Interval | None:
-    if judges.clip is None or judges.clip.tokenizer is None:
+def _clip_score(folder: SampleFolder, seen: Seen, judges: Judges, draws: int, seed: int) -> Interval | None:
+    if judges.clip is None or judges.clip.tokenizer is None or not folder.captioned:
         return None
-    texts = judges.clip.encode_text(folder.captions).numpy()
-    return resampler.mean(clip_score(seen.features["clip"], texts))
+    texts, captions = judges.clip.encode_text(folder.captions), torch.from_numpy(folder.caption_index)
+    return measured(CLIPScore(draws, seed), seen.tensor("clip"), texts, captions)
 
 
 def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.ndarray] | None:
@@ -229,8 +246,10 @@ def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.nd
     return result
 
 
-def _counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
-    interval = as_json(resampler.share(column))
+def counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
+    """The share of a column of zeros, ones and nan, JSON-ready, with the number "n" of rows that were judged."""
+    share = CaptionShare(resampler.draws, resampler.seed)
+    interval = as_json(measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups)))
     return interval and {**interval, "n": int((~np.isnan(column)).sum())}
 
 
@@ -259,6 +278,7 @@ def _protocol(
         "fid_reference": reference.origins.get("inception"),
         "frechet_reference": reference.origins.get(judges.main),
         "size": list(folder.size),
+        "fit": fitting(folder, reference.folder),
         "reference_size": list(reference.folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torchmetrics import Metric
 
 from modules.batches import ImageTextBatch, embeddings_of
 from modules.images.tensors import to_uint8
@@ -16,6 +17,7 @@ from modules.models.decoder import DecoderModel
 from modules.networks.decoder import DecoderNetwork
 from modules.networks.embedding_pathway import Whitening
 from modules.training.diffusion_stage import DiffusionStage
+from modules.training.measures import thumbnails
 from modules.training.model_stage import per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
 
@@ -57,6 +59,8 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
+    judged: ClassVar[int | None] = 0
+
     def on_fit_start(self) -> None:
         """Fit the whitening of z_i, where the network has one, to the training embeddings; a resumed run has it."""
         whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
@@ -79,6 +83,16 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         """What validation and `unclip predict` draw with: without a CLIP's guidance, since a stage holds no CLIP."""
         model = self.averaged_model
         return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0))
+
+    def judge(self, batch: ImageTextBatch) -> dict[str, Tensor | Metric]:
+        """A Frechet distance of pictures at 4 x 4 px from the true ones, where `training.samples_judged` asks for it."""
+        model, count = self.drawing_model, self.judged_count or 0
+        if count < 2:
+            return {}
+        tokens, z_i = model.conditions(batch)
+        tokens, z_i, images = tokens[:count], None if z_i is None else z_i[:count], batch.images[:count]
+        drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=images.shape[-1])
+        return {"frechet": self.frechet_of(thumbnails(drawn), thumbnails(images))}
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x N, 3, H, W), N `samples_shown` or 16: samples, then the true images whose conditions they were given."""

@@ -14,6 +14,7 @@ from modules.models.configs import Objective, SamplerConfig
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.training.diffusion_stage import DiffusionStage
+from modules.training.measures import SSIM_SIDE, psnr, ssim
 from modules.training.model_stage import per_sample_generators, picture_count, picture_parts
 from modules.training.stage import TrainingConfig, adamw
 
@@ -67,12 +68,16 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         return picture_count(most, batch.images.shape[-1]) if wanted is None else wanted
 
     def judge(self, batch: ImageTextBatch) -> dict[str, Tensor]:
-        """PSNR of enlarged pictures in dB, and of bicubic interpolation; by default of 16, of 1,024 px of 4."""
+        """PSNR (dB) and SSIM of enlarged pictures and of bicubic interpolation; by default of 16, of 1,024 px of 4."""
         images = batch.images[: self._count(self.training_config.samples_judged, JUDGED, batch)]
         model = self.averaged_model
         low = model.shrunk(images)
         high = self._drawn(low)
-        return {"psnr": psnr(high, images), "psnr_bicubic": psnr(model.enlarged(low), images)}
+        enlarged = model.enlarged(low)
+        found = {"psnr": psnr(high, images), "psnr_bicubic": psnr(enlarged, images)}
+        if min(images.shape[-2:]) >= SSIM_SIDE:
+            found |= {"ssim": ssim(high, images), "ssim_bicubic": ssim(enlarged, images)}
+        return found
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's own ones made small."""
@@ -84,9 +89,3 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         images = batch.images[: self._count(self.training_config.samples_shown, SHOWN, batch)]
         low = self.averaged_model.shrunk(images)
         return torch.cat([self.averaged_model.enlarged(low), self._drawn(low), images])
-
-
-def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Mean over images in [-1, 1] of the peak signal-to-noise ratio, in dB."""
-    error = (images - truth).square().mean(dim=(1, 2, 3)) / 4
-    return (-10 * error.clamp(min=1e-10).log10()).mean()

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from safetensors.torch import save
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from eval.errors import InputError
 from eval.files import replacing_folder
@@ -113,7 +114,11 @@ class AttributeClassifier(lightning.LightningModule):
         self.settings = {"image_size": image_size, "width": width, "features": features}
         sizes = [len(classes) for classes in self.attributes.values()]
         self.network = AttributeNetwork(sizes, image_size, width, features).to(memory_format=torch.channels_last)
-        self._right_and_seen: list[Tensor] = []
+        # Of the pictures that an attribute applies to, over all batches and ranks.
+        self.accuracies = nn.ModuleDict(
+            {name: MulticlassAccuracy(max(2, n), average="micro", ignore_index=-1)
+             for name, n in zip(self.attributes, sizes, strict=True)}
+        )
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps images (N, 3, H, W) in [-1, 1] of any side to the logits of each attribute and the features (N, F)."""
@@ -151,12 +156,6 @@ class AttributeClassifier(lightning.LightningModule):
         seen = self.look(batch.images)
         return {"index": batch.index, "classes": seen.classes, "features": seen.features}
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_accuracy("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_accuracy("test")
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.parameters())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_then_cosine(self._total_steps()))
@@ -179,19 +178,9 @@ class AttributeClassifier(lightning.LightningModule):
     def _judge(self, batch: Any, split: str) -> None:
         logits, truth = self(batch.images)[0], self._truth(batch)
         self.log(f"{split}/loss", attribute_loss(logits, truth), batch_size=len(truth), sync_dist=True)
-        right = torch.stack([head.argmax(1) for head in logits], dim=1) == truth
-        applies = truth >= 0
-        self._right_and_seen.append(torch.stack([(right & applies).sum(0), applies.sum(0)]))
-
-    def _log_accuracy(self, split: str) -> None:
-        # Counts are summed over batches and ranks, then divided once: a mean of ranks' means would be another number.
-        total = torch.stack(self._right_and_seen).sum(0)
-        self._right_and_seen.clear()
-        gathered = self.all_gather(total)
-        assert isinstance(gathered, Tensor)
-        right, seen = gathered.reshape(-1, *total.shape).sum(0)
-        for name, accuracy in zip(self.attributes, right / seen.clamp(min=1), strict=True):
-            self.log(f"{split}/accuracy/{name}", accuracy, rank_zero_only=True)
+        for (name, accuracy), head, wanted in zip(self.accuracies.items(), logits, truth.T, strict=True):
+            accuracy.update(head.argmax(1), wanted)
+            self.log(f"{split}/accuracy/{name}", accuracy, on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
 
 def warm_up_then_cosine(steps: int) -> Callable[[int], float]:

@@ -12,17 +12,19 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eval.errors import InputError
 from eval.judges.attributes import AttributeClassifier, Attributes
 from eval.samples.folder import SampleFolder
 from eval.untrusted import check_clip, check_finite, read_json
+
+if TYPE_CHECKING:
+    from modules.clip.preprocessing import Preprocessing
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -109,7 +111,7 @@ class CLIPExtractor:
         fingerprint: of the weights alone.
     """
 
-    resizing = "bicubic, antialiased"
+    resizing: str
 
     def __init__(
         self,
@@ -126,19 +128,21 @@ class CLIPExtractor:
         self._texts: tuple[list[str], Tensor] = ([], torch.empty(0))
         from open_clip import get_model_preprocess_cfg
 
+        from modules.clip.preprocessing import Preprocessing
+
         preprocess = get_model_preprocess_cfg(model)
         self.name = f"{name} {identity(self.fingerprint, {**(config or {}), 'preprocess': preprocess})}"
-        size = preprocess["size"]
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.preprocessing = Preprocessing.of(model)
+        self.size = self.preprocessing.size
+        self.resizing = resizing_of(self.preprocessing)
         self.mean, self.std = (
-            torch.tensor(preprocess[key], device=self.device)[:, None, None] for key in ("mean", "std")
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (self.preprocessing.mean, self.preprocessing.std)
         )
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        x = images.to(self.device).float() / 255
-        if tuple(x.shape[-2:]) != self.size:
-            x = F.interpolate(x, self.size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        x = self.preprocessing.resized(images.to(self.device).float() / 255)
         return self.model.encode_image((x - self.mean) / self.std).float().cpu()  # type: ignore[operator]
 
     @torch.inference_mode()
@@ -158,6 +162,13 @@ class CLIPExtractor:
             ]
             self._texts = texts, torch.cat(features)
         return self._texts[1][[place[caption] for caption in captions]]
+
+
+def resizing_of(preprocessing: Preprocessing) -> str:
+    """How a CLIP's pictures come to its size, in words; as ever where it is what most CLIPs do."""
+    kind = "bilinear" if preprocessing.interpolation == "bilinear" else "bicubic"
+    mode = "" if preprocessing.resize_mode == "shortest" else f", {preprocessing.resize_mode}"
+    return f"{kind}, antialiased{mode}"
 
 
 def clip_folder(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eval.errors import InputError
@@ -71,6 +72,10 @@ class Seen:
     features: dict[str, np.ndarray]
     classes: np.ndarray | None
 
+    def tensor(self, judge: str) -> Tensor:
+        """The features of a judge as a tensor on the same memory."""
+        return torch.from_numpy(self.features[judge])
+
 
 def look(
     folder: SampleFolder,
@@ -95,7 +100,7 @@ def look(
     for name, judge in judges.extractors().items():
         files = {key: _file(cache, digest, judge, key) for key in _arrays(name)} if cache is not None else {}
         if files and all(file.is_file() for file in files.values()):
-            found |= {_key(name, key): np.load(file, mmap_mode="r") for key, file in files.items()}
+            found |= {_key(name, key): np.load(file, mmap_mode="c") for key, file in files.items()}
         else:
             missing[name] = judge
     if missing:
@@ -149,7 +154,7 @@ def _look(
         for key, (part, target) in partial.items():
             arrays[key].flush()  # type: ignore[attr-defined]
             os.replace(part, target)  # noqa: PTH105
-            arrays[key] = np.load(target, mmap_mode="r")
+            arrays[key] = np.load(target, mmap_mode="c")
     finally:
         for part, _ in partial.values():
             with suppress(OSError):  # in its place already, or never there
@@ -189,8 +194,10 @@ def _seen(judges: dict[str, Extractor], images: Tensor) -> Iterator[tuple[tuple[
 
 
 def images_digest(folder: SampleFolder) -> str:
-    """Hash of the images' bytes as they are on the disk now, in the folder's order."""
+    """Hash of the images' bytes as they are on the disk now, in the folder's order, and of how they come to one size."""
     digest = hashlib.sha256()
+    if folder.fitting is not None:
+        digest.update(folder.fitting.encode())
     for record in folder.records:
         content = (folder.path / record["file"]).read_bytes()
         own = hashlib.sha256(content).digest()

@@ -15,7 +15,7 @@ from eval.errors import InputError
 from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
-from eval.samples.pictures import read_picture
+from eval.samples.pictures import fitted, read_picture
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -154,8 +154,4 @@ def load_image(path: Path, size: int) -> Image.Image:
         picture = read_picture(path, path)
     except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace or remove it") from error
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return resized.crop((left, top, left + size, top + size))
+    return fitted(picture, size)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.samples.grid import caption_grid, to_pil
 from eval.samples.manifest import REQUIRED, read_manifest
-from eval.samples.pictures import read_picture
+from eval.samples.pictures import FIT, fitted, read_picture
 from eval.untrusted import MAX_PICTURE, read_bytes, require_inside
 from modules.images.files import as_rgb
 
@@ -43,11 +43,16 @@ class SampleFolder:
         path: the folder.
         records: one dict for each image, in the manifest's order.
         size: (height, width) of all images.
+        fit: the side that every image is brought to by `eval.samples.pictures.fitted` when it is read; None leaves them
+            as they are.
+        captioned: whether the images have captions; without, each has the caption "" and a number of its own.
     """
 
     path: Path
     records: list[dict[str, Any]]
     size: tuple[int, int]
+    fit: int | None = None
+    captioned: bool = True
 
     @classmethod
     def open(cls, path: str | Path) -> SampleFolder:
@@ -101,6 +106,15 @@ class SampleFolder:
             )
         return found[0]
 
+    @property
+    def fitting(self) -> str | None:
+        """How images of other sizes come to `size`, in words; None where none is changed."""
+        return None if self.fit is None else FIT.format(size=self.fit)
+
+    def fitted(self, size: int) -> SampleFolder:
+        """The same images, each brought to (size, size) when it is read; see `eval.samples.pictures.fitted`."""
+        return replace(self, size=(size, size), fit=None if self.size == (size, size) else size)
+
     def images(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Decodes images `start` to `stop` (like a slice) as uint8 (N, 3, H, W).
 
@@ -110,7 +124,7 @@ class SampleFolder:
         chosen = self.records[start:stop]
         out = torch.empty((len(chosen), 3, *self.size), dtype=torch.uint8)
         for k, record in enumerate(chosen):
-            pixels = _decode(self.path / record["file"], record.get("sha256"))
+            pixels = _decode(self.path / record["file"], record.get("sha256"), self.fit)
             if pixels.shape[1:] != self.size:
                 raise InputError(f"{self.path / record['file']} is turned by its EXIF; save it upright")
             out[k] = torch.from_numpy(pixels)
@@ -256,10 +270,11 @@ def _png_size(path: Path) -> tuple[int, int]:
     return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
 
 
-def _decode(path: Path, checksum: str | None) -> np.ndarray:
+def _decode(path: Path, checksum: str | None, fit: int | None) -> np.ndarray:
     try:
         content = read_bytes(path, MAX_PICTURE)
-        pixels = np.asarray(read_picture(content, path)).transpose(2, 0, 1).copy()
+        picture = read_picture(content, path)
+        pixels = np.asarray(picture if fit is None else fitted(picture, fit)).transpose(2, 0, 1).copy()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:

@@ -1,4 +1,4 @@
-"""Pictures of sample folders and references, read as training reads them."""
+"""Pictures of sample folders and references, read as training reads them, and the one rule for pictures of any size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from PIL import Image
 
 from eval.errors import InputError
 from eval.untrusted import MAX_PICTURE, read_bytes
-from modules.images.files import PictureError, read_rgb
+from modules.images.files import PictureError, lies, opened, read_rgb, safe_formats
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
+"""Ends of the names of picture files; what a file holds decides its format."""
+
+FIT = "short side to {size} px (Pillow bicubic, antialiased), then the centre"
+"""The rule of `fitted`, for protocols."""
 
 
 def read_picture(source: Path | bytes, name: Path) -> Image.Image:
@@ -25,6 +31,32 @@ def read_picture(source: Path | bytes, name: Path) -> Image.Image:
     """
     try:
         content = source if isinstance(source, bytes) else read_bytes(source, MAX_PICTURE)
-        return read_rgb(io.BytesIO(content), str(name))
+        return read_rgb(io.BytesIO(content), str(name), safe_formats())
     except PictureError as error:
         raise InputError(str(error)) from error
+
+
+def picture_size(content: bytes, name: Path) -> tuple[int, int]:
+    """(height, width) of a picture file, upright as EXIF has it, by its header.
+
+    Raises:
+        InputError: no picture, or one of too many pixels.
+    """
+    try:
+        with opened(io.BytesIO(content), str(name), safe_formats()) as image:
+            wide, high = image.size
+            return (wide, high) if lies(image) else (high, wide)
+    except PictureError as error:
+        raise InputError(str(error)) from error
+
+
+def fitted(picture: Image.Image, size: int) -> Image.Image:
+    """A picture brought to (size, size): its short side to `size` (bicubic, antialiased), then the centre.
+
+    A smaller picture is enlarged: which pictures count does not depend on their size.
+    """
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized.crop((left, top, left + size, top + size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.runs import run_of
 from experiments.console.progress import Progress, progress
@@ -14,6 +15,9 @@ from experiments.evaluation.judges import feature_folder, judges_of, make_judges
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
 from modules.errors import InputError
 
+if TYPE_CHECKING:
+    from eval.samples.folder import SampleFolder
+
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip evaluate`; returns the exit code."""
@@ -21,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     from eval.judges.judges import look
     from eval.measure import check_comparable, content_shared, measure, read_reference
     from eval.protocol import require_protocol
-    from eval.samples.folder import SampleFolder
+    from eval.tables.flat import flat_csv
     from eval.tables.main import main_table
 
     if options.bootstrap < 1:
@@ -29,12 +33,11 @@ def run(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise InputError(f"--seed must be 0 or more, got {options.seed}")
     targets = metrics_paths(options.samples, options.out)
-    folders = [SampleFolder.open(path) for path in options.samples]
-    real = SampleFolder.open(options.reference)
+    folders, real = open_folders(options)
     check_comparable(folders, real)
     for folder in [] if options.other_captions else folders:
         require_protocol(folder.records, folder.path, real.path)
-    for target in [*targets, *statistics_paths(options.write_statistics, ["any"]).values()]:
+    for target in [*targets, *([Path(options.csv)] if options.csv else []), *statistics_paths(options.write_statistics, ["any"]).values()]:
         require_place(target)
     run = next((run for run in map(run_of, (real.path, *(folder.path for folder in folders))) if run is not None), None)
     if run is not None and not named_judges(options):
@@ -53,11 +56,34 @@ def run(options: argparse.Namespace) -> int:
             rows.append({**row, "shared_with_reference": content_shared(folder, real)})
     table = main_table(rows)
     texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_files({**written, **dict(zip(targets, texts, strict=True))})
+    listed = {Path(options.csv): flat_csv(rows)} if options.csv else {}
+    write_files({**written, **listed, **dict(zip(targets, texts, strict=True))})
     for folder, row in zip(folders, rows, strict=True):
         log_to_board(folder, row)
     show(table)
     return 0
+
+
+def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], SampleFolder]:
+    """The folders of samples and the real images, of one size and with captions numbered alike.
+
+    Raises:
+        InputError: one is no folder of pictures, sizes differ without --size, or --captions goes with none of them.
+    """
+    from eval.samples.plain import at_one_size, is_plain, numbered_like, open_folder
+
+    folders = [open_folder(path) for path in options.samples]
+    if options.captions:
+        bare = [k for k, folder in enumerate(folders) if not folder.captioned]
+        if not bare:
+            raise InputError("--captions: every folder of samples has captions of its own; leave it out")
+        for k in bare:
+            folders[k] = open_folder(options.samples[k], options.captions)
+    real = open_folder(options.reference)
+    first = next((folder for folder in folders if not is_plain(folder)), folders[0])
+    folders = [numbered_like(folder, first) if is_plain(folder) else folder for folder in folders]
+    *folders, real = at_one_size([*folders, real], options.size)
+    return folders, real
 
 
 def metrics_paths(samples: list[str], out: str | None) -> list[Path]:

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     """Run `unclip judge`; returns the exit code."""
     from eval.judges.aesthetics import fit_aesthetic, read_ratings
     from eval.judges.preference import fit_preference, read_comparisons
-    from experiments.console.devices import accelerator
+    from experiments.console.devices import find_device
     from experiments.evaluation.judges import make_clip
 
     images = Path(options.images)
@@ -28,13 +28,13 @@ def run(options: argparse.Namespace) -> int:
         ratings = read_ratings(options.csv)
         names = list(ratings)
         check_images(images, names, options.csv)
-        clip = make_clip(options.clip, accelerator())
+        clip = make_clip(options.clip, find_device(options.device))
         probe = fit_aesthetic(embed(clip, images, names), _array(ratings.values()), clip.name)
     else:
         pairs = read_comparisons(options.csv)
         names = sorted({name for pair in pairs for name in pair})
         check_images(images, names, options.csv)
-        clip = make_clip(options.clip, accelerator())
+        clip = make_clip(options.clip, find_device(options.device))
         place = {name: k for k, name in enumerate(names)}
         z = embed(clip, images, names)
         better, worse = ([place[pair[side]] for pair in pairs] for side in (0, 1))

@@ -9,10 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from eval.judges.features import CLIPExtractor
 from eval.judges.judges import Judges
 from eval.runs import run_of
-from experiments.console.devices import accelerator
+from experiments.console.devices import find_device
 from modules.errors import InputError
 
 
@@ -46,7 +48,7 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     from eval.judges.judges import Judges
     from eval.judges.timm_features import make_network
 
-    device = accelerator()
+    device = find_device(getattr(options, "device", None))
     weights = find_inception(options.inception)
     named = clip_folder(options.clip) if options.clip else None
     if named is not None:
@@ -93,7 +95,7 @@ def feature_folder(named: str | None, folders: Sequence[Path]) -> Iterator[Path]
         yield Path(temporary)
 
 
-def make_clip(name: str, device: str) -> CLIPExtractor:
+def make_clip(name: str, device: str | torch.device) -> CLIPExtractor:
     """The CLIP in a folder, or open_clip's NAME:PRETRAINED, with its tokeniser."""
     from eval.judges.features import clip_folder, load_clip
     from modules.clip.frozen import load_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser, Parsers
+from experiments.console.arguments import CommandParser, Parsers, positive
 
 PROTOCOL = Path(__file__).parents[1] / "protocols" / "coco.yaml"
 
@@ -24,7 +24,7 @@ def coco() -> argparse.ArgumentParser:
 def add_judges(
     made: argparse.ArgumentParser,
     required: bool = True,
-    reference: str = "sample folder of real images (`unclip data export`)",
+    reference: str = "folder of real images: of `unclip data export`, or any",
 ) -> None:
     """The options that say what is measured, and against what.
 
@@ -49,7 +49,11 @@ def add_judges(
 def evaluate() -> argparse.ArgumentParser:
     """Of `unclip evaluate`."""
     made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
+    made.add_argument("samples", nargs="+", help="folders of pictures, of equally many: of `unclip sample`, or any")
+    made.add_argument("--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet")
+    made.add_argument("--size", type=positive, help="bring the short side of all pictures to it, and keep the centre")
+    made.add_argument("--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
@@ -75,6 +79,7 @@ def judge() -> argparse.ArgumentParser:
     made.add_argument("--images", required=True, help="folder of the images that it names")
     made.add_argument("--clip", required=True, help="CLIP: a folder or NAME:PRETRAINED; the one that will judge")
     made.add_argument("--out", required=True, help="JSON file to write, for `unclip evaluate --aesthetic`")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made
 
 

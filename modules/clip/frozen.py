@@ -27,6 +27,7 @@ from modules.clip.folder import (
     one_line,
     shapes_of,
 )
+from modules.clip.preprocessing import Preprocessing
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
 from modules.untrusted.reading import read_json
@@ -148,10 +149,10 @@ class FrozenCLIP(nn.Module):
         self.model = model.eval().requires_grad_(False)
         tokenizer = load_tokenizer(name_or_folder)
         self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
-        size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
-        self.image_size = size[0] if isinstance(size, (tuple, list)) else int(size)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.preprocessing = Preprocessing.of(model)
+        self.image_size = self.preprocessing.size[0]
+        self.register_buffer("mean", torch.tensor(self.preprocessing.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocessing.std)[:, None, None], persistent=False)
 
     def train(self, mode: bool = True) -> FrozenCLIP:
         """Stays in evaluation mode, whatever the stage around it does."""
@@ -176,10 +177,8 @@ class FrozenCLIP(nn.Module):
         return digest.hexdigest()[:16] + words
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], square, any size -> resized (bicubic, antialiased) and normalised for the CLIP."""
-        if images.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        """(B, 3, H, W) in [-1, 1], any size -> resized as the CLIP's config says (`Preprocessing`) and normalised."""
+        images = self.preprocessing.resized(images, low=-1)
         return ((images + 1) / 2 - self.mean) / self.std
 
     def encode_image(self, images: Tensor) -> Tensor:

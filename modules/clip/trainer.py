@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from modules.batches import ImageTextBatch
 from modules.clip.contrast import contrastive_loss
@@ -98,7 +99,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             if swap_words:
                 raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
         self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
-        self._order = torch.zeros(2, dtype=torch.float64)
+        self.order = MeanMetric()
         self._perturbation: Perturbation | None = None
         if sam_rho:
             self._perturbation = Perturbation(list(model.parameters()), sam_rho)
@@ -142,7 +143,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric contrastive loss (CLIP, figure 3), and what to log; `gathered`: over all replicas' pairs.
 
-        Logged: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
+        Logged, zeros and ones of a pair each: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
         """
         assert self.tokenize is not None
         images = self._resized(batch.images)
@@ -154,11 +155,11 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             z_i, z_t, scale = (out[name] for name in ("image_features", "text_features", "logit_scale"))
             loss = contrastive_loss(z_i, z_t, scale, batch.index, rank=rank, world=world)
             found = (out["image_features"] @ out["text_features"].T).argmax(dim=1)
-        log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float().mean()}
+        log = {"retrieval": (found == torch.arange(len(found), device=found.device)).float()}
         margins = self._margins(model, tokens, out)
         if len(margins):
             loss = loss + self.swap_weight * F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
-            log["order"] = (margins > 0).float().mean()
+            log["order"] = (margins > 0).float()
         return loss, log
 
     def _resized(self, images: Tensor) -> Tensor:
@@ -193,7 +194,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             with frozen_statistics(self.network):
                 self._perturbation.climb(lambda: self._loss(self.trained, batch, gathered=False)[0])
         loss, log = self._loss(self.trained, batch)
-        self.log_dict({f"train/{name}": value for name, value in log.items()})
+        self.log_dict({f"train/{name}": value.mean() for name, value in log.items()})
         return loss
 
     def example_batch(self, count: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # tokens, not captions
@@ -216,28 +217,18 @@ class CLIPTrainer(Stage[ImageTextBatch]):
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         loss, log = self._loss(self.averaged, batch)
-        count, order = len(batch.captions), log.pop("order", None)
-        named = {f"{self.measured}/{name}": value for name, value in log.items()}
-        self.log_dict(named, batch_size=count, sync_dist=True)
-        if order is not None:
-            self._order += torch.stack([order * count, order.new_tensor(count)]).cpu().double()
+        self.log_measure("retrieval", log["retrieval"])
+        self.order.update(log.get("order", loss.new_zeros(0)))
         return loss
-
-    def on_validation_epoch_start(self) -> None:
-        self._order = torch.zeros(2, dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         # Batches without a caption that could be swapped have no such number, and on some ranks there may be none at
-        # all, so the sums are added up here, which every rank does.
-        if not self.swap_words:
-            return
-        sums: Tensor = self.trainer.strategy.reduce(self._order.float().to(self.device), reduce_op="sum")  # type: ignore[assignment]
-        right, count = sums.tolist()
-        if count > 0:
-            self.log(f"{self.measured}/order", right / count, sync_dist=True)  # The same on every rank.
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+        # all: every rank computes the mean here, and a split without any logs nothing.
+        if self.swap_words:
+            share = self.order.compute()
+            if not share.isnan():
+                self.log(f"{self.measured}/order", share, sync_dist=True)  # The same on every rank.
+            self.order.reset()
 
     def on_test_epoch_end(self) -> None:
         self.on_validation_epoch_end()

@@ -8,11 +8,13 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torchmetrics import Metric
 
 from modules.batches import EmbeddingBatch, embeddings_of
 from modules.errors import InputError
 from modules.models.base import B, Batch, Model, Prior
 from modules.models.data_sizes import DataSizes
+from modules.training.measures import SmallFrechet
 from modules.training.stage import Stage, TrainingConfig
 
 M = TypeVar("M", bound=Model)
@@ -45,6 +47,16 @@ class ModelStage(Stage[B], Generic[M, B]):
     def averaged_model(self) -> M:
         """The model with the averaged network: what validates, samples and is exported."""
         return replace(self._model, network=self.averaged)
+
+    def frechet_of(self, drawn: Tensor, truth: Tensor) -> Metric:
+        """The Frechet distance of features (N, D) from true ones, over all that this validation has seen."""
+        if "frechet" not in self.measures:
+            self.measures["frechet"] = SmallFrechet(drawn.shape[1]).to(drawn.device)
+        metric = self.measures["frechet"]
+        assert isinstance(metric, SmallFrechet)
+        metric.update(drawn.float(), real=False)
+        metric.update(truth.float(), real=True)
+        return metric
 
     def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
         return self.model.loss(batch, generator)
@@ -85,10 +97,14 @@ class PriorStage(ModelStage[P, Batch]):
 
     judged: ClassVar[int | None] = 64
 
-    def judge(self, batch: Batch) -> dict[str, Tensor]:
+    def judge(self, batch: Batch) -> dict[str, Tensor | Metric]:
+        """`cosines`, and a Frechet distance of z_i where `training.samples_judged` is above their dimension."""
         rows = embeddings_of(batch).rows(slice(self.judged_count))
         drawn = self.averaged_model.sample(rows.captions, per_sample_generators(len(rows.z_t)))
-        return cosines(drawn, rows)
+        found: dict[str, Tensor | Metric] = {**cosines(drawn, rows)}
+        if (self.training_config.samples_judged or 0) > drawn.shape[1]:
+            found["frechet"] = self.frechet_of(drawn, rows.z_i)
+        return found
 
     def predictions(self, batch: Batch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """z_i (B, D) of unit norm, drawn."""
@@ -96,14 +112,14 @@ class PriorStage(ModelStage[P, Batch]):
 
 
 def cosines(z_i: Tensor, batch: EmbeddingBatch) -> dict[str, Tensor]:
-    """How near drawn embeddings lie to the truth: means over the batch.
+    """How near drawn embeddings lie to the truth: (N,) one number a sample.
 
     Keys: cosine to the true z_i, cosine to z_t, and, as a floor, the cosine of z_t itself to the true z_i.
     """
     return {
-        "cosine_to_z_i": (z_i * batch.z_i).sum(dim=1).mean(),
-        "cosine_to_z_t": (z_i * batch.z_t).sum(dim=1).mean(),
-        "cosine_of_z_t": (batch.z_t * batch.z_i).sum(dim=1).mean(),
+        "cosine_to_z_i": (z_i * batch.z_i).sum(dim=1),
+        "cosine_to_z_t": (z_i * batch.z_t).sum(dim=1),
+        "cosine_of_z_t": (batch.z_t * batch.z_i).sum(dim=1),
     }
 
 

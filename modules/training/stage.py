@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
+from torchmetrics import Metric
 
 from modules.clip import origin as clip_origin
 from modules.errors import InputError
@@ -32,6 +33,7 @@ from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
 from modules.training.finite import FiniteGuard, Seen
 from modules.training.image_log import log_images, shows_images
+from modules.training.measures import Measures
 from modules.training.muon import NamedParameters
 from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
@@ -92,6 +94,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self.average = ExponentialAverage(network, training.ema_decay)
         self.average.requires_grad_(False)
         self.sharded = False
+        self.measures = Measures()
         self._compiled: nn.Module | None = None
         self._index = torch.zeros(0, dtype=torch.int64)
         self._guard: FiniteGuard | None = None
@@ -152,8 +155,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         wanted = self.training_config.samples_shown
         return self.shown if wanted is None else wanted
 
-    def judge(self, batch: B) -> dict[str, Tensor]:
-        """Further numbers, from samples for the first validation batch."""
+    def judge(self, batch: B) -> Mapping[str, Tensor | Metric]:
+        """Further numbers, from samples for the first validation batch: (N,) one a sample, or an updated metric."""
         return {}
 
     def show_samples(self, batch: B) -> Tensor | None:
@@ -327,10 +330,21 @@ class Stage(lightning.LightningModule, Generic[B]):
         if batch_idx > 0:  # Sampling is slow; one batch shows where it stands.
             return
         if self.training_config.samples_judged != 0:
-            found = {f"{self.measured}/{name}": value for name, value in self.judge(batch).items()}
-            self.log_dict(found, sync_dist=True)
+            for name, found in self.judge(batch).items():
+                self.log_measure(name, found)
         if self.training_config.samples_shown != 0:
             self._show(batch)
+
+    def log_measure(self, name: str, found: Tensor | Metric) -> None:
+        """Log a number of validation: the mean over samples and ranks, whatever the size of their batches.
+
+        Args:
+            name: of the number.
+            found: (N,) one number a sample, or a metric of `measures` that has been updated. Every rank calls this for
+                the same names.
+        """
+        metric = found if isinstance(found, Metric) else self.measures.mean(name, found)
+        self.log(f"{self.measured}/{name}", metric, on_step=False, on_epoch=True, metric_attribute=f"measures.{name}")
 
     def _show(self, batch: B) -> None:
         """Samples for a batch, in the loggers that can show pictures; a `fast_dev_run` draws them all the same."""

@@ -69,7 +69,7 @@ def test_it_learns_a_batch_by_heart(make, rows, shapes, tiny, tmp_path):
     drawn = replace(stage.averaged_model, candidates=1).sample(rows.captions, generators)
     assert_close(drawn.norm(dim=1), torch.ones(8))
     assert (drawn * rows.z_i).sum(dim=1).min() > 0.9
-    assert stage.judge(rows)["cosine_to_z_i"] > 0.9
+    assert stage.judge(rows)["cosine_to_z_i"].mean() > 0.9
 
 
 def test_the_loss_is_the_mean_squared_error_of_the_scaled_embedding(make, rows):

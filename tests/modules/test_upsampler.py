@@ -15,7 +15,8 @@ from modules.images.degradations import gaussian_blur, random_crop
 from modules.models.configs import Objective, SamplerConfig
 from modules.training.model_stage import picture_count, picture_parts
 from modules.training.stage import TrainingConfig
-from modules.upsampler import Upsampler, psnr
+from modules.training.measures import psnr
+from modules.upsampler import Upsampler
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.7)
 OBJECTIVE = Objective(parameterization="x0", weighting="min_snr_plus_one")
@@ -68,10 +69,10 @@ def shrunk(images):
 
 def test_it_learns_a_batch_and_beats_bicubic(make, data, batch, tiny, tmp_path):
     stage = make(crop=1.0, corruption="none")
-    before = {name: value.item() for name, value in stage.judge(batch).items()}
+    before = {name: value.mean().item() for name, value in stage.judge(batch).items()}
     assert before["psnr"] == pytest.approx(before["psnr_bicubic"], abs=0.1)  # An untrained residual is nothing.
     tiny.fit(stage, tiny.repeat(data, batch, 100), 100, tmp_path)
-    after = {name: value.item() for name, value in stage.judge(batch).items()}
+    after = {name: value.mean().item() for name, value in stage.judge(batch).items()}
     assert after["psnr_bicubic"] == before["psnr_bicubic"]
     assert after["psnr"] > after["psnr_bicubic"] + 3
 
@@ -131,7 +132,8 @@ def test_the_condition_is_blurred_as_often_as_the_config_says(make, batch, share
 def test_psnr_of_a_known_error():
     truth = torch.zeros(2, 3, 4, 4)
     images = torch.stack([truth[0] + 0.2, truth[1] - 0.02])  # of a range of 2: 20 dB and 40 dB
-    assert_close(psnr(images, truth), torch.tensor(30.0))
+    assert_close(psnr(images, truth), torch.tensor([20.0, 40.0]))
+    assert psnr(truth, truth).tolist() == [100, 100]
 
 
 def test_what_is_shown_is_condition_sample_and_truth(make, batch, tiny):

@@ -26,9 +26,9 @@ def test_both_kinds_of_batches_give_their_embeddings():
         embeddings_of(pairs)
 
 
-def test_cosines_are_means_over_the_batch():
+def test_cosines_are_of_each_sample():
     drawn = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    found = {name: value.item() for name, value in cosines(drawn, ROWS).items()}
+    found = {name: value.mean().item() for name, value in cosines(drawn, ROWS).items()}
     assert found == pytest.approx({"cosine_to_z_i": 0.5, "cosine_to_z_t": 0.7, "cosine_of_z_t": 0.6})
 
 

@@ -1,0 +1,145 @@
+"""What all metric objects share: samples that belong to captions, their order over ranks, and the interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from eval.metrics.bootstrap import Interval, Resampler
+
+NAN = float("nan")
+
+
+class CaptionMetric(Metric):
+    """A metric of samples, each of which belongs to a caption; its interval is by the bootstrap over captions.
+
+    Samples may come in any parts and on any rank. With their `index`, the number of each sample in the data, the result
+    does not depend on who saw which, to the bit, and a sample that two ranks saw counts once (samplers that pad a split
+    hand out such copies). Without it samples count in the order of their coming.
+
+    Args:
+        draws: bootstrap replicates of the interval; 0 for the value alone, with nan for the limits.
+        seed: of the draws.
+        columns: names of the states that hold a row a sample.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    captions: list[Tensor]
+    index: list[Tensor]
+
+    def __init__(self, draws: int = 0, seed: int = 0, columns: Sequence[str] = ("values",)) -> None:
+        super().__init__()
+        self.draws, self.seed, self.columns = draws, seed, tuple(columns)
+        for name in (*self.columns, "captions", "index"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def add(self, captions: Tensor | None, index: Tensor | None, **rows: Tensor) -> None:
+        """Keeps rows of samples.
+
+        Args:
+            captions: (N,) the number of each sample's caption; None gives each a caption of its own.
+            index: (N,) the number of each sample in the data; None for all updates or for none.
+            rows: (N, ...) for each of `columns`.
+
+        Raises:
+            ValueError: rows of different lengths, or an index for some updates only.
+        """
+        lengths = {name: len(rows[name]) for name in self.columns}
+        n = lengths[self.columns[0]]
+        given = {"captions": captions, "index": index}
+        lengths |= {name: len(values) for name, values in given.items() if values is not None}
+        if set(lengths.values()) != {n}:
+            raise ValueError(f"rows of one length are needed, found {lengths}")
+        before = self._count(self.columns[0])
+        if before and (self._count("index") > 0) != (index is not None):
+            raise ValueError("give the samples' index in every update or in none")
+        for name in self.columns:
+            getattr(self, name).append(rows[name].detach())
+        if captions is not None:
+            self.captions.append(captions.detach().to(torch.int64))
+        if index is not None:
+            self.index.append(index.detach().to(torch.int64))
+
+    def _count(self, name: str) -> int:
+        state = getattr(self, name)
+        return sum(map(len, state)) if isinstance(state, list) else len(state)
+
+    def column(self, name: str) -> np.ndarray:
+        """All rows of a state in the order of the samples; of one part that is a memory map, the map itself."""
+        state = getattr(self, name)
+        rows = dim_zero_cat(state) if len(state) else torch.empty(0)
+        order = self._order()
+        return rows.cpu().numpy() if order is None else rows.cpu().numpy()[order]
+
+    def _order(self) -> np.ndarray | None:
+        if not self._count("index"):
+            return None
+        index = dim_zero_cat(self.index).cpu().numpy()
+        return np.unique(index, return_index=True)[1]
+
+    def groups(self) -> np.ndarray:
+        """(N,) the caption of each sample."""
+        if self._count("captions"):
+            return self.column("captions").astype(np.int64)
+        return np.arange(len(self.column(self.columns[0])))
+
+    def resampler(self) -> Resampler | None:
+        """Draws captions; None where no interval is wanted."""
+        return Resampler(self.groups(), self.draws, self.seed) if self.draws else None
+
+    def found(self) -> Interval:
+        """The value and its interval from the states, as the pure function has them."""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        """(3,) float64: value, low, high."""
+        return torch.tensor(self.found(), dtype=torch.float64)
+
+    def interval(self) -> Interval:
+        """`compute` as an Interval."""
+        return Interval(*self.compute().tolist())
+
+
+class CaptionMean(CaptionMetric):
+    """The mean of one number a sample, over the samples where it is not nan.
+
+    Args:
+        draws, seed: see CaptionMetric.
+    """
+
+    def __init__(self, draws: int = 0, seed: int = 0) -> None:
+        super().__init__(draws, seed)
+
+    def update(self, values: Tensor, captions: Tensor | None = None, index: Tensor | None = None) -> None:
+        """Takes values (N,); nan stands for nothing measured."""
+        self.add(captions, index, values=values.double())
+
+    def found(self) -> Interval:
+        return self._of(self.column("values"))
+
+    def _of(self, values: np.ndarray) -> Interval:
+        resampler = self.resampler()
+        if resampler is not None:
+            return resampler.mean(values)
+        known = values[~np.isnan(values)]
+        return Interval(float(known.mean()) if len(known) else NAN, NAN, NAN)
+
+
+class CaptionShare(CaptionMean):
+    """`CaptionMean` of values in [0, 1], such as zeros and ones, with a width where all agree (`Resampler.share`)."""
+
+    def _of(self, values: np.ndarray) -> Interval:
+        resampler = self.resampler()
+        return super()._of(values) if resampler is None else resampler.share(values)
+
+
+def measured(metric: CaptionMetric, *seen: Tensor) -> Interval:
+    """The interval of a metric that is given all samples at once: `seen` are the arguments of its `update`."""
+    metric.update(*seen)
+    return metric.interval()
