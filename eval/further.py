@@ -3,78 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from eval.judged import Judged, candidates
 from eval.judges.judges import Judges, Seen
+from eval.judges.published.metrics import published, shapes_by_task
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
-from eval.metrics.objects.base import CaptionMean, CaptionShare, measured
+from eval.metrics.objects.base import CaptionShare, measured
 from eval.metrics.objects.captions import InceptionScore, RPrecision
-from eval.metrics.objects.distances import CMMD, FeatureDistance, KernelDistance, PrecisionRecall
-from eval.metrics.retrieval import CANDIDATES
+from eval.metrics.objects.distances import CMMD, KernelDistance
 from eval.metrics.scoring import describe
 from eval.samples.folder import SampleFolder
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Samples and real images as the judges see them: what a further metric is computed from.
-
-    Attributes:
-        folder: the N samples.
-        seen: what the judges see in them.
-        judges: the networks and probes.
-        reference: features (M, D) of the real images, by judge.
-        resampler: of the captions of `folder`; it gives a metric its interval.
-    """
-
-    folder: SampleFolder
-    seen: Seen
-    judges: Judges
-    reference: dict[str, np.ndarray]
-    resampler: Resampler
-
-    @property
-    def real(self) -> np.ndarray:
-        """(M, D) of the real images, by the same judge."""
-        return self.reference[self.judges.main]
-
-    @property
-    def draws(self) -> tuple[int, int]:
-        """How many draws an interval has, and their seed."""
-        return self.resampler.draws, self.resampler.seed
-
-    @property
-    def captions(self) -> Tensor:
-        """(N,) the caption of each sample."""
-        return torch.from_numpy(self.folder.caption_index)
-
-    def distance(self, kind: type[FeatureDistance], judge: str) -> Interval:
-        """A distance of the samples' features by a judge from the real images'."""
-        return measured(kind(self.reference[judge], *self.draws), self.seen.tensor(judge), self.captions)
-
-    def mean(self, values: np.ndarray, share: bool = False) -> Interval:
-        """The mean over captions of one number a sample (N,)."""
-        kind = CaptionShare if share else CaptionMean
-        return measured(kind(*self.draws), torch.from_numpy(np.asarray(values, dtype=np.float64)), self.captions)
-
-    @cached_property
-    def manifolds(self) -> dict[str, Interval]:
-        """precision, recall, density and coverage, which are computed together."""
-        metric = PrecisionRecall(self.real, *self.draws)
-        metric.update(self.seen.tensor(self.judges.main), self.captions)
-        return metric.intervals()
-
-
-def candidates(folder: SampleFolder) -> int:
-    """How many captions R-precision chooses from: AttnGAN's 100, or all that a folder has."""
-    return min(CANDIDATES, len(set(folder.captions)))
 
 
 def _cmmd(judged: Judged) -> Interval | None:
@@ -121,9 +64,16 @@ NAMES = tuple(METRICS)
 
 
 def further(
-    folder: SampleFolder, seen: Seen, judges: Judges, reference: dict[str, np.ndarray], resampler: Resampler
+    folder: SampleFolder,
+    seen: Seen,
+    judges: Judges,
+    reference: dict[str, np.ndarray],
+    resampler: Resampler,
+    right: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """All of `METRICS`, and "binding": {pair: {"bound", "swapped", "missing"}} where there is ground truth.
+    """All of `METRICS`, "published": {name: interval} and "binding": {pair: {"bound", "swapped", "missing"}}.
+
+    Published are those that `--metric` asked for. Binding, and GenEval's task names, are where there is ground truth.
 
     Args:
         folder: the samples.
@@ -131,12 +81,17 @@ def further(
         judges: the networks and probes.
         reference: features (M, D) of the real images, by judge.
         resampler: of the captions of `folder`.
+        right: (N,) 1 where a picture has all that its caption mentions, nan without ground truth; None without any.
 
     Raises:
         InputError: too few samples or real images for the neighbours of precision and recall.
     """
     judged = Judged(folder, seen, judges, reference, resampler)
+    named = published(judged)
+    if right is not None:
+        named |= shapes_by_task(judged, right)
     return {
+        "published": named,
         **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
     }

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from eval.errors import InputError
-from eval.further import candidates, further
+from eval.further import further
+from eval.judged import candidates
 from eval.judges.features import NO_INCEPTION
 from eval.judges.judges import Judges, Seen, look
 from eval.metrics.bootstrap import LEVEL, Interval, Resampler, as_json
@@ -64,7 +65,7 @@ def read_reference(
     """
     if len(folder) < 2:
         raise InputError(f"the reference {folder.path} holds {len(folder)} image; export more")
-    seen = look(folder, judges, batch_size, tick, cache)
+    seen = look(folder, judges, batch_size, tick, cache, scores=False)
     statistics = {name: FeatureStatistics.of(x) for name, x in seen.features.items()}
     return Reference(folder, content_digest(folder), statistics, seen.features)
 
@@ -171,7 +172,7 @@ def measure(
         "accuracy": None if scores is None else {name: counted(x, resampler) for name, x in scores.items()},
         "accuracy_by_kind": by_kind,
         "diversity": as_json(diversity),
-        **further(folder, seen, judges, reference.features, resampler),
+        **further(folder, seen, judges, reference.features, resampler, None if scores is None else scores["all"]),
         "drawn": drawn(folder.records),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
         + caption_note(folder)
@@ -283,6 +284,7 @@ def _protocol(
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
         "candidates": candidates(folder),
+        "published": judges.published.names(),
         "aesthetic": judges.aesthetic and judges.aesthetic.name,
         "preference": judges.preference and judges.preference.name,
         "bootstrap": draws,

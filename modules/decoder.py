@@ -85,7 +85,7 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0))
 
     def judge(self, batch: ImageTextBatch) -> dict[str, Tensor | Metric]:
-        """A Frechet distance of pictures at 4 x 4 px from the true ones, where `training.samples_judged` asks for it."""
+        """A Frechet distance of pictures at 4 x 4 px from the true ones, if `training.samples_judged` is 2 or more."""
         model, count = self.drawing_model, self.judged_count or 0
         if count < 2:
             return {}

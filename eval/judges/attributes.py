@@ -116,8 +116,10 @@ class AttributeClassifier(lightning.LightningModule):
         self.network = AttributeNetwork(sizes, image_size, width, features).to(memory_format=torch.channels_last)
         # Of the pictures that an attribute applies to, over all batches and ranks.
         self.accuracies = nn.ModuleDict(
-            {name: MulticlassAccuracy(max(2, n), average="micro", ignore_index=-1)
-             for name, n in zip(self.attributes, sizes, strict=True)}
+            {
+                name: MulticlassAccuracy(max(2, n), average="micro", ignore_index=-1)
+                for name, n in zip(self.attributes, sizes, strict=True)
+            }
         )
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:

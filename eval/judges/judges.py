@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +20,46 @@ from eval.errors import InputError
 from eval.judges.aesthetics import LinearProbe
 from eval.judges.features import AttributeExtractor, CLIPExtractor, Extractor, batches
 from eval.samples.folder import SampleFolder
+from eval.samples.geneval import KEY
 
 CLASSES = "classes"
+
+
+class Scorer(Protocol):
+    """A network that scores pictures with what their manifest lines say, as their captions.
+
+    Attributes:
+        name, resizing: see `eval.judges.features.Extractor`.
+    """
+
+    name: str
+    resizing: str
+
+    def score(self, images: Tensor, records: Sequence[Mapping[str, Any]]) -> Tensor:
+        """Maps uint8 (N, 3, H, W) and N manifest lines to (N, K), on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class PublishedJudges:
+    """The networks of published metrics (`eval.judges.published`).
+
+    Attributes:
+        extractors: give features, by metric.
+        scorers: give a score a picture, by metric.
+        mlp: of the LAION aesthetic predictor, on the features of "laion_aesthetic".
+    """
+
+    extractors: Mapping[str, Extractor] = field(default_factory=dict)
+    scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    mlp: Any = None
+
+    def names(self) -> dict[str, str] | None:
+        """Metric -> name of its judge, for protocols; None without any."""
+        found = {name: judge.name for name, judge in {**self.extractors, **self.scorers}.items()}
+        if self.mlp is not None:
+            found["laion_aesthetic"] += f" {self.mlp.name}"
+        return found or None
 
 
 @dataclass(frozen=True)
@@ -33,6 +72,7 @@ class Judges:
         inception: FID and Inception Score.
         network: any other features, such as DINOv2's.
         aesthetic, preference: probes on the CLIP's embeddings.
+        published: the networks of published metrics.
     """
 
     classifier: AttributeExtractor | None = None
@@ -41,6 +81,7 @@ class Judges:
     network: Extractor | None = None
     aesthetic: LinearProbe | None = None
     preference: LinearProbe | None = None
+    published: PublishedJudges = PublishedJudges()
 
     def __post_init__(self) -> None:
         if not self.extractors():
@@ -62,7 +103,7 @@ class Judges:
     def extractors(self) -> dict[str, Extractor]:
         """All that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
-        return {name: judge for name, judge in named.items() if judge is not None}
+        return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
 
 @dataclass(frozen=True)
@@ -83,8 +124,9 @@ def look(
     batch_size: int = 128,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
+    scores: bool = True,
 ) -> Seen:
-    """Shows all images to all judges.
+    """Shows all images to all judges, each image decoded once.
 
     Args:
         folder: the images.
@@ -93,21 +135,36 @@ def look(
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.
+        scores: ask the scorers too, which read captions; not for real images.
     """
-    digest = images_digest(folder) if cache is not None else ""
+    digests = _digests(folder, judges, scores) if cache is not None else {}
+    everyone = all_judges(judges, scores)
     found: dict[str, np.ndarray] = {}
-    missing: dict[str, Extractor] = {}
-    for name, judge in judges.extractors().items():
-        files = {key: _file(cache, digest, judge, key) for key in _arrays(name)} if cache is not None else {}
+    missing: dict[str, Extractor | Scorer] = {}
+    for name, judge in everyone.items():
+        files = {key: _file(cache, digests[name], judge, key) for key in _arrays(name)} if cache is not None else {}
         if files and all(file.is_file() for file in files.values()):
             found |= {_key(name, key): np.load(file, mmap_mode="c") for key, file in files.items()}
         else:
             missing[name] = judge
     if missing:
-        found |= _look(folder, missing, batch_size, tick, cache, digest)
+        found |= _look(folder, missing, batch_size, tick, cache, digests)
     elif tick is not None:
         tick(len(folder))
-    return Seen({name: found[name] for name in judges.extractors()}, found.get(CLASSES))
+    return Seen({name: found[name] for name in everyone}, found.get(CLASSES))
+
+
+def all_judges(judges: Judges, scores: bool = True) -> dict[str, Extractor | Scorer]:
+    """Extractors, and scorers where `scores`, by name."""
+    return {**judges.extractors(), **(judges.published.scorers if scores else {})}
+
+
+def _digests(folder: SampleFolder, judges: Judges, scores: bool) -> dict[str, str]:
+    """Judge -> hash of what its features depend on: the images, and for scorers the captions with them."""
+    images = images_digest(folder)
+    lines = [[record["caption"], record.get(KEY)] for record in folder.records]
+    captions = hashlib.sha256(json.dumps([images, lines]).encode()).hexdigest()
+    return {name: captions if name in judges.published.scorers else images for name in all_judges(judges, scores)}
 
 
 def _arrays(name: str) -> tuple[str, ...]:
@@ -118,32 +175,33 @@ def _key(name: str, array: str) -> str:
     return CLASSES if array == CLASSES else name
 
 
-def _file(cache: Path, digest: str, judge: Extractor, array: str) -> Path:
+def _file(cache: Path, digest: str, judge: Extractor | Scorer, array: str) -> Path:
     text = "\0".join((digest, judge.name, judge.resizing, array))
     return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy"
 
 
 def _look(
     folder: SampleFolder,
-    judges: dict[str, Extractor],
+    judges: dict[str, Extractor | Scorer],
     batch_size: int,
     tick: Callable[[int], Any] | None,
     cache: Path | None,
-    digest: str,
+    digests: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     partial: dict[str, tuple[Path, Path]] = {}
     done = 0
     try:
         for images in batches(folder, batch_size):
-            for (name, array), values in _seen(judges, images):
+            records = folder.records[done : done + len(images)]
+            for (name, array), values in _seen(judges, images, records):
                 key = _key(name, array)
                 if key not in arrays:
                     shape = (len(folder), *values.shape[1:])
                     if cache is None:
                         arrays[key] = np.empty(shape, values.dtype)
                     else:
-                        target = _file(cache, digest, judges[name], array)
+                        target = _file(cache, digests[name], judges[name], array)
                         part = target.with_name(f".{target.stem}.partial-{uuid.uuid4().hex[:8]}")
                         partial[key] = (part, target)
                         arrays[key] = _open(part, shape, values.dtype)
@@ -183,18 +241,22 @@ def _reserve(path: Path, array: np.memmap) -> None:
                 file.write(bytes(array[0].nbytes))
 
 
-def _seen(judges: dict[str, Extractor], images: Tensor) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+def _seen(
+    judges: dict[str, Extractor | Scorer], images: Tensor, records: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     for name, judge in judges.items():
         if isinstance(judge, AttributeExtractor):
             seen = judge.look(images)
             yield (name, "features"), seen.features.numpy()
             yield (name, CLASSES), seen.classes.numpy()
+        elif hasattr(judge, "score"):
+            yield (name, "features"), judge.score(images, records).numpy()
         else:
             yield (name, "features"), judge(images).numpy()
 
 
 def images_digest(folder: SampleFolder) -> str:
-    """Hash of the images' bytes as they are on the disk now, in the folder's order, and of how they come to one size."""
+    """Hash of the images' bytes as they are on the disk now, in the folder's order, and of their `fitting`."""
     digest = hashlib.sha256()
     if folder.fitting is not None:
         digest.update(folder.fitting.encode())

@@ -1,4 +1,4 @@
-"""Memorisation: whether a sample lies nearer to a real image than that image's own neighbours do (2022, Alaa et al.)."""
+"""Memorisation: is a sample nearer to a real image than that image's own neighbours are (2022, Alaa et al.)?"""
 
 from __future__ import annotations
 

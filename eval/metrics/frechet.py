@@ -182,11 +182,11 @@ class _FewFeatures:
 def frechet_infinity(features: np.ndarray, reference: np.ndarray, points: int = POINTS, seed: int = 0) -> Interval:
     """The Frechet distance extrapolated to infinitely many samples (2020, Chong and Forsyth; sizes as in dgm-eval).
 
-    Random subsets of `points` sizes are measured, and a line is fitted to their distances against 1 / size. Its value at
-    0 is the estimate. The interval is that of the line's intercept (Student's t).
+    Random subsets of `points` sizes are measured, and a line is fitted to their distances against 1 / size. Its value
+    at 0 is the estimate. The interval is that of the line's intercept (Student's t).
 
-    Differs from Chong and Forsyth: subsets are drawn at random, and not by a quasi-random sequence of latents, which only
-    a generator could follow.
+    Differs from Chong and Forsyth: subsets are drawn at random, and not by a quasi-random sequence of latents, which
+    only a generator could follow.
 
     Args:
         features: (N, D) of samples.

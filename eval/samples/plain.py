@@ -99,9 +99,7 @@ def picture_names(folder: Path) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = Path(place).relative_to(folder)
         found += [
-            (inside / name).as_posix()
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            (inside / name).as_posix() for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
     return sorted(found, key=_natural)
 

@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from eval.protocol import require_protocol
     from eval.tables.flat import flat_csv
     from eval.tables.main import main_table
+    from eval.tables.published_metrics import published_table
 
     if options.bootstrap < 1:
         raise InputError(f"--bootstrap must be 1 or more, got {options.bootstrap}")
@@ -37,7 +38,11 @@ def run(options: argparse.Namespace) -> int:
     check_comparable(folders, real)
     for folder in [] if options.other_captions else folders:
         require_protocol(folder.records, folder.path, real.path)
-    for target in [*targets, *([Path(options.csv)] if options.csv else []), *statistics_paths(options.write_statistics, ["any"]).values()]:
+    for target in [
+        *targets,
+        *([Path(options.csv)] if options.csv else []),
+        *statistics_paths(options.write_statistics, ["any"]).values(),
+    ]:
         require_place(target)
     run = next((run for run in map(run_of, (real.path, *(folder.path for folder in folders))) if run is not None), None)
     if run is not None and not named_judges(options):
@@ -61,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
     for folder, row in zip(folders, rows, strict=True):
         log_to_board(folder, row)
     show(table)
+    if any(row["published"] for row in rows):
+        show(published_table(rows))
     return 0
 
 

@@ -22,7 +22,8 @@ def named_judges(options: argparse.Namespace) -> bool:
     """Whether a network was named that looks at images."""
     from eval.judges.features import find_inception
 
-    return any((options.classifier, options.clip, options.network, find_inception(options.inception)))
+    named = (options.classifier, options.clip, options.network, options.metric)
+    return any(named) or find_inception(options.inception) is not None
 
 
 def judges_of(run: Path, options: argparse.Namespace) -> None:
@@ -46,6 +47,7 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     from eval.judges.attributes import load_classifier
     from eval.judges.features import AttributeExtractor, InceptionExtractor, clip_folder, find_inception
     from eval.judges.judges import Judges
+    from eval.judges.published.metrics import load_published
     from eval.judges.timm_features import make_network
 
     device = find_device(getattr(options, "device", None))
@@ -66,6 +68,7 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
         clip=clip,
         inception=InceptionExtractor(weights, device) if weights else None,
         network=make_network(options.network, device) if options.network else None,
+        published=load_published(options.metric, options.weights, device),
         **probes,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.console.arguments import CommandParser, Parsers, positive
 
@@ -43,16 +44,42 @@ def add_judges(
     made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
     made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
     made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
+    made.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME[=FILE]",
+        help="a published metric by weights from a file (`unclip evaluate --list`); may be repeated",
+    )
+    made.add_argument("--weights", metavar="DIR", help="folder of published weights (default: $UNCLIP_WEIGHTS)")
     made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")
+
+
+class ListMetrics(argparse.Action):
+    """Prints what published metrics there are, and ends; --weights counts where it stands before --list."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *others: object) -> NoReturn:
+        from eval.judges.published.listing import lines
+
+        print("\n".join(lines(getattr(namespace, "weights", None))))
+        parser.exit()
 
 
 def evaluate() -> argparse.ArgumentParser:
     """Of `unclip evaluate`."""
     made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made.add_argument("--list", action=ListMetrics, help="print the published metrics and what files they need")
     made.add_argument("samples", nargs="+", help="folders of pictures, of equally many: of `unclip sample`, or any")
-    made.add_argument("--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet")
+    made.add_argument(
+        "--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet"
+    )
     made.add_argument("--size", type=positive, help="bring the short side of all pictures to it, and keep the centre")
-    made.add_argument("--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n")
+    made.add_argument(
+        "--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n"
+    )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")

@@ -143,7 +143,8 @@ class CLIPTrainer(Stage[ImageTextBatch]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric contrastive loss (CLIP, figure 3), and what to log; `gathered`: over all replicas' pairs.
 
-        Logged, zeros and ones of a pair each: how often an image finds its caption in the batch, and how often it prefers it to its swapped form.
+        Logged, zeros and ones of each pair: whether an image finds its caption in the batch, and whether it prefers it
+        to its swapped form.
         """
         assert self.tokenize is not None
         images = self._resized(batch.images)

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from modules.images.degradations import gaussian_blur, random_crop
 from modules.models.configs import Objective, SamplerConfig
+from modules.training.measures import psnr
 from modules.training.model_stage import picture_count, picture_parts
 from modules.training.stage import TrainingConfig
-from modules.training.measures import psnr
 from modules.upsampler import Upsampler
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.95, decay_share=0.7)

@@ -54,7 +54,9 @@ def published_clip(
     # Causal, and in no file.
     length = config["text_cfg"]["context_length"]
     model.attn_mask = torch.full((length, length), float("-inf")).triu(1)
-    model = fill(model, state, path, ("attn_mask", "visual.attn_mask", "input_resolution", "context_length", "vocab_size"))
+    model = fill(
+        model, state, path, ("attn_mask", "visual.attn_mask", "input_resolution", "context_length", "vocab_size")
+    )
     side = config["vision_cfg"]["image_size"]
     model.visual.preprocess_cfg = {
         "size": (side, side),

@@ -62,7 +62,9 @@ class ImageReward:
         x = self.preprocessing.resized(images.to(self.device).float() / 255)
         seen = self.vision.forward_features((x - mean) / std)  # type: ignore[operator]
         words = self.tokenizer.encode_batch([str(record["caption"]) for record in records])
-        ids, mask = (torch.tensor([getattr(w, key) for w in words], device=self.device) for key in ("ids", "attention_mask"))
+        ids, mask = (
+            torch.tensor([getattr(w, key) for w in words], device=self.device) for key in ("ids", "attention_mask")
+        )
         found = self.text(
             input_ids=ids,
             attention_mask=mask,

@@ -41,7 +41,7 @@ PUBLISHED = {
             "dinov2",
             ("dinov2_vitl14_pretrain.pth",),
             "facebookresearch/dinov2",
-            "DINOv2 ViT-L/14 at 224 px: FD-DINOv2, FD-infinity, KD, Vendi score, AuthPct (2023, Stein et al., dgm-eval)",
+            "DINOv2 ViT-L/14, 224 px: FD-DINOv2, FD-infinity, KD, Vendi score, AuthPct (2023, Stein et al., dgm-eval)",
             captions=False,
         ),
         Published(
@@ -116,8 +116,8 @@ def find_files(text: str, weights: str | None) -> tuple[Published, list[Path]]:
     for file in files:
         if not file.exists():
             raise InputError(
-                f"--metric {name} needs {file.name}, which is not at {file}: get it from {metric.source}, and put it into"
-                f" the folder of --weights (or ${WEIGHTS_VARIABLE}), or name it: --metric {name}=FILE"
+                f"--metric {name} needs {file.name}, which is not at {file}: get it from {metric.source}, and put it"
+                f" into the folder of --weights (or ${WEIGHTS_VARIABLE}), or name it: --metric {name}=FILE"
             )
     return metric, files
 

@@ -42,7 +42,9 @@ class VQAScore:
         own = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.processor = AutoProcessor.from_pretrained(folder, **own)
-            model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **own)
+            model = AutoModelForImageTextToText.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, **own
+            )
         except Exception as error:  # transformers raises many kinds
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{folder} holds no vision-language model that transformers reads ({reason})") from error

@@ -29,7 +29,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         for key in WRAPPINGS:
             if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
                 content = content[key]
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+        tensors = (
+            {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+        )
         if not tensors:
             raise ValueError("it holds no tensors by name")
         check_finite(tensors, path)
@@ -57,7 +59,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, ignore: tu
             raise InputError(f"{path} lacks {name}: it is another network's file, or of another version")
         if state[name].shape != tensor.shape:
             found, expected = (tuple(t.shape) for t in (state[name], tensor))
-            raise InputError(f"{path}: {name} has the shape {found}, {expected} is needed: it is another network's file")
+            raise InputError(
+                f"{path}: {name} has the shape {found}, {expected} is needed: it is another network's file"
+            )
     extra = [name for name in state if name not in wanted and not name.startswith(ignore)] if ignore != ("",) else []
     if extra:
         raise InputError(f"{path} holds {extra[0]}, which the network does not have: it is another network's file")

@@ -85,9 +85,7 @@ class InceptionScore(CaptionMetric):
 
     higher_is_better = True
 
-    def __init__(
-        self, layer: Callable[[np.ndarray], np.ndarray] | None = None, draws: int = 0, seed: int = 0
-    ) -> None:
+    def __init__(self, layer: Callable[[np.ndarray], np.ndarray] | None = None, draws: int = 0, seed: int = 0) -> None:
         super().__init__(draws, seed, ("logits",))
         self.layer = layer
 

@@ -10,7 +10,13 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from eval.metrics.authenticity import authentic
 from eval.metrics.bootstrap import Interval
-from eval.metrics.frechet import FeatureStatistics, FrechetDistance, frechet_distance, frechet_infinity, frechet_interval
+from eval.metrics.frechet import (
+    FeatureStatistics,
+    FrechetDistance,
+    frechet_distance,
+    frechet_infinity,
+    frechet_interval,
+)
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.objects.base import NAN, CaptionMetric
 from eval.metrics.precision_recall import manifolds
@@ -172,7 +178,12 @@ class PrecisionRecall(FeatureDistance):
         found = manifolds(self.column("features"), self.reference, captions=groups)
         if resampler is not None:
             return found.intervals(resampler)
-        values = {"precision": found.precise, "recall": found.recalled, "density": found.dense, "coverage": found.covered}
+        values = {
+            "precision": found.precise,
+            "recall": found.recalled,
+            "density": found.dense,
+            "coverage": found.covered,
+        }
         return {name: Interval(float(value.mean()), NAN, NAN) for name, value in values.items()}
 
 

@@ -81,10 +81,15 @@ def gathered(ranks: list[CaptionMetric]) -> CaptionMetric:
     states = [{name: getattr(m, name) for name in m._reductions} for m in ranks]
     for rank in states:
         for name, value in rank.items():
-            rank[name] = torch.cat(value) if isinstance(value, list) and value else value
-    order = [name for name in one._reductions if len(states[0][name])]
-    turn = iter(order)
-    one._sync_dist(lambda tensor, group=None: (lambda name: [rank[name] for rank in states])(next(turn)))
+            rank[name] = torch.cat(value) if value else torch.tensor([])
+    turn = iter(one._reductions)
+
+    def gather(tensor: Tensor, group: object = None) -> list[Tensor]:
+        name = next(turn)
+        torch.testing.assert_close(tensor, states[0][name], rtol=0, atol=0, equal_nan=True)
+        return [rank[name] for rank in states]
+
+    one._sync_dist(gather)
     return one
 
 
@@ -180,7 +185,9 @@ def test_vendi_is_the_entropy_of_the_kernels_eigenvalues():
     values = values[values > 1e-12]
     assert vendi_score(FEATURES) == pytest.approx(np.exp(-(values * np.log(values)).sum()), rel=1e-10)
     assert vendi_score(np.eye(4)) == pytest.approx(4) and vendi_score(np.ones((5, 3))) == pytest.approx(1)
-    assert vendi_score(FEATURES[:9], np.arange(9)) == pytest.approx(vendi_score(np.repeat(FEATURES[:9], np.arange(9), 0)))
+    assert vendi_score(FEATURES[:9], np.arange(9)) == pytest.approx(
+        vendi_score(np.repeat(FEATURES[:9], np.arange(9), 0))
+    )
 
 
 def test_copies_are_not_authentic():

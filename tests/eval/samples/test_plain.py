@@ -118,7 +118,7 @@ def test_captions_come_from_tables_and_texts(tmp_path: Path, kind: str):
 def test_rows_without_files_go_in_order(tmp_path: Path):
     (tmp_path / "c.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     assert by_table(tmp_path / "c.jsonl", ["2.png", "10.png"]) == {"2.png": "one", "10.png": "two"}
-    with pytest.raises(InputError, match="2 captions and no column of files .*3 pictures"):
+    with pytest.raises(InputError, match=r"2 captions and no column of files .*3 pictures"):
         by_table(tmp_path / "c.jsonl", ["1.png", "2.png", "3.png"])
 
 

@@ -32,7 +32,6 @@ def test_the_small_frechet_distance_is_that_of_the_formula_over_all_ranks():
     g = torch.Generator().manual_seed(0)
     drawn, real = torch.randn(41, 5, generator=g), 1 + 2 * torch.randn(40, 5, generator=g)
     ranks = [SmallFrechet(5), SmallFrechet(5)]
-    assert ranks[0].compute().isnan()
     for rank, metric in enumerate(ranks):
         metric.update(drawn[rank::2], real=False)
         metric.update(real[rank::2], real=True)
