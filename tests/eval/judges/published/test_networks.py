@@ -23,7 +23,7 @@ from eval.judges.published.mlp import AestheticMLP
 from eval.judges.published.vqa import QUESTION, VQAScore
 from eval.judges.published.weights import read_state
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", minversion="5.0")
 
 
 def pictures(count: int, side: int) -> Tensor:
@@ -54,13 +54,12 @@ def dinov2(side: int) -> tuple[nn.Module, dict[str, Tensor]]:
         "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm",
         **{f"blocks.{k}.{a}": f"encoder.layer.{k}.{b}" for k in range(2) for a, b in (
             ("norm1", "norm1"), ("norm2", "norm2"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"),
-            ("attn.proj", "attention.output.dense"))},
+            ("attn.proj", "attention.o_proj"))},
     }  # fmt: skip
     for kind in ("weight", "bias"):
         state |= {f"{ours}.{kind}": theirs[f"{other}.{kind}"] for ours, other in plain.items()}
         for k in range(2):
-            place = f"encoder.layer.{k}.attention.attention"
-            parts = [theirs[f"{place}.{part}.{kind}"] for part in ("query", "key", "value")]
+            parts = [theirs[f"encoder.layer.{k}.attention.{part}_proj.{kind}"] for part in "qkv"]
             state[f"blocks.{k}.attn.qkv.{kind}"] = torch.cat(parts)
     for k in range(2):
         for n in (1, 2):
@@ -307,7 +306,7 @@ def test_files_are_found_by_their_published_names(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(listing.WEIGHTS_VARIABLE, raising=False)
     with pytest.raises(InputError, match="there are dinov2, cmmd, hpsv2"):
         listing.find_files("fid", None)
-    with pytest.raises(InputError, match="needs dinov2_vitl14_pretrain.pth, .* get it from facebookresearch/dinov2"):
+    with pytest.raises(InputError, match=r"needs dinov2_vitl14_pretrain.pth, .* get it from facebookresearch/dinov2"):
         listing.find_files("dinov2", str(tmp_path))
     assert not any("(here)" in line for line in listing.lines(str(tmp_path)))
     (tmp_path / "dinov2_vitl14_pretrain.pth").write_bytes(b"")
