@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
     data, section, clip = _data_and_clip(options)
+    if options.save_clip is not None:
+        _save(clip, options)
     warn_of_shared_pairs(data, section, options.clip)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
@@ -55,6 +57,13 @@ def run(options: argparse.Namespace) -> int:
         trainer=trainer,
     )
     return 0
+
+
+@rank_zero_only
+def _save(clip: Any, options: argparse.Namespace) -> None:
+    from modules.clip.saved import save_clip
+
+    _say(f"{save_clip(clip, options.clip, options.save_clip)}: the CLIP {clip.fingerprint}")
 
 
 def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
