@@ -171,7 +171,7 @@ def spot_check(data: SplitDataModule, clip: Encoder, folder: Path, split: str) -
         tokens = getattr(clip.tokenize, "cutting", clip.tokenize)(batch.captions).to(here)
         again = {"z_i": clip.encode_image(batch.images.to(here)), "z_t": clip.encode_text(tokens)}
     for name, z in again.items():
-        cosines = (z.float().cpu() * getattr(there, name)).sum(dim=1)
+        cosines = torch.nn.functional.cosine_similarity(z.float().cpu(), getattr(there, name))
         worst = int(cosines.argmin())
         if not float(cosines[worst]) > SAME:
             raise InputError(
@@ -187,7 +187,8 @@ def _info(clip: Encoder, source: dict[str, Any], token_features: bool) -> Embedd
         tokens = clip.tokenize(["a"])
         dim = clip.encode_text(tokens.to(here)).shape[1]
         features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
-    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features)
+    raw = bool(getattr(clip, "raw", False))
+    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features, normalised=not raw)
 
 
 def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:
