@@ -70,8 +70,9 @@ def check_norms(rows: ShardedArray, place: Path, unit: bool = True) -> None:
     if len(wrong):
         first = wrong[0]
         raise InputError(
-            f"{place}: row {chosen[first]} has norm {norms[first]:.4g}{' and not 1' * unit} ({len(wrong)} of {len(chosen)} rows "
-            "that were looked at): they are not embeddings as `unclip embed` writes them; run it again with --overwrite"
+            f"{place}: row {chosen[first]} has norm {norms[first]:.4g}{' and not 1' if unit else ''} ({len(wrong)} of "
+            f"{len(chosen)} rows that were looked at): they are not embeddings as `unclip embed` writes them; run it "
+            "again with --overwrite"
         )
 
 
