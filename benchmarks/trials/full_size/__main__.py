@@ -3,8 +3,8 @@
     python -m benchmarks.trials.full_size --out /tmp/karlo-size [--small] [--steps 2] [--keep]
 
 The stages are those of experiments/karlo/, their weights random and in bfloat16 (7 GB on disk), written tensor by
-tensor. One picture is then drawn in a process of its own as `unclip sample --precision bf16 --offload` does. Printed are
-the largest resident set after each part of that process, and how long it took. `--small` does the same with narrow
+tensor. One picture is then drawn in a process of its own, as `unclip sample --precision bf16 --offload` does. Printed
+are the largest resident set after each part of that process, and how long it took. `--small` does the same with narrow
 networks.
 """
 
