@@ -48,8 +48,8 @@ class TrainedRun:
 
     Args:
         run: the run folder, what `unclip export` made of it, "shipped:shapes", or USER/NAME (a text) of a model hub,
-            from which it is downloaded; its stages are clip, the priors of
-            `modules.conditions`, decoder, glide, and upsampler or upsampler_256, upsampler_1024 and the like.
+            from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, and
+            upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
         overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
             diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature.

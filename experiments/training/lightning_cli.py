@@ -216,7 +216,7 @@ class CLI(LightningCLI):
         """
         source = read_source(path)
         words = self.datamodule.vocabulary() if source.words is not None else None
-        here = Here(self.dump()["model"]["init_args"], getattr(self.datamodule, KEY, None), words)
+        here = Here(self.dump()["model"].get("init_args") or {}, getattr(self.datamodule, KEY, None), words)
         fit = compare(source, self.model, here)
         for line in fit.problems:
             rank_zero_only(print)(f"init_from: {line}", flush=True)

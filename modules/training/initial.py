@@ -213,7 +213,7 @@ def _shape(tensor: Tensor) -> str:
 def _changes(theirs: Any, ours: Any, where: str, ignored: tuple[str, ...]) -> Iterator[str]:
     """A line for each setting that both have with different values; a setting that one lacks has its default there."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in theirs.keys() & ours.keys() - set(ignored):
+        for key in sorted(theirs.keys() & ours.keys() - set(ignored)):
             yield from _changes(theirs[key], ours[key], f"{where}.{key}", ignored)
     elif theirs is not None and ours is not None and _plain(theirs) != _plain(ours):
         yield f"another meaning: {where} was {printable(str(theirs))}, here it is {printable(str(ours))}"
