@@ -1,4 +1,4 @@
-"""A CLIP that open_clip knows by name, written as the CLIP of a run, and the way from `unclip embed` to `unclip sample`."""
+"""CLIPs that open_clip knows by name, written as the CLIP of a run: the way from `unclip embed` to `unclip sample`."""
 
 from __future__ import annotations
 
