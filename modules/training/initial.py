@@ -214,7 +214,8 @@ def _changes(theirs: Any, ours: Any, where: str, ignored: tuple[str, ...]) -> It
     """A line for each setting that both have with different values; a setting that one lacks has its default there."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in sorted(theirs.keys() & ours.keys() - set(ignored)):
-            yield from _changes(theirs[key], ours[key], f"{where}.{key}", ignored)
+            name = where if key == "init_args" else f"{where}.{key}"
+            yield from _changes(theirs[key], ours[key], name, ignored)
     elif theirs is not None and ours is not None and _plain(theirs) != _plain(ours):
         yield f"another meaning: {where} was {printable(str(theirs))}, here it is {printable(str(ours))}"
 

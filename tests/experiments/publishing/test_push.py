@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,26 +37,38 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
+@pytest.fixture(scope="module")
+def trained(stored_run, tmp_path_factory):
+    """The run with the configs that training leaves beside the exports."""
+    run = shutil.copytree(stored_run, tmp_path_factory.mktemp("pushed") / "tiny")
+    for folder in run.iterdir():
+        there = folder / "export" / "config.yaml"
+        model = yaml.safe_load(there.read_text()) if there.exists() else {"class_path": "modules.clip.CLIPTrainer"}
+        data = {"class_path": "datamodules.shapes.ShapesDataModule", "init_args": {"image_size": 16}}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 9}, "model": model, "data": data}))
+    return run
+
+
 def pushed(run: Path, *words: str) -> list[str]:
     return ["export", str(run), "--out", "sent", "--push", "somebody/shapes", *words]
 
 
-def test_a_run_that_was_pushed_draws_the_same_from_the_hub(hub, stored_run, capsys):
-    assert main(pushed(stored_run, "--private")) == 0
+def test_a_run_that_was_pushed_draws_the_same_from_the_hub(hub, trained, capsys):
+    assert main(pushed(trained, "--private")) == 0
     assert f"{hub.address}/somebody/shapes/commit/" in capsys.readouterr().out
     assert hub.private == {"somebody/shapes"}
     card = hub.state("somebody/shapes", "main")[1]["README.md"].decode()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["library_name"] == "unclip" and 'UnCLIP.from_run("somebody/shapes")' in card
     assert "--run somebody/shapes --out" in card
-    there, here = UnCLIP.from_run("somebody/shapes"), UnCLIP.from_run(stored_run)
+    there, here = UnCLIP.from_run("somebody/shapes"), UnCLIP.from_run(trained)
     captions = ["a red circle"]
     assert torch.equal(there.generate(captions, seed=2), here.generate(captions, seed=2))
     assert "run: somebody/shapes of the hub, revision " in capsys.readouterr().err
 
 
-def test_only_files_of_known_names_are_fetched(hub, stored_run):
-    assert main(pushed(stored_run, "--stages", "clip,decoder")) == 0
+def test_only_files_of_known_names_are_fetched(hub, trained):
+    assert main(pushed(trained, "--stages", "clip,decoder")) == 0
     bad = dict.fromkeys(("decoder/model.py", "decoder/pytorch_model.bin", "setup.sh", "clip/x.pt"), b"code")
     first = list(hub.repositories["somebody/shapes"])[-1]
     hub.commit("somebody/shapes", bad)
@@ -66,8 +79,8 @@ def test_only_files_of_known_names_are_fetched(hub, stored_run):
     assert folder.name != first and run_folder(f"somebody/shapes@{first}").name == first
 
 
-def test_what_comes_from_the_hub_passes_the_allow_list(hub, stored_run):
-    assert main(pushed(stored_run, "--stages", "clip,decoder")) == 0
+def test_what_comes_from_the_hub_passes_the_allow_list(hub, trained):
+    assert main(pushed(trained, "--stages", "clip,decoder")) == 0
     config = yaml.safe_load(hub.state("somebody/shapes", "main")[1]["decoder/config.yaml"])
     config["init_args"]["network"]["class_path"] = "subprocess.Popen"
     hub.commit("somebody/shapes", {"decoder/config.yaml": yaml.safe_dump(config).encode()})
@@ -85,10 +98,10 @@ def test_a_hub_that_has_it_not_and_one_that_is_not_there(hub, monkeypatch):
         UnCLIP.from_run("somebody/else")
 
 
-def test_what_was_fetched_is_there_without_the_hub(hub, stored_run, monkeypatch):
+def test_what_was_fetched_is_there_without_the_hub(hub, trained, monkeypatch):
     from huggingface_hub import constants
 
-    assert main(pushed(stored_run, "--stages", "decoder")) == 0
+    assert main(pushed(trained, "--stages", "decoder")) == 0
     before = run_folder("somebody/shapes")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert run_folder("somebody/shapes") == before
@@ -102,20 +115,20 @@ def test_paths_are_not_looked_for_on_the_hub(hub, tmp_path):
     assert str(run_folder(Path("somebody/shapes"))) == "somebody/shapes"  # A Path is a path.
 
 
-def test_a_push_without_a_login_or_a_name_writes_nothing(hub, stored_run, monkeypatch, capsys, tmp_path):
+def test_a_push_without_a_login_or_a_name_writes_nothing(hub, trained, monkeypatch, capsys, tmp_path):
     from huggingface_hub import constants
 
-    assert main(["export", str(stored_run), "--out", "sent", "--push", "shapes"]) == 2
+    assert main(["export", str(trained), "--out", "sent", "--push", "shapes"]) == 2
     assert "--push takes USER/NAME" in capsys.readouterr().err
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    assert main(pushed(stored_run)) == 2
+    assert main(pushed(trained)) == 2
     assert "hf auth login" in capsys.readouterr().err and not Path("sent").exists()
 
 
-def test_a_hub_that_refuses_leaves_the_folder(hub, stored_run, monkeypatch, capsys):
+def test_a_hub_that_refuses_leaves_the_folder(hub, trained, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert main(pushed(stored_run, "--stages", "decoder")) == 2
+    assert main(pushed(trained, "--stages", "decoder")) == 2
     line = capsys.readouterr().err
     assert "sent is written, but the hub did not take it" in line and "hf_wrong" not in line
     assert Path("sent/decoder/model.safetensors").is_file()

@@ -144,6 +144,6 @@ def test_a_training_that_goes_on_keeps_its_own_weights(config, stored_run, tmp_p
     assert main(words) == 0
     first, file = exported(tmp_path / "run", "linear_prior"), source / "export" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file)
-    assert main([*words, "--ckpt_path=last", "--trainer.max_steps=2"]) == 0
+    assert main([*words, "--ckpt_path=last", "--overwrite", "--trainer.max_steps=2"]) == 0
     after = exported(tmp_path / "run", "linear_prior")
     assert all(torch.equal(after[name], first[name]) for name in first)
