@@ -12,7 +12,7 @@ from torch import nn
 from experiments.console.show import aligned
 from experiments.costs.memory import LiveBytes, norms_in_float32, shapes_only
 from experiments.training.callbacks import millions
-from modules.clip.folder import check_config, shapes_of
+from modules.clip.folder import check_config, one_line, shapes_of
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
@@ -98,9 +98,12 @@ def _stage(system: TrainedRun, name: str, batch: int) -> Need:
 
 def _clip(system: TrainedRun, batch: int) -> Need:
     """The text tower at work, twice a caption for a negative one; its weights stay float32."""
+    from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
+
     folder = export_folder(system.run / "clip")
     length = int(check_config(folder)["model_cfg"]["text_cfg"].get("context_length", 77))
-    model = shapes_of(folder)
+    with one_line(str(folder), "train or export that CLIP again"):
+        model = shapes_of(folder)
     tokens = torch.zeros(2 * batch, length, dtype=torch.int64, device="meta")
     active = _peak(model, lambda: model.encode_text(tokens), False)  # type: ignore[operator]
     shapes = [tuple(tensor.shape) for tensor in header_of(weights_file(folder)).values()]

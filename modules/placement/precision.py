@@ -30,7 +30,7 @@ def narrowed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor
 
 def compute_in_bfloat16(network: nn.Module, device: torch.device) -> None:
     """Let all that a network is asked run under autocast on a device of that type. Its class becomes a subclass."""
-    network.__class__ = _under_autocast(type(network), device.type)
+    network.__class__ = _under_autocast(type(network), device.type)  # type: ignore[arg-type]  # types do hash
 
 
 @cache
