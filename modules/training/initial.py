@@ -189,7 +189,7 @@ def compare(source: Source, module: nn.Module, here: Here = Here()) -> Fit:
     lines += [f"missing: {name} {_shape(wanted[name])} is not in the file" for name in wanted if name not in held]
     lines += [f"unused: {printable(name)} {_shape(held[name])} of the file" for name in held if name not in wanted]
     for key, ignored in MEANING.items():
-        lines += _changes(today(source.settings.get(key)), today(here.settings.get(key)), key, ignored)
+        lines += changes_of(today(source.settings.get(key)), today(here.settings.get(key)), key, ignored)
     if source.clip is not None and here.clip is not None and not same_clip(source.clip, here.clip):
         lines.append(f"another CLIP: trained on embeddings of {source.clip}, the data hold those of {here.clip}")
     if source.words is not None and here.words is not None and list(source.words) != list(here.words):
@@ -210,12 +210,12 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _changes(theirs: Any, ours: Any, where: str, ignored: tuple[str, ...]) -> Iterator[str]:
+def changes_of(theirs: Any, ours: Any, where: str, ignored: tuple[str, ...]) -> Iterator[str]:
     """A line for each setting that both have with different values; a setting that one lacks has its default there."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in sorted(theirs.keys() & ours.keys() - set(ignored)):
             name = where if key == "init_args" else f"{where}.{key}"
-            yield from _changes(theirs[key], ours[key], name, ignored)
+            yield from changes_of(theirs[key], ours[key], name, ignored)
     elif theirs is not None and ours is not None and _plain(theirs) != _plain(ours):
         yield f"another meaning: {where} was {printable(str(theirs))}, here it is {printable(str(ours))}"
 
