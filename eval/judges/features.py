@@ -10,7 +10,9 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +28,8 @@ from eval.untrusted import check_clip, check_finite, read_json
 if TYPE_CHECKING:
     from modules.clip.preprocessing import Preprocessing
 
+DECODERS = 4
+"""Threads that decode pictures, and so many batches are decoded ahead."""
 Tokenizer = Callable[[list[str]], Tensor]
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
@@ -283,6 +287,28 @@ def find_inception(named: str | None = None) -> Path | None:
 
 
 def batches(folder: SampleFolder, batch_size: int) -> Iterable[Tensor]:
-    """The images of a folder in order, as uint8 (up to batch_size, 3, H, W)."""
-    for start in range(0, len(folder), batch_size):
-        yield folder.images(start, start + batch_size)
+    """The images of a folder in order, as uint8 (up to batch_size, 3, H, W); the next ones are decoded meanwhile."""
+    yield from (images for _, images in part_batches(folder, batch_size))
+
+
+def part_batches(folder: SampleFolder, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
+    """Every `world`-th batch of a folder from the `rank`-th on: position of its first image, and the images.
+
+    A batch is the same whoever looks at it, so that several processes give the features of one to the bit. A few are
+    decoded ahead by threads, while the networks look.
+    """
+    starts = list(range(rank * batch_size, len(folder), world * batch_size))
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead = deque[tuple[int, Future[Tensor]]]()
+        try:
+            for start in starts:
+                ahead.append((start, pool.submit(folder.images, start, start + batch_size)))
+                if len(ahead) > DECODERS:
+                    first, images = ahead.popleft()
+                    yield first, images.result()
+            while ahead:
+                first, images = ahead.popleft()
+                yield first, images.result()
+        finally:
+            for _, images in ahead:
+                images.cancel()

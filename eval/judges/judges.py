@@ -23,6 +23,8 @@ from eval.samples.folder import SampleFolder
 from eval.samples.geneval import KEY
 
 CLASSES = "classes"
+BATCH = 128
+"""Images that judges look at together."""
 
 
 class Scorer(Protocol):
@@ -105,6 +107,10 @@ class Judges:
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
+    def everyone(self, scores: bool = True) -> dict[str, Extractor | Scorer]:
+        """Extractors, and scorers where `scores`, by name."""
+        return {**self.extractors(), **(self.published.scorers if scores else {})}
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -121,7 +127,7 @@ class Seen:
 def look(
     folder: SampleFolder,
     judges: Judges,
-    batch_size: int = 128,
+    batch_size: int = BATCH,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
     scores: bool = True,
@@ -138,7 +144,7 @@ def look(
         scores: ask the scorers too, which read captions; not for real images.
     """
     digests = _digests(folder, judges, scores) if cache is not None else {}
-    everyone = all_judges(judges, scores)
+    everyone = judges.everyone(scores)
     found: dict[str, np.ndarray] = {}
     missing: dict[str, Extractor | Scorer] = {}
     for name, judge in everyone.items():
@@ -154,9 +160,16 @@ def look(
     return Seen({name: found[name] for name in everyone}, found.get(CLASSES))
 
 
-def all_judges(judges: Judges, scores: bool = True) -> dict[str, Extractor | Scorer]:
-    """Extractors, and scorers where `scores`, by name."""
-    return {**judges.extractors(), **(judges.published.scorers if scores else {})}
+def missing_files(
+    folder: SampleFolder, judges: Judges, cache: Path, scores: bool = True
+) -> dict[tuple[str, str], Path]:
+    """(judge, array) -> the file of the cache, of judges that have not seen these images."""
+    digests, found = _digests(folder, judges, scores), {}
+    for name, judge in judges.everyone(scores).items():
+        files = {(name, key): _file(cache, digests[name], judge, key) for key in _arrays(name)}
+        if not all(file.is_file() for file in files.values()):
+            found |= files
+    return found
 
 
 def _digests(folder: SampleFolder, judges: Judges, scores: bool) -> dict[str, str]:
@@ -164,7 +177,7 @@ def _digests(folder: SampleFolder, judges: Judges, scores: bool) -> dict[str, st
     images = images_digest(folder)
     lines = [[record["caption"], record.get(KEY)] for record in folder.records]
     captions = hashlib.sha256(json.dumps([images, lines]).encode()).hexdigest()
-    return {name: captions if name in judges.published.scorers else images for name in all_judges(judges, scores)}
+    return {name: captions if name in judges.published.scorers else images for name in judges.everyone(scores)}
 
 
 def _arrays(name: str) -> tuple[str, ...]:
@@ -194,7 +207,7 @@ def _look(
     try:
         for images in batches(folder, batch_size):
             records = folder.records[done : done + len(images)]
-            for (name, array), values in _seen(judges, images, records):
+            for (name, array), values in seen_by(judges, images, records):
                 key = _key(name, array)
                 if key not in arrays:
                     shape = (len(folder), *values.shape[1:])
@@ -204,7 +217,7 @@ def _look(
                         target = _file(cache, digests[name], judges[name], array)
                         part = target.with_name(f".{target.stem}.partial-{uuid.uuid4().hex[:8]}")
                         partial[key] = (part, target)
-                        arrays[key] = _open(part, shape, values.dtype)
+                        arrays[key] = open_features(part, shape, values.dtype)
                 arrays[key][done : done + len(values)] = values
             done += len(images)
             if tick is not None:
@@ -220,7 +233,12 @@ def _look(
     return arrays
 
 
-def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def open_features(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new file of features as a memory map.
+
+    Raises:
+        InputError: a full disk, or no permission.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
@@ -241,9 +259,10 @@ def _reserve(path: Path, array: np.memmap) -> None:
                 file.write(bytes(array[0].nbytes))
 
 
-def _seen(
+def seen_by(
     judges: dict[str, Extractor | Scorer], images: Tensor, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """(judge, array) and what each judge sees in a batch of images with these manifest lines."""
     for name, judge in judges.items():
         if isinstance(judge, AttributeExtractor):
             seen = judge.look(images)

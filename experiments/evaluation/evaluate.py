@@ -12,6 +12,7 @@ from experiments.console.progress import Progress, progress
 from experiments.console.show import show
 from experiments.evaluation.board import log_to_board
 from experiments.evaluation.judges import feature_folder, judges_of, make_judges, named_judges
+from experiments.evaluation.processes import look_in_processes
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
 from modules.errors import InputError
 
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
     with bar, feature_folder(options.cache, [real.path, *(folder.path for folder in folders)]) as cache:
+        if options.processes > 1:
+            look_in_processes(options, real, folders, judges, cache)
         reference = read_reference(real, judges, tick=bar.advance, cache=cache)
         written = statistics_files(options.write_statistics, reference, judges)
         reference = with_statistics(statistics, reference)

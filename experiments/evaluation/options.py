@@ -78,6 +78,9 @@ def evaluate() -> argparse.ArgumentParser:
     )
     made.add_argument("--size", type=positive, help="bring the short side of all pictures to it, and keep the centre")
     made.add_argument(
+        "--processes", type=positive, default=1, help="look at pictures in so many processes, a device each (default 1)"
+    )
+    made.add_argument(
         "--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n"
     )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")

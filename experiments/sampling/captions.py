@@ -1,4 +1,4 @@
-"""The captions to draw: one caption, a text file of captions, or those of a sample folder's manifest."""
+"""The captions to draw: one, a text file or table of them, a benchmark's prompts, or a sample folder's manifest."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from eval.samples.captions import TABLES, column_of, read_table
 from eval.samples.folder import MANIFEST, SampleFolder
+from eval.samples.geneval import KEY as GENEVAL
+from eval.samples.geneval import check_metadata
 from eval.samples.manifest import json_lines
 from experiments.console.arguments import check_text
 from modules.errors import InputError
 
-COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = (
+    "mentioned",
+    "held_out",
+    "attribution",
+    GENEVAL,
+    "category",
+    "challenge",
+)  # What a manifest of captions knows and the samples' manifest keeps.
 
 
 @dataclass(frozen=True)
@@ -52,8 +62,10 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
             raise InputError("the caption is empty: say what to draw")
         return [Request(caption, 0, {})], None
     path = Path(str(captions))
-    if path.name == MANIFEST or path.suffix == ".jsonl":
+    if path.name == MANIFEST or (path.suffix == ".jsonl" and not _is_prompts(path)):
         return _from_manifest(path)
+    if path.suffix.lower() in TABLES:
+        return _from_table(path), None
     try:
         lines = [_line(line) for line in path.read_text(encoding="utf-8").split("\n")]
     except UnicodeDecodeError as error:
@@ -62,6 +74,44 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     if not found:
         raise InputError(f"{path} holds no caption: write one a line")
     return [Request(text, k, {}) for k, text in enumerate(found)], None
+
+
+PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "title")
+"""DrawBench's csv has Prompts and Category, PartiPrompts' tsv Prompt, Category, Challenge and Note."""
+
+
+def _is_prompts(path: Path) -> bool:
+    """Whether the first line of a .jsonl is a prompt, as in GenEval's evaluation_metadata.jsonl, and no sample."""
+    with path.open(encoding="utf-8-sig") as file:
+        line = file.readline(2**20)
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "caption_index" not in first and column_of([first], PROMPT_COLUMNS) is not None
+
+
+def _from_table(path: Path) -> list[Request]:
+    """The prompts of a .csv, .tsv, .jsonl or .parquet; GenEval's metadata and a category go into the manifest."""
+    rows = read_table(path)
+    column = column_of(rows, PROMPT_COLUMNS)
+    if column is None:
+        raise InputError(f"{path} has no column of prompts ({', '.join(PROMPT_COLUMNS)})")
+    requests = []
+    for number, row in enumerate(rows):
+        text = row.get(column)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{path}: row {number + 1} has no prompt")
+        check_text(text, f"{path}: row {number + 1}")
+        known: dict[str, Any] = {}
+        for name in ("category", "challenge"):
+            there = column_of([row], (name,))
+            if there is not None and isinstance(row[there], str):
+                known[name] = row[there]
+        if "include" in row and "tag" in row:
+            known[GENEVAL] = check_metadata(dict(row), f"{path}: row {number + 1}")
+        requests.append(Request(" ".join(text.split()), number, known))
+    return requests
 
 
 def _line(text: str) -> str:

@@ -13,7 +13,11 @@ def sample() -> argparse.ArgumentParser:
     """Of `unclip sample`."""
     parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
     parser.add_argument("caption", nargs="?", help="one caption")
-    parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
+    parser.add_argument(
+        "--captions",
+        help="a text file, one caption a line; a .csv, .tsv, .parquet or .jsonl with a prompt a row (DrawBench,"
+        " PartiPrompts, GenEval); or the manifest.jsonl of a sample folder",
+    )
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
     add_drawing(parser)
     return parser

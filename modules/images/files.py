@@ -56,6 +56,10 @@ _QUARTERS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _limit_lock = threading.Lock()
+_before: list[tuple[int | None, int]] = []
+"""Pillow's own limits, while a picture is decoded."""
+_decoding: list[None] = []
+"""One for each picture that is being decoded."""
 
 
 class PictureError(InputError):
@@ -211,12 +215,17 @@ def as_rgb(image: Image.Image, name: str) -> Image.Image:
 def _own_limit() -> Iterator[None]:
     """Pillow warns and refuses at other numbers of pixels and of text than ours, by globals; see `check_size`."""
     with _limit_lock:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        text, PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_CHUNK, MAX_TEXT
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before, text
+        if not _before:  # Threads decode side by side: the first sets the limits, the last puts them back.
+            _before.append((Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK))
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, MAX_TEXT
+        _decoding.append(None)
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _decoding.pop()
+            if not _decoding:
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = _before.pop()
 
 
 def check_size(image: Image.Image, name: str) -> None:

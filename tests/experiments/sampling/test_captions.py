@@ -1,6 +1,7 @@
 """Captions of files as Windows writes them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,36 @@ def test_a_caption_that_is_not_utf_8_is_refused(tmp_path, caption):
     path.write_text(json.dumps({"caption": caption, "caption_index": 0}))
     with pytest.raises(InputError, match=r"record 1: .* is not UTF-8"):
         read_requests(None, str(path))
+
+
+def test_prompts_of_benchmarks_are_read(tmp_path: Path):
+    """DrawBench's csv, PartiPrompts' tsv and GenEval's jsonl, as they are published."""
+    drawbench, parti, geneval = (tmp_path / name for name in ("drawbench.csv", "PartiPrompts.tsv", "geneval.jsonl"))
+    drawbench.write_text('Prompts,Category\nA red colored car.,Colors\n"One cat, one dog.",Counting\n')
+    parti.write_text("Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\tBiology-inspired\n")
+    metadata = {"tag": "counting", "include": [{"class": "clock", "count": 2}], "prompt": "a photo of two clocks"}
+    geneval.write_text(json.dumps(metadata) + "\n")
+    found, folder = read_requests(None, str(drawbench))
+    assert folder is None and [(r.caption, r.index) for r in found] == [
+        ("A red colored car.", 0),
+        ("One cat, one dog.", 1),
+    ]
+    assert found[1].known == {"category": "Counting"}
+    (request,), _ = read_requests(None, str(parti))
+    assert request.caption == "bond" and request.known == {"category": "Abstract", "challenge": "Basic"}
+    (request,), _ = read_requests(None, str(geneval))
+    assert request.caption == "a photo of two clocks" and request.known == {"geneval": metadata}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("x.csv", "words\nx\n", "no column of prompts"),
+        ("x.csv", "prompt,category\n,a\n", "row 1 has no prompt"),
+        ("x.jsonl", '{"prompt": "a", "tag": "colour", "include": []}\n', "the tag is one of single_object"),
+    ],
+)
+def test_wrong_tables_of_prompts_are_refused(tmp_path: Path, name: str, text: str, told: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read_requests(None, str(tmp_path / name))

@@ -201,7 +201,8 @@ def test_image_reward_reads_caption_and_picture_together(tmp_path: Path):
     reward = ImageReward(tmp_path / "ImageReward.pt", tmp_path / "vocab.txt")
     images = pictures(2, 32)
     found = reward.score(images, [{"caption": caption} for caption in CAPTIONS])
-    mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    known = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    mean, std = (torch.tensor(v)[:, None, None] for v in known)
     for k, caption in enumerate(CAPTIONS):  # one by one and without padding: the mask hides it
         seen = vision(pixel_values=((images[k : k + 1] / 255) - mean) / std).last_hidden_state
         ids = torch.tensor([[2, *(WORDS.index(word) for word in caption.split()), 3]])
@@ -213,7 +214,7 @@ def test_image_reward_reads_caption_and_picture_together(tmp_path: Path):
 
 
 def llava(folder: Path) -> nn.Module:
-    """A LLaVA of random weights with its processor, as save_pretrained writes them; no token is special to its words."""
+    """A LLaVA of random weights with its processor, as save_pretrained writes them."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["<unk>", "<image>", "<pad>", "Yes", "No", "Does", "this", "figure", "show", "a", "red", "cube", "dogs"]

@@ -1,0 +1,82 @@
+"""Features by several processes: each looks at every n-th batch, and the parts are joined to what one would see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.errors import InputError
+from eval.judges.features import part_batches
+from eval.judges.judges import BATCH, Judges, missing_files, open_features, seen_by
+from eval.samples.folder import SampleFolder
+
+PARTS = ".parts"
+
+
+def look_at_part(
+    folder: SampleFolder,
+    judges: Judges,
+    cache: Path,
+    rank: int,
+    world: int,
+    scores: bool = True,
+    tick: Callable[[int], Any] | None = None,
+) -> None:
+    """Shows every `world`-th batch from the `rank`-th on to the judges whose features the cache lacks.
+
+    Args:
+        folder, judges, cache, scores, tick: see `eval.judges.judges.look`.
+        rank, world: which of the processes this is.
+    """
+    wanted = missing_files(folder, judges, cache, scores)
+    if not wanted:
+        return
+    rows: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in wanted}
+    names = {name for name, _ in wanted}
+    chosen = {name: judge for name, judge in judges.everyone(scores).items() if name in names}
+    for start, images in part_batches(folder, BATCH, rank, world):
+        for key, values in seen_by(chosen, images, folder.records[start : start + len(images)]):
+            rows[key].append(values)
+        if tick is not None:
+            tick(len(images))
+    (cache / PARTS).mkdir(parents=True, exist_ok=True)
+    for key, target in wanted.items():
+        place = part_file(target, rank, world)
+        partial = place.with_name(f"{place.name}.tmp")
+        with partial.open("wb") as file:
+            np.save(file, np.concatenate(rows[key]) if rows[key] else np.empty(0))
+        os.replace(partial, place)  # noqa: PTH105
+
+
+def join_parts(folder: SampleFolder, judges: Judges, cache: Path, world: int, scores: bool = True) -> None:
+    """Puts the parts of `world` processes together, as files that `look` finds.
+
+    Raises:
+        InputError: a process has left no part.
+    """
+    for target in missing_files(folder, judges, cache, scores).values():
+        places = [part_file(target, rank, world) for rank in range(world)]
+        absent = [place for place in places if not place.is_file()]
+        if absent:
+            raise InputError(f"a process that looks at {folder.path} has ended early; the same command goes on")
+        parts = [np.load(place, mmap_mode="r") for place in places]
+        partial = target.with_name(f".{target.stem}.joined.npy")
+        whole = open_features(partial, (len(folder), *parts[0].shape[1:]), parts[0].dtype)
+        taken = [0] * world
+        for k, start in enumerate(range(0, len(folder), BATCH)):
+            n, rank = min(BATCH, len(folder) - start), k % world
+            whole[start : start + n] = parts[rank][taken[rank] : taken[rank] + n]
+            taken[rank] += n
+        whole.flush()  # type: ignore[attr-defined]
+        os.replace(partial, target)  # noqa: PTH105
+        for place in places:
+            place.unlink()
+
+
+def part_file(target: Path, rank: int, world: int) -> Path:
+    """Where a process leaves its part of a file of features."""
+    return target.parent / PARTS / f"{target.stem}-{rank}-of-{world}.npy"

@@ -1,0 +1,68 @@
+"""Features by several processes are those of one, to the bit; decoding ahead changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from eval.errors import InputError
+from eval.judges import features, judges, parts
+from eval.judges.features import AttributeExtractor, part_batches
+from eval.judges.judges import Judges, PublishedJudges, look
+
+
+class Scores:
+    """A scorer: the mean of a picture times the length of its caption."""
+
+    name, resizing = "lengths", "none"
+
+    def score(self, images, records):
+        return images.float().mean((1, 2, 3))[:, None] * torch.tensor([[float(len(r["caption"]))] for r in records])
+
+
+@pytest.mark.parametrize("world", [2, 3, 9])
+def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_path, monkeypatch, world):
+    for module in (judges, parts):
+        monkeypatch.setattr(module, "BATCH", 5)
+    folder = make_folder("a", captions=9, per_caption=2)  # 18 images: three full batches and one of three
+    judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"lengths": Scores()}))
+    alone = look(folder, judge, 5, cache=tmp_path / "one")
+    for rank in range(world):
+        parts.look_at_part(folder, judge, tmp_path / "several", rank, world)
+    parts.join_parts(folder, judge, tmp_path / "several", world)
+    assert {p.name for p in (tmp_path / "one").glob("*.npy")} == {p.name for p in (tmp_path / "several").glob("*.npy")}
+    monkeypatch.setattr(judges, "seen_by", None)  # nothing is looked at again
+    together = look(folder, judge, 5, cache=tmp_path / "several")
+    for name in ("classifier", "lengths"):
+        np.testing.assert_array_equal(together.features[name], alone.features[name])
+    np.testing.assert_array_equal(together.classes, alone.classes)
+    assert not list((tmp_path / "several" / parts.PARTS).iterdir())
+
+
+def test_a_missing_part_is_told(make_folder, classifier, tmp_path):
+    folder, judge = make_folder("a"), Judges(AttributeExtractor(classifier))
+    parts.look_at_part(folder, judge, tmp_path, 0, 2)
+    with pytest.raises(InputError, match="has ended early"):
+        parts.join_parts(folder, judge, tmp_path, 2)
+
+
+def test_batches_are_in_order_and_whole(make_folder):
+    folder = make_folder("a", captions=9, per_caption=1)
+    found = list(part_batches(folder, 2, 1, 3))
+    assert [start for start, _ in found] == [2, 8]
+    for start, images in found:
+        assert torch.equal(images, folder.images(start, start + 2))
+    assert torch.equal(torch.cat(list(features.batches(folder, 4))), folder.images())
+
+
+def test_other_captions_are_other_scores_and_the_same_features(make_folder, classifier, tmp_path):
+    folder = make_folder("a")
+    judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"lengths": Scores()}))
+    first = look(folder, judge, cache=tmp_path)
+    for record in folder.records:
+        record["caption"] += " and more"
+    second = look(folder, judge, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 4  # features, classes, two scores
+    assert (second.features["lengths"] > first.features["lengths"]).all()
+    assert "lengths" not in look(folder, judge, cache=tmp_path, scores=False).features
