@@ -36,6 +36,11 @@ class Judged:
     resampler: Resampler
 
     @property
+    def features(self) -> np.ndarray:
+        """(N, D) of the samples, by the judge of the Frechet distance."""
+        return self.seen.features[self.judges.main]
+
+    @property
     def real(self) -> np.ndarray:
         """(M, D) of the real images, by the same judge."""
         return self.reference[self.judges.main]

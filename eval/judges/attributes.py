@@ -181,8 +181,9 @@ class AttributeClassifier(lightning.LightningModule):
         logits, truth = self(batch.images)[0], self._truth(batch)
         self.log(f"{split}/loss", attribute_loss(logits, truth), batch_size=len(truth), sync_dist=True)
         for (name, accuracy), head, wanted in zip(self.accuracies.items(), logits, truth.T, strict=True):
+            assert isinstance(accuracy, MulticlassAccuracy)
             accuracy.update(head.argmax(1), wanted)
-            self.log(f"{split}/accuracy/{name}", accuracy, on_step=False, on_epoch=True)  # type: ignore[arg-type]
+            self.log(f"{split}/accuracy/{name}", accuracy, on_step=False, on_epoch=True)
 
 
 def warm_up_then_cosine(steps: int) -> Callable[[int], float]:

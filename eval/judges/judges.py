@@ -58,7 +58,8 @@ class PublishedJudges:
 
     def names(self) -> dict[str, str] | None:
         """Metric -> name of its judge, for protocols; None without any."""
-        found = {name: judge.name for name, judge in {**self.extractors, **self.scorers}.items()}
+        found = {name: judge.name for name, judge in self.extractors.items()}
+        found |= {name: judge.name for name, judge in self.scorers.items()}
         if self.mlp is not None:
             found["laion_aesthetic"] += f" {self.mlp.name}"
         return found or None
@@ -164,7 +165,8 @@ def missing_files(
     folder: SampleFolder, judges: Judges, cache: Path, scores: bool = True
 ) -> dict[tuple[str, str], Path]:
     """(judge, array) -> the file of the cache, of judges that have not seen these images."""
-    digests, found = _digests(folder, judges, scores), {}
+    digests = _digests(folder, judges, scores)
+    found: dict[tuple[str, str], Path] = {}
     for name, judge in judges.everyone(scores).items():
         files = {(name, key): _file(cache, digests[name], judge, key) for key in _arrays(name)}
         if not all(file.is_file() for file in files.values()):

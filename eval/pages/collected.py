@@ -8,6 +8,7 @@ from eval.samples.conditions import Row
 from eval.tables.further import further_table
 from eval.tables.kinds import kind_table
 from eval.tables.paper import ablation_table, binding_table, table_1, table_2, table_3
+from eval.tables.published_metrics import published_table
 from eval.tables.sweeps import read_sweeps, sweep_table
 from eval.tables.tabular import Table
 from eval.votes.votes import counted
@@ -18,6 +19,8 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
     sweeps = read_sweeps(run)
     more = further_table(rows)
     made = {"further": more} if more.rows else {}
+    if any(row.get("published") for row in rows):
+        made["published"] = published_table(rows)
     made |= {
         "table_1_humans": table_1(counted(run)),
         "table_2_fid": table_2(rows),

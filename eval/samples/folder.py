@@ -113,7 +113,8 @@ class SampleFolder:
 
     def fitted(self, size: int) -> SampleFolder:
         """The same images, each brought to (size, size) when it is read; see `eval.samples.pictures.fitted`."""
-        return replace(self, size=(size, size), fit=None if self.size == (size, size) else size)
+        sizes = {tuple(record.get("size") or self.size) for record in self.records}
+        return replace(self, size=(size, size), fit=None if sizes == {(size, size)} else size)
 
     def images(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Decodes images `start` to `stop` (like a slice) as uint8 (N, 3, H, W).

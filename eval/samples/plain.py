@@ -144,7 +144,7 @@ def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[Sampl
         InputError: without `size`, a folder holds pictures of several sizes.
     """
     if size is not None:
-        return [_mixed(folder, size) for folder in folders]
+        return [folder.fitted(size) for folder in folders]
     for folder in folders:
         sizes = sizes_of(folder)
         if len(sizes) > 1:
@@ -155,11 +155,6 @@ def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[Sampl
                 " side is brought to it, antialiased, and the centre kept)"
             )
     return list(folders)
-
-
-def _mixed(folder: SampleFolder, size: int) -> SampleFolder:
-    whole = set(sizes_of(folder)) == {(size, size)}
-    return replace(folder, size=(size, size), fit=None if whole else size)
 
 
 def numbered_like(folder: SampleFolder, other: SampleFolder) -> SampleFolder:

@@ -58,7 +58,8 @@ def published_clip(
         model, state, path, ("attn_mask", "visual.attn_mask", "input_resolution", "context_length", "vocab_size")
     )
     side = config["vision_cfg"]["image_size"]
-    model.visual.preprocess_cfg = {
+    visual: Any = model.visual
+    visual.preprocess_cfg = {
         "size": (side, side),
         "mean": open_clip.OPENAI_DATASET_MEAN,
         "std": open_clip.OPENAI_DATASET_STD,

@@ -87,7 +87,9 @@ def published(judged: Judged) -> dict[str, Any]:
         elif name == "laion_aesthetic":
             found[name] = judged.mean(judges.mlp(judged.seen.features[name]))
         elif judged.folder.captioned:
-            found[name] = _clip_score(judged, name, judges.extractors[name])
+            clip = judges.extractors[name]
+            assert isinstance(clip, CLIPExtractor)
+            found[name] = _clip_score(judged, name, clip)
     for name in judges.scorers:
         if judged.folder.captioned and name != "geneval":
             found[name] = judged.mean(judged.seen.features[name][:, 0])

@@ -10,6 +10,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from eval.metrics.authenticity import authentic
 from eval.metrics.bootstrap import Interval
+from eval.metrics.diversity import vendi_interval, vendi_score
 from eval.metrics.frechet import (
     FeatureStatistics,
     FrechetDistance,
@@ -20,7 +21,6 @@ from eval.metrics.frechet import (
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.objects.base import NAN, CaptionMetric
 from eval.metrics.precision_recall import manifolds
-from eval.metrics.vendi import vendi_interval, vendi_score
 
 Reference = np.ndarray | Tensor | None
 
@@ -200,7 +200,7 @@ class Authenticity(FeatureDistance):
 
 
 class Vendi(CaptionMetric):
-    """The Vendi score: how many different samples there are, in effect (`eval.metrics.vendi`)."""
+    """The Vendi score: how many different samples there are, in effect (`eval.metrics.diversity`)."""
 
     higher_is_better = True
 

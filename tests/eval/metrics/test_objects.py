@@ -15,7 +15,7 @@ from torchmetrics.image.kid import poly_mmd
 from eval.metrics.authenticity import authentic
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.clip_score import clip_score
-from eval.metrics.diversity import within_caption_distance
+from eval.metrics.diversity import vendi_interval, vendi_score, within_caption_distance
 from eval.metrics.frechet import FeatureStatistics, frechet_infinity, frechet_interval
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
@@ -36,7 +36,6 @@ from eval.metrics.objects.distances import (
 )
 from eval.metrics.precision_recall import manifolds
 from eval.metrics.retrieval import r_precision
-from eval.metrics.vendi import vendi_interval, vendi_score
 
 N, D, DRAWS, SEED = 45, 6, 30, 3
 RNG = np.random.default_rng(0)

@@ -111,3 +111,31 @@ def test_the_list_of_published_metrics(place: Path, capsys: pytest.CaptureFixtur
     assert not end.value.code and "hpsv2.1 (not here)" in printed and "xswu/HPSv2" in printed
     assert evaluate("karlo", "--size", "16", "--metric", "dinov2") == 2
     assert "--metric dinov2 needs dinov2_vitl14_pretrain.pth" in capsys.readouterr().err
+
+
+def test_a_published_metric_by_a_file_of_small_weights(place: Path, capsys: pytest.CaptureFixture):
+    """DINOv2's layout, small: distances, Vendi and AuthPct in its features, named in table, json and protocol."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    from eval.judges.published.dinov2 import DINOv2Extractor
+    from eval.metrics.diversity import vendi_score
+    from eval.samples.plain import open_folder
+
+    torch.manual_seed(0)
+    network = VisionTransformer(224, 14, embed_dim=8, depth=1, num_heads=1, init_values=1.0, num_classes=0)
+    state = {**network.state_dict(), "mask_token": torch.zeros(1, 8)}
+    torch.save(state, place / "dinov2_vitl14_pretrain.pth")
+    assert evaluate("karlo", "--size", "24", "--weights", str(place), "--metric", "dinov2") == 0
+    printed = capsys.readouterr().out
+    assert "fd_dinov2" in printed and "DINOv2 ViT-L/14, 224 px" in printed
+    row = json.loads((place / "karlo" / "metrics.json").read_text())
+    assert set(row["published"]) == {
+        "fd_dinov2", "fd_infinity_dinov2", "kd_dinov2", "authpct_dinov2", "vendi_dinov2"
+    }  # fmt: skip
+    assert row["published"]["fd_infinity_dinov2"] is None  # of nine pictures nothing is extrapolated
+    assert row["protocol"]["published"]["dinov2"].startswith("DINOv2 8 ")
+    extractor = DINOv2Extractor(place / "dinov2_vitl14_pretrain.pth")
+    ours, real = (extractor(open_folder(place / name).fitted(24).images()).numpy() for name in ("karlo", "photos"))
+    expected = FrechetDistance(FeatureStatistics.of(real))(FeatureStatistics.of(ours))
+    assert row["published"]["fd_dinov2"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert row["published"]["vendi_dinov2"]["value"] == pytest.approx(vendi_score(ours), rel=1e-5)

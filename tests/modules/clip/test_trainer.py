@@ -100,7 +100,7 @@ def test_the_loss_is_the_symmetric_cross_entropy(make, batch, monkeypatch):
     logits = stage.network.logit_scale.exp() * z_i @ z_t.T
     by_hand = -(logits.log_softmax(dim=1).diag() + logits.log_softmax(dim=0).diag()).mean() / 2
     assert_close(loss, by_hand)
-    assert log["retrieval"] == (logits.argmax(dim=1) == torch.arange(8)).float().mean()
+    assert log["retrieval"].mean() == (logits.argmax(dim=1) == torch.arange(8)).float().mean()
     assert set(log) == {"retrieval"}
 
 
@@ -118,7 +118,7 @@ def test_captions_with_their_relation_turned_round_are_further_negatives(make, b
     scale = stage.network.logit_scale.exp()
     pairs = torch.stack([(z_i * z_t).sum(dim=1), (z_i * negative).sum(dim=1)], dim=1) * scale
     assert_close(loss - plain, -(pairs.log_softmax(dim=1)[:, 0] * changed).sum() / 8)
-    assert_close(log["order"], (pairs[changed, 0] > pairs[changed, 1]).float().mean())
+    assert_close(log["order"].mean(), (pairs[changed, 0] > pairs[changed, 1]).float().mean())
     assert torch.equal(stage.swapped(stage.tokenize(captions)), stage.tokenize(other))
 
 

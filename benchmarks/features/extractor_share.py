@@ -1,4 +1,4 @@
-"""`python -m benchmarks.timings.extractor_share`: how much of an extractor's own speed evaluation reaches.
+"""`python -m benchmarks.features.extractor_share`: how much of an extractor's own speed evaluation reaches.
 
 Pictures of 256 px are drawn into a scratch folder. A CLIP's image tower of random weights sees them twice, in turns:
 as one tensor that is in memory, and by `eval.judges.judges.look` from the files, which reads, checks, decodes and
@@ -67,7 +67,7 @@ def measure(tower: str, count: int, device: torch.device, pairs: int, scratch: P
 def main(argv: list[str] | None = None) -> None:
     """Measures one tower and prints a line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.timings.extractor_share", description=(__doc__ or "").split("\n")[0]
+        prog="python -m benchmarks.features.extractor_share", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--tower", choices=list(TOWERS), default="ViT-B-32")
     parser.add_argument("--count", type=int, default=1024, help="pictures (default 1024)")
