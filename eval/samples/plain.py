@@ -160,19 +160,24 @@ def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[Sampl
 def numbered_like(folder: SampleFolder, other: SampleFolder) -> SampleFolder:
     """A folder whose captions have the numbers, and the ground truth, that they have in another folder.
 
-    So pictures of another model stand beside ours that were drawn for the same captions. A folder with a caption that
-    the other does not have is returned as it is.
+    So pictures of another model stand beside ours that were drawn for the same captions. Where the other has a caption
+    under several numbers, each number gets as many pictures as it has there, and the last one the rest. A folder with a
+    caption that the other does not have is returned as it is.
     """
-    known: dict[str, dict[str, Any]] = {}
-    for record in other.records:
-        known.setdefault(record["caption"], record)
+    known: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(other.records, key=lambda record: (record["caption_index"], record["sample_index"])):
+        known.setdefault(record["caption"], []).append(record)
     if not folder.captioned or any(record["caption"] not in known for record in folder.records):
         return folder
-    records = []
+    records, taken, samples = [], Counter[str](), Counter[int]()
     for record in folder.records:
-        like = known[record["caption"]]
+        places = known[record["caption"]]
+        like = places[min(taken[record["caption"]], len(places) - 1)]
+        index = like["caption_index"]
         copied = {key: like[key] for key in COPIED if key in like}
-        records.append({**record, **copied, "caption_index": like["caption_index"]})
+        records.append({**record, **copied, "caption_index": index, "sample_index": samples[index]})
+        taken[record["caption"]] += 1
+        samples[index] += 1
     records.sort(key=lambda record: (record["caption_index"], record["sample_index"]))
     return replace(folder, records=records)
 

@@ -175,8 +175,23 @@ def test_pictures_of_another_model_get_the_numbers_of_our_captions(tmp_path: Pat
     theirs = numbered_like(open_folder(tmp_path / "karlo"), first)
     assert [(r["file"], r["caption_index"]) for r in theirs.records] == [("b.png", 6), ("a.png", 7)]
     assert theirs.records[0]["mentioned"] == first.records[0]["mentioned"] and theirs.condition == "karlo"
+    twice = numbered_like(
+        open_folder(tmp_path / "karlo"), ours(tmp_path / "twice", ["a dog, or two", "a cat", "a cat"])
+    )
+    assert [(r["file"], r["caption_index"]) for r in twice.records] == [("b.png", 5), ("a.png", 7)]
     other = ours(tmp_path / "other", ["a cat", "a bird"])
     assert numbered_like(open_folder(tmp_path / "karlo"), other) == open_folder(tmp_path / "karlo")
+
+
+def test_a_caption_with_several_numbers_gives_each_its_pictures(tmp_path: Path):
+    """Ours: "a cat" under 6 and 5; theirs: three pictures of it. In the order of numbers, the rest to the last."""
+    first = ours(tmp_path / "ours", ["a dog", "a cat", "a cat"])
+    for k in range(3):
+        save(tmp_path / "theirs" / f"{k}.png", picture((16, 16), k)).with_suffix(".txt").write_text("a cat")
+    found = numbered_like(open_folder(tmp_path / "theirs"), first).records
+    assert [(r["file"], r["caption_index"], r["sample_index"]) for r in found] == [
+        ("0.png", 5, 0), ("1.png", 6, 0), ("2.png", 6, 1)
+    ]  # fmt: skip
 
 
 METADATA = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
