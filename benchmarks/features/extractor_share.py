@@ -35,7 +35,10 @@ def make_clip(tower: str, device: torch.device) -> CLIPExtractor:
     import open_clip
 
     torch.manual_seed(0)
-    return CLIPExtractor(open_clip.CLIP(64, TOWERS[tower], TEXT), tower, None, device)
+    model = open_clip.CLIP(64, TOWERS[tower], TEXT)
+    visual: Any = model.visual
+    visual.preprocess_cfg = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return CLIPExtractor(model, tower, None, device)
 
 
 def measure(tower: str, count: int, device: torch.device, pairs: int, scratch: Path) -> dict[str, float]:
