@@ -47,6 +47,13 @@ CONDITIONS: dict[str, Condition] = {
     "linear_prior": Condition("linear prior", "#e69f00", "prior", "linear_prior"),
     "ar_prior": Condition("AR prior", "#0072b2", "prior", "ar_prior"),
     "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
+    "projection_prior": Condition("projection prior", "#f0c040", "prior", "projection_prior"),
+    "eclipse_prior": Condition("ECLIPSE prior", "#aa4499", "prior", "eclipse_prior"),
+    "mlp_prior": Condition("MLP diffusion prior", "#44aa99", "prior", "mlp_prior"),
+    # Priors that are given no text.
+    "mean_prior": Condition("mean z_i (no text)", "#bbbbbb", "prior", "mean_prior"),
+    "diffusion_prior_no_text": Condition("diffusion prior, no text", "#66c2a5", "prior", "diffusion_prior_no_text"),
+    "mlp_prior_no_text": Condition("MLP diffusion prior, no text", "#99d8c9", "prior", "mlp_prior_no_text"),
     "distilled": Condition(
         "diffusion prior, distilled decoder",
         "#117733",

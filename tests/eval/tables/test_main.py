@@ -128,7 +128,7 @@ def test_intervals_of_few_draws_are_told(row):
         return [note for note in main_table([given]).notes if "spread of 20 draws" in note]
 
     fid = {"fid": row("glide")["diversity"]}
-    assert told(239, 64, **fid)[0].startswith("The intervals of FID are normal ones, of the spread of 20 draws:")
+    assert told(239, 64, **fid)[0].startswith("The intervals of FID are Student's, of the spread of 20 draws:")
     assert told(239, 64) == told(238, 64, **fid) == told(239, 64, 20, **fid) == []
     assert told(512, 2048)[0].startswith("The intervals of the Frechet distance are")
     assert told(512, 2048, **fid)[0].startswith("The intervals of the Frechet distance and FID are")
