@@ -12,6 +12,7 @@ import numpy as np
 from eval.judges.judges import Judges, Seen
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
+from eval.metrics.by_count import accuracy_by_count
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.precision_recall import manifolds
@@ -106,7 +107,8 @@ NAMES = tuple(METRICS)
 def further(
     folder: SampleFolder, seen: Seen, judges: Judges, reference: dict[str, np.ndarray], resampler: Resampler
 ) -> dict[str, Any]:
-    """All of `METRICS`, and "binding": {pair: {"bound", "swapped", "missing"}} where there is ground truth.
+    """All of `METRICS`; where there is ground truth, "binding": {pair: {"bound", "swapped", "missing"}}, and
+    "accuracy_by_count" of `eval.metrics.by_count`.
 
     Args:
         folder: the samples.
@@ -122,6 +124,7 @@ def further(
     return {
         **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
+        "accuracy_by_count": _by_count(folder, seen, judges, resampler),
     }
 
 
@@ -142,3 +145,12 @@ def _binding(
             column[known] = values
             result[pair][kind] = as_json(resampler.share(column))
     return result or None
+
+
+def _by_count(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, Any]] | None:
+    mentioned = [record.get("mentioned") or None for record in folder.records]
+    if judges.classifier is None or seen.classes is None or not any(mentioned):
+        return None
+    return accuracy_by_count(describe(seen.classes, judges.classifier.classifier.attributes), mentioned, resampler)

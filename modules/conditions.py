@@ -23,6 +23,7 @@ class Condition:
         decoder: the stage that draws the picture.
         in_main_table: whether it is a row of a run's main table and a choice of `unclip sample`; if not, it is for
             sweeps only.
+        caption: whether the decoder is given the caption's tokens beside z_i.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Condition:
     prior: str | None = None
     decoder: str = "decoder"
     in_main_table: bool = True
+    caption: bool = True
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ CONDITIONS: dict[str, Condition] = {
         decoder="distilled_decoder",
         in_main_table=False,
     ),
+    "image_embedding_alone": Condition("true z_i, no caption", "#88ccee", "image", caption=False),
     "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
 }
 """By name, in the order of tables. Colours are Okabe and Ito's, which people with colour blindness can tell apart."""

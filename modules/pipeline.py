@@ -73,5 +73,6 @@ class UnCLIP(ImageMethods):
         tokens, z_t = self.embed_text(captions)
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
         decoder = condition_named(condition).decoder
+        tokens = tokens if condition_named(condition).caption else torch.zeros_like(tokens)
         low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

@@ -1,9 +1,10 @@
-"""The table of accuracy by kind of caption."""
+"""The tables of accuracy by kind of caption, and by the number of objects that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eval.metrics.by_count import COUNTED
 from eval.metrics.kinds import HELD_OUT, KINDS
 from eval.tables.main import Cell, Row, Table, in_order, label, number
 
@@ -37,3 +38,19 @@ def kind_table(rows: Sequence[Row]) -> Table:
             " write them again with `unclip data export` and `unclip sample`."
         )
     return Table("Accuracy by kind of caption", columns, body, said)
+
+
+def count_table(rows: Sequence[Row]) -> Table:
+    """Conditions and numbers of named objects against what is right (figure 17 as a number)."""
+    heads = {"object": "each object ↑", "number": "number ↑", "all": "all ↑"}
+    body = []
+    for row in in_order([row for row in rows if row.get("accuracy_by_count")]):
+        for count, found in sorted(row["accuracy_by_count"].items(), key=lambda item: int(item[0])):
+            cells = [number(found[name], 2) for name in COUNTED]
+            body.append([Cell(label(row["condition"])), Cell(count), Cell(str(found["n"])), *cells])
+    said = [
+        "Each object: share of the named objects that are there with all that is said of them, each seen object counting"
+        " once. Number: pictures with as many objects as the caption names. All: both, for all objects. By the"
+        " classifier, whose own row is that of real images. Intervals of shares as in the main table.",
+    ]
+    return Table("Accuracy by number of objects", ["condition", "objects", "n", *heads.values()], body, said)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.sampling.jobs import Job
 from experiments.sampling.score_statistics import Statistics
+from modules.conditions import CONDITIONS
 from modules.images.tensors import to_uint8
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
@@ -42,14 +44,14 @@ class PointJob(Job):
         return self.title or super().label
 
     def embedded(self, system: UnCLIP, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-        """tokens (B, L) of pictures, and what the decoder is given as z_i."""
+        """tokens (B, L) of pictures, 0 where the decoder is given no caption, and what it is given as z_i."""
         requests = [self.requests[k // self.n] for k in numbers]
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
         if key not in self.drawn:
             generators = image_generators(self.seed, self.places(numbers), "prior")
             self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, self.true_images(numbers))
-        return tokens, self.drawn[key]
+        return (tokens if CONDITIONS[self.condition].caption else torch.zeros_like(tokens)), self.drawn[key]
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         tokens, z_i = self.embedded(system, numbers)

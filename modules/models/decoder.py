@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
+from modules.clip.caption_tokens import Reads, tokenizer_of
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.guidance import guide_two
@@ -34,15 +35,23 @@ class DecoderModel(ImageModel):
         network: what is trained.
         drop_text, drop_embedding: how often caption and z_i are dropped in training, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
+        reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
     """
 
     network: DecoderNetwork
     drop_text: float = 0.5
     drop_embedding: float = 0.1
     embedding: Literal["z_i", "z_t"] = "z_i"
+    reads: Reads = "clip"
 
     def check(self) -> None:
         super().check()
+        text = self.network.text
+        if self.reads != "clip" and text.vocab_size != (size := tokenizer_of(self.reads, text.context_length)[1]):
+            raise InputError(
+                f"network.init_args.vocab_size is {text.vocab_size}, reads: {self.reads} has {size} tokens: set it to "
+                f"{size}"
+            )
         if self.network.embedding_dim is None and self.sampler.text_guidance_scale is not None:
             raise InputError("text_guidance_scale needs a decoder with two conditions; this one has the caption alone")
 
@@ -65,13 +74,25 @@ class DecoderModel(ImageModel):
         return self.network.embedding_dim
 
     @property
-    def reader(self) -> CaptionReader:
-        return self.network.text
+    def reader(self) -> CaptionReader | None:
+        return self.network.text if self.reads == "clip" else None
+
+    def tokens_of(self, captions: Sequence[str], tokens: Tensor) -> Tensor:
+        """(B, L) tokens that the text encoder reads.
+
+        Args:
+            captions: B of them.
+            tokens: (B, L') the CLIP's tokens; where all are 0 there is no caption.
+        """
+        if self.reads == "clip":
+            return tokens
+        own = tokenizer_of(self.reads, self.network.text.context_length)[0](captions).to(tokens.device)
+        return torch.where((tokens == 0).all(dim=1, keepdim=True), 0, own)
 
     def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
         """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
         rows = embeddings_of(batch)
-        return rows.tokens, None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+        return self.tokens_of(batch.captions, rows.tokens), None if self.network.embedding_dim is None else getattr(rows, self.embedding)
 
     def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
         """The draw and the network's output; caption and embedding are dropped for some."""
