@@ -64,6 +64,11 @@ CONDITIONS: dict[str, Condition] = {
         decoder="distilled_decoder",
         in_main_table=False,
     ),
+    # Decoders whose text encoder reads tokens of its own.
+    "caption_only_bpe": Condition("caption only, byte pairs", "#777777", "none", decoder="decoder_bpe"),
+    "caption_only_characters": Condition("caption only, characters", "#555555", "none", decoder="decoder_characters"),
+    "image_embedding_bpe": Condition("true z_i, byte pairs", "#4477aa", "image", decoder="decoder_bpe"),
+    "image_embedding_characters": Condition("true z_i, characters", "#225588", "image", decoder="decoder_characters"),
     "image_embedding_alone": Condition("true z_i, no caption", "#88ccee", "image", caption=False),
     "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
 }

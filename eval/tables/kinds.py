@@ -1,4 +1,4 @@
-"""The tables of accuracy by kind of caption, and by the number of objects that it names."""
+"""The tables of accuracy by kind of caption, by the number of objects that it names, and of words in pictures."""
 
 from __future__ import annotations
 
@@ -54,3 +54,18 @@ def count_table(rows: Sequence[Row]) -> Table:
         " classifier, whose own row is that of real images. Intervals of shares as in the main table.",
     ]
     return Table("Accuracy by number of objects", ["condition", "objects", "n", *heads.values()], body, said)
+
+
+def lettering_table(rows: Sequence[Row]) -> Table:
+    """Conditions and lengths of words against the letters and the words that are right (figure 16 as a number)."""
+    body = []
+    for row in in_order([row for row in rows if row.get("lettering")]):
+        for name, found in row["lettering"].items():
+            cells = [Cell(label(row["condition"])), Cell(name), Cell(str(found["n"]))]
+            body.append([*cells, number(found["letters"], 2), number(found["word"], 2)])
+    said = [
+        "Letters: 1 - edits / length, at least 0, between the word of the caption and what a reader reads; word: all of"
+        " them. The reader was trained on true signs; its own row is that of real images. Seen, held out: whether"
+        " training showed signs with this word. Intervals of shares as in the main table.",
+    ]
+    return Table("Words in pictures", ["condition", "length", "n", "letters ↑", "word ↑"], body, said)
