@@ -51,11 +51,11 @@ CONDITIONS: dict[str, Condition] = {
     "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
     "projection_prior": Condition("projection prior", "#f0c040", "prior", "projection_prior"),
     "eclipse_prior": Condition("ECLIPSE prior", "#aa4499", "prior", "eclipse_prior"),
-    "mlp_prior": Condition("MLP diffusion prior", "#44aa99", "prior", "mlp_prior"),
+    "mlp_prior": Condition("MLP prior", "#44aa99", "prior", "mlp_prior"),
     # Priors that are given no text.
     "mean_prior": Condition("mean z_i (no text)", "#bbbbbb", "prior", "mean_prior"),
-    "diffusion_prior_no_text": Condition("diffusion prior, no text", "#66c2a5", "prior", "diffusion_prior_no_text"),
-    "mlp_prior_no_text": Condition("MLP diffusion prior, no text", "#99d8c9", "prior", "mlp_prior_no_text"),
+    "diffusion_prior_no_text": Condition("diffusion, no text", "#66c2a5", "prior", "diffusion_prior_no_text"),
+    "mlp_prior_no_text": Condition("MLP prior, no text", "#99d8c9", "prior", "mlp_prior_no_text"),
     "distilled": Condition(
         "diffusion prior, distilled decoder",
         "#117733",
@@ -65,8 +65,8 @@ CONDITIONS: dict[str, Condition] = {
         in_main_table=False,
     ),
     # Decoders whose text encoder reads tokens of its own.
-    "caption_only_bpe": Condition("caption only, byte pairs", "#777777", "none", decoder="decoder_bpe"),
-    "caption_only_characters": Condition("caption only, characters", "#555555", "none", decoder="decoder_characters"),
+    "caption_only_bpe": Condition("caption, byte pairs", "#777777", "none", decoder="decoder_bpe"),
+    "caption_only_characters": Condition("caption, characters", "#555555", "none", decoder="decoder_characters"),
     "image_embedding_bpe": Condition("true z_i, byte pairs", "#4477aa", "image", decoder="decoder_bpe"),
     "image_embedding_characters": Condition("true z_i, characters", "#225588", "image", decoder="decoder_characters"),
     "image_embedding_alone": Condition("true z_i, no caption", "#88ccee", "image", caption=False),

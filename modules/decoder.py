@@ -34,6 +34,8 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         statistics_samples: see DiffusionStage.
         reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
+        embedding_noise: the highest level of noise that is put on z_i in training, 0 for none.
+        noise_level: of the noise that is put on z_i in sampling.
         optimizer, training: see Stage.
     """
 
@@ -49,6 +51,8 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
         reads: Reads = "clip",
+        embedding_noise: int = 0,
+        noise_level: int = 0,
     ) -> None:
         model = DecoderModel(
             network,
@@ -58,6 +62,8 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
             drop_embedding=drop_embedding,
             embedding=embedding,
             reads=reads,
+            embedding_noise=embedding_noise,
+            noise_level=noise_level,
         )
         super().__init__(model, optimizer, training, statistics_samples)
 

@@ -32,7 +32,7 @@ def test_all_conditions_in_the_order_of_the_issue(row):
     table = main_table([row(name) for name in reversed(CONDITIONS)])
     assert [line[0].text for line in table.rows] == list(CONDITIONS.values())
     names = "caption_only glide text_embedding linear_prior ar_prior diffusion_prior image_embedding real"
-    assert list(CONDITIONS) == names.split()
+    assert [name for name in CONDITIONS if name in names.split()] == names.split()
 
 
 def test_columns_that_nobody_measured_are_left_out(row):
