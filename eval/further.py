@@ -12,10 +12,10 @@ import numpy as np
 from eval.judges.judges import Judges, Seen
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
-from eval.metrics.by_count import accuracy_by_count
+from eval.metrics.limits.by_count import accuracy_by_count
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
-from eval.metrics.lettering import lettering, read_words
+from eval.metrics.limits.lettering import lettering, read_words
 from eval.metrics.precision_recall import manifolds
 from eval.metrics.retrieval import CANDIDATES, r_precision
 from eval.metrics.scoring import describe
@@ -109,7 +109,7 @@ def further(
     folder: SampleFolder, seen: Seen, judges: Judges, reference: dict[str, np.ndarray], resampler: Resampler
 ) -> dict[str, Any]:
     """All of `METRICS`; where there is ground truth, "binding": {pair: {"bound", "swapped", "missing"}},
-    "accuracy_by_count" of `eval.metrics.by_count`, "lettering" of `eval.metrics.lettering`.
+    "accuracy_by_count" of `eval.metrics.limits.by_count`, "lettering" of `eval.metrics.limits.lettering`.
 
     Args:
         folder: the samples.

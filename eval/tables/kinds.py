@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.metrics.by_count import COUNTED
+from eval.metrics.limits.by_count import COUNTED
 from eval.metrics.kinds import HELD_OUT, KINDS
 from eval.tables.main import Cell, Row, Table, in_order, label, number
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.bootstrap import Resampler
-from eval.metrics.by_count import accuracy_by_count, objects_right
+from eval.metrics.limits.by_count import accuracy_by_count, objects_right
 
 
 def things(*words: str) -> dict:

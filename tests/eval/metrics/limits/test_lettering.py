@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.bootstrap import Resampler
-from eval.metrics.lettering import lettering, letters_right, read_words
+from eval.metrics.limits.lettering import lettering, letters_right, read_words
 
 
 def edits(a: str, b: str) -> int:
