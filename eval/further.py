@@ -12,9 +12,9 @@ import numpy as np
 from eval.judges.judges import Judges, Seen
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
-from eval.metrics.limits.by_count import accuracy_by_count
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
+from eval.metrics.limits.by_count import accuracy_by_count
 from eval.metrics.limits.lettering import lettering, read_words
 from eval.metrics.precision_recall import manifolds
 from eval.metrics.retrieval import CANDIDATES, r_precision

@@ -82,7 +82,9 @@ def of_few_draws(trials: int, n: int = 200, dim: int = 4, seed: int = 0) -> Iter
     samples = [rng.normal(0.5, 1, (n, dim)) for _ in range(trials)]
     costly, frechet.COSTLY = frechet.COSTLY, 0
     try:
-        found = [frechet.frechet_interval(x, reference, Resampler(np.arange(n), 1000, k)) for k, x in enumerate(samples)]
+        found = [
+            frechet.frechet_interval(x, reference, Resampler(np.arange(n), 1000, k)) for k, x in enumerate(samples)
+        ]
     finally:
         frechet.COSTLY = costly
     truth = float(np.mean([interval.value for interval in found]))

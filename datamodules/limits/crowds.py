@@ -51,9 +51,7 @@ class CrowdsDataModule(PairDataModule):
             make = partial(_make_records, split, self.sizes[split])
             key = [*self.source_key(split), self.sizes[split]]
             found = (
-                make()
-                if self.cache_dir is None
-                else cached_json(self.cache_dir, f"crowds-{split}-records", key, make)
+                make() if self.cache_dir is None else cached_json(self.cache_dir, f"crowds-{split}-records", key, make)
             )
             self._records[split] = Records(found["captions"], np.array(found["attributes"], np.int64))
         return self._records[split]

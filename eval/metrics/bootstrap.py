@@ -54,7 +54,7 @@ class Resampler:
         return Interval(float(values[known].mean()), *percentiles(means))
 
     def share(self, values: np.ndarray) -> Interval:
-        """The mean of zeros and ones (N,), nan left out, with an interval that covers near 0 and 1 too: see `clustered`.
+        """The mean of zeros and ones (N,), nan left out, with an interval that covers near 0 and 1: see `clustered`.
 
         Nothing is drawn again: percentiles of replicates covered a share of 0.97 or 0.99 in 87 to 94 of 100 cases.
         """
@@ -88,9 +88,9 @@ FEW = 10
 
 
 def clustered(hits: np.ndarray, sizes: np.ndarray) -> Interval:
-    """The share of zeros and ones that come in captions, with the interval of its expected value (1998, Korn, Graubard).
+    """The share of zeros and ones that come in captions, with its interval (Korn and Graubard 1998).
 
-    The expectation is over other captions, as many, and other samples of them. The variance of the share between
+    The interval is one for the expected value over other captions, as many, and other samples of them. The variance of the share between
     captions is worth p (1 - p) / variance independent samples, but no more than there are; with Student's quantile for
     as many captions, they have the exact binomial interval. Where fewer than `FEW` captions are not all right, or not
     all wrong, or where all captions agree, the variance is not known: then no more count than there are captions.

@@ -24,7 +24,8 @@ def stored(run: Path) -> dict[str, Any]:
     rows = read_run(run).rows
     found: dict[str, Any] = {"main": {row["condition"]: numbers_in(row) for row in rows}}
     found["sweeps"] = {
-        name: {point_name(point): numbers_in(point) for point in sweep.points} for name, sweep in read_sweeps(run).items()
+        name: {point_name(point): numbers_in(point) for point in sweep.points}
+        for name, sweep in read_sweeps(run).items()
     }
     for path in sorted(run.glob("seeds*.json")):
         found[path.stem] = numbers_in(read_json(path) or {})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.metrics.limits.by_count import COUNTED
 from eval.metrics.kinds import HELD_OUT, KINDS
+from eval.metrics.limits.by_count import COUNTED
 from eval.tables.main import Cell, Row, Table, in_order, label, number
 
 
@@ -49,7 +49,7 @@ def count_table(rows: Sequence[Row]) -> Table:
             cells = [number(found[name], 2) for name in COUNTED]
             body.append([Cell(label(row["condition"])), Cell(count), Cell(str(found["n"])), *cells])
     said = [
-        "Each object: share of the named objects that are there with all that is said of them, each seen object counting"
+        "Each object: share of the named objects that are there with all that is said of them, each seen one counting"
         " once. Number: pictures with as many objects as the caption names. All: both, for all objects. By the"
         " classifier, whose own row is that of real images. Intervals of shares as in the main table.",
     ]

@@ -79,8 +79,8 @@ def sweep_seeds_table(sweep: Sweep, found: Found, replicas: int) -> Table:
         settings = [Cell(settings_text(point["settings"])), Cell(str(point["evaluations"] or "–"))]
         body.append([Cell(label(point["condition"])), *settings, *cells])
     said = [
-        f"Mean of {replicas} replicas, trained from seeds of their own; in brackets Student's {LEVEL:.0%} interval of that"
-        " mean. Captions, noise, real images, judges and all stages that are not replicated are the same in all.",
+        f"Mean of {replicas} replicas, trained from seeds of their own; in brackets Student's {LEVEL:.0%} interval of"
+        " that mean. Captions, noise, real images, judges and all stages that are not replicated are the same in all.",
     ]
     heads = ["condition", "settings", "evals", *(columns[name][0] for name in shown)]
     return Table(f"{sweep.title}: {replicas} training seeds", heads, body, said)

@@ -13,7 +13,12 @@ from eval.samples.manifest import json_lines
 from experiments.console.arguments import check_text
 from modules.errors import InputError
 
-COPIED = ("mentioned", "sign", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = (
+    "mentioned",
+    "sign",
+    "held_out",
+    "attribution",
+)  # What a manifest of captions knows and the samples' manifest keeps.
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,9 @@ class DecoderModel(ImageModel):
     def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
         """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
         rows = embeddings_of(batch)
-        return self.tokens_of(batch.captions, rows.tokens), None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+        return self.tokens_of(batch.captions, rows.tokens), None if self.network.embedding_dim is None else getattr(
+            rows, self.embedding
+        )
 
     def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
         """The draw and the network's output; caption and embedding are dropped for some."""

@@ -129,9 +129,7 @@ class DecoderNetwork(nn.Module):
             spatial = self.clip_to_map(z).unflatten(1, (-1, self._map_side, self._map_side))
         return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1), spatial)
 
-    def _embedding(
-        self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None, noised: EmbeddingNoise | None
-    ) -> Tensor:
+    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None, noised: EmbeddingNoise | None) -> Tensor:
         """What the projections read: (B, width), of the type of `emb`."""
         assert self.embedding_dim is not None
         if z_i is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
-from modules.networks.prior import DenoisingPriorNetwork, Denoise
+from modules.networks.prior import Denoise, DenoisingPriorNetwork
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,

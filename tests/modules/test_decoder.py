@@ -243,7 +243,7 @@ def test_noise_on_z_i_is_that_of_the_schedule(tiny, make, batch):
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     levels = torch.tensor([0, 1, 300, 600, 0, 1, 300, 600])
     found = model._noised(levels, noise)
-    # Nichol and Dhariwal's cosine schedule: alpha_bar(t) = f(t + 1) / f(0), f(t) = cos^2((t / 1000 + 0.008) / 1.008 pi / 2).
+    # Nichol and Dhariwal's cosine schedule: alpha_bar = f(t) / f(0), f(t) = cos^2((t / 1000 + 0.008) / 1.008 pi / 2).
     f = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
     alpha_bar = torch.tensor([1.0 if level == 0 else f(level) / f(0) for level in levels.tolist()])
     assert_close(found.signal, alpha_bar.sqrt(), atol=1e-4, rtol=0)

@@ -170,7 +170,9 @@ def test_without_text_it_is_sampled_without_text(make, rows):
     model = stage.averaged_model
     generators = lambda: [torch.Generator().manual_seed(k) for k in range(8)]  # noqa: E731
     drawn = model.sample(rows.captions, generators())
-    assert_close(model.sample(rows.captions._replace(z_t=rows.z_t.flip(0), tokens=rows.tokens.flip(0)), generators()), drawn)
+    assert_close(
+        model.sample(rows.captions._replace(z_t=rows.z_t.flip(0), tokens=rows.tokens.flip(0)), generators()), drawn
+    )
     with_text = replace(model, drop_text=0.1)
     assert (with_text.sample(rows.captions, generators()) - drawn).abs().max() > 1e-4
     with pytest.raises(InputError, match=r"model.init_args.candidates is 2 .* with drop_text 1 no text is known"):

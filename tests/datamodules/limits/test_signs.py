@@ -18,11 +18,15 @@ def test_words():
 
 
 def test_splits():
-    words = {s: [sign_scenes.make_sign(s, k).word for k in range(400)] for s in ("train", "val", "test", "unrestricted")}
+    words = {
+        s: [sign_scenes.make_sign(s, k).word for k in range(400)] for s in ("train", "val", "test", "unrestricted")
+    }
     for split, found in words.items():
         assert np.bincount([len(word) for word in found]).tolist() == [0, 0, 80, 80, 80, 80, 80]
         unseen = np.mean([word in sign_scenes.UNSEEN for word in found])
-        assert unseen == {"train": 0, "val": 0, "test": 0.5}.get(split, unseen) and (split != "unrestricted" or unseen > 0)
+        assert unseen == {"train": 0, "val": 0, "test": 0.5}.get(split, unseen) and (
+            split != "unrestricted" or unseen > 0
+        )
     assert words["train"] != words["val"]
 
 

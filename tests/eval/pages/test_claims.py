@@ -81,7 +81,9 @@ def test_a_page_is_made_from_stored_numbers(tmp_path: Path, monkeypatch: pytest.
     whole = {"main": {"a": {"frechet": number(5, 6), "other": number(1, 2)}, "b": {"frechet": number(3, 4)}}}
     monkeypatch.setattr(module, "stored", lambda run: whole)
     (tmp_path / "page").mkdir()
-    text = f"claims:\n  - {json.dumps({**SAID, 'numbers': ['x:main/a/frechet', 'x:main/b/frechet'], 'expect': 'above'})}\n"
+    text = (
+        f"claims:\n  - {json.dumps({**SAID, 'numbers': ['x:main/a/frechet', 'x:main/b/frechet'], 'expect': 'above'})}\n"
+    )
     (tmp_path / "page" / "claims.yaml").write_text(text)
     (tmp_path / "page.md").write_text(f"# Page\n\n{module.BEGIN}\n{module.END}\n\nend\n")
     monkeypatch.setattr("sys.argv", ["claims", "--store", str(tmp_path), str(tmp_path / "page" / "x.json")])
@@ -93,8 +95,7 @@ def test_a_page_is_made_from_stored_numbers(tmp_path: Path, monkeypatch: pytest.
     assert main() == 0
     row = "| 5.1 | A prior helps. | Frechet | agrees | 5.5 [5.0, 6.0], 3.5 [3.0, 4.0] | `unclip x` |"
     page = (tmp_path / "page.md").read_text()
-    assert row not in page.replace(row, "", 1) and row.replace("5.5 [5.0, 6.0]", "5.500 [5.000, 6.000]") not in page
-    assert "agrees" in page and page.endswith(f"{module.END}\n\nend\n")
+    assert row in page and page.endswith(f"{module.END}\n\nend\n")
 
 
 def test_what_is_wrong_is_named(tmp_path: Path):
@@ -115,7 +116,12 @@ def test_what_is_wrong_is_named(tmp_path: Path):
 
 
 def test_numbers_of_a_row_without_the_rest():
-    row = {"condition": "a", "n": 3, "frechet": {"value": 1.23456789, "low": 0, "high": 2, "n": 9}, "protocol": {"n": 3}}
+    row = {
+        "condition": "a",
+        "n": 3,
+        "frechet": {"value": 1.23456789, "low": 0, "high": 2, "n": 9},
+        "protocol": {"n": 3},
+    }
     row |= {"accuracy": {"all": {"value": 1, "low": 0.5, "high": 1}, "size": None}, "drawn": {"decoder": {"steps": 4}}}
     assert numbers_in(row) == {
         "frechet": {"value": 1.23457, "low": 0, "high": 2},

@@ -282,7 +282,8 @@ def test_an_mlp_block_by_hand():
         torch.nn.init.normal_(parameter)
     x, condition = torch.randn(2, B, 8).unbind(0)
     norm = lambda v, layer: (  # noqa: E731
-        (v - v.mean(1, keepdim=True)) / (v.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * layer.weight + layer.bias
+        (v - v.mean(1, keepdim=True)) / (v.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * layer.weight
+        + layer.bias
     )
     silu = lambda v: v * torch.sigmoid(v)  # noqa: E731
     hidden = silu(norm(x, block.norm_1)) @ block.first.weight.T + block.first.bias
