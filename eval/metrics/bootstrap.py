@@ -90,10 +90,11 @@ FEW = 10
 def clustered(hits: np.ndarray, sizes: np.ndarray) -> Interval:
     """The share of zeros and ones that come in captions, with its interval (Korn and Graubard 1998).
 
-    The interval is one for the expected value over other captions, as many, and other samples of them. The variance of the share between
-    captions is worth p (1 - p) / variance independent samples, but no more than there are; with Student's quantile for
-    as many captions, they have the exact binomial interval. Where fewer than `FEW` captions are not all right, or not
-    all wrong, or where all captions agree, the variance is not known: then no more count than there are captions.
+    The interval is one for the expected value over other captions, as many, and other samples of them. The variance of
+    the share between captions is worth p (1 - p) / variance independent samples, but no more than there are; with
+    Student's quantile for as many captions, they have the exact binomial interval. Where fewer than `FEW` captions are
+    not all right, or not all wrong, or where all captions agree, the variance is not known: then no more count than
+    there are captions.
 
     Args:
         hits: (C,) ones of each caption.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from datamodules.limits import crowd_scenes
 from datamodules.limits.crowds import CrowdsDataModule
 from datamodules.rendered import scenes
