@@ -56,7 +56,7 @@ def accuracy_by_count(
     for count in np.unique(named[named > 0]):
         rows = np.flatnonzero(named == count)
         columns = {name: np.full(len(named), np.nan) for name in COUNTED}
-        for k in rows:
+        for k in rows.tolist():
             seen, said = predicted[k], mentioned[k]
             assert seen is not None and said is not None
             right, as_many = objects_right(seen, said), len(seen["objects"]) == count
