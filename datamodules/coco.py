@@ -15,6 +15,7 @@ from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
 from datamodules.pictures.tables import Names, inside
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_TABLE, read_bytes
 
 
 class CocoDataModule(PictureDataModule):
@@ -111,7 +112,7 @@ def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, A
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        content = json.loads(read_bytes(path, MAX_TABLE).decode("utf-8-sig", "surrogateescape"))
         images, annotations = list(content["images"]), list(content["annotations"])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error

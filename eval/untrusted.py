@@ -18,6 +18,8 @@ MAX_RECORD = 2**20
 """Bytes of a manifest line."""
 MAX_JSON = 2**26
 """Bytes of a JSON file: a sweep's results have a few hundred kB."""
+MAX_TABLE = reading.MAX_TABLE
+"""Bytes of a table of captions, ratings, comparisons or votes."""
 MAX_PICTURE = 2**28
 """Bytes of a figure's picture."""
 MAX_ARRAYS = 2**32
@@ -133,6 +135,24 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     weights.check_tensors(expected, weights.header_of(path), path)
     found, _ = weights.read_weights(path)
     return found
+
+
+def shapes_of(path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, of which its header alone is read.
+
+    Raises:
+        InputError: it is damaged, or out of bounds.
+        OSError: missing.
+    """
+    from safetensors import SafetensorError
+
+    from modules.untrusted import weights
+
+    try:
+        with _ours():
+            return [tuple(tensor.shape) for tensor in weights.header_of(path).values()]
+    except SafetensorError as error:
+        raise InputError(f"{path} is no file of weights ({error})") from error
 
 
 def check_npz(path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from eval.errors import InputError
 from eval.files import write_file
 from eval.judges.folds import image_folds
-from eval.untrusted import read_json
+from eval.untrusted import MAX_TABLE, read_bytes, read_json
 
 ALPHAS = np.logspace(-4, 4, 17)
 AVA_COLUMNS = 12  # running number, image number, then how often each of the ratings 1 to 10 was given; more may follow
@@ -138,7 +138,7 @@ def read_ratings(path: str | Path) -> dict[str, float]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, MAX_TABLE).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the ratings {path} ({error})") from error
     first = lines[0] if lines else ""

@@ -16,6 +16,7 @@ from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
 from eval.samples.pictures import read_picture
+from eval.untrusted import MAX_TABLE, read_bytes
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -87,7 +88,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_bytes(path, MAX_TABLE).decode("utf-8-sig"))
         files = {_number(image["id"], "an image's id", path): str(image["file_name"]) for image in content["images"]}
         captions = [
             {
@@ -129,7 +130,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
     if protocol.exclude is None:
         return set()
     try:
-        lines = Path(protocol.exclude).read_text(encoding="utf-8-sig").split()
+        lines = read_bytes(Path(protocol.exclude), MAX_TABLE).decode("utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the images to leave out, {protocol.exclude} ({error})") from error
     by_name = {name: number for number, name in files.items()}

@@ -32,6 +32,7 @@ from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 from modules.shipped import chosen_run
+from modules.untrusted.reading import parse_yaml
 
 
 def run(options: argparse.Namespace) -> int:
@@ -170,7 +171,7 @@ def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[st
 
 def _value(word: str, text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text, "the value")
     except yaml.YAMLError as error:
         raise InputError(f"--set {word}: {text!r} is no value ({' '.join(str(error).split())})") from None
     return tuple(value) if isinstance(value, list) else value

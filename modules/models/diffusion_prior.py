@@ -20,7 +20,7 @@ from modules.diffusion.bound import Decoder as Likelihood
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import WHOLE, Objective, Rule, SamplerConfig, check_value
+from modules.models.configs import Objective, Rule, SamplerConfig, check_value, whole
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
@@ -28,6 +28,10 @@ from modules.networks.diffusion_prior import DiffusionPriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+CANDIDATES = whole(1024)
+"""How many draws of z_i a caption may have; the paper has 2."""
 
 
 def embedding_scale(dim: int) -> float:
@@ -57,7 +61,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     def check(self) -> None:
         super().check()
-        check_value("candidates", self.candidates, WHOLE)
+        check_value("candidates", self.candidates, CANDIDATES)
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("drop_text", self.drop_text)
@@ -143,7 +147,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
-        return {**super().rules(), "candidates": WHOLE}
+        return {**super().rules(), "candidates": CANDIDATES}
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

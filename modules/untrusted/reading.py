@@ -21,6 +21,9 @@ from modules.errors import InputError
 MAX_CONFIG = 2**18
 """Bytes of a config: ours have 2 to 20 kB."""
 
+MAX_TABLE = 2**31
+"""Bytes of a table or a COCO file of captions, which is read whole: ten million pairs have one of 1 GB."""
+
 MAX_NODES = 20_000
 """Values that a config's YAML may hold when its aliases are written out."""
 

@@ -136,7 +136,7 @@ def test_a_schedule_is_bounded(config_of, steps):
     def change(config):
         config["init_args"]["objective"] = {**(config["init_args"].get("objective") or {}), "num_steps": steps}
 
-    with pytest.raises(InputError, match="num_steps must be a whole number from 1 to 1,000,000"):
+    with pytest.raises(InputError, match="num_steps must be a whole number from 1 to 100,000"):
         load_model(config_of("decoder", change))
 
 

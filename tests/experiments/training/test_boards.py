@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from eval.samples.folder import SampleFolder, write_samples
 from experiments.cli import main
-from experiments.evaluation.board import log_evaluation, scalars
+from experiments.evaluation.board import Evaluated, log_evaluation, scalars
 from experiments.training.boards import hyperparameters
 
 
@@ -121,7 +121,7 @@ def test_an_evaluated_condition(tmp_path):
     records = [{"caption": f"c{k}", "caption_index": k, "sample_index": 0, **record} for k in range(4)]
     folder = write_samples(tmp_path / "samples" / "glide", images, records)
     for _ in range(2):  # the second takes the place of the first
-        log_evaluation(tmp_path, "glide", ROW, folder.records[0], folder.path / "grid.png")
+        log_evaluation(tmp_path, "glide", Evaluated.of_folder(folder, ROW))
     events = read(tmp_path / "evaluation" / "glide")
     assert [event.value for event in events.Scalars("evaluation/frechet")] == [1.5]
     assert events.Scalars("evaluation/accuracy/colour")[0].value == 0.25
