@@ -48,8 +48,8 @@ def check_recorded(folder: Path, recorded: dict[str, str], kinds: tuple[str, ...
         return
     if required or recorded:
         raise InputError(
-            f"{bare[0]} has no checksum in embeddings.json, where `unclip embed` writes one for every file: somebody has "
-            "removed it, or added the file; take the original, or run `unclip embed` again with --overwrite"
+            f"{bare[0]} has no checksum in embeddings.json, where `unclip embed` writes one for every file: it was "
+            "removed, or the file was added; take the original, or run `unclip embed` again with --overwrite"
         )
     _say_unchecked(folder.parent)
 
@@ -57,8 +57,8 @@ def check_recorded(folder: Path, recorded: dict[str, str], kinds: tuple[str, ...
 @lru_cache(maxsize=64)
 def _say_unchecked(folder: Path) -> None:
     logging.getLogger(__name__).warning(
-        "%s has no checksums: an earlier version wrote it, or somebody has removed them. Only norms are looked at, which "
-        "do not notice rows in another order; `unclip embed` compares some pairs with the CLIP",
+        "%s has no checksums: an earlier version wrote it, or they were removed. Only norms are looked at, which do "
+        "not notice rows in another order; `unclip embed` compares some pairs with the CLIP",
         folder,
     )
 
