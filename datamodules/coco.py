@@ -15,7 +15,7 @@ from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
 from datamodules.pictures.tables import Names, inside
 from modules.errors import InputError
-from modules.untrusted.reading import MAX_TABLE, read_bytes
+from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
 
 class CocoDataModule(PictureDataModule):
@@ -117,7 +117,9 @@ def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, A
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a COCO captions file ({error!r}): it has no images and annotations") from error
+        raise InputError(
+            f"{path} is not a COCO captions file ({reason(error)}): it has no images and annotations"
+        ) from error
     files: dict[Id, str] = {}
     captions: dict[Id, list[tuple[tuple[int, int], Any]]] = {}
     faults = []

@@ -75,6 +75,11 @@ def printable(text: str) -> str:
     return reading.printable(text)
 
 
+def reason(error: Exception) -> str:
+    """What an error says, for a line, and not the file's content."""
+    return reading.reason(error)
+
+
 def require_inside(folder: Path, name: object) -> Path:
     """The file of a plain name in a folder; it may be a link to another file of the folder, and to nothing outside.
 

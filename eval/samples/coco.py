@@ -16,7 +16,7 @@ from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
 from eval.samples.pictures import read_picture
-from eval.untrusted import MAX_TABLE, read_bytes
+from eval.untrusted import MAX_TABLE, read_bytes, reason
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -103,7 +103,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
     except OSError as error:
         raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a COCO captions file ({error!r}); take captions_val2014.json") from error
+        raise InputError(f"{path} is not a COCO captions file ({reason(error)}); take captions_val2014.json") from error
     unknown = [c for c in captions if c["image_id"] not in files]
     if unknown:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any
 from eval.errors import InputError
 from eval.protocol import check_protocols, require_keys
 from eval.tables.main import CONDITIONS, Cell, Table, label, number
-from eval.untrusted import read_json
+from eval.untrusted import read_json, reason
 
 FOLDER = "sweeps"
 METRICS = "metrics.json"
@@ -71,7 +71,7 @@ class Sweep:
             sweep = cls(**{key: content[key] for key in fields})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"cannot read the sweep {path} ({error!r}); delete it and run `unclip sweep` again"
+                f"cannot read the sweep {path} ({reason(error)}); delete it and run `unclip sweep` again"
             ) from error
         for k, point in enumerate(sweep.points):
             keys = POINT_KEYS if sweep.space == "embeddings" else (*POINT_KEYS, *IMAGE_POINT_KEYS)

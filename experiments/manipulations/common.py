@@ -28,6 +28,7 @@ from modules.models.configs import GUIDANCE, check_value
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 from modules.shipped import chosen_run, run_folder
+from modules.untrusted.reading import reason
 
 DRAWS = 1000
 SAME_PICTURE = 0.995
@@ -163,7 +164,7 @@ def captions_of(options: argparse.Namespace) -> list[str]:
     try:
         found = dict.fromkeys(str(record["caption"]) for record in plain_records(path))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest of samples ({error!r}): give captions") from error
+        raise InputError(f"{path} is not a manifest of samples ({reason(error)}): give captions") from error
     return list(found)[: options.n]
 
 

@@ -11,7 +11,7 @@ from eval.samples.folder import MANIFEST, SampleFolder
 from eval.samples.manifest import plain_records
 from experiments.console.arguments import check_text
 from modules.errors import InputError
-from modules.untrusted.reading import MAX_TABLE, read_bytes
+from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
 COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
 
@@ -100,7 +100,7 @@ def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
+        raise InputError(f"{path} is not a manifest of samples ({reason(error)})") from error
     if not found:
         raise InputError(f"{path} holds no caption")
     requests = [replace(request, images=tuple(images[index])) for index, request in found.items()]

@@ -196,6 +196,11 @@ def _short(error: Exception) -> str:
     return printable(" ".join(str(error).split())[:120])
 
 
+def reason(error: Exception) -> str:
+    """What an error says, for a line: its class too, since a KeyError says a name alone; never what the file holds."""
+    return f"{type(error).__name__}: {_short(error)}"
+
+
 def printable(text: str) -> str:
     """A text for a terminal: characters that steer it (escapes, line ends) are written as Python writes them."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
