@@ -158,13 +158,15 @@ def lacking(entry: Any, *keys: str) -> str:
     if missing:
         return f"without {' and '.join(missing)}"
     for key in keys:
-        if key.endswith("id") and type(entry[key]) not in (int, str):
+        if key.endswith("id") and type(id_of(entry[key])) not in (int, str):
             return f"whose {key} is neither a whole number nor text"
         if key == "file_name" and not isinstance(entry[key], str):
             return "whose file_name is not text"
     return ""
 
 
-def id_of(value: Id) -> Id:
-    """An id as it is compared: "12" is 12; "0012" and "a1" are texts."""
+def id_of(value: Id | float) -> Id | float:
+    """An id as it is compared: "12" and 12.0, as tables of numbers write it, are 12; "0012" and "a1" are texts."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value) else value

@@ -113,7 +113,9 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
 
 
 def _number(value: Any, what: str, path: Path) -> int:
-    """An id, which a manifest holds as a number; "12" is 12, and "0012" is a text."""
+    """An id, which a manifest holds as a number; "12" and 12.0 are 12, and "0012" is a text."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value):
         return int(value)
     if type(value) is not int:
