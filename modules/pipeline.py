@@ -53,6 +53,7 @@ class UnCLIP(ImageMethods):
         images: Tensor | None = None,
         upsample: bool = True,
         size: int | None = None,
+        decoder: str | None = None,
     ) -> Tensor:
         """One image for each caption.
 
@@ -65,6 +66,7 @@ class UnCLIP(ImageMethods):
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.
+            decoder: the stage that draws; by default the condition's own.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
@@ -72,6 +74,6 @@ class UnCLIP(ImageMethods):
         where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
         tokens, z_t = self.embed_text(captions)
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
-        decoder = condition_named(condition).decoder
+        decoder = decoder or condition_named(condition).decoder
         low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

@@ -13,7 +13,13 @@ from eval.samples.manifest import json_lines
 from experiments.console.arguments import check_text
 from modules.errors import InputError
 
-COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = (
+    "mentioned",
+    "held_out",
+    "attribution",
+    "prompt",
+    "scene",
+)  # What a manifest of captions knows and the samples' manifest keeps.
 
 
 @dataclass(frozen=True)

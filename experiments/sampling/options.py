@@ -18,6 +18,7 @@ def sample() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="sample folder to write")
     parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
+    parser.add_argument("--decoder", metavar="STAGE", help="the stage that draws (default: the condition's own)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")

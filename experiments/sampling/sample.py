@@ -55,7 +55,17 @@ def run(options: argparse.Namespace) -> int:
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     shared = _provenance(system, options)
-    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images, options.size)
+    job = Job(
+        requests,
+        options.n,
+        options.condition,
+        options.seed,
+        options.upsample,
+        shared,
+        images,
+        options.size,
+        options.decoder,
+    )
     shards = Shards(options.out)
     drawing = Drawing(system, job, shards, options.batch_size)
     if not first:
@@ -103,11 +113,12 @@ def _check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
 
 def _networks(options: argparse.Namespace) -> list[str]:
     """The decoder and the prior that take part."""
-    return list(CONDITIONS[options.condition].stages)
+    prior = CONDITIONS[options.condition].prior
+    return [_decoder(options), *([] if prior is None else [prior])]
 
 
 def _decoder(options: argparse.Namespace) -> str:
-    return CONDITIONS[options.condition].decoder
+    return options.decoder or CONDITIONS[options.condition].decoder
 
 
 def _upsamplers(system: UnCLIP, options: argparse.Namespace) -> list[str]:
@@ -150,13 +161,13 @@ def _overrides(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[st
         "name": options.decoder_sampler,
     }
     condition = CONDITIONS[options.condition]
-    chosen = {condition.decoder: decoder, **({condition.prior: prior} if condition.prior else {})}
+    chosen = {_decoder(options): decoder, **({condition.prior: prior} if condition.prior else {})}
     chosen |= {name: {"steps": options.upsampler_steps} for name in _upsamplers(system, options)}
     found = {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
     for word in options.set:
         key, text = setting(word)
         part, _, name = key.partition(".")
-        stages = {"decoder": [condition.decoder], "upsampler": _upsamplers(system, options)}
+        stages = {"decoder": [_decoder(options)], "upsampler": _upsamplers(system, options)}
         stages["prior"] = [condition.prior] if condition.prior else []
         if not stages.get(part):
             raise InputError(
@@ -199,6 +210,8 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     if options.guiding_clip:
         how["guiding_clip"] = system.guiding_clip.fingerprint
     weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
+    if options.decoder:
+        how["decoder"] = options.decoder
     made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
     return {
         "condition": options.condition,

@@ -397,6 +397,11 @@ class Stage(lightning.LightningModule, Generic[B]):
         state = dict(self.averaged.state_dict())
         return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
+    @property
+    def clip_fingerprint(self) -> str | None:
+        """Of the CLIP that the stage is trained on; None where nothing says."""
+        return clip_origin.origin_of(self.trainer)
+
     def exported_about(self) -> dict[str, object]:
         """What `export` says in config.yaml beside the model's class and arguments."""
         return {}
@@ -423,7 +428,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         folder = root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
-        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: self.clip_fingerprint}
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about["attribution"] = whom
