@@ -13,6 +13,7 @@ from datamodules.rendered.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES,
 ADJECTIVES = {"size": SIZES, "colour": COLOURS}
 GRAMMAR = {"a", "an", "one", "two", "and", "on", "of", "with"}
 NOUNS = {**{shape: shape for shape in SHAPES}, "shape": None}
+_NOTHING: dict[str, str | None] = {"shape": None, "colour": None, "size": None}
 FIRST_WORDS = {relation.split()[0]: relation for relation in RELATIONS}
 
 
@@ -46,7 +47,7 @@ def read(caption: str) -> Claims:
         if skip:
             skip -= 1
         elif word in NOUNS:
-            objects.append({"shape": NOUNS[word], "colour": None, "size": None} | open_)
+            objects.append({**_NOTHING, "shape": NOUNS[word], **open_})
             open_ = {}
         elif (kind := _adjective(word)) is not None:
             open_[kind] = word
@@ -58,7 +59,7 @@ def read(caption: str) -> Claims:
         elif word not in GRAMMAR and word:
             unrelated.append(word)
     if open_:  # Its noun is missing.
-        objects.append({"shape": None, "colour": None, "size": None} | open_)
+        objects.append({**_NOTHING, **open_})
     related = len(objects) == 2 and len(relations) == 1
     count = 2 if two else (len(objects) if len(objects) > 1 else (1 if one else None))
     said = {

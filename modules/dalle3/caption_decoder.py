@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.clip.frozen import FrozenCLIP
+from modules.clip.word_tokenizer import WholeCaptions, WordTokenizer
 from modules.dalle3.captioner import as_words
 from modules.decoder import Decoder
 from modules.errors import InputError
@@ -47,7 +48,11 @@ class CaptionDecoder(Decoder):
         if network.embedding_dim is not None:
             raise InputError("model.network.embedding_dim must be null: a CaptionDecoder reads captions alone")
         self.tokenizer_folder = tokenizer
-        self.tokenize = as_words(tokenizer)
+
+    @cached_property
+    def tokenize(self) -> WordTokenizer | WholeCaptions:
+        """Reads the captions; looked up when it is first needed."""
+        return as_words(self.tokenizer_folder)
 
     @cached_property
     def _fingerprint(self) -> str:

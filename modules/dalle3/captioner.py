@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -53,8 +54,12 @@ class Captioner(ModelStage[CaptionerModel, Batch]):
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
         super().__init__(CaptionerModel(network, contrastive_weight, temperature), optimizer, training)
-        self.base = base
-        self.tokenize = as_words(tokenizer)
+        self.base, self.tokenizer_folder = base, tokenizer
+
+    @cached_property
+    def tokenize(self) -> WordTokenizer | WholeCaptions:
+        """Reads and writes the captions; looked up when it is first needed."""
+        return as_words(self.tokenizer_folder)
 
     def on_fit_start(self) -> None:
         """Start from the base's weights, or fit the whitening of z_i; a resumed run has its own."""

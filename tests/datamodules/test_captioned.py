@@ -41,7 +41,9 @@ def write(folder, data, splits=("train", "val", "test"), text="{split} {index}",
 def test_shapes_show_the_channels_by_their_shares():
     data = shapes(captions=CaptionConfig(columns=COLUMNS, shares={"ground_truth": 0.25, "true": 0.75}))
     pairs = [scenes.make_pair("train", index) for index in range(40)]
-    texts = {name: [channel(c, AltText())(p, "train", k).text for k, p in enumerate(pairs)] for name, c in COLUMNS.items()}
+    texts = {
+        name: [channel(c, AltText())(p, "train", k).text for k, p in enumerate(pairs)] for name, c in COLUMNS.items()
+    }
     dataset = data.dataset("train")
     assert dataset.__getitems__(range(40)).captions == texts["true"]  # outside training: the largest share's
     counts: Counter[str] = Counter()
