@@ -20,15 +20,21 @@ MAX_WORDS = 256
 
 @dataclass(frozen=True)
 class Written:
-    """Captions of B pairs; `captions` are B strings."""
+    """What a captioner makes of B pairs.
+
+    Attributes:
+        captions: B strings.
+        index: numbers of the pairs; None if row i holds pair i throughout.
+    """
 
     captions: Sequence[str]
+    index: Sequence[int] | None = None
 
 
 class CaptionShard:
-    """A shard while it is written: a file whose name it gets when it is complete."""
+    """A shard while it is written, of the pairs `rows`: a file gets its name when it is complete."""
 
-    def __init__(self, path: Path, rows: int) -> None:
+    def __init__(self, path: Path, rows: range) -> None:
         self.path, self.rows, self.lines = path, rows, list[str]()
 
     def close(self) -> None:
@@ -37,8 +43,8 @@ class CaptionShard:
         Raises:
             ValueError: it lacks captions.
         """
-        if len(self.lines) != self.rows:
-            raise ValueError(f"{self.path}: {len(self.lines)} captions of {self.rows}")
+        if len(self.lines) != len(self.rows):
+            raise ValueError(f"{self.path}: {len(self.lines)} captions of {len(self.rows)}")
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         temporary.replace(self.path)
@@ -83,11 +89,21 @@ class CaptionFiles:
 
     def shard(self, number: int) -> CaptionShard:
         """Begin to write a shard."""
-        return CaptionShard(self._place(number), len(self.ranges[number]))
+        return CaptionShard(self._place(number), self.ranges[number])
 
     def append(self, shard: CaptionShard, written: Written) -> None:
-        """Add captions to a shard, each as one line; what cannot be a caption becomes an empty one."""
-        shard.lines += [_line(caption) for caption in written.captions]
+        """Add captions to a shard, each as one line.
+
+        What cannot be a caption becomes an empty one, and so does that of another pair, whose picture was shown in the
+        place of one that cannot be read.
+        """
+        first = shard.rows.start + len(shard.lines)
+        own = range(first, first + len(written.captions))
+        pairs = own if written.index is None else written.index
+        shard.lines += [
+            _line(caption) if row == pair else ""
+            for caption, row, pair in zip(written.captions, own, pairs, strict=True)
+        ]
 
     def _place(self, number: int) -> Path:
         return self.partial / f"{number:05d}.txt"

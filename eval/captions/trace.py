@@ -70,8 +70,8 @@ def trace_table(rows: list[Mapping[str, Any]]) -> Table:
     ]
     heads = ["trained on", "attribute", "pictures wrong", "captions wrong", "explained", "followed"]
     notes = [
-        "Pictures drawn from the captioner's captions of held-out scenes, judged by the true scenes. Explained: share"
-        " of the wrong pictures whose caption is wrong in the same attribute. Followed: share of the wrong captions whose"
-        " picture shows what the caption says.",
+        "Pictures drawn from the captioner's captions of held-out scenes, judged by the true scenes.",
+        "Explained: share of the wrong pictures whose caption is wrong in the same attribute. Followed: share of the"
+        " wrong captions whose picture shows what the caption says.",
     ]
     return Table("Captioner's mistakes in pictures", heads, body, notes)

@@ -52,7 +52,8 @@ class Captioning(LightningModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # A process may have no shard left to make.
 
     def predict_step(self, batch: ImageTextBatch, batch_idx: int) -> Written:
-        return Written(self.captioner.describe(batch.images, batch.index.tolist()))
+        index: list[int] = batch.index.tolist()
+        return Written(self.captioner.describe(batch.images, index), index)
 
 
 def write_captions(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingPathway
+from modules.networks.stepping import draw
 from modules.networks.transformer import TokenEmbedding, Transformer
 
 PREFIX = 4
@@ -102,12 +103,3 @@ class CaptionerNetwork(nn.Module):
                 break
             x = (self.embedding.tokens(token) + self.embedding.positions[k])[:, None]
         return drawn
-
-
-def draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:
-    """(B, V) logits -> (B,) one draw each, from its own generator; at temperature 0 the most likely."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    p = F.softmax(logits / temperature, dim=-1).cpu()
-    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, generators, strict=True)]
-    return torch.cat(rows).to(logits.device)
