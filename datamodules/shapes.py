@@ -36,6 +36,8 @@ class ShapesDataModule(PairDataModule):
         num_workers: loader processes; 0 is fastest while the images fit into memory.
         train_split: "train", or "unrestricted" to train on every (colour, shape) combination, for models that judge
             pictures (a classifier, a second CLIP) and take no part in making them.
+        token_features: whether the batches hold the CLIP's features of every caption token, for networks that read them
+            (`unclip embed --token-features`).
         captions: which captions are shown. `columns` names channels (`datamodules.rendered.channels`): "caption" (the
             data set's own), "alt_text", "short", "descriptive"; empty is the data set's own alone.
         alt_text: rates of the alt-text channel.
@@ -56,10 +58,12 @@ class ShapesDataModule(PairDataModule):
         seed: int = 0,
         num_workers: int = 0,
         train_split: Literal["train", "unrestricted"] = "train",
+        token_features: bool = False,
         captions: CaptionConfig = CaptionConfig(),
         alt_text: AltText = AltText(),
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        self.token_features = token_features
         self.caption_config, self.alt_text = captions, alt_text
         for name in captions.columns.values():
             channels.channel(name, alt_text)  # One that there is not is refused now.

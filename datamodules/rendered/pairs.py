@@ -98,6 +98,8 @@ class PairDataModule(SplitDataModule):
     """
 
     caption_config: CaptionConfig = CaptionConfig()
+    token_features = False
+    """Whether the batches hold the CLIP's features of every caption token."""
 
     def __init__(
         self,
@@ -168,7 +170,8 @@ class PairDataModule(SplitDataModule):
         if check_split(split) not in self._datasets:
             rows = None
             if self.embeddings is not None:
-                rows = open_embeddings(self.embeddings).rows(split, self.size(split), self.data_hash(split))
+                folder = open_embeddings(self.embeddings)
+                rows = folder.rows(split, self.size(split), self.data_hash(split), self.token_features)
                 self._refuse_several(split)
             images, captioned = self.images(split, self.image_size), self.captioned(split)
             self._datasets[split] = ImageTextDataset(images, self.records(split), rows, captioned, self.seed)

@@ -1,4 +1,4 @@
-"""Trains the captioner (`modules.models.dalle3.captioner`): a base on alt-text, then fine-tunes of the base."""
+"""Trains the captioner (`modules.models.dalle3.captioner`): a base on alt-text, then fine-tunes of it (`init_from`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from torch import Tensor
 from modules.batches import embeddings_of
 from modules.clip.frozen import load_tokenizer
 from modules.clip.word_tokenizer import WholeCaptions, WordTokenizer
-from modules.errors import InputError
 from modules.models.base import Batch
 from modules.models.dalle3.captioner import IGNORED, CaptionerModel
-from modules.models.exports import load_model
 from modules.networks.dalle3.captioner import CaptionerNetwork
 from modules.networks.embedding_pathway import Whitening
 from modules.training.image_log import log_text
@@ -31,13 +29,8 @@ class Captioner(ModelStage[CaptionerModel, Batch]):
     Args:
         network: what is trained.
         tokenizer: folder of the CLIP whose tokens these are, to show captions as words.
-        base: folder of a trained captioner from whose weights this one starts (DALL-E 3, section 2.1.1); null starts
-            from nothing.
         contrastive_weight, temperature: see CaptionerModel.
         optimizer, training: see Stage.
-
-    Raises:
-        InputError: a base with another network.
     """
 
     judged: ClassVar[int | None] = 64
@@ -47,14 +40,13 @@ class Captioner(ModelStage[CaptionerModel, Batch]):
         self,
         network: CaptionerNetwork,
         tokenizer: str,
-        base: str | None = None,
         contrastive_weight: float = 0.0,
         temperature: float = 0.0,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
         super().__init__(CaptionerModel(network, contrastive_weight, temperature), optimizer, training)
-        self.base, self.tokenizer_folder = base, tokenizer
+        self.tokenizer_folder = tokenizer
 
     @cached_property
     def tokenize(self) -> WordTokenizer | WholeCaptions:
@@ -62,23 +54,13 @@ class Captioner(ModelStage[CaptionerModel, Batch]):
         return as_words(self.tokenizer_folder)
 
     def on_fit_start(self) -> None:
-        """Start from the base's weights, or fit the whitening of z_i; a resumed run has its own."""
-        if self.global_step > 0:
-            return
-        if self.base is None:
-            whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
-            if whitenings:
-                z = self._training_embeddings().to(self.device)
-                for whitening in whitenings:  # the trained network's and the average's
-                    whitening.fit(z)
-            return
-        state = load_model(self.base, CaptionerModel).model.network.state_dict()
-        for network in (self.network, self.averaged):
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"model.network is not that of the base in {self.base}: {reason}") from error
+        """Fit the whitening of z_i to the training embeddings; a resumed run and a fine-tune (`init_from`) have it."""
+        whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
+        given = any("whitening." in name for name in self.initial)
+        if whitenings and self.global_step == 0 and not given:
+            z = self._training_embeddings().to(self.device)
+            for whitening in whitenings:  # the trained network's and the average's
+                whitening.fit(z)
 
     def _training_embeddings(self) -> Tensor:
         """(N, D): up to WHITENING_SAMPLES z_i, spread over the training split."""

@@ -18,6 +18,7 @@ from modules.models.dalle3.captioner import IGNORED, CaptionerModel
 from modules.models.exports import load_model
 from modules.networks.dalle3.captioner import PREFIX, CaptionerNetwork
 from modules.networks.embedding_pathway import EmbeddingPathway
+from modules.training.initial import compare, read_source, start_from
 from modules.training.stage import TrainingConfig
 
 DIM, CONTEXT, WORDS = 16, 20, 30
@@ -120,13 +121,12 @@ def test_it_learns_what_its_pictures_show_and_a_fine_tune_starts_from_it(
     assert stored.clip_fingerprint == data.clip_fingerprint
     assert torch.equal(stored.model.sample(rows.z_i[:4], []), stage.averaged_model.sample(rows.z_i[:4], []))
 
-    tuned = Captioner(make_network(width=32), str(clip_folder), str(tmp_path), optimizer=adam, training=config)
-    tuned.on_fit_start = _without_trainer(tuned)
-    tuned.on_fit_start()
-    assert_close(tuned.network.state_dict(), stage.averaged.state_dict())
-    other = Captioner(make_network(), str(clip_folder), str(tmp_path))
-    with pytest.raises(InputError, match=r"model.network is not that of the base"):
-        _without_trainer(other)()
+    tuned = Captioner(make_network(width=32), str(clip_folder), optimizer=adam, training=config)
+    source = read_source(str(tmp_path))
+    start_from(tuned, source, compare(source, tuned))
+    tiny.fit(tuned, EmbeddingsDataModule(str(embeddings), batch_size=4), 1, tmp_path / "tuned")
+    whitening = stage.averaged.clip_features.whitening  # That of the base's data, not fitted anew.
+    assert_close(tuned.network.clip_features.whitening.state_dict(), whitening.state_dict(), rtol=0, atol=0)
 
 
 CONFIG = """
@@ -138,14 +138,6 @@ model:
       init_args: {embedding_dim: 16, vocab_size: 30, context_length: 20, width: 32, depth: 2, heads: 2,
                   pathway: {whiten: true, hidden_width: 8}}
 """
-
-
-def _without_trainer(stage):
-    """`on_fit_start` of a stage at step 0, without a Trainer."""
-    from types import SimpleNamespace
-
-    stage._trainer = SimpleNamespace(global_step=0)
-    return lambda: Captioner.on_fit_start(stage)
 
 
 def test_a_map_is_refused():
