@@ -350,10 +350,18 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
-            captions: B of them, for a sampler with clip_guidance_scale.
+            captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
         model = self.decoder(decoder)
+        if model.reads != "clip":
+            if captions is None:
+                raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
+            if negative is not None:
+                raise InputError(
+                    f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
+                )
+            tokens = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(tokens, z_i, generators, negative=negative))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):

@@ -15,6 +15,7 @@ from modules.errors import InputError
 
 COPIED = (
     "mentioned",
+    "sign",
     "held_out",
     "attribution",
     "prompt",

@@ -37,6 +37,7 @@ class Plan:
     upsample: bool = False
     negative: str | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
+    decoder: str | None = None
 
     @classmethod
     def load(cls, path: Path, changes: Mapping[str, list[Any]] | None = None) -> Plan:
@@ -118,6 +119,8 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
         raise InputError(
             f"name must be letters, digits and . _ - (it becomes a folder's name), found {content['name']!r}"
         )
+    if not isinstance(content.get("decoder", ""), str):
+        raise InputError(f"decoder must be the name of a stage, found {content['decoder']!r}")
     for key in ("title", "axis"):
         if not isinstance(content[key], str) or not content[key].strip():
             raise InputError(f"{key} must be a text, found {content[key]!r}")
