@@ -98,6 +98,10 @@ class Captions:
         """The captions of a pair, in order."""
         return self.table.texts[slice(*self.table.span(self._row(pair)))]
 
+    def span(self, pair: int) -> tuple[int, int]:
+        """The captions of a pair, as a slice of the table's texts."""
+        return self.table.span(self._row(pair))
+
     def first(self, pair: int) -> str:
         """The pair's caption outside training: the first of its source with the largest share."""
         start, end = self.table.span(self._row(pair))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.figures import plots
+from eval.figures.captions import is_study, study_figures
 from eval.figures.comparison import comparison
 from eval.figures.folder import RECORD, read_figure
 from eval.protocol import check_protocols
@@ -82,6 +83,9 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     add("figure_14_binding", plots.binding(rows), "evaluate data with ground truth: `unclip evaluate --classifier`")
     of_sweep("sampler", "sampler", plots.samplers)
     of_sweep("prior", "prior", plots.priors)
+    if is_study(run):
+        for name, figure in study_figures(run).items():
+            add(name, figure, "train the decoders of experiments/dalle3/suite.yaml, and run `unclip study RUN`")
     return made, absent
 
 

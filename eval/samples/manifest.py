@@ -14,6 +14,7 @@ MAX_MANIFEST = 2**31
 """Bytes of a manifest: a million pictures' have 500 MB."""
 
 LONGEST_NAME = 255
+LONGEST_SIGN = 64
 
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
@@ -94,6 +95,9 @@ def parse_record(place: str, line: str) -> dict[str, Any]:
     problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
     if problem:
         raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
+    sign = record.get("sign", "")
+    if not isinstance(sign, str) or len(sign) > LONGEST_SIGN:
+        raise InputError(f"{place}: 'sign' is a word of up to {LONGEST_SIGN} letters, found {repr(sign)[:100]}")
     if len(record["file"]) > LONGEST_NAME:
         raise InputError(f"{place} names a file of {len(record['file'])} characters; no file has such a name")
     for key in ("caption_index", "sample_index"):

@@ -24,6 +24,7 @@ IMAGE_COLUMNS = {
     "clip_score": ("CLIP score ↑", 3),
     "precision": ("precision ↑", 2),
     "recall": ("recall ↑", 2),
+    "diversity": ("diversity", 2),
     "aesthetic": ("aesthetic ↑", 2),
 }
 EMBEDDING_COLUMNS = {
@@ -31,6 +32,7 @@ EMBEDDING_COLUMNS = {
     "cosine_true": ("cosine to true ↑", 3),
     "cosine_text": ("cosine to z_t", 3),
     "diversity": ("diversity", 3),
+    "seconds": ("seconds a z_i", 4),
 }
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from eval.errors import InputError
 from eval.metrics.bootstrap import Interval
-from eval.metrics.frechet import NORMAL
 from eval.tables.published import QUESTIONS
 from eval.untrusted import MAX_TABLE, read_bytes
 from eval.votes.ballot import BALLOT, FOLDER, Ballot
@@ -19,6 +18,9 @@ from eval.votes.ballot import BALLOT, FOLDER, Ballot
 LEFT, RIGHT, UNSURE = "left", "right", "unsure"
 FIELDS = ("ballot", "item", "choice", "voter")
 Vote = Mapping[str, Any]
+
+NORMAL = 1.959964
+"""Half the width of a 95 % normal interval, in standard deviations."""
 
 
 def win_interval(wins: float, n: int) -> Interval:

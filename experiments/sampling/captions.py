@@ -13,7 +13,14 @@ from experiments.console.arguments import check_text
 from modules.errors import InputError
 from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
-COPIED = ("mentioned", "held_out", "attribution")  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = (
+    "mentioned",
+    "sign",
+    "held_out",
+    "attribution",
+    "prompt",
+    "scene",
+)  # What a manifest of captions knows and the samples' manifest keeps.
 
 
 @dataclass(frozen=True)

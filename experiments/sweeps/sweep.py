@@ -7,7 +7,9 @@
     conditions: [glide, diffusion_prior]
     captions: 96                        # the first ones of the real images' folder
     per_caption: 1
+    negative: blurred                   # a caption that all points are guided away from; none by default
     fixed: {decoder.steps: 8}           # settings of every point
+    decoder: decoder_noised             # the stage that draws, in place of the conditions' own; optional
     points:                             # lists multiply; `conditions` in an entry replaces those above
       - {decoder.guidance_scale: [1.0, 1.5, 3.0]}
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from experiments.sweeps.points import Devices, Sampler
 
 
-RECORDED = 2
+RECORDED = 3
 """Raise it when rows record more or name judges otherwise. Older points are then measured again, not drawn again."""
 
 

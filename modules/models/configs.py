@@ -224,3 +224,8 @@ SAMPLER_RULES: dict[str, Rule] = {
 
 DECODER_ONLY: dict[str, object] = {"text_guidance_scale": None, "clip_guidance_scale": 0.0}
 """Those that need a caption and an embedding as two conditions, with the values at which they do nothing."""
+
+DECODER_RULES: dict[str, Rule] = {
+    "noise_level": (lambda value: type(value) is int and value >= 0, "a whole number of 0 or more"),
+}
+"""The settings of a decoder's sampling that are no sampler's, and which values they may have."""
