@@ -18,7 +18,6 @@ COPIED = (
     "held_out",
     "attribution",
     "prompt",
-    "scene",
 )  # What a manifest of captions knows and the samples' manifest keeps.
 
 
