@@ -13,12 +13,8 @@ from eval.samples.manifest import json_lines
 from experiments.console.arguments import check_text
 from modules.errors import InputError
 
-COPIED = (
-    "mentioned",
-    "held_out",
-    "attribution",
-    "prompt",
-)  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = ("mentioned", "held_out", "attribution", "prompt")
+"""What a manifest of captions knows and the manifest of their pictures keeps."""
 
 
 @dataclass(frozen=True)
