@@ -15,11 +15,16 @@ from eval.metrics.scoring import score
 from eval.tables.tabular import Cell, Table, number
 
 
-def trace(point: Point, draws: int) -> list[dict[str, Any]]:
+def trace(point: Point, scenes: Mapping[int, Mapping[str, Any]], draws: int) -> list[dict[str, Any]]:
     """For pictures that were drawn from a captioner's captions of known scenes, by attribute.
 
     A picture is wrong in an attribute if it does not show what is true of the scene; the caption is, if it claims
     something else or invents it. Left out is not wrong: then the picture is the decoder's guess.
+
+    Args:
+        point: the pictures; what each caption claims is in their manifest.
+        scenes: caption_index -> what is true of the scene that was captioned.
+        draws: of the intervals.
 
     Returns:
         For each attribute, and "any" for all together, {"attribute", "pictures", "wrong_pictures", "wrong_captions",
@@ -29,7 +34,7 @@ def trace(point: Point, draws: int) -> list[dict[str, Any]]:
     """
     rows = []
     for seen, record in zip(point.words, point.folder.records, strict=True):
-        truth, said = record["scene"], record["mentioned"]
+        truth, said = scenes[record["caption_index"]], record["mentioned"]
         wrong = wrong_attributes(compare(said, truth))
         by_truth, by_caption = score(seen, truth), score(seen, said)
         rows.append(

@@ -19,6 +19,7 @@ from eval.captions.points import Point, folders, judge
 from eval.captions.tables import FORMS, forms_table, points_table
 from eval.captions.trace import trace, trace_table
 from eval.runs import read_json
+from eval.samples.folder import SampleFolder
 from eval.tables.seeds import as_json_mean
 from eval.tables.tabular import Table
 from experiments.console.progress import progress
@@ -31,6 +32,8 @@ from modules.untrusted.reading import read_yaml
 STUDY = "study.json"
 TABLES = "study.md"
 SEEDS = "seeds"
+TRACED = "synthetic"
+"""The prompts that a captioner wrote, of scenes whose truth is known."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,13 +69,26 @@ def study_of(run: Path, draws: int) -> dict[str, Any]:
     for key, path in progress(list(there.items()), "judging"):
         if key[0] in PROMPTS or key[0] in FORMS:
             points[key] = judge(key, path, judges, run / "features")
-    traced = [point for key, point in points.items() if key[0] == "synthetic"]
+    traced = [point for key, point in points.items() if key[0] == TRACED]
+    scenes = scenes_of(run / "prompts" / TRACED) if traced else {}
     return {
         "over": "prompts",
         "points": [point.summary(draws) | {"step": step_of(run, point)} for point in points.values()],
         "claims": differences(points, draws),
-        "trace": [row for point in traced for row in trace(point, draws)],
+        "trace": [row for point in traced for row in trace(point, scenes, draws)],
     }
+
+
+def scenes_of(prompts: Path) -> dict[int, Any]:
+    """caption_index -> what is true of the scene, from the sample folder that the prompts were exported to.
+
+    Raises:
+        InputError: it is not there, or says nothing of scenes.
+    """
+    records = SampleFolder.open(prompts).records
+    if not all(isinstance(record.get("scene"), dict) for record in records):
+        raise InputError(f"{prompts}: its manifest says nothing of the scenes; write it with `unclip data export`")
+    return {record["caption_index"]: record["scene"] for record in records if not record["sample_index"]}
 
 
 def study_judges(run: Path) -> Any:

@@ -13,14 +13,8 @@ from experiments.console.arguments import check_text
 from modules.errors import InputError
 from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
-COPIED = (
-    "mentioned",
-    "sign",
-    "held_out",
-    "attribution",
-    "prompt",
-    "scene",
-)  # What a manifest of captions knows and the samples' manifest keeps.
+COPIED = ("mentioned", "sign", "held_out", "attribution", "prompt")
+"""What a manifest of captions knows and the manifest of their pictures keeps."""
 
 
 @dataclass(frozen=True)

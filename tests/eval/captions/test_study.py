@@ -81,8 +81,11 @@ def test_a_trace_tells_captions_mistakes_from_the_decoders():
         (circle, square, circle),  # the caption is wrong, and the picture is right all the same
         (circle, circle, triangle),  # the decoder's own mistake
     ]
-    records = [{"scene": scene[1], "mentioned": said[1]} for scene, said, _ in cases]
-    rows = trace(point("synthetic", "true_95", [1] * 4, records=records, words=[seen[0] for *_, seen in cases]), 50)
+    records = [{"caption_index": k, "mentioned": said[1]} for k, (_, said, _) in enumerate(cases)]
+    scenes = {k: scene[1] for k, (scene, *_) in enumerate(cases)}
+    rows = trace(
+        point("synthetic", "true_95", [1] * 4, records=records, words=[seen[0] for *_, seen in cases]), scenes, 50
+    )
     found = {row["attribute"]: {k: v and v["value"] for k, v in row.items() if isinstance(v, dict)} for row in rows}
     assert found["shape"] == {"wrong_pictures": 0.5, "wrong_captions": 0.5, "explained": 0.5, "followed": 0.5}
     assert found["any"] == found["shape"]
@@ -91,9 +94,9 @@ def test_a_trace_tells_captions_mistakes_from_the_decoders():
 
 def test_a_wrong_relation_is_traced():
     (seen, scene), (_, said) = described("circle", "above"), described("circle", "left of")
-    records = [{"scene": scene, "mentioned": said}] * 2
+    records = [{"caption_index": k, "mentioned": said} for k in range(2)]
     shown = [seen, {**seen, "axis": "horizontal"}]
-    rows = trace(point("synthetic", "true_95", [1, 1], records=records, words=shown), 50)
+    rows = trace(point("synthetic", "true_95", [1, 1], records=records, words=shown), {0: scene, 1: scene}, 50)
     (row,) = [row for row in rows if row["attribute"] == "relation"]
     assert [row[k]["value"] for k in ("wrong_pictures", "wrong_captions", "explained", "followed")] == [0.5, 1, 1, 0.5]
 
