@@ -112,6 +112,11 @@ class TrainedRun:
         """The conditioning CLIP's D and fingerprint, known also while it is not in memory."""
         return self.clip.embedding_dim, self.clip.fingerprint
 
+    @cached_property
+    def raw(self) -> bool:
+        """Whether embeddings are the CLIP's own, not of unit norm."""
+        return bool(getattr(self.clip, "raw", False))
+
     @property
     def guiding_clip(self) -> FrozenCLIP:
         """The CLIP of clip_guidance_scale: the run's own. Settable."""

@@ -70,7 +70,7 @@ def started(options: argparse.Namespace) -> Session:
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
-    system = UnCLIP(options.run, device if first else "cpu", placement=Placement(options.precision, options.offload))
+    system = UnCLIP(options.run, device if first else "cpu", None, Placement(options.precision, options.offload))
     check_stages(system, options)
     system.overrides = overrides_of(system, options)
     if options.guiding_clip:

@@ -34,7 +34,7 @@ def given(system, monkeypatch):
     """What the decoder is given as z_i, call by call."""
     seen, decode = [], system.decode
 
-    def spy(tokens, z_i, generators, decoder="decoder", captions=None):
+    def spy(tokens, z_i, generators, decoder="decoder", captions=None, negative=None):
         seen.append((decoder, z_i))
         return decode(tokens, z_i, generators, decoder, captions)
 
