@@ -53,7 +53,7 @@ def test_raw_embeddings_are_kept_as_they_are(folder):
 def test_embeddings_of_no_norm_are_refused(norm):
     rows = np.full((4, 3), 2.0)
     check_norms(rows, Path("raw"), unit=False)
-    with pytest.raises(InputError, match="has norm 3.464 and not 1 "):
+    with pytest.raises(InputError, match=r"has norm 3\.464 and not 1 "):
         check_norms(rows, Path("raw"))
     rows[2] = norm
     with pytest.raises(InputError, match=f"row 2 has norm {norm:g} "):
