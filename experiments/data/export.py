@@ -12,6 +12,7 @@ from PIL import Image
 from datamodules.rendered.pairs import PairDataModule
 from eval.errors import InputError as EvalInputError
 from eval.samples.folder import MANIFEST, SampleFolder, write_samples
+from eval.words import counted
 from experiments.console.progress import progress
 from experiments.data.sources import load_data
 from experiments.storage.provenance import commit, config_hash
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         overwrite=options.overwrite,
     )
-    print(f"{folder}: {options.captions} captions, {options.per_caption} real images each")
+    print(f"{folder}: {counted(options.captions, 'caption')}, {counted(options.per_caption, 'real image')} each")
     return 0
 
 

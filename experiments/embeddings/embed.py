@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from experiments.data.sources import is_yaml, open_data
 from experiments.embeddings.clip_splits import warn_of_shared_pairs
 from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
 from experiments.embeddings.options import SHARD_ROWS
+from modules.clip.origin import check_origin
 from modules.errors import InputError
 
 SAME = 0.98
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
     data, section, clip = _data_and_clip(options)
+    if options.save_clip:
+        _save(clip, options.clip, Path(options.save_clip))
     warn_of_shared_pairs(data, section, options.clip)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
@@ -80,6 +84,21 @@ def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[s
     options.image_size = options.image_size or clip.image_size
     data, section = open_data(options, SplitDataModule, **override)
     return data, section, clip
+
+
+def _save(clip: Any, name: str, out: Path) -> None:
+    """Keep the CLIP for drawing, unless it is there; a CLIP folder is copied."""
+    from modules.clip.folder import WEIGHTS_FILE
+    from modules.clip.saving import save_clip
+
+    if (out / WEIGHTS_FILE).exists():
+        from modules.clip.frozen import FrozenCLIP
+
+        check_origin(FrozenCLIP(str(out)).fingerprint, clip.fingerprint, f"the CLIP in {out}", "--clip is")
+    elif Path(name).is_dir():
+        shutil.copytree(name, out, dirs_exist_ok=True)
+    else:
+        save_clip(clip, name, out)
 
 
 def embed(

@@ -17,6 +17,7 @@ import yaml
 
 from eval.samples.folder import MANIFEST, SampleFolder, require_writable
 from eval.samples.shards import Shards
+from eval.words import counted
 from experiments.console.arguments import setting
 from experiments.console.devices import find_device
 from experiments.sampling.captions import Request, read_requests
@@ -70,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
         with _said_what_is_kept(shards, len(job)):
             draw(replace(drawing, finished=finished), device, options.devices, options.strategy)
             folder = shards.finish(len(job), options.overwrite)
-    print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
+    print(
+        f"{folder.path}: {counted(len(job), 'picture')} of {counted(len(requests), 'caption')}, condition {options.condition}"
+    )
     return 0
 
 

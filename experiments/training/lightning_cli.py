@@ -8,6 +8,7 @@ line arguments have been put together. The full list, with defaults: `unclip fit
 from __future__ import annotations
 
 import inspect
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from experiments.training.boards import HyperParameters
 from experiments.training.bound_report import BoundReport
 from experiments.training.callbacks import Announce, FitProgress
 from experiments.training.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
+from experiments.training.closing import closing
 from experiments.training.config_checks import check_data, check_settings
 from experiments.training.fitting import check_checkpoint, check_widths, constructing, missing_package
 from experiments.training.predictions import WritePredictions, check_place
@@ -179,9 +181,11 @@ class CLI(LightningCLI):
             return
         with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
+            began = time.monotonic()
             self._call_trainer()
             self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
+            print(closing(self.trainer, self.model, self.folder.path, time.monotonic() - began), flush=True)
 
     def _call_trainer(self) -> None:
         path = None if self.ckpt_path is None else str(self.ckpt_path)
