@@ -5,8 +5,9 @@ from __future__ import annotations
 import gradio as gr
 from PIL import Image
 
+from experiments.demo.mask import mask_of
 from experiments.demo.studio import MOST_SEEDS, Studio
-from experiments.demo.widgets import bind, gallery, mask_of, picture, seed_row, share_of
+from experiments.demo.widgets import bind, gallery, picture, seed_row, share_of
 
 SLIDERS = 8
 """Principal components that have a slider."""
@@ -156,12 +157,12 @@ def principal(studio: Studio) -> None:
         return
     gr.Markdown("Moves z_i along its first principal components, in standard deviations of the training embeddings.")
     image = picture(studio, "picture")
-    sliders = []
+    count = min(SLIDERS, len(studio.components.deviations))
     with gr.Row():
-        for k in range(min(SLIDERS, len(studio.components.deviations))):
-            sliders.append(
-                gr.Slider(-4, 4, 0, step=0.25, label=f"component {k + 1}", min_width=140, elem_id=f"pc-{k + 1}")
-            )
+        sliders = [
+            gr.Slider(-4, 4, 0, step=0.25, label=f"component {k + 1}", min_width=140, elem_id=f"pc-{k + 1}")
+            for k in range(count)
+        ]
     with gr.Row():
         seed, dice = seed_row()
         reset = gr.Button("All to 0", size="sm")

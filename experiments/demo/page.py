@@ -11,9 +11,17 @@ from modules.conditions import CONDITIONS
 
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
-.pictures img { image-rendering: pixelated; }
-@media (max-width: 480px) { .gradio-container { padding: 8px !important; } }
+.pictures .grid-wrap { max-height: none !important; height: auto !important; }
+@media (max-width: 640px) {
+  .gradio-container, .gradio-container .main, .gradio-container main { max-width: 100vw !important; }
+  .gradio-container .wrap { max-width: 100vw !important; }
+  .gradio-container .main { padding: 8px !important; }
+  .tabs, .tab-wrapper, .tab-container { min-width: 0 !important; max-width: 100% !important; }
+  .tab-wrapper { overflow: hidden; } .tab-container { overflow-x: auto !important; }
+  .pictures .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
+}
 """
+"""A phone's width has two pictures beside each other, and tabs that are pushed sideways."""
 
 
 def theme() -> gr.themes.Base:

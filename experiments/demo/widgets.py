@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 
 import gradio as gr
-from PIL import Image
 
 from experiments.demo.studio import Shown, Studio, archive
 from modules.errors import InputError
@@ -66,17 +65,3 @@ def bind(
         dice.click(lambda: random.randrange(2**31), None, number).then(
             draw, list(inputs), list(outputs), concurrency_id="models", concurrency_limit=1
         )
-
-
-def mask_of(drawn: dict[str, object] | None) -> tuple[Image.Image | None, Image.Image | None]:
-    """(picture, mask) of what gr.ImageEditor gives: white where something was painted."""
-    if not drawn or not isinstance(drawn.get("background"), Image.Image):
-        return None, None
-    background = drawn["background"]
-    assert isinstance(background, Image.Image)
-    mask = Image.new("L", background.size)
-    layers = drawn.get("layers")
-    for layer in layers if isinstance(layers, list) else []:
-        painted = layer.convert("RGBA").getchannel("A").point(lambda alpha: 255 if alpha else 0)
-        mask.paste(255, mask=painted)
-    return background.convert("RGB"), mask

@@ -1,7 +1,7 @@
 """What `unclip new` chooses for a data set, and why.
 
-The rules are those by which `experiments/emoji` and `experiments/drawings` were set by hand. They are a start that trains,
-not an optimum; every choice is a line in the YAMLs.
+The rules are those by which `experiments/emoji` and `experiments/drawings` were set by hand. They are a start that
+trains, not an optimum; every choice is a line in the YAMLs.
 """
 
 from __future__ import annotations

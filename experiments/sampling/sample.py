@@ -71,9 +71,8 @@ def run(options: argparse.Namespace) -> int:
         with _said_what_is_kept(shards, len(job)):
             draw(replace(drawing, finished=finished), device, options.devices, options.strategy)
             folder = shards.finish(len(job), options.overwrite)
-    print(
-        f"{folder.path}: {counted(len(job), 'picture')} of {counted(len(requests), 'caption')}, condition {options.condition}"
-    )
+    drawn = f"{counted(len(job), 'picture')} of {counted(len(requests), 'caption')}"
+    print(f"{folder.path}: {drawn}, condition {options.condition}")
     return 0
 
 

@@ -82,9 +82,8 @@ def check_architecture(name: str, pretrained: str | None = None) -> None:
     if "/" in name or ":" in name:
         return
     if open_clip.get_model_config(name) is None:
-        raise InputError(
-            f"no CLIP at {name}: neither a folder nor an architecture of open_clip{nearest(name, open_clip.list_models())}"
-        )
+        near = nearest(name, open_clip.list_models())
+        raise InputError(f"no CLIP at {name}: neither a folder nor an architecture of open_clip{near}")
     if pretrained is None or Path(pretrained).exists():
         return
     tags = open_clip.list_pretrained_tags_by_model(name)

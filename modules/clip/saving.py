@@ -15,7 +15,7 @@ from modules.models.exports import write_weights
 
 
 def save_clip(clip: FrozenCLIP, name: str, folder: Path) -> None:
-    """Write the CLIP of an open_clip architecture in open_clip's own layout, as `UnCLIP` looks for it in RUN/clip/export.
+    """Write the CLIP of an open_clip architecture in open_clip's own layout: RUN/clip/export is what a run draws with.
 
     Args:
         clip: read by that name, with pretrained weights.
