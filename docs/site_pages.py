@@ -1,6 +1,6 @@
 """Hooks of mkdocs: pages that are made when the site is built, and links that lead out of docs/.
 
-index.md, contributing.md and changelog.md are the files at the root; commands.md is made from the commands' own parsers.
+index.md, contributing.md and changelog.md are the files at the root; commands.md is made from the parsers.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ def _values(survey: Survey, choices: Choices, folder: Path, run: str, pretrained
         ),
         "pairs": f"{survey.pairs:,} pairs, {counts}",
         "train": train,
-        "reference": min(2048, train),
-        "tested": min(256, survey.sizes["test"]),
+        "reference": min(2048, usable(train)),
+        "tested": min(256, usable(survey.sizes["test"])),
         "why": choices.reasons,
         "sizes": sizes,
         "words": choices.words,
@@ -86,6 +87,11 @@ def _values(survey: Survey, choices: Choices, folder: Path, run: str, pretrained
         "data": lambda **more: _data(survey, sizes.decoder, run, **more),
         "embeddings_data": lambda batch: _embeddings_data(run, min(batch, max(8, train // 2))),
     }
+
+
+def usable(pairs: int) -> int:
+    """How many pairs of a split can be counted on: training bears with 1 % of pictures that cannot be read."""
+    return pairs - math.ceil(pairs / 100)
 
 
 def _unet(side: int) -> str:

@@ -69,15 +69,32 @@ def sources(page, name):
 
 
 def drawn(page, button, name, count, before=()):
-    """Press a button and wait for `count` pictures other than `before`."""
+    """Press a button and wait for `count` pictures other than `before`, or for a message that says what is wrong."""
     page.click(f"#draw-{button}")
     page.wait_for_function(
         "([name, count, before]) => { const found = [...document.querySelectorAll(`#shown-${name} .gallery-item img`)]"
-        ".map(image => image.src); return found.length === count && found[0] !== before; }",
+        ".map(image => image.src); return found.length === count && found[0] !== before"
+        " || document.querySelector('.toast-body.error'); }",
         arg=[name, count, before[0] if before else ""],
         timeout=PATIENCE,
     )
+    assert page.locator(".toast-body.error").all_inner_texts() == []
     return sources(page, name)
+
+
+def paint(page):
+    """A stroke over the middle of the picture, once the picture is there."""
+    canvas = page.locator("#paint canvas").first
+    canvas.wait_for(timeout=PATIENCE)
+    page.wait_for_timeout(1500)  # It is laid out anew when its picture has arrived.
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(middle[0] - 30, middle[1] - 30)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 30, middle[1] + 30, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)
 
 
 def test_every_tab_draws(open_page):
@@ -97,15 +114,7 @@ def test_every_tab_draws(open_page):
     assert len(set(drawn(page, "diff", "diff", 5))) == 5
 
     page.get_by_role("tab", name="Inpainting").click()
-    canvas = page.locator("#paint canvas").first
-    canvas.wait_for(timeout=PATIENCE)
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(middle[0] - 30, middle[1] - 30)
-    page.mouse.down()
-    page.mouse.move(middle[0] + 30, middle[1] + 30, steps=8)
-    page.mouse.up()
+    paint(page)
     assert len(set(drawn(page, "inpaint", "inpaint", 3))) == 3
 
     page.get_by_role("tab", name="Components of z_i").click()
