@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     if options.port is not None and not 0 < options.port < 65_536:
         raise InputError(f"--port {options.port}: give a number from 1 to 65535")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    from experiments.demo.page import STYLE, page, theme
+    from experiments.demo.page import HEAD, page, theme
     from experiments.demo.studio import Studio
 
     studio = Studio.open(chosen_run(options.run), find_device(options.device))
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"unclip: whoever reaches {options.host} can draw here; the page asks for no password")
     try:
         page(studio).launch(
-            server_name=options.host, server_port=options.port, theme=theme(), css=STYLE, footer_links=[], quiet=False
+            server_name=options.host, server_port=options.port, theme=theme(), head=HEAD, footer_links=[], quiet=False
         )
     except OSError as error:
         raise InputError(f"the page cannot be opened: {error}; choose another --port") from error

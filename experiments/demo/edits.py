@@ -93,7 +93,7 @@ def text_diffs(studio: Studio) -> None:
     image = picture(studio, "picture")
     base = gr.Textbox(studio.captions[0], label="base: what the picture is")
     target = gr.Textbox(studio.captions[0].replace("red", "blue"), label="target: what it is to be")
-    most = gr.Slider(0.1, 0.6, 0.45, step=0.05, label="theta, up to")
+    most = gr.Slider(0.1, 0.8, 0.7, step=0.05, label="theta, up to")
     draw = gr.Button("Change", variant="primary", elem_id="draw-diff")
     shown, download = gallery("diff", 5)
 

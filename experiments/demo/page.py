@@ -9,19 +9,16 @@ from experiments.demo.studio import MOST_SEEDS, Drawing, Studio
 from experiments.demo.widgets import bind, gallery, seed_row, share_of
 from modules.conditions import CONDITIONS
 
-STYLE = """
+HEAD = """<style>
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
 .pictures .grid-wrap { max-height: none !important; height: auto !important; }
 @media (max-width: 640px) {
-  .gradio-container, .gradio-container .main, .gradio-container main { max-width: 100vw !important; }
-  .gradio-container .wrap { max-width: 100vw !important; }
+  .tab-wrapper, .tab-container { max-width: calc(100vw - 24px) !important; min-width: 0 !important; }
   .gradio-container .main { padding: 8px !important; }
-  .tabs, .tab-wrapper, .tab-container { min-width: 0 !important; max-width: 100% !important; }
-  .tab-wrapper { overflow: hidden; } .tab-container { overflow-x: auto !important; }
   .pictures .grid-container { grid-template-columns: repeat(2, 1fr) !important; }
 }
-"""
-"""A phone's width has two pictures beside each other, and tabs that are pushed sideways."""
+</style>"""
+"""In the page's head, where gradio leaves it as it is. A phone's width has two pictures beside each other."""
 
 
 def theme() -> gr.themes.Base:

@@ -157,12 +157,14 @@ def test_a_command_that_was_killed_in_its_last_moment_is_done(config, capsys):
 def test_a_picture_that_cannot_be_read_is_passed_over(tmp_path, capsys, caplog):
     from PIL import Image
 
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for k in range(6):
-        Image.new("RGB", (20, 20), (40 * k, 0, 0)).save(tmp_path / f"{k}.png")
-        (tmp_path / f"{k}.txt").write_text(f"picture {k}")
-    (tmp_path / "1.png").write_bytes(b"broken")
+        Image.new("RGB", (20, 20), (40 * k, 0, 0)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"picture {k}")
+    (folder / "1.png").write_bytes(b"broken")
     config = tmp_path / "data.yaml"
-    arguments = {"train": str(tmp_path), "image_size": 16, "faults": {"max_skipped": 2}}
+    arguments = {"train": str(folder), "image_size": 16, "faults": {"max_skipped": 2}}
     arguments["splits"] = {"val_size": 1, "test_size": 1}
     section = {"class_path": "datamodules.image_folder.ImageFolderDataModule", "init_args": arguments}
     config.write_text(json.dumps({"data": section}))
