@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch, embeddings_of
+from modules.clip.caption_tokens import Reads
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
@@ -32,6 +33,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         drop_text, drop_embedding: how often the caption and z_i are dropped, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         statistics_samples: see DiffusionStage.
+        reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
+        embedding_noise: the highest level of noise that is put on z_i in training, 0 for none.
+        noise_level: of the noise that is put on z_i in sampling.
         optimizer, training: see Stage.
     """
 
@@ -46,6 +50,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
+        reads: Reads = "clip",
+        embedding_noise: int = 0,
+        noise_level: int = 0,
     ) -> None:
         model = DecoderModel(
             network,
@@ -54,13 +61,20 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
             drop_text=drop_text,
             drop_embedding=drop_embedding,
             embedding=embedding,
+            reads=reads,
+            embedding_noise=embedding_noise,
+            noise_level=noise_level,
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
     def on_fit_start(self) -> None:
-        """Fit the whitening of z_i, where the network has one, to the training embeddings; a resumed run has it."""
+        """Fit the whitening of z_i, where the network has one, to the training embeddings.
+
+        A resumed run has it already, and so has one that starts from other weights, which were trained behind it.
+        """
         whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
-        if whitenings and self.global_step == 0:
+        given = any("whitening." in name for name in self.initial)
+        if whitenings and self.global_step == 0 and not given:
             z = self._training_embeddings().to(self.device)
             for whitening in whitenings:  # the trained network's and the average's
                 whitening.fit(z)

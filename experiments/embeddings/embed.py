@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from experiments.data.sources import is_yaml, open_data
 from experiments.embeddings.clip_splits import warn_of_shared_pairs
 from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
 from experiments.embeddings.options import SHARD_ROWS
-from modules.clip.origin import check_origin
 from modules.errors import InputError
 
 SAME = 0.98
@@ -40,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
     data, section, clip = _data_and_clip(options)
-    if options.save_clip:
-        _save(clip, options.clip, Path(options.save_clip))
+    if options.save_clip is not None:
+        _save(clip, options)
     warn_of_shared_pairs(data, section, options.clip)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
@@ -59,6 +57,13 @@ def run(options: argparse.Namespace) -> int:
         trainer=trainer,
     )
     return 0
+
+
+@rank_zero_only
+def _save(clip: Any, options: argparse.Namespace) -> None:
+    from modules.clip.saved import save_clip
+
+    _say(f"{save_clip(clip, options.clip, options.save_clip)}: the CLIP {clip.fingerprint}")
 
 
 def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
@@ -84,21 +89,6 @@ def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[s
     options.image_size = options.image_size or clip.image_size
     data, section = open_data(options, SplitDataModule, **override)
     return data, section, clip
-
-
-def _save(clip: Any, name: str, out: Path) -> None:
-    """Keep the CLIP for drawing, unless it is there; a CLIP folder is copied."""
-    from modules.clip.folder import WEIGHTS_FILE
-    from modules.clip.saving import save_clip
-
-    if (out / WEIGHTS_FILE).exists():
-        from modules.clip.frozen import FrozenCLIP
-
-        check_origin(FrozenCLIP(str(out)).fingerprint, clip.fingerprint, f"the CLIP in {out}", "--clip is")
-    elif Path(name).is_dir():
-        shutil.copytree(name, out, dirs_exist_ok=True)
-    else:
-        save_clip(clip, name, out)
 
 
 def embed(
@@ -181,7 +171,7 @@ def spot_check(data: SplitDataModule, clip: Encoder, folder: Path, split: str) -
         tokens = getattr(clip.tokenize, "cutting", clip.tokenize)(batch.captions).to(here)
         again = {"z_i": clip.encode_image(batch.images.to(here)), "z_t": clip.encode_text(tokens)}
     for name, z in again.items():
-        cosines = (z.float().cpu() * getattr(there, name)).sum(dim=1)
+        cosines = torch.nn.functional.cosine_similarity(z.float().cpu(), getattr(there, name))
         worst = int(cosines.argmin())
         if not float(cosines[worst]) > SAME:
             raise InputError(
@@ -197,7 +187,8 @@ def _info(clip: Encoder, source: dict[str, Any], token_features: bool) -> Embedd
         tokens = clip.tokenize(["a"])
         dim = clip.encode_text(tokens.to(here)).shape[1]
         features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
-    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features)
+    raw = bool(getattr(clip, "raw", False))
+    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features, normalised=not raw)
 
 
 def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.sampling.jobs import Job
 from experiments.sampling.score_statistics import Statistics
+from modules.conditions import CONDITIONS
 from modules.images.tensors import to_uint8
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
@@ -42,14 +44,19 @@ class PointJob(Job):
         return self.title or super().label
 
     def embedded(self, system: UnCLIP, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-        """tokens (B, L) of pictures, and what the decoder is given as z_i."""
+        """tokens (B, L) of pictures, 0 where the decoder is given no caption, and what it is given as z_i."""
         requests = [self.requests[k // self.n] for k in numbers]
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
         if key not in self.drawn:
-            generators = image_generators(self.seed, self.places(numbers), "prior")
-            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, self.true_images(numbers))
-        return tokens, self.drawn[key]
+            generators, away = self.generators(numbers), system.negative_captions(self.negative, len(numbers))
+            true = self.true_images(numbers)
+            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, true, away)
+        return (tokens if CONDITIONS[self.condition].caption else torch.zeros_like(tokens)), self.drawn[key]
+
+    def generators(self, numbers: list[int]) -> list[torch.Generator]:
+        """Of the priors' draws, one a picture."""
+        return image_generators(self.seed, self.places(numbers), "prior")
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         tokens, z_i = self.embedded(system, numbers)
@@ -57,7 +64,10 @@ class PointJob(Job):
             self.statistics.give(system, self.decoder)
         places = self.places(numbers)
         captions = [self.requests[k // self.n].caption for k in numbers]
-        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder, captions)
+        away = system.negative_captions(self.negative, len(numbers))
+        not_this = system.negative_of(self.condition, away, self.generators(numbers))
+        generators = image_generators(self.seed, places, "decoder")
+        pictures = system.decode(tokens, z_i, generators, self.decoder, captions, not_this)
         if self.upsample:
             pictures = system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size)
         return to_uint8(pictures)

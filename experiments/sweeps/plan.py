@@ -15,6 +15,7 @@ import yaml
 from experiments.sweeps.settings import STAGES, setting_problem
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 NEEDED = ("name", "title", "axis", "conditions", "points")
 CONDITIONS_KEY = "conditions"
@@ -35,7 +36,9 @@ class Plan:
     seed: int = 0
     bootstrap: int = 200
     upsample: bool = False
+    negative: str | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
+    decoder: str | None = None
 
     @classmethod
     def load(cls, path: Path, changes: Mapping[str, list[Any]] | None = None) -> Plan:
@@ -49,7 +52,7 @@ class Plan:
             InputError: unreadable, or a key is unknown, missing or of the wrong kind.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            content = read_yaml(path)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the sweep {path} ({' '.join(str(error).split())})") from error
         known = {f.name for f in fields(cls)}
@@ -117,6 +120,8 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
         raise InputError(
             f"name must be letters, digits and . _ - (it becomes a folder's name), found {content['name']!r}"
         )
+    if not isinstance(content.get("decoder", ""), str):
+        raise InputError(f"decoder must be the name of a stage, found {content['decoder']!r}")
     for key in ("title", "axis"):
         if not isinstance(content[key], str) or not content[key].strip():
             raise InputError(f"{key} must be a text, found {content[key]!r}")
@@ -127,6 +132,8 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
             raise InputError(f"{key} must be 1 or more, found {content[key]!r}")
     if type(content.get("seed", 0)) is not int:
         raise InputError(f"seed must be a whole number, found {content['seed']!r}")
+    if not isinstance(content.get("negative"), str | None):
+        raise InputError(f"negative must be a caption to be guided away from, found {content['negative']!r}")
     if type(content.get("upsample", False)) is not bool:
         raise InputError(f"upsample must be true or false, found {content['upsample']!r}")
     if not _is_mapping(content.get("fixed", {})):

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.prior import PriorNetwork
 from modules.networks.stepping import Stepper, plain
+from modules.networks.stepping import draw as _draw
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,
@@ -131,6 +131,7 @@ class ARPriorNetwork(PriorNetwork):
         generators: list[torch.Generator],
         *,
         guidance: Callable[[Tensor], Tensor] | None = None,
+        negative: tuple[Tensor, Tensor] | None = None,
         temperature: float = 1.0,
         length: int | None = None,
     ) -> Tensor:
@@ -142,6 +143,7 @@ class ARPriorNetwork(PriorNetwork):
             tokens, z_t, dot: as in `forward`.
             generators: one for each sequence, on the CPU.
             guidance: (2B, V) logits, [with text, without], -> (B, V); None draws with text alone.
+            negative: tokens and z_t that stand in the half without text; None for their learned stand-ins.
             temperature: divides the logits; 0 takes the most likely code.
             length: codes to draw, num_codes or fewer; all by default.
 
@@ -150,7 +152,10 @@ class ARPriorNetwork(PriorNetwork):
         """
         length = self.num_codes if length is None else length
         guided = guidance is not None
-        cache = self._encode(tokens, z_t, guided)
+        if guided and negative is not None:
+            cache = self._encode(torch.cat([tokens, negative[0]]), torch.cat([z_t, negative[1]]), guided=False)
+        else:
+            cache = self._encode(tokens, z_t, guided)
         transformer: Any = self.transformer
         step = Stepper(transformer, cache) if plain(transformer) else partial(transformer, cache=cache)
         x = self._dot(torch.cat([dot, dot]) if guided else dot)
@@ -181,12 +186,3 @@ class ARPriorNetwork(PriorNetwork):
     def encode(self, tokens: Tensor, z_t: Tensor) -> KeyValueCache:
         """The text's keys and values, with room for all codes: what `sample` starts from, without guidance."""
         return self._encode(tokens, z_t, guided=False)
-
-
-def _draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:
-    """(B, V) logits -> (B,) one draw each, from its own generator."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    p = F.softmax(logits / temperature, dim=-1).cpu()
-    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, generators, strict=True)]
-    return torch.cat(rows).to(logits.device)

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingPathway
+from modules.networks.blocks import TimeEmbedding
+from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingNoise, EmbeddingPathway
 from modules.networks.lean_unet import make_unet
 from modules.networks.transformer import TextEncoder, unique_rows
 from modules.networks.unet import UNetConfig
@@ -56,6 +57,7 @@ class DecoderNetwork(nn.Module):
             colours hundreds of steps sooner, for nearly all of a short caption's positions are padding.
         text_std: standard deviation of the fresh token embeddings.
         pathway: what is done to z_i before it is projected; by default nothing, as in the paper.
+        noise_levels: whether the network is told how noisy z_i is (Stable unCLIP's noise augmentation).
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class DecoderNetwork(nn.Module):
         text_pooling: Literal["last", "mean"] = "last",
         text_std: float = 0.05,
         pathway: EmbeddingPathway = PAPER,
+        noise_levels: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels
@@ -80,8 +83,9 @@ class DecoderNetwork(nn.Module):
         self.text = TextEncoder(*sizes, checkpointing=unet.checkpointing, std=text_std)
         self.text_pooling = text_pooling
         self.text_to_emb = nn.Linear(text_width, self.unet.emb_width)
-        self.clip_to_map = None
+        self.clip_to_map, self.noise_level = None, None
         if embedding_dim is not None:
+            self.noise_level = TimeEmbedding(self.unet.emb_width, self.unet.emb_width) if noise_levels else None
             self.clip_features = EmbeddingFeatures(embedding_dim, pathway)
             width = self.clip_features.width
             # A Sequential of one, for the names in the files of weights.
@@ -98,6 +102,7 @@ class DecoderNetwork(nn.Module):
         *,
         keep_text: Tensor | None = None,
         keep_embedding: Tensor | None = None,
+        noised: EmbeddingNoise | None = None,
     ) -> Condition:
         """What the U-Net is conditioned on.
 
@@ -106,6 +111,7 @@ class DecoderNetwork(nn.Module):
             z_i: (B, D) CLIP image embeddings of unit norm; None for none (the zero embedding).
             keep_text, keep_embedding: (B,) bool; where False, the caption becomes the empty one (all padding), the
                 embedding zero, as for classifier-free guidance.
+            noised: noise on z_i; None for none, or for a network that is not told of it.
         """
         if keep_text is not None:
             tokens = torch.where(keep_text[:, None], tokens, 0)
@@ -113,19 +119,22 @@ class DecoderNetwork(nn.Module):
         emb = self.text_to_emb(self._pooled(features, tokens))
         if self.embedding_dim is None:
             return Condition(emb, features)
-        z = self._embedding(emb, z_i, keep_embedding)
+        z = self._embedding(emb, z_i, keep_embedding, noised)
+        if self.noise_level is not None:
+            level = torch.zeros(len(emb), dtype=torch.int64, device=emb.device) if noised is None else noised.level
+            emb = emb + self.noise_level(level)
         extra = self.clip_to_tokens(z).unflatten(1, (CLIP_TOKENS, -1))
         spatial = None
         if self.clip_to_map is not None:
             spatial = self.clip_to_map(z).unflatten(1, (-1, self._map_side, self._map_side))
         return Condition(emb + self.clip_to_emb(z), torch.cat([features, extra], dim=1), spatial)
 
-    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None) -> Tensor:
+    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None, noised: EmbeddingNoise | None) -> Tensor:
         """What the projections read: (B, width), of the type of `emb`."""
         assert self.embedding_dim is not None
         if z_i is None:
             return self.clip_features.features(emb.new_zeros(len(emb), self.embedding_dim))
-        found: Tensor = self.clip_features(z_i, emb.dtype, keep)
+        found: Tensor = self.clip_features(z_i, emb.dtype, keep, noised)
         return found
 
     def _pooled(self, features: Tensor, tokens: Tensor) -> Tensor:

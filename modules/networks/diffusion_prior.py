@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
-from modules.networks.prior import PriorNetwork
+from modules.networks.prior import Denoise, DenoisingPriorNetwork
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,
@@ -19,7 +19,7 @@ from modules.networks.transformer import (
 SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
 
 
-class DiffusionPriorNetwork(PriorNetwork):
+class DiffusionPriorNetwork(DenoisingPriorNetwork):
     """Predicts the un-noised (scaled) z_i from [caption tokens, z_t, timestep, noised z_i, learned token].
 
     Dropping the condition drops the caption and z_t only; the noised z_i and the timestep always stay.
@@ -78,18 +78,7 @@ class DiffusionPriorNetwork(PriorNetwork):
         return torch.stack(parts, dim=1) + self.positions[1:]
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Tensor:
-        """One evaluation over the whole sequence, as training does it.
-
-        Args:
-            x_t: (B, D) noised z_i, scaled.
-            t: (B,) timesteps.
-            tokens: (B, L) caption tokens; with `feature_dim`, their (B, L, F) features, here as below.
-            z_t: (B, D) CLIP text embeddings of unit norm.
-            keep: (B,) bool, False where the text is dropped; None keeps all.
-
-        Returns:
-            (B, D) prediction, in the scale of x_t.
-        """
+        """One evaluation over the whole sequence, as training makes it; with `feature_dim`, tokens are features."""
         sequence = torch.cat([self._prefix(tokens, z_t, keep), self._suffix(x_t, t)], dim=1)
         return self.out(self.transformer(sequence, last_only=True)[:, 0])
 
@@ -112,3 +101,8 @@ class DiffusionPriorNetwork(PriorNetwork):
     def step(self, x_t: Tensor, t: Tensor, cache: KeyValueCache) -> Tensor:
         """`forward`, given `encode`'s cache: three tokens instead of L + 4. The cache is left as it was."""
         return self.out(self.transformer(self._suffix(x_t, t), last_only=True, cache=cache)[:, 0])
+
+    def given(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Denoise:
+        """`step` with the keys and values of these captions."""
+        cache = self.encode(tokens, z_t, keep)
+        return lambda x_t, t: self.step(x_t, t, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,20 @@ class EmbeddingPathway:
     whiten: bool = False
     hidden_width: int = 0
     spatial_map: bool = False
+
+
+class EmbeddingNoise(NamedTuple):
+    """Noise on B embeddings, in the scale in which their projections read them (mean square 1).
+
+    Attributes:
+        level: (B,) int64, 0 for none.
+        signal: (B,) what the embedding is multiplied with; 1 at level 0.
+        noise: (B, D) what is added, scaled already; 0 at level 0.
+    """
+
+    level: Tensor
+    signal: Tensor
+    noise: Tensor
 
 
 class Whitening(nn.Module):
@@ -87,9 +102,13 @@ class EmbeddingFeatures(nn.Module):
             self.second = _scaled(nn.Linear(pathway.hidden_width, pathway.hidden_width))
         self.width = dim + pathway.hidden_width
 
-    def forward(self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None, noised: EmbeddingNoise | None = None
+    ) -> Tensor:
         """(B, D) embeddings of unit norm -> (B, width) of type `dtype`; where keep (B,) is False, of no embedding."""
         z = (scale_to_unit_variance(z) if self.whitening is None else self.whitening(z)).to(dtype)
+        if noised is not None:
+            z = noised.signal[:, None].to(dtype) * z + noised.noise.to(dtype)
         return self.features(z if keep is None else torch.where(keep[:, None], z, 0.0))
 
     def features(self, z: Tensor) -> Tensor:
