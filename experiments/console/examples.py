@@ -18,6 +18,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--out runs/quickstart/embeddings",
         "unclip embed /data/coco --clip ViT-L-14 --pretrained openai --out /data/coco-vit-l --devices 8",
     ),
+    "caption": ("unclip caption /data/birds --captioner runs/dalle3/captioner --out /data/birds-captions",),
+    "caption-report": ("unclip caption-report experiments/dalle3/data.yaml --out captions.html",),
+    "study": ("unclip study runs/dalle3 --bootstrap 200",),
     "probe": (
         "unclip probe --config experiments/quickstart/data.yaml --embeddings runs/quickstart/embeddings "
         "--out runs/quickstart/probe.json",
@@ -28,6 +31,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip sample --captions captions.txt --run runs/quickstart --condition ar_prior --out pictures",
         'unclip sample "a red circle" --out fast --set decoder.steps=2 --set prior.candidates=4',
     ),
+    "mix": ("unclip mix cat.png dog.png --captions 'a red circle' --weights 0.4 0.4 0.2 --out mixed",),
+    "reword": ("unclip reword runs/dalle3/samples/real/manifest.jsonl --lengthen --out longer.jsonl",),
     "demo": ("unclip demo", "unclip demo --run runs/birds --port 8000"),
     "invert": ("unclip invert cat.png --out cat.safetensors --figure cat",),
     "reconstruct": ("unclip reconstruct cat.png dog.png --out again --sweep-steps 10 50",),

@@ -49,9 +49,12 @@ STAGES = {
     "modules.ar_prior.ARPrior": "autoregressive prior",
     "modules.diffusion_prior.DiffusionPrior": "diffusion prior",
     "modules.linear_prior.LinearPrior": "linear prior",
+    "modules.projection_prior.ProjectionPrior": "projection priors (MLP, ECLIPSE)",
     "modules.decoder.Decoder": "decoder, and GLIDE",
     "modules.distilled_decoder.DistilledDecoder": "decoder of few steps",
     "modules.upsampler.Upsampler": "upsampler",
+    "modules.dalle3.captioner.Captioner": "captioner",
+    "modules.dalle3.caption_decoder.CaptionDecoder": "decoder on captions alone (DALL-E 3)",
     "eval.judges.attributes.AttributeClassifier": "classifier that judges shapes",
 }
 

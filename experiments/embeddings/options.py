@@ -21,9 +21,6 @@ def embed() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")
     parser.add_argument("--out", required=True, help="embeddings folder to write, or to go on with")
-    parser.add_argument(
-        "--save-clip", metavar="DIR", help="also write the CLIP there, as RUN/clip/export, to draw with"
-    )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
     parser.add_argument("--batch-size", type=int, default=256, help="pairs at once (default 256)")
     parser.add_argument("--num-workers", type=int, help="loader processes (default: what the YAML says, else 0)")

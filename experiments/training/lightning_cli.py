@@ -27,12 +27,12 @@ from experiments.training.boards import HyperParameters
 from experiments.training.bound_report import BoundReport
 from experiments.training.callbacks import Announce, FitProgress
 from experiments.training.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
-from experiments.training.closing import closing
 from experiments.training.config_checks import check_data, check_settings
 from experiments.training.fitting import check_checkpoint, check_widths, constructing, missing_package
 from experiments.training.predictions import WritePredictions, check_place
 from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
+from experiments.training.trainer.closing import closing
 from experiments.training.trainer.endings import Ending
 from experiments.training.trainer.switches import check_settings_of_trainer, check_trainer, seed_in_range
 from modules.clip.origin import KEY

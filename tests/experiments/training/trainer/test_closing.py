@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.training.callbacks import FitProgress, losses
-from experiments.training.closing import closing, next_command
+from experiments.training.trainer.closing import closing, next_command
 
 
 def trainer(root="runs/x/decoder", step=300, **metrics):
