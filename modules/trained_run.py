@@ -76,6 +76,12 @@ class TrainedRun:
         self._guiding_clip: FrozenCLIP | None = None
         self.overrides = overrides or {}
 
+    def __repr__(self) -> str:
+        """The run, its stages and the device."""
+        changed = f", overrides {self._overrides}" if self._overrides else ""
+        stages = ", ".join(self.stages()) or "none"
+        return f"{type(self).__name__}({str(self.run)!r}, stages: {stages}, on {self.device}{changed})"
+
     @property
     def overrides(self) -> Overrides:
         """New values for settings of sampling, by stage. Settable: the stages stay loaded."""

@@ -2,7 +2,7 @@
 
 A config may stand on another one and say only what differs:
 
-    extends: ../quickstart/clip.yaml      # relative to this file's folder
+    extends: ../quickstart/clip.yaml      # relative to this file's folder, or experiments/... for one that ships
     without: [model.init_args.swap_words] # settings of that file that this one drops; optional
     trainer: {max_steps: 900}
 
@@ -81,10 +81,16 @@ def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     base, without = content.pop(EXTENDS, None), content.pop(WITHOUT, None)
     if not isinstance(base, str):
         raise InputError(f"{where}: 'extends' is one YAML file's path, relative to this file, not {base!r}")
-    below = _read(located(path.parent / base), (*readers, path))
+    below = _read(_base(path, base), (*readers, path))
     for key in _names(without, where):
         _drop(below, key, f"{where}: 'without' names {key!r}, which {base!r} does not set")
     return overlaid(below, content)
+
+
+def _base(path: Path, base: str) -> Path:
+    """The file that `path` extends: relative to its folder; or, below `experiments/`, one that ships."""
+    beside = located(path.parent / base)
+    return beside if beside.exists() or Path(base).parts[:1] != (FOLDER,) else located(base)
 
 
 def overlaid(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -28,6 +28,7 @@ T = TypeVar("T")
 FILE_VARIABLE = "UNCLIP_PROGRESS"
 FILE_SECONDS = 1.0
 LINE_SECONDS = 15.0
+NOTE_SECONDS = 1.0
 RATE_SECONDS = 60.0
 
 
@@ -48,8 +49,10 @@ class Progress(Generic[T]):
         self._items = items
         self._file = os.environ.get(FILE_VARIABLE)
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
-        self._written = self._printed = -float("inf")
+        self._written = self._printed = self._noted = -float("inf")
+        self._said = ""
         self._bar: tuple[RichProgress, TaskID] | None = None
+        self._note: Callable[[], str] | None = None
 
     def __iter__(self) -> Iterator[T]:
         with self:
@@ -75,9 +78,9 @@ class Progress(Generic[T]):
         """`units` more are done."""
         self.update(self.done + units)
 
-    def update(self, done: int) -> None:
-        """`done` units are done in all."""
-        self.done = done
+    def update(self, done: int, note: Callable[[], str] | None = None) -> None:
+        """`done` units are done in all; `note` gives what is shown beside them, and is called only when it is shown."""
+        self.done, self._note = done, note
         now = time.monotonic()
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[1][0] > RATE_SECONDS:
@@ -109,10 +112,14 @@ class Progress(Generic[T]):
             with contextlib.suppress(OSError):
                 write_json(Path(self._file), self.as_dict(), sync=False)
         if self._bar:
-            self._bar[0].update(self._bar[1], completed=self.done, speed=f"{self.rate:.2f}/s")
+            if last or now - self._noted >= NOTE_SECONDS:
+                self._noted, self._said = now, self._note() if self._note else ""
+            speed = ", ".join(filter(None, (f"{self.rate:.2f}/s", self._said)))
+            self._bar[0].update(self._bar[1], completed=self.done, speed=speed)
         elif now - self._printed >= LINE_SECONDS:
             self._printed = now
-            print(progress_line(self.as_dict()), file=sys.stderr, flush=True)
+            said = self._note() if self._note else ""
+            print(", ".join(filter(None, (progress_line(self.as_dict()), said))), file=sys.stderr, flush=True)
 
 
 def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress, TaskID]:
