@@ -76,6 +76,12 @@ class TrainedRun:
         self._guiding_clip: FrozenCLIP | None = None
         self.overrides = overrides or {}
 
+    def __repr__(self) -> str:
+        """The run, its stages and the device."""
+        changed = f", overrides {self._overrides}" if self._overrides else ""
+        stages = ", ".join(self.stages()) or "none"
+        return f"{type(self).__name__}({str(self.run)!r}, stages: {stages}, on {self.device}{changed})"
+
     @property
     def overrides(self) -> Overrides:
         """New values for settings of sampling, by stage. Settable: the stages stay loaded."""
@@ -111,6 +117,11 @@ class TrainedRun:
     def clip_facts(self) -> tuple[int, str]:
         """The conditioning CLIP's D and fingerprint, known also while it is not in memory."""
         return self.clip.embedding_dim, self.clip.fingerprint
+
+    @cached_property
+    def raw(self) -> bool:
+        """Whether embeddings are the CLIP's own, not of unit norm."""
+        return bool(getattr(self.clip, "raw", False))
 
     @property
     def guiding_clip(self) -> FrozenCLIP:

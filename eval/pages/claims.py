@@ -28,14 +28,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eval.errors import InputError
 from eval.files import write_file
 from eval.metrics.bootstrap import Interval
 from eval.pages.stored import stored
 from eval.tables.seeds import t_interval
 from eval.tables.tabular import Cell, Table
+from eval.untrusted import read_json, read_yaml
 
 BEGIN, END = "<!-- claims: written by python -m eval.pages.claims -->", "<!-- end of claims -->"
 HOLDS, FAILS, OPEN = "agrees", "does not agree", "not decided"
@@ -72,7 +71,7 @@ def read_claims(path: Path) -> list[Claim]:
     Raises:
         InputError: a key is unknown or missing; the message names the claim.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = read_yaml(path)
     known = {field.name for field in fields(Claim)}
     found = []
     for entry in content["claims"]:
@@ -105,7 +104,7 @@ class Numbers:
             place = self.folder / f"{file}.json"
             if not place.is_file():
                 raise InputError(f"{name}: no file {place}; write it with --store RUN {place}")
-            self.files[file] = json.loads(place.read_text(encoding="utf-8"))
+            self.files[file] = read_json(place)
         found = self.files[file]
         for part in path.split("/"):
             if not isinstance(found, dict) or part not in found:

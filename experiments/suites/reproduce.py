@@ -47,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
         code = run_suite(copy, names, options)
         if code:
             return code
+        page = copy.run / "report.html"
+        if page.exists():
+            print(f"open {page}")
     if options.seeds > 1 and not options.dry_run:
         from experiments.console.show import show
 

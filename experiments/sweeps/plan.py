@@ -15,6 +15,7 @@ import yaml
 from experiments.sweeps.settings import STAGES, setting_problem
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 NEEDED = ("name", "title", "axis", "conditions", "points")
 CONDITIONS_KEY = "conditions"
@@ -51,7 +52,7 @@ class Plan:
             InputError: unreadable, or a key is unknown, missing or of the wrong kind.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            content = read_yaml(path)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the sweep {path} ({' '.join(str(error).split())})") from error
         known = {f.name for f in fields(cls)}

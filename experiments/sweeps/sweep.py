@@ -32,6 +32,7 @@ from experiments.console.progress import progress
 from experiments.evaluation.judges import existing, feature_cache, judges_of, make_judges
 from experiments.sweeps.plan import Plan
 from modules.errors import InputError
+from modules.untrusted.reading import parse_yaml
 
 Points = list[tuple[str, dict[str, Any]]]
 
@@ -97,7 +98,7 @@ def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:
     for word in words:
         key, equals, values = word.partition("=")
         try:
-            content = yaml.safe_load(f"[{values}]")
+            content = parse_yaml(f"[{values}]", word)
         except yaml.YAMLError:
             content = None
         if not key or not equals or not content:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,17 +58,51 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         )
     import open_clip  # With torchvision and timm it takes longer to import than torch.
 
-    if not folder.is_dir() and open_clip.get_model_config(str(name_or_folder)) is None:
-        # open_clip would warn, and give a tokeniser of its own choice.
-        near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"no CLIP at {name_or_folder}: neither a folder nor an architecture of open_clip{hint}")
     if not folder.is_dir():
+        check_architecture(str(name_or_folder))  # open_clip would warn, and give a tokeniser of its own choice.
         return open_clip.get_tokenizer(str(name_or_folder))
     text = check_config(folder)["model_cfg"]["text_cfg"]
     own_code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
     with one_line(str(folder), "its tokeniser is not there, or is of a kind that is not read"):
         return open_clip.get_tokenizer(_schema(name_or_folder), **own_code)
+
+
+def check_architecture(name: str, pretrained: str | None = None) -> None:
+    """Refuse an architecture, or a tag of weights, that open_clip does not know.
+
+    Args:
+        name: such as "ViT-B-32"; names with a slash or a colon (hf-hub:...) are left to open_clip.
+        pretrained: a tag, or a file of weights.
+
+    Raises:
+        InputError: with the nearest name that there is.
+    """
+    import open_clip
+
+    if "/" in name or ":" in name:
+        return
+    if open_clip.get_model_config(name) is None:
+        near = nearest(name, open_clip.list_models())
+        raise InputError(f"no CLIP at {name}: neither a folder nor an architecture of open_clip{near}")
+    if pretrained is None or Path(pretrained).exists():
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if "/" in pretrained or Path(pretrained).suffix:
+        raise InputError(
+            f"no file of weights at {pretrained}; for {name} open_clip knows {', '.join(tags) or 'no tags'}"
+        )
+    if pretrained not in tags:
+        raise InputError(
+            f"open_clip has no weights {pretrained!r} of {name}{nearest(pretrained, tags)} (there are "
+            f"{', '.join(tags) or 'none'}; or give a file)"
+        )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """'; did you mean ViT-B-32?', or ''."""
+    near = {own.lower(): own for own in names}
+    found = difflib.get_close_matches(name.lower(), list(near), n=1)
+    return f"; did you mean {near[found[0]]}?" if found else ""
 
 
 def _tokenizer_kind(folder: Path) -> str | None:
@@ -136,6 +170,8 @@ class FrozenCLIP(nn.Module):
                 f"no CLIP at {name_or_folder}: train one (`unclip fit` with a clip.yaml), or name an open_clip "
                 "architecture together with pretrained weights (a tag or a file)"
             )
+        if not path.is_dir():
+            check_architecture(str(name_or_folder), pretrained)
         hint = f"without internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
         with one_line(f"{name_or_folder} ({pretrained or 'its own weights'})", hint):
             if path.is_dir():
@@ -162,6 +198,11 @@ class FrozenCLIP(nn.Module):
     def embedding_dim(self) -> int:
         """D."""
         return int(_text_tower(self.model).text_projection.shape[-1])
+
+    @property
+    def vocab_size(self) -> int:
+        """How many different tokens there are."""
+        return int(_text_tower(self.model).token_embedding.num_embeddings)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -225,7 +266,7 @@ def unit(feature: Tensor) -> Tensor:
     return F.normalize(feature.float(), dim=-1) if feature.ndim > 1 else feature.float()
 
 
-def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:
+def warn_unknown_words(tokenize: Tokenizer, captions: Iterable[str]) -> None:
     """Say on stderr which words of the captions a small vocabulary does not hold."""
     if isinstance(tokenize, WordTokenizer):
         unknown = sorted({word for caption in captions for word in tokenize.unknown(caption)})

@@ -21,7 +21,7 @@ from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
 from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import WHOLE, Objective, Rule, SamplerConfig, check_value
+from modules.models.configs import Objective, Rule, SamplerConfig, check_value, whole
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
@@ -29,6 +29,10 @@ from modules.networks.prior import DenoisingPriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+CANDIDATES = whole(1024)
+"""How many draws of z_i a caption may have; the paper has 2."""
 
 
 def embedding_scale(dim: int) -> float:
@@ -59,7 +63,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     def check(self) -> None:
         super().check()
-        check_value("candidates", self.candidates, WHOLE)
+        check_value("candidates", self.candidates, CANDIDATES)
         if self.drop_text == 1 and (self.candidates, self.sampler.guidance_scale) != (1, 1):
             raise InputError(
                 f"candidates is {self.candidates} and guidance_scale {self.sampler.guidance_scale:g}: with drop_text 1 "
@@ -157,7 +161,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
-        return {**super().rules(), "candidates": WHOLE}
+        return {**super().rules(), "candidates": CANDIDATES}
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

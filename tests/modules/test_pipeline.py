@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from modules.batches import Captions
 from modules.conditions import priors
 from modules.errors import InputError
+from modules.manipulations import Walk
 from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
@@ -214,6 +215,21 @@ def test_what_is_wrong_is_named(system, tmp_path):
         UnCLIP(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"the caption has 30 words, the model's context holds 19"):
         generate(system, "caption_only", captions=["red " * 30])
+
+
+def test_a_notebook_reads_what_a_run_and_latents_are(stored_run, capsys):
+    system = UnCLIP.from_run(stored_run, decoder={"steps": 2})
+    shown = repr(system)
+    assert shown.startswith(f"UnCLIP({str(stored_run)!r}, stages: ar_prior, clip, decoder, ")
+    assert shown.endswith("on cpu, overrides {'decoder': {'steps': 2}})")
+    pictures = system.text_to_image("a crimson circle", seed=[0, 1])
+    assert capsys.readouterr().err == "the model does not know 'crimson': read as unknown words\n"
+    latents = system.invert(pictures, walk=Walk(steps=2))
+    size = latents.x_T.shape[-1]
+    assert repr(latents) == (
+        f"Latents of 2: z_i (2, {latents.z_i.shape[1]}), x_T (2, 3, {size}, {size}), tokens "
+        f"{tuple(latents.tokens.shape)}; inverted in 2 steps"
+    )
 
 
 def test_z_i_alone_is_the_decoder_without_a_caption(system):
