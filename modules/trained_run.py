@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batches import Captions
-from modules.clip.frozen import FrozenCLIP, caption_features
+from modules.clip.frozen import FrozenCLIP, caption_features, caption_of
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
 from modules.errors import InputError
@@ -159,8 +159,9 @@ class TrainedRun:
         return self.model(name, Prior)
 
     def decoder(self, name: str = "decoder") -> DecoderModel:
-        """A decoder, see `model`."""
-        return self.model(name, DecoderModel)
+        """A decoder, see `model`; one that reads the CLIP's features of a caption is given the run's CLIP for it."""
+        model = self.model(name, DecoderModel)
+        return replace(model, features=partial(caption_of, self.clip)) if model.reads_features else model
 
     def upsampler(self, name: str) -> UpsamplerModel:
         """An upsampler, see `model`."""
@@ -171,7 +172,7 @@ class TrainedRun:
         self._stored[name] = replace(self.stage(name), model=model)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Captions -> tokens (B, L) and z_t (B, D) of unit norm.
+        """Captions -> tokens (B, L) and z_t (B, D), of unit norm unless the CLIP's embeddings are raw.
 
         Raises:
             InputError: for a caption longer than the context.
@@ -181,11 +182,11 @@ class TrainedRun:
 
     @torch.no_grad()
     def embed_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D), of unit norm unless the CLIP's embeddings are raw."""
         return self.finite("clip", self.clip.encode_image(images.to(self.device)))
 
     def sample_prior(self, name: str, tokens: Tensor, z_t: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """z_i (B, D) of unit norm, drawn by one of the run's priors."""
+        """z_i (B, D), drawn by one of the run's priors; of unit norm unless the CLIP's embeddings are raw."""
         prior = self.prior(name)
         features = caption_features(self.clip, tokens) if prior.reads_features else None
         return self.finite(name, prior.sample(Captions(tokens, z_t, features), generators))
@@ -264,8 +265,8 @@ class TrainedRun:
     def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
         clip = self.guiding_clip
-        z_t = clip.encode_text(clip.tokenize(list(captions)).to(self.device))
-        return lambda images: (clip.encode_image(images) * z_t).sum(dim=1)
+        z_t = clip.unit(clip.encode_text(clip.tokenize(list(captions)).to(self.device)))
+        return lambda images: (clip.unit(clip.encode_image(images)) * z_t).sum(dim=1)
 
 
 EMBEDDINGS: dict[str, str | None] = {"decoder": "z_i", "text_decoder": "z_t", "glide": None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,20 @@ from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes, check_s
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
+from modules.networks.frozen_text import CaptionFeatures, FrozenText, real_tokens
 from modules.networks.lean_unet import LeanUNet
+from modules.networks.transformer import unique_rows
 from modules.networks.unet import UNet
+
+CaptionInput = Tensor | CaptionFeatures
+"""Captions as a decoder reads them: (B, L) tokens, or what a frozen CLIP gives of these."""
+
+
+def no_captions(captions: CaptionInput) -> CaptionInput:
+    """As many captions, all dropped."""
+    if isinstance(captions, CaptionFeatures):
+        return captions._replace(mask=torch.zeros_like(captions.mask))
+    return torch.zeros_like(captions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +46,17 @@ class DecoderModel(ImageModel):
         network: what is trained.
         drop_text, drop_embedding: how often caption and z_i are dropped in training, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
+        features: (B, L) tokens -> what a frozen CLIP gives of them, for a network with `frozen_text`; whoever
+            draws with such a network sets it. Training reads them from its batches.
     """
 
     network: DecoderNetwork
     drop_text: float = 0.5
     drop_embedding: float = 0.1
     embedding: Literal["z_i", "z_t"] = "z_i"
+    features: Callable[[Tensor], CaptionFeatures] | None = None
+
+    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features")
 
     def check(self) -> None:
         super().check()
@@ -68,10 +85,36 @@ class DecoderModel(ImageModel):
     def reader(self) -> CaptionReader:
         return self.network.text
 
-    def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
-        """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
+    @property
+    def reads_features(self) -> bool:
+        """Whether the network reads a frozen CLIP's features of a caption instead of its tokens."""
+        return isinstance(self.network.text, FrozenText)
+
+    def conditions(self, batch: ImageTextBatch) -> tuple[CaptionInput, Tensor | None]:
+        """A batch's captions as the network reads them, and CLIP embeddings (B, D); None for GLIDE, which has none.
+
+        Raises:
+            InputError: the network reads a CLIP's features of every token, and the batch has none.
+        """
         rows = embeddings_of(batch)
-        return rows.tokens, None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+        z_i = None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+        if not self.reads_features:
+            return rows.tokens, z_i
+        if rows.features is None:
+            raise InputError(
+                "model.network.frozen_text needs the CLIP's features of every token, and the batches hold none: make "
+                "them with `unclip embed --token-features` and set data.init_args.token_features: true"
+            )
+        return CaptionFeatures(rows.features, rows.z_t, real_tokens(rows.tokens)), z_i
+
+    def read(self, captions: CaptionInput) -> CaptionInput:
+        """Captions as the network reads them: tokens (B, L), or what the CLIP gives of these."""
+        if not self.reads_features or isinstance(captions, CaptionFeatures):
+            return captions
+        if self.features is None:
+            raise ValueError("this decoder reads a CLIP's features of a caption: set `features`, or give them")
+        rows, places = unique_rows(captions)
+        return self.features(captions[rows]).rows(places)
 
     def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
         """The draw and the network's output; caption and embedding are dropped for some."""
@@ -92,9 +135,13 @@ class DecoderModel(ImageModel):
     def example_batch(self, count: int) -> ImageTextBatch:
         index = torch.zeros(count, dtype=torch.int64)
         z = torch.zeros(count, self.network.embedding_dim or 1)
-        tokens = torch.zeros(count, self.network.text.context_length, dtype=torch.int64)
+        text = self.network.text
+        tokens = torch.zeros(count, text.context_length, dtype=torch.int64)
+        features, z_t = None, z
+        if isinstance(text, FrozenText):
+            features, z_t = torch.zeros(count, text.context_length, text.feature_dim), z.new_zeros(count, text.z_t_dim)
         images = torch.zeros(count, self.network.channels, self.image_size, self.image_size)
-        return ImageTextBatch(images, [""] * count, index, None, EmbeddingBatch(z, z, tokens, index))
+        return ImageTextBatch(images, [""] * count, index, None, EmbeddingBatch(z, z_t, tokens, index, features))
 
     def output(self, batch: ImageTextBatch) -> Tensor:
         tokens, z_i = self.conditions(batch)
@@ -111,24 +158,25 @@ class DecoderModel(ImageModel):
         condition, t = self.network.condition(tokens, z_i), torch.zeros_like(batch.index)
         yield self.evaluations, lambda: self.network(batch.images, t, condition)
 
-    def predictor(self, tokens: Tensor, z_i: Tensor | None) -> Predictor:
+    def predictor(self, tokens: CaptionInput, z_i: Tensor | None) -> Predictor:
         """The network given (caption, z_i), guided as the sampler says.
 
         By default the paper's joint guidance: the unconditional half has neither caption nor z_i. With
         text_guidance_scale there are three parts: both, z_i alone, neither.
 
         Args:
-            tokens: (B, L) caption tokens; all 0 for no caption.
-            z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
+            tokens: (B, L) caption tokens, all 0 for no caption; or what a frozen CLIP gives of them.
+            z_i: (B, D) of unit norm; None is the zero (or learned) embedding, that is the caption alone.
         """
-        sampler, both = self.sampler, self.network.condition(tokens, z_i)
+        captions = self.read(tokens)
+        sampler, both = self.sampler, self.network.condition(captions, z_i)
         if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
             return self._given(both)
-        neither = self.network.condition(torch.zeros_like(tokens), None)
+        neither = self.network.condition(no_captions(captions), None)
         conditional = None if sampler.guidance_interval is None else self._given(both)
         if sampler.text_guidance_scale is None:
             return self.guided(self._given(Condition.stack([both, neither])), conditional)
-        z_i_alone = self.network.condition(torch.zeros_like(tokens), z_i)
+        z_i_alone = self.network.condition(no_captions(captions), z_i)
         return guide_two(
             self._given(Condition.stack([both, z_i_alone, neither])),
             sampler.text_guidance_scale,
@@ -152,14 +200,14 @@ class DecoderModel(ImageModel):
     def overridable(cls) -> tuple[str, ...]:
         return (*super().overridable(), *DECODER_ONLY)
 
-    def denoiser_for(self, tokens: Tensor, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
+    def denoiser_for(self, tokens: CaptionInput, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
         """`predictor` as a denoiser; without threshold, since clipping has no inverse."""
         return self.as_denoiser(self.predictor(tokens, z_i), threshold)
 
     @torch.no_grad()
     def sample(
         self,
-        tokens: Tensor,
+        tokens: CaptionInput,
         z_i: Tensor | None,
         generators: Generators,
         *,
@@ -177,7 +225,8 @@ class DecoderModel(ImageModel):
             similarity: images (B, C, S, S) -> (B,), for a sampler with clip_guidance_scale.
         """
         side = self.image_size if size is None else size
-        x_T = randn_per_image(generators, (len(tokens), self.network.channels, side, side), tokens.device)
+        rows = tokens.z_t if isinstance(tokens, CaptionFeatures) else tokens
+        x_T = randn_per_image(generators, (len(rows), self.network.channels, side, side), rows.device)
         predict, x_T = self.predictor(tokens, z_i), self.in_layout(x_T)
         drawn = self.draw(predict, x_T, generators, on_step=on_step, similarity=similarity)
         return drawn.clamp(-1, 1)

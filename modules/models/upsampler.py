@@ -28,6 +28,22 @@ from modules.networks.upsampler import UpsamplerNetwork
 
 
 @dataclass(frozen=True, eq=False)
+class WithLastStep:
+    """An upsampler with a second U-Net for t = 0, given enlarged images; see `denoiser.at_timestep`."""
+
+    network: UpsamplerNetwork
+    enlarged: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        found: Tensor = self.network(x_t, t, self.enlarged)
+        return found
+
+    def at_timestep(self, timestep: int) -> Predictor:
+        """The same for batches at one timestep, which need not be read from the device."""
+        return lambda x_t, t: self.network(x_t, t, self.enlarged, last=timestep == 0)
+
+
+@dataclass(frozen=True, eq=False)
 class UpsamplerModel(ImageModel):
     """Draws an image of `factor` times the side of the low-resolution image that it is given.
 
@@ -132,17 +148,19 @@ class UpsamplerModel(ImageModel):
         return ImageTextBatch(images, [""] * count, torch.zeros(count, dtype=torch.int64))
 
     def output(self, batch: ImageTextBatch) -> Tensor:
-        found: Tensor = self.network(batch.images, torch.zeros_like(batch.index), batch.images)
+        found: Tensor = self.network(batch.images, torch.zeros_like(batch.index), batch.images, last=False)
         return found
 
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The U-Net at every step, convolutionally at full size."""
         x, t = torch.zeros(1, self.network.channels, self.image_size, self.image_size), torch.zeros(1).long()
-        yield self.sampler.steps, lambda: self.network(x, t, x)
+        yield self.sampler.steps, lambda: self.network(x, t, x, last=False)
 
     def predictor(self, low: Tensor) -> Predictor:
         """The network given low-resolution images (B, C, H, W) in [-1, 1]."""
         enlarged = self.enlarged(low)
+        if self.network.last_unet is not None:
+            return WithLastStep(self.network, enlarged)
         return lambda x_t, t: self.network(x_t, t, enlarged)
 
     def denoiser_for(self, low: Tensor, threshold: Threshold | None = None) -> Denoiser:

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding, silu_, zero_init
 from modules.networks.unet import (
-    AttentionBlock,
-    ResidualBlock,
     Stage,
     UNet,
     UNetConfig,
     add_map,
+    blocks_of,
     check_config,
     group_norm,
     unshuffle,
@@ -77,7 +76,7 @@ class LeanUNet(nn.Module):
         for level, (width, below) in reversed(list(enumerate(pairwise(widths)))):
             self.grow.append(Upsample(below, width))
             self.up.append(self._blocks(level, 2 * width, width, config.depth))
-        self.last_norm = group_norm(widths[0])
+        self.last_norm = group_norm(widths[0], config.norm_groups)
         self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
 
     @property
@@ -91,8 +90,8 @@ class LeanUNet(nn.Module):
         attend = side in config.attention_resolutions or (middle and bool(config.attention_resolutions))
         blocks = nn.ModuleList()
         for number in range(count):
-            residual = ResidualBlock(c_in if number == 0 else c_out, c_out, self.emb_width, dropout=config.dropout)
-            attention = AttentionBlock(c_out, config.head_channels, self.context_width) if attend else None
+            first = c_in if number == 0 else c_out
+            residual, attention = blocks_of(config, first, c_out, self.context_width, attend=attend)
             blocks.append(Stage(residual, attention, checkpointing=config.checkpointing))
         return blocks
 
@@ -103,6 +102,7 @@ class LeanUNet(nn.Module):
         emb: Tensor | None = None,
         context: Tensor | None = None,
         spatial: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """See `UNet.forward`."""
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
@@ -111,20 +111,20 @@ class LeanUNet(nn.Module):
         h = self.first(unshuffle(x, self.config.patch_size))
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            h = _run(blocks, h, emb, context)
+            h = _run(blocks, h, emb, context, context_mask)
             skips.append(h)
             h = shrink(h)
-        h = _run(self.middle, add_map(h, spatial), emb, context)
+        h = _run(self.middle, add_map(h, spatial), emb, context, context_mask)
         for grow, blocks in zip(self.grow, self.up, strict=True):
-            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context)
+            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context, context_mask)
         h = self.last(silu_(self.last_norm(h)))
         return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
 
 
-def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
     assert isinstance(blocks, nn.ModuleList)
     for block in blocks:
-        h = block(h, emb, context)
+        h = block(h, emb, context, context_mask)
     return h
 
 

@@ -121,7 +121,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a tensor that is missing, extra, or of another shape or dtype; float16 may stand for float32.
+    """Refuse a tensor that is missing, extra, or of another shape or dtype; halves may stand for float32.
 
     Args:
         expected: a tensor of each name with the shape and dtype that is needed; it may be on the meta device.
@@ -141,7 +141,7 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
         )
     for name, tensor in found.items():
         wanted = expected[name]
-        half = (tensor.dtype, wanted.dtype) == (torch.float16, torch.float32)
+        half = tensor.dtype in (torch.float16, torch.bfloat16) and wanted.dtype == torch.float32
         if tensor.shape != wanted.shape or not (half or tensor.dtype == wanted.dtype):
             raise InputError(
                 f"{path}: the weights are of another network than config.yaml's: {name} is "

@@ -1,0 +1,206 @@
+"""Karlo against diffusers' own classes: each stage, the whole, and the original checkpoints' layout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import original
+import released
+
+from experiments.cli import main
+from modules.batches import Captions
+from modules.clip.frozen import caption_of
+from modules.diffusion.schedules import SCHEDULES
+from modules.models.exports import load_model
+from modules.pipeline import UnCLIP
+
+CAPTIONS = ["a corgi wearing a red bow tie, at night", "blue"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("karlo") / "karlo-v1-alpha"
+
+
+@pytest.fixture(scope="module")
+def parts(folder):
+    return released.karlo(folder)
+
+
+@pytest.fixture(scope="module")
+def run(folder, parts):
+    out = folder.parent / "run"
+    assert main(["import", "karlo", str(folder), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def system(run):
+    return UnCLIP(run)
+
+
+@pytest.fixture(scope="module")
+def encoded(parts):
+    """transformers' ids, mask, text embeddings and features of the captions and, behind them, of none."""
+    found = parts["tokenizer"]([*CAPTIONS, "", ""], padding="max_length", max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        output = parts["text_encoder"](found.input_ids)
+    return found.input_ids, found.attention_mask.bool(), output.text_embeds, output.last_hidden_state
+
+
+def close(ours, theirs, bound=1e-5):
+    """The largest difference, as a share of the largest number."""
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < bound
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_tokens_text_and_images_are_embedded_as_transformers_does(system, parts, encoded):
+    ids, mask, z_t, features = encoded
+    tokens, own = system.embed_text([*CAPTIONS, "", ""])
+    assert torch.equal(tokens, ids)
+    close(own, z_t)
+    caption = caption_of(system.clip, tokens)
+    close(caption.features, features)
+    assert torch.equal(caption.mask, mask)
+    assert float((own.norm(dim=1) - 1).abs().min()) > 0.1  # raw, not of unit norm
+    images = noise(2, 3, 32, 32).clamp(-1, 1)
+    with torch.no_grad():
+        theirs = parts["image_encoder"](system.clip.preprocess(images)).image_embeds
+    close(system.embed_image(images), theirs)
+
+
+def test_the_prior_is_theirs_with_padding_masked(system, parts, encoded):
+    _, mask, z_t, features = encoded
+    model = system.prior("diffusion_prior")
+    x_t, t = noise(4, 32), torch.tensor([0, 10, 500, 999])
+    with torch.no_grad():
+        theirs = parts["prior"](x_t, t, z_t, features, mask).predicted_image_embedding
+        ours = model.network(x_t, t, features, z_t, None, mask)
+        cached = model.network.step(x_t, t, model.network.encode(features, z_t, None, mask))
+        dropped = model.network(x_t, t, features, z_t, torch.tensor([True, True, False, False]), mask)
+        unmasked = model.network(x_t, t, features, z_t, None, torch.ones_like(mask))
+    close(ours, theirs)
+    close(cached, theirs)
+    close(dropped, theirs)  # The empty caption stands for a dropped one.
+    assert float((unmasked - theirs).abs().max() / theirs.abs().max()) > 1e-3
+    close(model.unscaled(x_t), parts["prior"].post_process_latents(x_t))
+    close(model.scaled(model.unscaled(x_t)), x_t)
+
+
+def conditions(parts, encoded, z_i, drop):
+    _, mask, z_t, features = encoded
+    with torch.no_grad():
+        context, vector = parts["text_proj"](
+            image_embeddings=z_i, prompt_embeds=z_t, text_encoder_hidden_states=features, do_classifier_free_guidance=drop
+        )
+    return context, vector, torch.nn.functional.pad(mask, (4, 0), value=True)
+
+
+def test_the_text_projection_and_the_decoder_are_theirs(system, parts, encoded):
+    ids, z_i = encoded[0], noise(4, 32, seed=3)
+    context, vector, mask = conditions(parts, encoded, z_i, False)
+    model = system.decoder()
+    own = model.network.condition(model.read(ids), z_i)
+    close(own.emb, vector)
+    close(torch.cat([own.context[:, -4:], own.context[:, :-4]], dim=1), context)  # Theirs has the four tokens first.
+    assert torch.equal(torch.cat([own.mask[:, -4:], own.mask[:, :-4]], dim=1), mask)
+    x_t, t = noise(4, 3, 16, 16), torch.tensor([0, 10, 500, 999])
+    with torch.no_grad():
+        theirs = parts["decoder"](x_t, t, context, class_labels=vector, attention_mask=mask).sample
+        close(model.network(x_t, t, own), theirs)
+
+
+def test_no_caption_and_no_embedding_are_theirs(system, parts, encoded):
+    """Without guidance's second half, theirs are the empty caption and the learned embedding."""
+    none = tuple(x[2:] for x in encoded)
+    context, vector, _ = conditions(parts, tuple(torch.cat([x, x]) for x in none), noise(2, 32, seed=3), True)
+    model = system.decoder()
+    own = model.network.condition(model.read(torch.zeros(2, 77, dtype=torch.int64)), None)
+    close(own.emb, vector[:2])
+    close(torch.cat([own.context[:, -4:], own.context[:, :-4]], dim=1), context[:2])
+
+
+def test_both_super_resolution_networks_are_theirs(system, parts):
+    model, low = system.upsampler("upsampler"), noise(3, 3, 16, 16).clamp(-1, 1)
+    enlarged = torch.nn.functional.interpolate(low, size=[64, 64], mode="bicubic", antialias=True, align_corners=False)
+    close(model.enlarged(low), enlarged)
+    x_t, t = noise(3, 3, 64, 64, seed=1), torch.tensor([999, 0, 166])
+    with torch.no_grad():
+        first, last = (parts[f"super_res_{name}"](torch.cat([x_t, enlarged], 1), t).sample for name in ("first", "last"))
+        ours = model.network(x_t, t, enlarged)
+    close(ours, torch.stack([first[0], last[1], first[2]]))
+
+
+@pytest.fixture
+def exact_schedules(parts):
+    """Theirs in float64 as ours: in float32 alpha_bar is 2e-3 off at t = 999, by which epsilon is divided."""
+    for name in ("prior_scheduler", "decoder_scheduler", "super_res_scheduler"):
+        parts[name].alphas_cumprod = SCHEDULES["cosine"](1000).alpha_bar.clone()
+    return parts
+
+
+def drawn_by_theirs(pipeline, **arguments):
+    image = pipeline(generator=torch.Generator().manual_seed(5), output_type="np", **arguments).images
+    return torch.from_numpy(image).permute(0, 3, 1, 2) * 2 - 1
+
+
+def test_text_to_image_is_theirs_with_the_same_noise(run, exact_schedules):
+    steps = {"diffusion_prior": {"steps": 5}, "decoder": {"steps": 4}, "upsampler": {"steps": 3}}
+    system, generator = UnCLIP(run, overrides=steps), torch.Generator().manual_seed(5)
+    theirs = drawn_by_theirs(
+        released.text_to_image(exact_schedules),
+        prompt=CAPTIONS[:1],
+        prior_num_inference_steps=5,
+        decoder_num_inference_steps=4,
+        super_res_num_inference_steps=3,
+    )
+    tokens, z_t = system.embed_text(CAPTIONS[:1])
+    z_i = system.sample_prior("diffusion_prior", tokens, z_t, [generator])
+    low = system.decode(tokens, z_i, [generator])
+    close(system.upsampler("upsampler").sample(low, [generator]), theirs)
+
+
+def test_a_variation_is_theirs_with_the_same_noise(run, exact_schedules):
+    steps = {"decoder": {"steps": 4}, "upsampler": {"steps": 3}}
+    system, generator = UnCLIP(run, overrides=steps), torch.Generator().manual_seed(5)
+    image = noise(1, 3, 32, 32, seed=9).clamp(-1, 1)
+    theirs = drawn_by_theirs(
+        released.variation(exact_schedules),
+        image=system.clip.preprocess(image),
+        decoder_num_inference_steps=4,
+        super_res_num_inference_steps=3,
+    )
+    nothing = torch.zeros(1, 77, dtype=torch.int64)
+    low = system.decode(nothing, system.embed_image(image), [generator])
+    close(system.upsampler("upsampler").sample(low, [generator]), theirs)
+
+
+def test_original_checkpoints_give_the_same_tensors(folder, parts, run, tmp_path):
+    original.karlo(parts, tmp_path / "files")
+    words = ["import", "karlo", str(tmp_path / "files"), "--clip", str(folder), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    for name in ("diffusion_prior", "decoder", "upsampler"):
+        ours, theirs = (load_model(place / name).model for place in (run, tmp_path / "run"))
+        first, second = ours.network.state_dict(), theirs.network.state_dict()
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_prior_draws_the_same_alone_and_in_a_batch(system):
+    tokens, z_t = system.embed_text(CAPTIONS)
+    model = system.prior("diffusion_prior")
+    captions = Captions(tokens, z_t, system.clip.encode_tokens(tokens))
+    both = model.sample(captions, [torch.Generator().manual_seed(k) for k in range(2)])
+    alone = model.sample(Captions(*(x[1:] for x in captions)), [torch.Generator().manual_seed(1)])
+    close(both[1:], alone)
