@@ -12,6 +12,7 @@ from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
+from modules.placement.settings import Placement, Precision
 from modules.seeds import ImageSeeds, image_generators
 from modules.trained_run import condition_named
 
@@ -23,13 +24,25 @@ class UnCLIP(ImageMethods):
     """
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str | torch.device = "cpu", **overrides: dict[str, object]) -> UnCLIP:
+    def from_run(
+        cls,
+        run: str | Path,
+        device: str | torch.device = "cpu",
+        precision: Precision = "32",
+        offload: bool = False,
+        **overrides: dict[str, object],
+    ) -> UnCLIP:
         """The system of a run folder, as in `UnCLIP.from_run("runs/quickstart", decoder={"steps": 50})`.
+
+        Args:
+            run, device: see `TrainedRun`.
+            precision, offload: how stages are held in memory, see `modules.placement.settings.Placement`.
+            overrides: settings of sampling, by stage.
 
         Raises:
             InputError: a stage or a setting that there is not, by name.
         """
-        return cls(run, device, overrides)
+        return cls(run, device, overrides, Placement(precision, offload))
 
     def upsample(self, low: Tensor, seeds: ImageSeeds, size: int | None = None) -> Tensor:
         """(B, 3, s, s) in [-1, 1] -> (B, 3, size, size), through as many of the run's upsamplers as that takes.
@@ -53,6 +66,7 @@ class UnCLIP(ImageMethods):
         images: Tensor | None = None,
         upsample: bool = True,
         size: int | None = None,
+        negative: str | Sequence[str] | None = None,
     ) -> Tensor:
         """One image for each caption.
 
@@ -65,13 +79,16 @@ class UnCLIP(ImageMethods):
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.
+            negative: what the pictures are guided away from, a caption for all or B of them.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
         """
         where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
         tokens, z_t = self.embed_text(captions)
-        z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
-        decoder = condition_named(condition).decoder
-        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
+        away = self.negative_captions(negative, len(captions))
+        z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
+        decoder, other = condition_named(condition).decoder, image_generators(seed, where, "prior")
+        not_this = self.negative_of(condition, away, other)
+        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions, not_this)
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

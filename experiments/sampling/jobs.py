@@ -30,6 +30,7 @@ class Job:
         shared: what all manifest lines say of how the pictures were made.
         source: the folder of the true images, for image_embedding.
         size: how far the upsamplers enlarge them; by default to the largest that they reach.
+        negative: a caption that all are guided away from.
     """
 
     requests: list[Request]
@@ -40,6 +41,7 @@ class Job:
     shared: dict[str, Any]
     source: SampleFolder | None = None
     size: int | None = None
+    negative: str | None = None
 
     def __len__(self) -> int:
         return len(self.requests) * self.n
@@ -73,6 +75,7 @@ class Job:
             self.true_images(numbers),
             self.upsample,
             self.size,
+            self.negative,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 

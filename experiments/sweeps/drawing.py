@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.sampling.jobs import Job
@@ -47,9 +48,14 @@ class PointJob(Job):
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
         if key not in self.drawn:
-            generators = image_generators(self.seed, self.places(numbers), "prior")
-            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, self.true_images(numbers))
+            generators, away = self.generators(numbers), system.negative_captions(self.negative, len(numbers))
+            true = self.true_images(numbers)
+            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, true, away)
         return tokens, self.drawn[key]
+
+    def generators(self, numbers: list[int]) -> list[torch.Generator]:
+        """Of the priors' draws, one a picture."""
+        return image_generators(self.seed, self.places(numbers), "prior")
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         tokens, z_i = self.embedded(system, numbers)
@@ -57,7 +63,10 @@ class PointJob(Job):
             self.statistics.give(system, self.decoder)
         places = self.places(numbers)
         captions = [self.requests[k // self.n].caption for k in numbers]
-        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder, captions)
+        away = system.negative_captions(self.negative, len(numbers))
+        not_this = system.negative_of(self.condition, away, self.generators(numbers))
+        generators = image_generators(self.seed, places, "decoder")
+        pictures = system.decode(tokens, z_i, generators, self.decoder, captions, not_this)
         if self.upsample:
             pictures = system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size)
         return to_uint8(pictures)

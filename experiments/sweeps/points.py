@@ -120,6 +120,8 @@ class Sampler:
         weights = {name: self.system.stage(name).fingerprint for name in stages}
         samplers = {name: str(getattr(self.system.stage(name).model, "sampler", None)) for name in stages}
         content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
+        if self.plan.negative:
+            content["negative"] = self.plan.negative
         if CONDITIONS[condition].z_i == "image" or self.plan.space == "embeddings":
             content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
         if self.estimates(condition, settings):
@@ -154,6 +156,7 @@ class Sampler:
         """The pictures of a point."""
         self.override(condition, settings)
         shared = {"condition": condition, "settings": dict(settings), "clip": self.system.clip.fingerprint}
+        shared |= {"negative": self.plan.negative} if self.plan.negative else {}
         return PointJob(
             [self.request(row) for row in range(len(self.rows))],
             self.plan.per_caption,
@@ -162,6 +165,7 @@ class Sampler:
             self.plan.upsample,
             {**shared, "commit": commit()},
             self.real if CONDITIONS[condition].z_i == "image" else None,
+            negative=self.plan.negative,
             decoder=self.decoder(condition),
             of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
             statistics=self.statistics,

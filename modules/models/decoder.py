@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,18 @@ def no_captions(captions: CaptionInput) -> CaptionInput:
     if isinstance(captions, CaptionFeatures):
         return captions._replace(mask=torch.zeros_like(captions.mask))
     return torch.zeros_like(captions)
+
+
+class Negative(NamedTuple):
+    """What B pictures are guided away from, in the place of no caption and no embedding.
+
+    Attributes:
+        tokens: (B, L) tokens of the negative captions, or what a frozen CLIP gives of them.
+        z_i: (B, D) their embeddings of unit norm; None for the zero embedding.
+    """
+
+    tokens: CaptionInput
+    z_i: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +170,7 @@ class DecoderModel(ImageModel):
         condition, t = self.network.condition(tokens, z_i), torch.zeros_like(batch.index)
         yield self.evaluations, lambda: self.network(batch.images, t, condition)
 
-    def predictor(self, tokens: CaptionInput, z_i: Tensor | None) -> Predictor:
+    def predictor(self, tokens: CaptionInput, z_i: Tensor | None, negative: Negative | None = None) -> Predictor:
         """The network given (caption, z_i), guided as the sampler says.
 
         By default the paper's joint guidance: the unconditional half has neither caption nor z_i. With
@@ -167,16 +179,18 @@ class DecoderModel(ImageModel):
         Args:
             tokens: (B, L) caption tokens, all 0 for no caption; or what a frozen CLIP gives of them.
             z_i: (B, D) of unit norm; None is the zero (or learned) embedding, that is the caption alone.
+            negative: what the unconditional half is given, and z_i's own third its caption; None for nothing.
         """
         captions = self.read(tokens)
         sampler, both = self.sampler, self.network.condition(captions, z_i)
         if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
             return self._given(both)
-        neither = self.network.condition(no_captions(captions), None)
+        away = no_captions(captions) if negative is None else self.read(negative.tokens)
+        neither = self.network.condition(away, None if negative is None else negative.z_i)
         conditional = None if sampler.guidance_interval is None else self._given(both)
         if sampler.text_guidance_scale is None:
             return self.guided(self._given(Condition.stack([both, neither])), conditional)
-        z_i_alone = self.network.condition(no_captions(captions), z_i)
+        z_i_alone = self.network.condition(away, z_i)
         return guide_two(
             self._given(Condition.stack([both, z_i_alone, neither])),
             sampler.text_guidance_scale,
@@ -214,6 +228,7 @@ class DecoderModel(ImageModel):
         size: int | None = None,
         on_step: OnStep | None = None,
         similarity: Callable[[Tensor], Tensor] | None = None,
+        negative: Negative | None = None,
     ) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] for (caption, z_i).
 
@@ -223,10 +238,11 @@ class DecoderModel(ImageModel):
             size: their side S, by default the network's own.
             on_step: called after every step.
             similarity: images (B, C, S, S) -> (B,), for a sampler with clip_guidance_scale.
+            negative: what to be guided away from; no effect at a guidance scale of 1.
         """
         side = self.image_size if size is None else size
         rows = tokens.z_t if isinstance(tokens, CaptionFeatures) else tokens
         x_T = randn_per_image(generators, (len(rows), self.network.channels, side, side), rows.device)
-        predict, x_T = self.predictor(tokens, z_i), self.in_layout(x_T)
+        predict, x_T = self.predictor(tokens, z_i, negative), self.in_layout(x_T)
         drawn = self.draw(predict, x_T, generators, on_step=on_step, similarity=similarity)
         return drawn.clamp(-1, 1)

@@ -107,7 +107,7 @@ class FrozenText(nn.Module):
         A caption that is all padding is the empty caption, and so is one where keep (B,) is False.
         """
         there = captions.mask.any(dim=1)
-        features, z_t, mask = self.empty.instead(*captions, there if keep is None else keep & there)
+        features, z_t, mask = self.empty.instead(*captions, keep=there if keep is None else keep & there)
         dtype = self.project.weight.dtype
         context = self.norm(self.project(features.to(dtype)))
         return context, self.z_t(z_t.to(dtype)), mask if self.padding_mask else None

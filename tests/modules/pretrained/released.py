@@ -1,4 +1,4 @@
-"""Small random models of others' classes, saved by these classes in their own layouts; the files of a release, made up."""
+"""Small random models of others' classes, saved by these classes as the files of a release are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel, UnCLIPScheduler
+from diffusers import PriorTransformer, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.deprecated.unclip import UnCLIPImageVariationPipeline, UnCLIPPipeline
 from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 from open_clip.tokenizer import default_bpe
@@ -40,7 +40,9 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 
 def prior(**changed: object) -> PriorTransformer:
     sizes = {"num_attention_heads": 2, "attention_head_dim": 64, "num_layers": 2, "embedding_dim": DIM}
-    return randomised(PriorTransformer(**{**sizes, "num_embeddings": CONTEXT, "additional_embeddings": 4, **changed}), 1)
+    return randomised(
+        PriorTransformer(**{**sizes, "num_embeddings": CONTEXT, "additional_embeddings": 4, **changed}), 1
+    )
 
 
 def decoder() -> UNet2DConditionModel:
@@ -96,7 +98,8 @@ def image_encoder(dim: int = DIM) -> CLIPVisionModelWithProjection:
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
     """transformers' tokeniser, with the merges that open_clip ships, as CLIP's release has it; padding is "!" (0)."""
-    merges = gzip.open(default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    with gzip.open(default_bpe()) as file:
+        merges = file.read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     codes = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(code) for code in codes] + [chr(256 + k) for k in range(256 - len(codes))]
     words = letters + [letter + "</w>" for letter in letters] + ["".join(merge.split()) for merge in merges]
