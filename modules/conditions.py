@@ -47,6 +47,7 @@ CONDITIONS: dict[str, Condition] = {
     "linear_prior": Condition("linear prior", "#e69f00", "prior", "linear_prior"),
     "ar_prior": Condition("AR prior", "#0072b2", "prior", "ar_prior"),
     "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
+    "eclipse_prior": Condition("ECLIPSE's prior", "#f0e442", "prior", "eclipse_prior"),
     "distilled": Condition(
         "diffusion prior, distilled decoder",
         "#117733",

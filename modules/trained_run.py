@@ -35,6 +35,7 @@ M = TypeVar("M", bound=Model)
 STAGE_MODELS = {
     "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
     "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "eclipse_prior": "modules.models.eclipse_prior.EclipsePriorModel",
     "linear_prior": "modules.models.linear_prior.LinearPriorModel",
     "upsampler": "modules.models.upsampler.UpsamplerModel",
 }

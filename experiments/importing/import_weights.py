@@ -12,7 +12,7 @@ from experiments.importing.sources import source_folder
 from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.pretrained import karlo
+from modules.pretrained import glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
 from modules.pretrained.stages import ImportedStage
 
@@ -20,6 +20,9 @@ Stages = Callable[[Path], Iterator[tuple[str, ImportedStage]]]
 
 READERS: dict[str, tuple[Stages, str]] = {
     "karlo": (karlo.stages, karlo.FILES),
+    "kandinsky-prior": (priors.kandinsky, priors.KANDINSKY),
+    "eclipse": (priors.eclipse, priors.ECLIPSE),
+    "glide": (glide.stages, glide.FILES),
 }
 """The reader of each kind of source, and what the source should be."""
 

@@ -42,7 +42,7 @@ class DiffusionPriorNetwork(PriorNetwork):
     """
 
     timestep: ClassVar[bool] = True
-    """Whether the sequence has a timestep."""
+    """Whether the sequence has a timestep; without one the network is evaluated once, and nothing is ever dropped."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class DiffusionPriorNetwork(PriorNetwork):
         self.z_i = nn.Linear(embedding_dim, width)
         self.empty: EmptyCaption | None = None
         # Learned stand-ins for a dropped caption and z_t, and for the query.
-        if conditioning.null == "learned":
+        if self.timestep and conditioning.null == "learned":
             self.no_token = nn.Parameter(torch.randn(width) * 0.05)
             self.no_z_t = nn.Parameter(torch.randn(width) * 0.05)
-        else:
+        elif self.timestep:
             shape = (context_length,) if feature_dim is None else (context_length, feature_dim)
             self.empty = EmptyCaption(shape, embedding_dim)
         self.standardisation = Standardisation(embedding_dim) if conditioning.standardise else None

@@ -141,3 +141,66 @@ def decoder(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
         stem = name if name in PROJECTION else name.rpartition(".")[0]
         found[PROJECTION[stem] + name.removeprefix(stem)] = tensor
     return found
+
+
+def glide(upsampler: bool, length: int = 8, width: int = 64, words: int = 20) -> dict[str, Tensor]:
+    """GLIDE's base model or upsampler at a small size: two levels, the lower one with attention."""
+    levels, depth, emb = ([64, 128], 2, 256) if not upsampler else ([32, 64], 1, 128)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (words, width),
+        "positional_embedding": (length, width),
+        "padding_embedding": (length, width),
+        **_layer("final_ln", (width,)),
+        **_layer("transformer_proj", (emb, width)),
+        **_layer("time_embed.0", (emb, levels[0])),
+        **_layer("time_embed.2", (emb, emb)),
+        **_layer("input_blocks.0.0", (levels[0], 6 if upsampler else 3, 3, 3)),
+        **_layer("out.0", (levels[0],)),
+        **_layer("out.2", (6, levels[0], 3, 3)),
+    }
+    for k in range(2):
+        name = f"transformer.resblocks.{k}"
+        shapes |= _layer(f"{name}.ln_1", (width,)) | _layer(f"{name}.ln_2", (width,))
+        shapes |= _layer(f"{name}.attn.c_qkv", (3 * width, width)) | _layer(f"{name}.attn.c_proj", (width, width))
+        shapes |= _layer(f"{name}.mlp.c_fc", (4 * width, width)) | _layer(f"{name}.mlp.c_proj", (width, 4 * width))
+    now, skips, number = levels[0], [levels[0]], 1
+    for level, out in enumerate(levels):
+        for _ in range(depth):
+            shapes |= _residual(f"input_blocks.{number}.0", now, out, emb)
+            shapes |= _attention(f"input_blocks.{number}.1", out, width) if level else {}
+            now, number = out, number + 1
+            skips.append(now)
+        if level == 0:
+            shapes |= _residual(f"input_blocks.{number}.0", now, now, emb)
+            number += 1
+            skips.append(now)
+    shapes |= _residual("middle_block.0", now, now, emb) | _attention("middle_block.1", now, width)
+    shapes |= _residual("middle_block.2", now, now, emb)
+    number = 0
+    for level, out in reversed(list(enumerate(levels))):
+        for block in range(depth + 1):
+            shapes |= _residual(f"output_blocks.{number}.0", now + skips.pop(), out, emb)
+            shapes |= _attention(f"output_blocks.{number}.1", out, width) if level else {}
+            now = out
+            if level and block == depth:
+                shapes |= _residual(f"output_blocks.{number}.2", now, now, emb)
+            number += 1
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
+
+
+def _layer(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _residual(name: str, c_in: int, c_out: int, emb: int) -> dict[str, tuple[int, ...]]:
+    found = _layer(f"{name}.in_layers.0", (c_in,)) | _layer(f"{name}.in_layers.2", (c_out, c_in, 3, 3))
+    found |= _layer(f"{name}.emb_layers.1", (2 * c_out, emb)) | _layer(f"{name}.out_layers.0", (c_out,))
+    found |= _layer(f"{name}.out_layers.3", (c_out, c_out, 3, 3))
+    return found | (_layer(f"{name}.skip_connection", (c_out, c_in, 1, 1)) if c_in != c_out else {})
+
+
+def _attention(name: str, width: int, context: int) -> dict[str, tuple[int, ...]]:
+    found = _layer(f"{name}.norm", (width,)) | _layer(f"{name}.qkv", (3 * width, width, 1))
+    found |= _layer(f"{name}.encoder_kv", (2 * width, context, 1))
+    return found | _layer(f"{name}.proj_out", (width, width, 1))

@@ -83,16 +83,16 @@ def super_res(seed: int) -> UNet2DModel:
     return randomised(made, seed)
 
 
-def text_encoder(dim: int = DIM) -> CLIPTextModelWithProjection:
+def text_encoder(act: str = "quick_gelu", dim: int = DIM) -> CLIPTextModelWithProjection:
     sizes = {"hidden_size": dim, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
-    config = CLIPTextConfig(vocab_size=49408, projection_dim=dim, hidden_act="quick_gelu", **sizes, **ids)
+    config = CLIPTextConfig(vocab_size=49408, projection_dim=dim, hidden_act=act, **sizes, **ids)
     return randomised(CLIPTextModelWithProjection(config), 6)
 
 
-def image_encoder(dim: int = DIM) -> CLIPVisionModelWithProjection:
+def image_encoder(act: str = "quick_gelu", dim: int = DIM) -> CLIPVisionModelWithProjection:
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
-    config = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=dim, hidden_act="quick_gelu", **sizes)
+    config = CLIPVisionConfig(image_size=32, patch_size=8, projection_dim=dim, hidden_act=act, **sizes)
     return randomised(CLIPVisionModelWithProjection(config), 7)
 
 
