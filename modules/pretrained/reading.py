@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,14 @@ def _way(path: Path, load: str) -> str:
 
 
 def _loaded(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):
-            raise
-    return torch.load(path, map_location="cpu", weights_only=True)  # A file of torch before 1.6, which has no map.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a TorchScript archive torch warns before it refuses it.
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # A file of torch before 1.6 has no map.
 
 
 def first_file(folder: Path, patterns: Sequence[str]) -> Path | None:

@@ -140,8 +140,8 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
     network = model.network
     if network.interpolation != "bicubic-antialiased" or network.residual or network.learned_sigma or network.text:
         raise InputError(
-            "upsampler: diffusers' pipeline enlarges by interpolation bicubic-antialiased, has no text, and its networks "
-            "predict epsilon alone (residual and learned_sigma false)"
+            "upsampler: diffusers' pipeline enlarges by interpolation bicubic-antialiased, has no text, and its "
+            "networks predict epsilon alone (residual and learned_sigma false)"
         )
     found = {}
     unets = (network.unet, network.last_unet if network.last_unet is not None else network.unet)
@@ -175,7 +175,7 @@ def unet_config(name: str, unet: nn.Module) -> dict[str, Any]:
         "layers_per_block": own.depth,
         "down_block_types": [_BLOCKS[on].format("Down") for on in attends],
         "up_block_types": [_BLOCKS[on].format("Up") for on in reversed(attends)],
-        "attention_head_dim": own.head_channels,
+        "attention_head_dim": own.head_channels if any(attends) else 8,  # Unused then; diffusers' own default.
         "norm_num_groups": groups.pop(),
         "resnet_time_scale_shift": "scale_shift" if own.time_embedding == "scale_shift" else "default",
     }

@@ -122,7 +122,7 @@ def test_the_map_of_a_prior_is_its_own_inverse_and_names_what_is_wrong(tmp_path)
         to_ours(entries, lost, names, "a file")
     with pytest.raises(InputError, match=r"a file holds a tensor extra\.weight that the model has no place for"):
         to_ours(entries, {**known, "extra.weight": torch.zeros(1)}, names, "a file")
-    with pytest.raises(InputError, match="time.first.weight would be"):
+    with pytest.raises(InputError, match=r"time\.first\.weight would be"):
         to_ours(entries, {**known, "time_embedding.linear_1.weight": torch.zeros(3, 3)}, names, "a file")
 
 
@@ -143,7 +143,7 @@ class Runs:
 def test_a_pickle_that_would_run_code_is_named_with_the_way_to_convert_it(tmp_path, capsys):
     path = tmp_path / "prior-ckpt-step=1.ckpt"
     torch.save({"state_dict": {}, "config": Runs()}, path)
-    with pytest.raises(InputError, match="holds more than tensors, and nothing of it is run. On a machine where you"):
+    with pytest.raises(InputError, match=r"holds more than tensors, and nothing of it is run\. On a machine where you"):
         tensors_of(path)
     assert "run" not in capsys.readouterr().out
     torch.jit.script(torch.nn.Linear(2, 2)).save(path)
