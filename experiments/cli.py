@@ -23,6 +23,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "probe": ("embeddings.probe", "test what a CLIP's image embeddings hold, attribute by attribute"),
         "rank": ("embeddings.rank", "count the principal components of z_i that hold a share of its variance"),
     },
+    "captioning": {
+        "caption": ("captioning.caption", "write captions for the pictures of a data set, by a trained captioner"),
+        "caption-report": ("captioning.measure", "count what captions get right, wrong, leave out and invent"),
+        "reword": ("captioning.reword", "lengthen prompts, or change their form"),
+        "study": ("captioning.study", "compare decoders that were trained on different captions (DALL-E 3)"),
+    },
     "training": {
         "fit": ("training.fit", "train one stage: --config FILE.yaml [--KEY=VALUE ...] [--ckpt_path last]"),
         "validate": ("training.fit", "run a stage's validation loop"),

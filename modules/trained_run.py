@@ -35,7 +35,6 @@ M = TypeVar("M", bound=Model)
 STAGE_MODELS = {
     "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
     "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
-    "eclipse_prior": "modules.models.eclipse_prior.EclipsePriorModel",
     "linear_prior": "modules.models.linear_prior.LinearPriorModel",
     "upsampler": "modules.models.upsampler.UpsamplerModel",
 }
@@ -113,6 +112,11 @@ class TrainedRun:
     def clip_facts(self) -> tuple[int, str]:
         """The conditioning CLIP's D and fingerprint, known also while it is not in memory."""
         return self.clip.embedding_dim, self.clip.fingerprint
+
+    @cached_property
+    def raw(self) -> bool:
+        """Whether embeddings are the CLIP's own, not of unit norm."""
+        return bool(getattr(self.clip, "raw", False))
 
     @property
     def guiding_clip(self) -> FrozenCLIP:
@@ -360,7 +364,7 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
-            captions: B of them, for a sampler with clip_guidance_scale.
+            captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
         read: CaptionInput = tokens
@@ -369,6 +373,14 @@ class TrainedRun:
             if negative is not None and isinstance(negative.tokens, Tensor):
                 negative = negative._replace(tokens=self.caption_features(negative.tokens))
         model = self.decoder(decoder)
+        if model.reads != "clip":
+            if captions is None:
+                raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
+            if negative is not None:
+                raise InputError(
+                    f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
+                )
+            tokens = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(read, z_i, generators, negative=negative))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):

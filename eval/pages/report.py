@@ -31,9 +31,9 @@ from eval.tables.tabular import Table
 
 RESULT_KEYS = (
     *("condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity"),
-    *(*FURTHER, "binding", "drawn", "shared_with_reference", "warnings"),
+    *(*FURTHER, "binding", "accuracy_by_count", "lettering", "drawn", "shared_with_reference", "warnings"),
 )
-IN_REPORT = ("further", "accuracy_by_kind", "ablation", "binding")
+IN_REPORT = ("further", "accuracy_by_kind", "accuracy_by_count", "lettering", "ablation", "binding")
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
 """The comparison and the page of manipulations show them."""
 LEAST, MOST = 86, 110  # CSS pixels of a plot's inch: type of 8 points has 9.6 or more

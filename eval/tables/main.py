@@ -69,6 +69,7 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         real = next((row for row in rows if row["condition"] == "real"), None)
         judged = _accuracy_text(real) if real else "not measured (no row of real images)"
         notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
+        notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
     notes += [
         f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
         " its Frechet distance is too small."
@@ -110,7 +111,7 @@ def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:
     if not few:
         return []
     return [
-        f"The intervals of {' and '.join(few)} are normal ones, of the spread of {FEW_DRAWS} draws: at this n and with"
+        f"The intervals of {' and '.join(few)} are Student's, of the spread of {FEW_DRAWS} draws: at this n and with"
         " so many features each draw is costly."
     ]
 

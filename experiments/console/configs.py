@@ -21,6 +21,7 @@ from typing import Any
 from experiments.console.shipped import FOLDER, SHIPPED, located
 from modules.aliases import today
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 EXTENDS = "extends"
@@ -55,7 +56,7 @@ def config_text(path: Path) -> str:
 
     path = located(path)
     content, text = read_alone(path), path.read_text(encoding="utf-8")
-    if extends(content) or content != yaml.safe_load(text):
+    if extends(content) or content != parse_yaml(text, str(path)):
         return str(yaml.safe_dump(read_config(path), sort_keys=False))
     return text
 
@@ -128,14 +129,14 @@ def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"config {str(path)!r}{reader} is a folder; give a YAML file in it")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MAX_CONFIG).decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"config {str(path)!r}{reader} does not exist{nearest_config(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"config {str(path)!r}{reader} cannot be read: {reason}") from None
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text, f"config {str(path)!r}{reader}")
     except yaml.YAMLError as error:
         raise InputError(f"config {str(path)!r}{reader} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

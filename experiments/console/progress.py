@@ -8,7 +8,6 @@ as `{"label", "done", "total", "rate", "eta_s"}`: `rate` is units a second, `eta
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from experiments.storage.folders import write_json
+from experiments.storage.folders import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -130,11 +129,7 @@ def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress
 
 def read_progress(path: Path) -> dict[str, str | int | float | None]:
     """The content of a progress file, or {} while there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(path) or {}
 
 
 def progress_line(state: dict[str, str | int | float | None]) -> str:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     how = (options.n, options.condition, options.seed, options.upsample, provenance(system, options), images)
-    job = Job(requests, *how, options.size, options.negative)
+    job = Job(requests, *how, options.size, options.negative, options.decoder)
     if session.first:
         warn_unknown_words(system.clip.tokenize, captions)
         if images is not None:

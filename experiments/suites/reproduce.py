@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
         for table in summarise(suite, options.seeds):
             show(table)
-        print(f"over seeds: {suite.run / 'seeds.md'}")
+        print(f"over seeds: {suite.run / 'seeds*.md'}")
     return 0
 
 

@@ -19,7 +19,7 @@ from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, 
 from modules.errors import InputError
 from modules.models.sampler_names import SAMPLERS, SamplerName
 
-MAX_STEPS = 10**6
+MAX_STEPS = 100_000
 """Of a training schedule, whose tables are in memory: the paper's have 1,000."""
 
 Rule = tuple[Callable[[object], bool], str]
@@ -66,12 +66,15 @@ MAX_CLIP_GUIDANCE = 100_000
 """Of a CLIP's gradient, whose size depends on the CLIP."""
 
 GUIDANCE: Rule = (number(-MAX_GUIDANCE, MAX_GUIDANCE), f"a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}")
-WHOLE: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more")
 
-NUM_STEPS: Rule = (
-    lambda value: type(value) is int and 1 <= value <= MAX_STEPS,
-    f"a whole number from 1 to {MAX_STEPS:,}",
-)
+
+def whole(most: int) -> Rule:
+    """The rule of a whole number from 1 to `most`."""
+    return lambda value: type(value) is int and 1 <= value <= most, f"a whole number from 1 to {most:,}"
+
+
+NUM_STEPS = whole(MAX_STEPS)
+SAMPLING_STEPS = whole(10_000)
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ class SamplerConfig:
 
 SAMPLER_RULES: dict[str, Rule] = {
     "name": one_of(*SAMPLERS),
-    "steps": WHOLE,
+    "steps": SAMPLING_STEPS,
     "spacing": one_of(*get_args(Spacing)),
     "guidance_scale": GUIDANCE,
     "guidance_interval": (_interval, "null or two numbers [low, high], low < high"),
@@ -233,3 +236,8 @@ SAMPLER_RULES: dict[str, Rule] = {
 
 DECODER_ONLY: dict[str, object] = {"text_guidance_scale": None, "clip_guidance_scale": 0.0}
 """Those that need a caption and an embedding as two conditions, with the values at which they do nothing."""
+
+DECODER_RULES: dict[str, Rule] = {
+    "noise_level": (lambda value: type(value) is int and value >= 0, "a whole number of 0 or more"),
+}
+"""The settings of a decoder's sampling that are no sampler's, and which values they may have."""

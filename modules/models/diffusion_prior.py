@@ -19,16 +19,21 @@ from modules.batches import Captions, embeddings_of
 from modules.diffusion.bound import Decoder as Likelihood
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import randn_per_image
+from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
-from modules.models.configs import WHOLE, Objective, Rule, SamplerConfig, check_value
+from modules.models.configs import Objective, Rule, SamplerConfig, check_value, whole
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.frozen_text import real_tokens
+from modules.networks.prior import DenoisingPriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+CANDIDATES = whole(1024)
+"""How many draws of z_i a caption may have; the paper has 2."""
 
 
 def embedding_scale(dim: int) -> float:
@@ -41,13 +46,14 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
     """Predicts the scaled z_i itself from its noised form, caption and z_t.
 
     Attributes:
-        network: what is trained.
-        drop_text: how often caption and z_t are dropped together.
+        network: what is trained: the paper's Transformer, or another one of the kind.
+        drop_text: how often caption and z_t are dropped together. 1 makes it a prior of pictures alone, p(z_i), which
+            is sampled without text too.
         candidates: draws of z_i a caption, of which the one with the largest z_i . z_t is kept; the paper's 2.
         cuda_graph: replay the steps as a CUDA graph, on such a device.
     """
 
-    network: DiffusionPriorNetwork
+    network: DenoisingPriorNetwork
     objective: Objective = Objective(parameterization="x0")
     sampler: SamplerConfig = SamplerConfig(name="analytic_dpm", steps=64, spacing="adm", threshold=None)
     drop_text: float = 0.1
@@ -58,15 +64,20 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     def check(self) -> None:
         super().check()
-        check_value("candidates", self.candidates, WHOLE)
+        check_value("candidates", self.candidates, CANDIDATES)
+        if self.drop_text == 1 and (self.candidates, self.sampler.guidance_scale) != (1, 1):
+            raise InputError(
+                f"candidates is {self.candidates} and guidance_scale {self.sampler.guidance_scale:g}: with drop_text 1 "
+                "no text is known by which to choose or guide, so both must be 1"
+            )
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("drop_text", self.drop_text)
         super().check_settings(sizes)
 
     @property
-    def reader(self) -> CaptionReader:
-        return self.network.tokens
+    def reader(self) -> CaptionReader | None:
+        return getattr(self.network, "tokens", None)
 
     @property
     def scale(self) -> float:
@@ -104,8 +115,8 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     def conditioned(self, batch: Batch) -> tuple[Predictor, Tensor]:
         rows = embeddings_of(batch)
-        cache = self.network.encode(self.text(rows.captions), rows.z_t, None, self.mask(rows.tokens))
-        return lambda x_t, t: self.network.step(x_t, t, cache), self.scaled(rows.z_i)
+        mask = self.mask(rows.tokens)
+        return self._given(self.text(rows.captions), rows.z_t, mask), self.scaled(rows.z_i)
 
     def output(self, batch: Batch) -> Tensor:
         rows = embeddings_of(batch)
@@ -123,13 +134,13 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return super().evaluations * self.candidates
 
     def sampling_parts(self) -> Iterator[Evaluations]:
-        """The text once, then three tokens a step of every candidate."""
+        """The text once, then the steps of every candidate (of the Transformer: three tokens a step)."""
         rows, network = self.example_batch(1), self.network
         text, t = self.text(rows.captions), torch.zeros_like(rows.index)
         mask = self.mask(rows.tokens)
-        yield self.copies, lambda: network.encode(text, rows.z_t, None, mask)
-        cache = network.encode(text, rows.z_t, None, mask)
-        yield self.evaluations, lambda: network.step(rows.z_i, t, cache)
+        yield self.copies, lambda: network.given(text, rows.z_t, None, mask)
+        predict = network.given(text, rows.z_t, None, mask)
+        yield self.evaluations, lambda: predict(rows.z_i, t)
 
     @torch.no_grad()
     def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
@@ -167,17 +178,19 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return self.guided(both, alone)
 
     def _steps(self, text: Tensor, z_t: Tensor, mask: Tensor | None, keep: Tensor | None = None) -> Predictor:
-        """The network at (x_t, t), the keys and values of the text being kept; where `keep` is False there is none."""
-        cache = self.network.encode(text, z_t, keep, mask)
-
-        def step(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.network.step(x_t, t, cache)
-
+        """The network at (x_t, t), what it knows of the text being kept; where `keep` is False there is none."""
+        step = self._given(text, z_t, mask, keep)
         return Graphed(step) if self.cuda_graph else step
+
+    def _given(self, text: Tensor, z_t: Tensor, mask: Tensor | None, keep: Tensor | None = None) -> Predictor:
+        """The network given the captions; given nothing if it was trained without text."""
+        if self.drop_text == 1:
+            keep = torch.zeros(len(z_t), dtype=torch.bool, device=z_t.device)
+        return self.network.given(text, z_t, keep, mask)
 
     @classmethod
     def rules(cls) -> dict[str, Rule]:
-        return {**super().rules(), "candidates": WHOLE}
+        return {**super().rules(), "candidates": CANDIDATES}
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:

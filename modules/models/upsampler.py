@@ -19,9 +19,10 @@ from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.models.base import Evaluations
+from modules.models.configs import check_value, whole
 from modules.models.data_sizes import MODEL, NETWORK, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
-from modules.models.image_model import ImageModel, nearest
+from modules.models.image_model import SIDE, ImageModel, nearest
 from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
 from modules.networks.upsampler import Caption, UpsamplerNetwork
@@ -44,6 +45,10 @@ class WithLastStep:
         return lambda x_t, t: self.network(x_t, t, self.enlarged, timestep == 0, self.caption)
 
 
+FACTOR = whole(16)
+"""How much larger the side of an upsampler's picture may be; the paper's is 4."""
+
+
 @dataclass(frozen=True, eq=False)
 class UpsamplerModel(ImageModel):
     """Draws an image of `factor` times the side of the low-resolution image that it is given.
@@ -59,6 +64,10 @@ class UpsamplerModel(ImageModel):
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0
+
+    def check(self) -> None:
+        super().check()
+        check_value(f"{NETWORK}.factor", self.network.factor, FACTOR)
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("corruption_share", self.corruption_share)
@@ -205,5 +214,7 @@ class UpsamplerModel(ImageModel):
             tokens: see `predictor`.
         """
         shape = (len(low), low.shape[1], *(side * self.network.factor for side in low.shape[2:]))
+        for side in shape[2:]:
+            check_value("the side of the enlarged picture", side, SIDE)
         x_T = randn_per_image(generators, shape, low.device)
         return self.draw(self.predictor(low, tokens), x_T, generators, on_step=on_step).clamp(-1, 1)

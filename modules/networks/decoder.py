@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingPathway
+from modules.networks.blocks import TimeEmbedding
+from modules.networks.embedding_pathway import EmbeddingFeatures, EmbeddingNoise, EmbeddingPathway
 from modules.networks.frozen_text import CaptionFeatures, FrozenText, FrozenTextConfig
 from modules.networks.lean_unet import make_unet
 from modules.networks.transformer import Padding, TextEncoder, unique_rows
@@ -66,6 +67,7 @@ class DecoderNetwork(nn.Module):
             text_depth, text_heads, text_pooling and text_std then have no meaning. Differs from the paper.
         text_padding: "token", one embedding beside the position's; "position", one for each position, instead of the
             position's (GLIDE's released weights).
+        noise_levels: whether the network is told how noisy z_i is (Stable unCLIP's noise augmentation).
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class DecoderNetwork(nn.Module):
         pathway: EmbeddingPathway = PAPER,
         frozen_text: FrozenTextConfig | None = None,
         text_padding: Padding = "token",
+        noise_levels: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim, self.learned_sigma, self.channels = embedding_dim, learned_sigma, channels
@@ -96,8 +99,9 @@ class DecoderNetwork(nn.Module):
             self.text_to_emb = nn.Linear(text_width, self.unet.emb_width)
         else:
             self.text = FrozenText(frozen_text, context_length, text_width, self.unet.emb_width)
-        self.clip_to_map = None
+        self.clip_to_map, self.noise_level = None, None
         if embedding_dim is not None:
+            self.noise_level = TimeEmbedding(self.unet.emb_width, self.unet.emb_width) if noise_levels else None
             self.clip_features = EmbeddingFeatures(embedding_dim, pathway)
             width = self.clip_features.width
             # A Sequential of one, for the names in the files of weights.
@@ -114,6 +118,7 @@ class DecoderNetwork(nn.Module):
         *,
         keep_text: Tensor | None = None,
         keep_embedding: Tensor | None = None,
+        noised: EmbeddingNoise | None = None,
     ) -> Condition:
         """What the U-Net is conditioned on.
 
@@ -122,11 +127,15 @@ class DecoderNetwork(nn.Module):
             z_i: (B, D) CLIP image embeddings of unit norm; None for none (the zero embedding).
             keep_text, keep_embedding: (B,) bool; where False, the caption becomes the empty one (all padding), the
                 embedding zero, or the learned one, as for classifier-free guidance.
+            noised: noise on z_i; None for none, or for a network that is not told of it.
         """
         features, emb, mask = self._read(tokens, keep_text)
         if self.embedding_dim is None:
             return Condition(emb, features, None, mask)
-        z = self._embedding(emb, z_i, keep_embedding)
+        z = self._embedding(emb, z_i, keep_embedding, noised)
+        if self.noise_level is not None:
+            level = torch.zeros(len(emb), dtype=torch.int64, device=emb.device) if noised is None else noised.level
+            emb = emb + self.noise_level(level)
         extra = self.clip_to_tokens(z).unflatten(1, (CLIP_TOKENS, -1))
         spatial = None
         if self.clip_to_map is not None:
@@ -147,12 +156,12 @@ class DecoderNetwork(nn.Module):
         features = self._features(tokens)
         return features, self.text_to_emb(self._pooled(features, tokens)), None
 
-    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None) -> Tensor:
+    def _embedding(self, emb: Tensor, z_i: Tensor | None, keep: Tensor | None, noised: EmbeddingNoise | None) -> Tensor:
         """What the projections read: (B, width), of the type of `emb`."""
         assert self.embedding_dim is not None
         if z_i is None:
             return self.clip_features.absent(len(emb), emb)
-        found: Tensor = self.clip_features(z_i, emb.dtype, keep)
+        found: Tensor = self.clip_features(z_i, emb.dtype, keep, noised)
         return found
 
     def _pooled(self, features: Tensor, tokens: Tensor) -> Tensor:

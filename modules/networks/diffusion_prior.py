@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
 from modules.networks.frozen_text import EmptyCaption
-from modules.networks.prior import PriorNetwork
+from modules.networks.prior import Denoise, DenoisingPriorNetwork
 from modules.networks.prior_conditioning import PriorConditioning, Standardisation
 from modules.networks.transformer import (
     FeatureEmbedding,
@@ -25,7 +25,7 @@ PAPER = PriorConditioning()
 SUFFIX = 3  # timestep, noised z_i, and the learned token whose output is the prediction
 
 
-class DiffusionPriorNetwork(PriorNetwork):
+class DiffusionPriorNetwork(DenoisingPriorNetwork):
     """Predicts the un-noised (scaled) z_i from [caption tokens, z_t, timestep, noised z_i, learned token].
 
     Dropping the condition drops the caption and z_t only; the noised z_i and the timestep always stay.
@@ -116,19 +116,7 @@ class DiffusionPriorNetwork(PriorNetwork):
         keep: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """One evaluation over the whole sequence, as training does it.
-
-        Args:
-            x_t: (B, D) noised z_i, scaled.
-            t: (B,) timesteps.
-            tokens: (B, L) caption tokens; with `feature_dim`, their (B, L, F) features, here as below.
-            z_t: (B, D) CLIP text embeddings, of unit norm unless `conditioning.raw`.
-            keep: (B,) bool, False where the text is dropped; None keeps all.
-            mask: (B, L) bool, False for padding; read only with `conditioning.padding_mask`, which needs it.
-
-        Returns:
-            (B, D) prediction, in the scale of x_t.
-        """
+        """One evaluation over the whole sequence, as training makes it; with `feature_dim`, tokens are features."""
         prefix, seen = self._prefix(tokens, z_t, keep, mask)
         sequence = torch.cat([prefix, self._suffix(x_t, t)], dim=1)
         seen = None if seen is None else F.pad(seen, (0, self.suffix), value=True)
@@ -155,3 +143,8 @@ class DiffusionPriorNetwork(PriorNetwork):
     def step(self, x_t: Tensor, t: Tensor, cache: KeyValueCache) -> Tensor:
         """`forward`, given `encode`'s cache: three tokens instead of L + 4. The cache is left as it was."""
         return self.out(self.transformer(self._suffix(x_t, t), last_only=True, cache=cache)[:, 0])
+
+    def given(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Denoise:
+        """`step` with the keys and values of these captions."""
+        cache = self.encode(tokens, z_t, keep, mask)
+        return lambda x_t, t: self.step(x_t, t, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,20 @@ class EmbeddingPathway:
     spatial_map: bool = False
     raw: bool = False
     learned_null: bool = False
+
+
+class EmbeddingNoise(NamedTuple):
+    """Noise on B embeddings, in the scale in which their projections read them (mean square 1).
+
+    Attributes:
+        level: (B,) int64, 0 for none.
+        signal: (B,) what the embedding is multiplied with; 1 at level 0.
+        noise: (B, D) what is added, scaled already; 0 at level 0.
+    """
+
+    level: Tensor
+    signal: Tensor
+    noise: Tensor
 
 
 class Whitening(nn.Module):
@@ -92,13 +107,17 @@ class EmbeddingFeatures(nn.Module):
         self.width, self.dim, self.raw = dim + pathway.hidden_width, dim, pathway.raw
         self.null = nn.Parameter(torch.zeros(dim)) if pathway.learned_null else None
 
-    def forward(self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None, noised: EmbeddingNoise | None = None
+    ) -> Tensor:
         """(B, D) embeddings -> (B, width) of type `dtype`; where keep (B,) is False, of no embedding."""
         if self.whitening is not None:
             z = self.whitening(z)
         elif not self.raw:
             z = scale_to_unit_variance(z)
         z, none = z.to(dtype), 0.0 if self.null is None else self.null.to(dtype)
+        if noised is not None:
+            z = noised.signal[:, None].to(dtype) * z + noised.noise.to(dtype)
         return self.features(z if keep is None else torch.where(keep[:, None], z, none))
 
     def absent(self, count: int, like: Tensor) -> Tensor:

@@ -183,7 +183,52 @@ def blocks_of(
     return residual, AttentionBlock(c_out, config.head_channels, context_width, config.norm_groups) if attend else None
 
 
-class UNet(nn.Module):
+class Body(nn.Module):
+    """What the two bodies share: the embedding of the timestep, the first and the last layers.
+
+    Args:
+        config: the shape.
+        in_channels: of the images that go in.
+        context_width: see `UNet`.
+        time_width: of the sinusoids of the timestep.
+
+    Raises:
+        ValueError: a setting with which no image could go through.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, context_width: int | None, time_width: int) -> None:
+        super().__init__()
+        check_config(config)
+        self.config, self.context_width = config, context_width
+        self.emb_width = 4 * config.channels
+        self.time = TimeEmbedding(time_width, self.emb_width)
+        self.widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        self.first = nn.Conv2d(in_channels * config.patch_size**2, self.widths[0], 3, padding=1)
+
+    def _make_last(self, out_channels: int) -> None:
+        """Make the last layers, behind all others."""
+        self.last_norm = group_norm(self.widths[0], self.config.norm_groups)
+        self.last = zero_init(nn.Conv2d(self.widths[0], out_channels * self.config.patch_size**2, 3, padding=1))
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
+        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+
+    def _enter(self, x: Tensor, t: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) images, (B,) timesteps, (B, E) or None -> features at the highest resolution, and (B, E)."""
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
+        time = self.time(t)
+        return self.first(unshuffle(x, self.config.patch_size)), time if emb is None else time + emb
+
+    def _leave(self, h: Tensor) -> Tensor:
+        """Features at the highest resolution -> (B, out_channels, H, W)."""
+        h = self.last(silu_(self.last_norm(h)))
+        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+
+
+class UNet(Body):
     """The U-Net over images of `in_channels`, conditioned on a timestep, an embedding and a context.
 
     Args:
@@ -201,13 +246,8 @@ class UNet(nn.Module):
     def __init__(
         self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
     ) -> None:
-        super().__init__()
-        check_config(config)
-        self.config, self.context_width = config, context_width
-        self.emb_width = 4 * config.channels
-        self.time = TimeEmbedding(config.channels, self.emb_width)
-        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        self.first = nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1)
+        super().__init__(config, in_channels, context_width, time_width=config.channels)
+        widths = self.widths
         skips = self._build_down(widths)
         self.middle = nn.ModuleList(
             [
@@ -216,13 +256,7 @@ class UNet(nn.Module):
             ]
         )
         self._build_up(widths, skips)
-        self.last_norm = group_norm(widths[0], config.norm_groups)
-        self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
-
-    @property
-    def multiple(self) -> int:
-        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
-        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+        self._make_last(out_channels)
 
     def _stage(self, c_in: int, c_out: int, *, attend: bool, resample: str = "none") -> Stage:
         residual, block = blocks_of(self.config, c_in, c_out, self.context_width, attend=attend, resample=resample)
@@ -282,10 +316,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: where H or W is not such a multiple.
         """
-        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
-        emb = self.time(t) if emb is None else self.time(t) + emb
-        h = self.first(unshuffle(x, self.config.patch_size))
+        h, emb = self._enter(x, t, emb)
         skips = [h]
         for stage in self.down:
             h = stage(h, emb, context, context_mask)
@@ -297,8 +328,7 @@ class UNet(nn.Module):
             assert isinstance(stage, Stage)
             h = h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1)
             h = stage(h, emb, context, context_mask)
-        h = self.last(silu_(self.last_norm(h)))
-        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+        return self._leave(h)
 
 
 def add_map(h: Tensor, spatial: Tensor | None) -> Tensor:
