@@ -13,6 +13,8 @@ from eval.judges.judges import Judges, Seen
 from eval.judges.published.metrics import published, shapes_by_task
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
+from eval.metrics.limits.by_count import accuracy_by_count
+from eval.metrics.limits.lettering import lettering, read_words
 from eval.metrics.objects.base import CaptionShare, measured
 from eval.metrics.objects.captions import InceptionScore, RPrecision
 from eval.metrics.objects.distances import CMMD, KernelDistance
@@ -73,7 +75,8 @@ def further(
 ) -> dict[str, Any]:
     """All of `METRICS`, "published": {name: interval} and "binding": {pair: {"bound", "swapped", "missing"}}.
 
-    Published are those that `--metric` asked for. Binding, and GenEval's task names, are where there is ground truth.
+    "accuracy_by_count" is of `eval.metrics.limits.by_count`, "lettering" of `eval.metrics.limits.lettering`. Published
+    are those that `--metric` asked for. Binding, and GenEval's task names, are where there is ground truth.
 
     Args:
         folder: the samples.
@@ -94,6 +97,8 @@ def further(
         "published": named,
         **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
+        "accuracy_by_count": _by_count(folder, seen, judges, resampler),
+        "lettering": _lettering(folder, seen, judges, resampler),
     }
 
 
@@ -116,3 +121,21 @@ def _binding(
             known_share = measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups))
             result[pair][kind] = as_json(known_share)
     return result or None
+
+
+def _by_count(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, Any]] | None:
+    mentioned = [record.get("mentioned") or None for record in folder.records]
+    if judges.classifier is None or seen.classes is None or not any(mentioned):
+        return None
+    return accuracy_by_count(describe(seen.classes, judges.classifier.classifier.attributes), mentioned, resampler)
+
+
+def _lettering(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, Any]] | None:
+    if judges.classifier is None or seen.classes is None:
+        return None
+    read = read_words(seen.classes, judges.classifier.classifier.attributes)
+    return None if read is None else lettering(read, folder.records, resampler)

@@ -17,7 +17,7 @@ from eval.further import further
 from eval.judged import candidates
 from eval.judges.features import NO_INCEPTION
 from eval.judges.judges import BATCH, Judges, Seen, look
-from eval.metrics.bootstrap import LEVEL, Interval, Resampler, as_json
+from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
 from eval.metrics.objects.base import CaptionShare, measured
@@ -283,6 +283,7 @@ def _protocol(
         "reference_size": list(reference.folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
+        "share_interval": SHARES,
         "candidates": candidates(folder),
         "published": judges.published.names(),
         "aesthetic": judges.aesthetic and judges.aesthetic.name,

@@ -67,6 +67,7 @@ class UnCLIP(ImageMethods):
         upsample: bool = True,
         size: int | None = None,
         negative: str | Sequence[str] | None = None,
+        decoder: str | None = None,
     ) -> Tensor:
         """One image for each caption.
 
@@ -80,6 +81,7 @@ class UnCLIP(ImageMethods):
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.
             negative: what the pictures are guided away from, a caption for all or B of them.
+            decoder: the stage that draws; by default the condition's own.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
@@ -88,7 +90,8 @@ class UnCLIP(ImageMethods):
         tokens, z_t = self.embed_text(captions)
         away = self.negative_captions(negative, len(captions))
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
-        decoder, other = condition_named(condition).decoder, image_generators(seed, where, "prior")
+        stage, other = decoder or condition_named(condition).decoder, image_generators(seed, where, "prior")
         not_this = self.negative_of(condition, away, other)
-        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions, not_this)
+        tokens = tokens if condition_named(condition).caption else torch.zeros_like(tokens)
+        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), stage, captions, not_this)
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.runs import run_of
 from experiments.console.progress import Progress, progress
 from experiments.console.show import show
-from experiments.evaluation.board import log_to_board
+from experiments.evaluation.board import Evaluated, log_to_board
 from experiments.evaluation.judges import feature_folder, judges_of, make_judges, named_judges
 from experiments.evaluation.processes import look_in_processes
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
 from modules.errors import InputError
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
     from eval.samples.folder import SampleFolder
 
 
@@ -39,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     check_comparable(folders, real)
     for folder in [] if options.other_captions else folders:
         require_protocol(folder.records, folder.path, real.path)
+    loggers = [_loggers(options.logger, folder.path) for folder in folders]
     for target in [
         *targets,
         *([Path(options.csv)] if options.csv else []),
@@ -66,8 +70,13 @@ def run(options: argparse.Namespace) -> int:
     texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     listed = {Path(options.csv): flat_csv(rows)} if options.csv else {}
     write_files({**written, **listed, **dict(zip(targets, texts, strict=True))})
-    for folder, row in zip(folders, rows, strict=True):
-        log_to_board(folder, row)
+    for folder, row, own in zip(folders, rows, loggers, strict=True):
+        evaluated = Evaluated.of_folder(folder, row)
+        log_to_board(folder, evaluated)
+        if own:
+            from experiments.evaluation.loggers import log_to_loggers
+
+            log_to_loggers(own, evaluated)
     show(table)
     if any(row["published"] for row in rows):
         show(published_table(rows))
@@ -94,6 +103,15 @@ def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], Sampl
     folders = [numbered_like(folder, first) if is_plain(folder) else folder for folder in folders]
     *folders, real = at_one_size([*folders, real], options.size)
     return folders, real
+
+
+def _loggers(named: Sequence[str], samples: Path) -> list[Logger]:
+    """Those of --logger, made before the work starts; Lightning is imported only if there are some."""
+    if not named:
+        return []
+    from experiments.evaluation.loggers import make_loggers
+
+    return make_loggers(named, samples)
 
 
 def metrics_paths(samples: list[str], out: str | None) -> list[Path]:

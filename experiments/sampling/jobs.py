@@ -31,6 +31,7 @@ class Job:
         source: the folder of the true images, for image_embedding.
         size: how far the upsamplers enlarge them; by default to the largest that they reach.
         negative: a caption that all are guided away from.
+        decoder: the stage that draws; by default the condition's own.
     """
 
     requests: list[Request]
@@ -42,6 +43,7 @@ class Job:
     source: SampleFolder | None = None
     size: int | None = None
     negative: str | None = None
+    decoder: str | None = None
 
     def __len__(self) -> int:
         return len(self.requests) * self.n
@@ -76,6 +78,7 @@ class Job:
             self.upsample,
             self.size,
             self.negative,
+            self.decoder,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
