@@ -38,6 +38,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "test": ("training.fit", "measure a stage's checkpoint on the test split"),
         "predict": ("training.fit", "write what a stage's checkpoint makes of the test split"),
     },
+    "importing": {
+        "import": ("importing.import_weights", "make a run folder of released weights: Karlo, Kandinsky's prior, ..."),
+    },
     "sampling": {
         "sample": ("sampling.sample", "draw images for one caption or a file of captions"),
         "mix": ("sampling.mix", "draw images of several pictures and captions at once, each with a weight"),

@@ -96,11 +96,10 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x N, 3, H, W), N `samples_shown` or 16: samples, then the true images whose conditions they were given."""
-        model, count = self.drawing_model, self.shown_count
-        tokens, z_i = model.conditions(batch)
-        tokens, z_i = tokens[:count], None if z_i is None else z_i[:count]
-        drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=batch.images.shape[-1])
-        return torch.cat([drawn, batch.images[:count]])
+        model, count = self.drawing_model, min(self.shown_count, len(batch.images))
+        first = batch.rows(torch.arange(len(batch.images), device=batch.images.device) < count)
+        drawn = model.sample(*model.conditions(first), per_sample_generators(count), size=batch.images.shape[-1])
+        return torch.cat([drawn, first.images])
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's captions and embeddings."""

@@ -112,7 +112,7 @@ def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool
             f"{options.latents} holds the latents of {len(latents)} pictures, and there are {len(found)}: name the "
             "pictures that were inverted, in their order"
         )
-    cosines = (system.embed_image(found.images) * latents.z_i).sum(dim=1)
+    cosines = (system.clip.unit(system.embed_image(found.images)) * system.clip.unit(latents.z_i)).sum(dim=1)
     if float(cosines.min()) < SAME_PICTURE:
         k = int(cosines.argmin())
         raise InputError(

@@ -28,6 +28,9 @@ CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensor
 
 TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
 
+EMBEDDINGS_KEY = "embeddings"
+"""Likewise: "raw" for a CLIP whose embeddings are used as its projections give them; otherwise they have unit norm."""
+
 REFUSED = {
     "hf_model_name": "a text tower of transformers",
     "multimodal_cfg": "a captioner (CoCa)",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modules.clip.folder import (
     CONFIG_FILE,
+    EMBEDDINGS_KEY,
     TOKENIZER_KEY,
     WEIGHTS_FILE,
     check_config,
@@ -29,6 +30,7 @@ from modules.clip.folder import (
 )
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
+from modules.networks.frozen_text import CaptionFeatures, real_tokens
 from modules.untrusted.reading import read_json
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -147,6 +149,9 @@ def _mapped(folder: Path) -> Any | None:
 class FrozenCLIP(nn.Module):
     """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
 
+    Its embeddings have unit norm, unless the folder's config says `"embeddings": "raw"` (`raw` is then True): Karlo,
+    Kandinsky and ECLIPSE are trained on what the projection gives.
+
     Args:
         name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote.
         pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
@@ -183,6 +188,7 @@ class FrozenCLIP(nn.Module):
             )
             check_loaded(model, str(name_or_folder))
         self.model = model.eval().requires_grad_(False)
+        self.raw = path.is_dir() and check_config(path).get(EMBEDDINGS_KEY) == "raw"
         tokenizer = load_tokenizer(name_or_folder)
         self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
         size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
@@ -214,6 +220,8 @@ class FrozenCLIP(nn.Module):
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if self.raw:  # To whatever is trained on its embeddings, it is another CLIP than with embeddings of unit norm.
+            digest.update(b"raw embeddings")
         words = f"-{self.tokenize.fingerprint}" if isinstance(self.tokenize, WordTokenizer) else ""
         return digest.hexdigest()[:16] + words
 
@@ -225,13 +233,20 @@ class FrozenCLIP(nn.Module):
         return ((images + 1) / 2 - self.mean) / self.std
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm. Differentiable in the images."""
-        return F.normalize(self.model.encode_image(self.preprocess(images)).float(), dim=-1)
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D), of unit norm unless `raw`. Differentiable in the images."""
+        return self._scaled(self.model.encode_image(self.preprocess(images)))
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) tokens -> z_t (B, D) of unit norm."""
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        """(B, L) tokens -> z_t (B, D), of unit norm unless `raw`."""
+        return self._scaled(self.model.encode_text(tokens))
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        return z.float() if self.raw else F.normalize(z.float(), dim=-1)
+
+    def unit(self, z: Tensor) -> Tensor:
+        """(B, D) embeddings of this CLIP -> of unit norm; they are left as they are if they have it already."""
+        return F.normalize(z, dim=-1) if self.raw else z
 
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
@@ -251,7 +266,12 @@ class FrozenCLIP(nn.Module):
 
 def caption_features(clip: Any, tokens: Tensor) -> Tensor:
     """(B, L) tokens -> (B, L, F) a frozen CLIP's features of them; 0 for padding, which its CLIP never learnt from."""
-    return clip.encode_tokens(tokens) * (tokens != 0)[..., None]
+    return clip.encode_tokens(tokens) * real_tokens(tokens)[..., None]
+
+
+def caption_of(clip: FrozenCLIP, tokens: Tensor) -> CaptionFeatures:
+    """What a network with `frozen_text` reads of captions (B, L); all 0 is no caption."""
+    return CaptionFeatures(clip.encode_tokens(tokens), clip.encode_text(tokens), real_tokens(tokens))
 
 
 def _text_tower(model: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from modules.diffusion import losses, samplers, timestep_sampling
+from modules.diffusion.denoiser import Threshold, dynamic_threshold, static_threshold
 from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
 from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, Spacing, rescale_zero_terminal_snr
@@ -173,11 +174,12 @@ class SamplerConfig:
         guidance_rescale: how far to bring the guided deviation back, 0 to 1, see `modules.diffusion.guidance.guide`.
         eta: of DDIM: 0 deterministic, 1 ancestral.
         variance: of DDPM.
-        threshold: keeps the estimate of the data in [-1, 1]; null for embeddings.
+        threshold: keeps the estimate of the data in [-1, 1] or `threshold_limit`; null for embeddings.
         text_guidance_scale: of a decoder: how far to go beyond what the caption adds to z_i; guidance_scale is then of
             what z_i adds to nothing (Brooks et al. 2023 eq. 3). Null guides both together, as the paper does.
         clip_guidance_scale: of a decoder: how far to follow the gradient of a CLIP's similarity of picture and caption
             (GLIDE, section 2.4); 0 is none.
+        threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
     """
 
     name: SamplerName = "ddim"
@@ -191,6 +193,7 @@ class SamplerConfig:
     threshold: Literal["static", "dynamic"] | None = "static"
     text_guidance_scale: float | None = field(default=None, repr=False)
     clip_guidance_scale: float = field(default=0.0, repr=False)
+    threshold_limit: float = field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
         for name, rule in SAMPLER_RULES.items():
@@ -200,6 +203,14 @@ class SamplerConfig:
     def needs_statistics(self) -> bool:
         """Whether this is one of Analytic-DPM's, which need the score's statistics."""
         return self.name in ("analytic_dpm", "analytic_ddim")
+
+    @property
+    def clip(self) -> Threshold | None:
+        """`threshold` with its limit."""
+        if self.threshold is None or self.threshold_limit == 1:
+            return self.threshold
+        by_name = {"static": static_threshold, "dynamic": dynamic_threshold}
+        return partial(by_name[self.threshold], limit=self.threshold_limit)
 
     def without_statistics(self) -> SamplerConfig:
         """This sampler, or the nearest one that needs no statistics: the same mean, DDPM's or DDIM's variance."""
@@ -219,6 +230,7 @@ SAMPLER_RULES: dict[str, Rule] = {
     "threshold": one_of("static", "dynamic", None),
     "text_guidance_scale": (lambda value: value is None or GUIDANCE[0](value), f"null or {GUIDANCE[1]}"),
     "clip_guidance_scale": (number(0, MAX_CLIP_GUIDANCE), f"a number from 0 to {MAX_CLIP_GUIDANCE:,}"),
+    "threshold_limit": (number(1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 

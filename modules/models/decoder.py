@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +24,23 @@ from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.networks.embedding_pathway import EmbeddingNoise
+from modules.networks.frozen_text import CaptionFeatures, FrozenText, real_tokens
 from modules.networks.lean_unet import LeanUNet
+from modules.networks.transformer import unique_rows
 from modules.networks.unet import UNet
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+CaptionInput = Tensor | CaptionFeatures
+"""Captions as a decoder reads them: (B, L) tokens, or what a frozen CLIP gives of these."""
+
+
+def no_captions(captions: CaptionInput) -> CaptionInput:
+    """As many captions, all dropped."""
+    if isinstance(captions, CaptionFeatures):
+        return captions._replace(mask=torch.zeros_like(captions.mask))
+    return torch.zeros_like(captions)
 
 
 def level(highest: int) -> Callable[[object], bool]:
@@ -40,11 +52,11 @@ class Negative(NamedTuple):
     """What B pictures are guided away from, in the place of no caption and no embedding.
 
     Attributes:
-        tokens: (B, L) tokens of the negative captions.
+        tokens: (B, L) tokens of the negative captions, or what a frozen CLIP gives of them.
         z_i: (B, D) their embeddings of unit norm; None for the zero embedding.
     """
 
-    tokens: Tensor
+    tokens: CaptionInput
     z_i: Tensor | None
 
 
@@ -61,6 +73,8 @@ class DecoderModel(ImageModel):
             k - 1 of the objective's schedule; a level from 0 on is drawn for each sample, and the network is told
             (Stable unCLIP's noise augmentation), so that it can forgive a prior's errors.
         noise_level: of the noise that is put on z_i in sampling, up to embedding_noise.
+        features: (B, L) tokens -> what a frozen CLIP gives of them, for a network with `frozen_text`; whoever
+            draws with such a network sets it. Training reads them from its batches.
     """
 
     network: DecoderNetwork
@@ -70,6 +84,9 @@ class DecoderModel(ImageModel):
     reads: Reads = "clip"
     embedding_noise: int = 0
     noise_level: int = 0
+    features: Callable[[Tensor], CaptionFeatures] | None = None
+
+    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features")
 
     def check(self) -> None:
         super().check()
@@ -129,12 +146,36 @@ class DecoderModel(ImageModel):
         own = tokenizer_of(self.reads, self.network.text.context_length)[0](captions).to(tokens.device)
         return torch.where((tokens == 0).all(dim=1, keepdim=True), 0, own)
 
-    def conditions(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor | None]:
-        """A batch's caption tokens (B, L) and CLIP embeddings (B, D); None for GLIDE, which has none."""
+    @property
+    def reads_features(self) -> bool:
+        """Whether the network reads a frozen CLIP's features of a caption instead of its tokens."""
+        return isinstance(self.network.text, FrozenText)
+
+    def conditions(self, batch: ImageTextBatch) -> tuple[CaptionInput, Tensor | None]:
+        """A batch's captions as the network reads them, and CLIP embeddings (B, D); None for GLIDE, which has none.
+
+        Raises:
+            InputError: the network reads a CLIP's features of every token, and the batch has none.
+        """
         rows = embeddings_of(batch)
-        return self.tokens_of(batch.captions, rows.tokens), None if self.network.embedding_dim is None else getattr(
-            rows, self.embedding
-        )
+        z_i = None if self.network.embedding_dim is None else getattr(rows, self.embedding)
+        if not self.reads_features:
+            return self.tokens_of(batch.captions, rows.tokens), z_i
+        if rows.features is None:
+            raise InputError(
+                "model.network.frozen_text needs the CLIP's features of every token, and the batches hold none: make "
+                "them with `unclip embed --token-features` and set data.init_args.token_features: true"
+            )
+        return CaptionFeatures(rows.features, rows.z_t, real_tokens(rows.tokens)), z_i
+
+    def read(self, captions: CaptionInput) -> CaptionInput:
+        """Captions as the network reads them: tokens (B, L), or what the CLIP gives of these."""
+        if not self.reads_features or isinstance(captions, CaptionFeatures):
+            return captions
+        if self.features is None:
+            raise ValueError("this decoder reads a CLIP's features of a caption: set `features`, or give them")
+        rows, places = unique_rows(captions)
+        return self.features(captions[rows]).rows(places)
 
     def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
         """The draw and the network's output; caption and embedding are dropped for some."""
@@ -169,9 +210,13 @@ class DecoderModel(ImageModel):
     def example_batch(self, count: int) -> ImageTextBatch:
         index = torch.zeros(count, dtype=torch.int64)
         z = torch.zeros(count, self.network.embedding_dim or 1)
-        tokens = torch.zeros(count, self.network.text.context_length, dtype=torch.int64)
+        text = self.network.text
+        tokens = torch.zeros(count, text.context_length, dtype=torch.int64)
+        features, z_t = None, z
+        if isinstance(text, FrozenText):
+            features, z_t = torch.zeros(count, text.context_length, text.feature_dim), z.new_zeros(count, text.z_t_dim)
         images = torch.zeros(count, self.network.channels, self.image_size, self.image_size)
-        return ImageTextBatch(images, [""] * count, index, None, EmbeddingBatch(z, z, tokens, index))
+        return ImageTextBatch(images, [""] * count, index, None, EmbeddingBatch(z, z_t, tokens, index, features))
 
     def output(self, batch: ImageTextBatch) -> Tensor:
         tokens, z_i = self.conditions(batch)
@@ -190,7 +235,7 @@ class DecoderModel(ImageModel):
 
     def predictor(
         self,
-        tokens: Tensor,
+        tokens: CaptionInput,
         z_i: Tensor | None,
         negative: Negative | None = None,
         noised: EmbeddingNoise | None = None,
@@ -201,20 +246,21 @@ class DecoderModel(ImageModel):
         text_guidance_scale there are three parts: both, z_i alone, neither.
 
         Args:
-            tokens: (B, L) caption tokens; all 0 for no caption.
-            z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
+            tokens: (B, L) caption tokens, all 0 for no caption; or what a frozen CLIP gives of them.
+            z_i: (B, D) of unit norm; None is the zero (or learned) embedding, that is the caption alone.
             negative: what the unconditional half is given, and z_i's own third its caption; None for nothing.
             noised: noise on z_i.
         """
-        sampler, both = self.sampler, self.network.condition(tokens, z_i, noised=noised)
+        captions = self.read(tokens)
+        sampler, both = self.sampler, self.network.condition(captions, z_i, noised=noised)
         if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
             return self._given(both)
-        away = Negative(torch.zeros_like(tokens), None) if negative is None else negative
-        neither = self.network.condition(*away)
+        away = no_captions(captions) if negative is None else self.read(negative.tokens)
+        neither = self.network.condition(away, None if negative is None else negative.z_i)
         conditional = None if sampler.guidance_interval is None else self._given(both)
         if sampler.text_guidance_scale is None:
             return self.guided(self._given(Condition.stack([both, neither])), conditional)
-        z_i_alone = self.network.condition(away.tokens, z_i, noised=noised)
+        z_i_alone = self.network.condition(away, z_i, noised=noised)
         return guide_two(
             self._given(Condition.stack([both, z_i_alone, neither])),
             sampler.text_guidance_scale,
@@ -245,14 +291,14 @@ class DecoderModel(ImageModel):
     def _with_settings(self, settings: dict[str, object]) -> Self:
         return changed(super()._with_settings(settings), settings)
 
-    def denoiser_for(self, tokens: Tensor, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
+    def denoiser_for(self, tokens: CaptionInput, z_i: Tensor | None, threshold: Threshold | None = None) -> Denoiser:
         """`predictor` as a denoiser; without threshold, since clipping has no inverse."""
         return self.as_denoiser(self.predictor(tokens, z_i), threshold)
 
     @torch.no_grad()
     def sample(
         self,
-        tokens: Tensor,
+        tokens: CaptionInput,
         z_i: Tensor | None,
         generators: Generators,
         *,
@@ -272,7 +318,8 @@ class DecoderModel(ImageModel):
             negative: what to be guided away from; no effect at a guidance scale of 1.
         """
         side = self.image_size if size is None else size
-        x_T = randn_per_image(generators, (len(tokens), self.network.channels, side, side), tokens.device)
+        rows = tokens.z_t if isinstance(tokens, CaptionFeatures) else tokens
+        x_T = randn_per_image(generators, (len(rows), self.network.channels, side, side), rows.device)
         noised = None
         if self.noise_level and z_i is not None:
             levels = torch.full((len(z_i),), self.noise_level, device=z_i.device)

@@ -16,13 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.unet import (
-    AttentionBlock,
     Body,
-    ResidualBlock,
     Stage,
     UNet,
     UNetConfig,
     add_map,
+    blocks_of,
 )
 
 
@@ -77,8 +76,8 @@ class LeanUNet(Body):
         attend = side in config.attention_resolutions or (middle and bool(config.attention_resolutions))
         blocks = nn.ModuleList()
         for number in range(count):
-            residual = ResidualBlock(c_in if number == 0 else c_out, c_out, self.emb_width, dropout=config.dropout)
-            attention = AttentionBlock(c_out, config.head_channels, self.context_width) if attend else None
+            first = c_in if number == 0 else c_out
+            residual, attention = blocks_of(config, first, c_out, self.context_width, attend=attend)
             blocks.append(Stage(residual, attention, checkpointing=config.checkpointing))
         return blocks
 
@@ -89,24 +88,25 @@ class LeanUNet(Body):
         emb: Tensor | None = None,
         context: Tensor | None = None,
         spatial: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """See `UNet.forward`."""
         h, emb = self._enter(x, t, emb)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            h = _run(blocks, h, emb, context)
+            h = _run(blocks, h, emb, context, context_mask)
             skips.append(h)
             h = shrink(h)
-        h = _run(self.middle, add_map(h, spatial), emb, context)
+        h = _run(self.middle, add_map(h, spatial), emb, context, context_mask)
         for grow, blocks in zip(self.grow, self.up, strict=True):
-            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context)
+            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context, context_mask)
         return self._leave(h)
 
 
-def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
     assert isinstance(blocks, nn.ModuleList)
     for block in blocks:
-        h = block(h, emb, context)
+        h = block(h, emb, context, context_mask)
     return h
 
 

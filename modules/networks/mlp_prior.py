@@ -62,10 +62,18 @@ class MLPPriorNetwork(DenoisingPriorNetwork):
             hidden = block(hidden, condition)
         return self.out(F.silu(self.norm(hidden)))
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Tensor:
-        """As `DenoisingPriorNetwork.forward`; `tokens` are not read."""
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        z_t: Tensor,
+        keep: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """As `DenoisingPriorNetwork.forward`; `tokens` and `mask` are not read."""
         return self._predicted(x_t, t, self._text(z_t, keep))
 
-    def given(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None) -> Denoise:
+    def given(self, tokens: Tensor, z_t: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> Denoise:
         text = self._text(z_t, keep)
         return lambda x_t, t: self._predicted(x_t, t, text)

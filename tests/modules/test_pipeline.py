@@ -37,7 +37,7 @@ def given(system, monkeypatch):
 
     def spy(tokens, z_i, generators, decoder="decoder", captions=None, negative=None):
         seen.append((decoder, z_i))
-        return decode(tokens, z_i, generators, decoder, captions)
+        return decode(tokens, z_i, generators, decoder, captions, negative)
 
     monkeypatch.setattr(system, "decode", spy)
     return seen

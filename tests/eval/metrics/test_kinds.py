@@ -72,7 +72,8 @@ def test_table(row):
     ]  # fmt: skip
     assert [line[0].text for line in table.rows] == ["GLIDE", "real images (floor)"]
     assert table.rows[0][3].text == "0.33" and table.rows[0][4] == Cell("6")
-    assert table.rows[0][7:] == [Cell("0.25", "[0.00, 0.33]"), Cell("4")]
+    low, high = (found["held_out"][key] for key in ("low", "high"))
+    assert table.rows[0][7:] == [Cell("0.25", f"[{low:.2f}, {high:.2f}]"), Cell("4")]
     assert table.rows[1][3:5] == [Cell("–"), Cell("0")]
     assert any("no training or validation picture shows" in note for note in table.notes)
 
