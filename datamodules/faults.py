@@ -1,4 +1,4 @@
-"""What to do with a pair that cannot be used: leave it out and count it, or stop; never silently, never hours in."""
+"""What happens with a pair that cannot be used: it is left out and counted, or it stops the command at once."""
 
 from __future__ import annotations
 

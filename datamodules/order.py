@@ -107,7 +107,7 @@ def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader whose position is the Trainer's; its state records which order, and what, the position counts."""
+    """A DataLoader that takes its position from the Trainer. Its state says of which order that is the position."""
 
     def state_dict(self) -> dict[str, Any]:
         sampler = self._order

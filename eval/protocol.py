@@ -124,7 +124,7 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
 
 
 def require_protocol(records: Iterable[Mapping[str, Any]], samples: Path, reference: Path) -> None:
-    """Refuses samples of other captions than those that the protocol of the reference drew.
+    """Refuse samples whose captions are not those of the reference's protocol.
 
     Raises:
         InputError: they are; or the protocol's file is damaged.

@@ -40,7 +40,7 @@ class UnCLIP(ImageMethods):
             overrides: settings of sampling, by stage.
 
         Raises:
-            InputError: a stage or a setting that there is not, by name.
+            InputError: the run lacks a stage, or a stage lacks a setting; the message names it.
         """
         return cls(run, device, overrides, Placement(precision, offload))
 

@@ -194,7 +194,7 @@ class PictureDataModule(FaultCounting, PairDataModule):
         return _hash_of_keys(self.pairs(split).keys)
 
     def _tell(self, split: str, source: str, listed: Listed) -> None:
-        """Counts what was wrong with a source, and says what of it is not used."""
+        """Count the faults of a source, and name the pictures in it that are not trained on."""
         for fault in listed.faults:
             self.log(split).add(fault)
         if listed.unused and not self.log(split).quiet:

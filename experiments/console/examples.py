@@ -76,8 +76,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export": ("unclip export runs/quickstart --half --out release",),
     "fit": (
         "unclip fit --config experiments/quickstart/clip.yaml",
-        "unclip fit --config experiments/quickstart/decoder.yaml --trainer.max_steps 2000 "
-        "--trainer.default_root_dir runs/mine/decoder",
+        "unclip fit --config experiments/quickstart/decoder.yaml --trainer.max_steps 2000 --overwrite",
         "unclip fit --config birds/decoder.yaml --ckpt_path last",
     ),
     "validate": ("unclip validate --config experiments/quickstart/decoder.yaml --ckpt_path last --bound.samples 64",),

@@ -99,7 +99,7 @@ def set_aside(path: Path, shelf: Path) -> None:
 
 
 def remove_stale(folder: Path, known: Iterable[str], kinds: Iterable[str], made: Iterable[str]) -> list[Path]:
-    """Removes files that an earlier call wrote and this one did not make, as of a sweep that is gone.
+    """Remove files that an earlier call wrote and this call did not, such as the table of a sweep that was deleted.
 
     Args:
         folder: RUN/tables or RUN/figures.

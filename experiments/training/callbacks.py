@@ -18,7 +18,7 @@ from modules.training.sharding import local
 
 
 class Announce(Callback):
-    """Says, as training starts, what is trained, on what, for how long, and where it goes; then what a step takes."""
+    """Prints the stage, its batch, its steps and its folder before training; then the samples and memory of a step."""
 
     def __init__(self) -> None:
         self._saved: SavedActivations | None = None

@@ -28,7 +28,7 @@ TOKENS = 2**22
 def check_settings(stage: LightningModule, data: LightningDataModule, devices: int = 1) -> None:
     """Refuse settings with which training would go on and be of no use, or stumble when it is over.
 
-    For runs that begin. One that goes on, or is evaluated, is left with what it was trained with.
+    Only for a new run. A run that is resumed or evaluated keeps the settings that it was trained with.
 
     Args:
         stage: a LightningModule that is no Stage is not looked at.

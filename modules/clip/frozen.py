@@ -74,7 +74,7 @@ def check_architecture(name: str, pretrained: str | None = None) -> None:
     """Refuse an architecture, or a tag of weights, that open_clip does not know.
 
     Args:
-        name: such as "ViT-B-32"; names with a slash or a colon (hf-hub:...) are left to open_clip.
+        name: such as "ViT-B-32"; names with a colon (hf-hub:...) are left to open_clip.
         pretrained: a tag, or a file of weights.
 
     Raises:
@@ -82,7 +82,7 @@ def check_architecture(name: str, pretrained: str | None = None) -> None:
     """
     import open_clip
 
-    if "/" in name or ":" in name:
+    if ":" in name:
         return
     if open_clip.get_model_config(name) is None:
         near = nearest(name, open_clip.list_models())

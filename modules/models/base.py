@@ -101,7 +101,7 @@ class Model(Generic[B]):
         return self.loss(batch, generator)
 
     def terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
-        """(B, ...) tensors that `loss` is made of, in the order of the computation; to find which is not finite.
+        """(B, ...) tensors from which `loss` is computed, in that order: the first that is not finite is then found.
 
         By default what the network returns.
         """

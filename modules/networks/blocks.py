@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
     """Sinusoids through a two-layer perceptron: (B,) timesteps -> (B, out_width).
 
     Raises:
-        ValueError: for an odd width, which is no sines and as many cosines.
+        ValueError: width is odd. Half of it are sines, half cosines.
     """
 
     def __init__(self, width: int, out_width: int) -> None:

@@ -30,7 +30,7 @@ def run_folder(run: str | Path) -> Path:
     A text that is no path here and may be USER/NAME is looked for on the hub (see `modules.untrusted.hub`).
 
     Raises:
-        InputError: no weights of that name; those that there are are listed.
+        InputError: no weights of that name come with the package. The message lists those that do.
     """
     text = str(run)
     if not text.startswith(PREFIX):

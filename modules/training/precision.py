@@ -30,7 +30,7 @@ def check_precision_name(name: object) -> None:
     """As `check_precision`, of the setting itself, before a Trainer asks for packages that it would need.
 
     Raises:
-        InputError: the weights would have fewer bits than float32. Names that there are not are left to the Trainer.
+        InputError: the weights would have fewer bits than float32. The Trainer refuses unknown names.
     """
     if str(name) in ("16-true", "bf16-true") or str(name).startswith("transformer-engine"):
         raise _refusal(str(name))
