@@ -12,6 +12,7 @@ from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
+from modules.manipulations.ranking import Best, Place, best_of
 from modules.seeds import ImageSeeds, image_generators
 from modules.trained_run import condition_named
 
@@ -53,6 +54,7 @@ class UnCLIP(ImageMethods):
         images: Tensor | None = None,
         upsample: bool = True,
         size: int | None = None,
+        candidates: int = 1,
     ) -> Tensor:
         """One image for each caption.
 
@@ -65,13 +67,58 @@ class UnCLIP(ImageMethods):
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.
+            candidates: of each image so many are drawn, and the one is kept that `ranking_clip` finds nearest to the
+                caption (DALL-E 1, section 2.6); with 1 nothing is ranked. They are ranked at the decoder's own size.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
         """
         where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
+        if candidates == 1:
+            low = self.draw_low(captions, condition, seed, where, images)
+        else:
+            best = self.ranked(captions, condition, seed, where, candidates, images)
+            low, where = best.pictures, best.places
+        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
+
+    def draw_low(
+        self,
+        captions: Sequence[str],
+        condition: str,
+        seed: int,
+        where: Sequence[Place],
+        images: Tensor | None = None,
+    ) -> Tensor:
+        """(B, 3, h, w) in [-1, 1]: one image for each caption at the decoder's own size; see `generate`."""
         tokens, z_t = self.embed_text(captions)
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
         decoder = condition_named(condition).decoder
-        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
-        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
+        return self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
+
+    def ranked(
+        self,
+        captions: Sequence[str],
+        condition: str,
+        seed: int,
+        where: Sequence[Place],
+        count: int,
+        images: Tensor | None = None,
+        start: Best | None = None,
+    ) -> Best:
+        """The best of `count` candidates for each caption by `ranking_clip`, at the decoder's own size.
+
+        Args:
+            captions, condition, seed, images: see `generate`.
+            where: the places of the pictures.
+            count: candidates of each.
+            start: the best of fewer candidates of these pictures, from which to go on.
+
+        Raises:
+            InputError: no ranking CLIP was given.
+        """
+        if self.ranking_clip is None:
+            raise InputError("choosing among candidates needs a CLIP: set `ranking_clip`, or give --rank-clip")
+        score = self.similarity(captions, self.ranking_clip)
+        return best_of(
+            count, where, lambda places: self.draw_low(captions, condition, seed, places, images), score, start
+        )

@@ -17,10 +17,13 @@ from modules.clip.frozen import FrozenCLIP, caption_features
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
 from modules.errors import InputError
+from modules.images.tensors import resized
 from modules.models.base import Model, Prior, check_names
 from modules.models.configs import check_value
+from modules.models.dalle1.dvae import DVAEModel
+from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens
 from modules.models.decoder import DecoderModel
-from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
+from modules.models.exports import Stored, export_folder, is_export, load_model, model_class, read_config
 from modules.models.upsampler import UpsamplerModel
 from modules.shipped import run_folder
 
@@ -32,7 +35,9 @@ M = TypeVar("M", bound=Model)
 STAGE_MODELS = {
     "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
     "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "dvae": "modules.models.dalle1.dvae.DVAEModel",
     "linear_prior": "modules.models.linear_prior.LinearPriorModel",
+    "token_transformer": "modules.models.dalle1.token_transformer.TokenTransformerModel",
     "upsampler": "modules.models.upsampler.UpsamplerModel",
 }
 """The models of the other stages, by the stage's name; a model of the user's own may stand in any folder."""
@@ -46,10 +51,12 @@ class TrainedRun:
 
     Args:
         run: the run folder, what `unclip export` made of it, or "shipped:shapes"; its stages are clip, the priors of
-            `modules.conditions`, decoder, glide, and upsampler or upsampler_256, upsampler_1024 and the like.
+            `modules.conditions`, decoder, glide, dvae, token_transformer, and upsampler or upsampler_256,
+            upsampler_1024 and the like.
         device: where to compute.
         overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
-            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature.
+            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature, the token
+            Transformer guidance_scale and temperature.
 
     Raises:
         InputError: no such folder; or overrides of a stage that the run lacks, or of a setting that the stage lacks.
@@ -95,11 +102,16 @@ class TrainedRun:
         """The CLIP of clip_guidance_scale: the run's own. Settable."""
         return self.clip
 
+    ranking_clip: FrozenCLIP | None = None
+    """The CLIP that chooses among candidates (`UnCLIP.generate`). Settable."""
+
     def moved(self, device: str | torch.device) -> Self:
         """The same run with the same overrides on another device; its stages are read anew there."""
         other = type(self)(self.run, device, self.overrides)
         if "guiding_clip" in vars(self):
             other.guiding_clip = copy.deepcopy(self.guiding_clip).to(other.device)
+        if self.ranking_clip is not None:
+            other.ranking_clip = copy.deepcopy(self.ranking_clip).to(other.device)
         return other
 
     def has(self, name: str) -> bool:
@@ -135,7 +147,7 @@ class TrainedRun:
             )
         if stored.clip_fingerprint is not None:
             check_origin(stored.clip_fingerprint, self.clip.fingerprint, f"the run's {name}", "the run has")
-        elif not isinstance(stored.model, UpsamplerModel):  # That sees pictures only.
+        elif not isinstance(stored.model, UpsamplerModel | DVAEModel):  # These see pictures only.
             warn_unknown_origin(str(self.run))
 
     def model(self, name: str, kind: type[M]) -> M:
@@ -161,6 +173,25 @@ class TrainedRun:
     def decoder(self, name: str = "decoder") -> DecoderModel:
         """A decoder, see `model`."""
         return self.model(name, DecoderModel)
+
+    def dvae(self, name: str = "dvae") -> DVAEModel:
+        """A dVAE, see `model`."""
+        return self.model(name, DVAEModel)
+
+    def token_prior(self, name: str, decoder: str = "dvae") -> TokenTransformerModel:
+        """A token Transformer, see `model`.
+
+        Raises:
+            InputError: also if it was trained on the tokens of another dVAE than the run's.
+        """
+        model, dvae = self.model(name, TokenTransformerModel), self.dvae(decoder)
+        trained_on = read_config(self.run / name).get("dvae")
+        if trained_on not in (None, self.stage(decoder).fingerprint):
+            raise InputError(
+                f"the run's {name} was trained on the tokens of another dVAE than {self.run / decoder}: train it again"
+            )
+        check_tokens(model.network, dvae)
+        return model
 
     def upsampler(self, name: str) -> UpsamplerModel:
         """An upsampler, see `model`."""
@@ -190,6 +221,18 @@ class TrainedRun:
         features = caption_features(self.clip, tokens) if prior.reads_features else None
         return self.finite(name, prior.sample(Captions(tokens, z_t, features), generators))
 
+    def sample_tokens(
+        self, name: str, tokens: Tensor, generators: list[torch.Generator], given: Tensor | None = None
+    ) -> Tensor:
+        """(B, h, w) image tokens for (B, L) caption tokens, drawn by a token Transformer of the run.
+
+        Args:
+            given: (B, k) the first k tokens of each picture, in raster order; the rest is drawn.
+        """
+        model = self.token_prior(name)
+        grid = model.network.grid
+        return model.sample(tokens, generators, given).unflatten(1, (grid, grid))
+
     def finite(self, name: str, drawn: Tensor) -> Tensor:
         """What a stage has drawn, if it is finite: NaN would become a black picture.
 
@@ -211,16 +254,16 @@ class TrainedRun:
         generators: list[torch.Generator],
         images: Tensor | None = None,
     ) -> Tensor | None:
-        """What is given to the decoder as z_i (unCLIP, section 5.1), by the table in `modules.conditions`.
+        """What is given to the decoder (unCLIP, section 5.1), by the table in `modules.conditions`.
 
         Args:
             condition: its name.
             tokens, z_t: of the captions.
             generators: one a caption, for a prior's draw.
-            images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i.
+            images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i or tokens.
 
         Returns:
-            (B, D), or None for the zero embedding.
+            (B, D) z_i, or None for the zero embedding; (B, h, w) int64 tokens for a dVAE.
 
         Raises:
             InputError: for an unknown condition, or one that needs images without them.
@@ -230,10 +273,15 @@ class TrainedRun:
             return None
         if found.z_i == "z_t":
             return z_t
+        if found.z_i == "tokens" and found.prior is not None:
+            return self.sample_tokens(found.prior, tokens, generators)
         if found.prior is not None:
             return self.sample_prior(found.prior, tokens, z_t, generators)
         if images is None:
             raise InputError(f"the condition {condition} needs images: give --images, a sample folder of real images")
+        if found.z_i == "true tokens":
+            dvae = self.dvae(found.decoder)
+            return dvae.encode(resized(images.to(self.device), dvae.image_size))
         return self.embed_image(images)
 
     def decode(
@@ -247,8 +295,11 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
+            z_i: what `embedding` gave: for a dVAE its tokens, and the caption and the generators are of no account.
             captions: B of them, for a sampler with clip_guidance_scale.
         """
+        if z_i is not None and isinstance(self.stage(decoder).model, DVAEModel):
+            return self.finite(decoder, self.dvae(decoder).decode(z_i))
         model = self.decoder(decoder)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(tokens, z_i, generators))
@@ -261,9 +312,14 @@ class TrainedRun:
             raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
         return self.finite(decoder, model.sample(tokens, z_i, generators, similarity=self.similarity(captions)))
 
-    def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
-        clip = self.guiding_clip
+    def similarity(self, captions: Sequence[str], clip: FrozenCLIP | None = None) -> Callable[[Tensor], Tensor]:
+        """Images (B, 3, S, S) in [-1, 1] -> (B,) a CLIP's cosine of each image and its caption.
+
+        Args:
+            captions: B of them.
+            clip: by default the guiding CLIP.
+        """
+        clip = self.guiding_clip if clip is None else clip
         z_t = clip.encode_text(clip.tokenize(list(captions)).to(self.device))
         return lambda images: (clip.encode_image(images) * z_t).sum(dim=1)
 

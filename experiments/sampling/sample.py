@@ -22,12 +22,14 @@ from experiments.console.devices import find_device
 from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.drawing import draw, first_process
 from experiments.sampling.jobs import Drawing, Job
+from experiments.sampling.ranking import ranking_clip
 from experiments.storage.provenance import commit, config_hash, file_hashes
 from modules.clip.frozen import FrozenCLIP, warn_unknown_words
-from modules.conditions import CONDITIONS, sampled
+from modules.conditions import CONDITIONS, row_name, sampled
 from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size
+from modules.models.base import Model
 from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.devices < 1:
         raise InputError(f"--devices must be 1 or more, got {options.devices}")
     options.run = chosen_run(options.run)
+    _check_ranking(options)
     requests, source = read_requests(options.caption, options.captions)
     first = first_process(options.devices)
     if first:
@@ -51,11 +54,23 @@ def run(options: argparse.Namespace) -> int:
     system.overrides = _overrides(system, options)
     if options.guiding_clip:
         system.guiding_clip = FrozenCLIP(options.guiding_clip).to(system.device)
+    if options.rank_clip:
+        system.ranking_clip = ranking_clip(system, options.rank_clip)
     captions = [request.caption for request in requests]
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     shared = _provenance(system, options)
-    job = Job(requests, options.n, options.condition, options.seed, options.upsample, shared, images, options.size)
+    job = Job(
+        requests,
+        options.n,
+        options.condition,
+        options.seed,
+        options.upsample,
+        shared,
+        images,
+        options.size,
+        options.best_of,
+    )
     shards = Shards(options.out)
     drawing = Drawing(system, job, shards, options.batch_size)
     if not first:
@@ -70,8 +85,18 @@ def run(options: argparse.Namespace) -> int:
         with _said_what_is_kept(shards, len(job)):
             draw(replace(drawing, finished=finished), device, options.devices, options.strategy)
             folder = shards.finish(len(job), options.overwrite)
-    print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
+    print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {shared['condition']}")
     return 0
+
+
+def _check_ranking(options: argparse.Namespace) -> None:
+    if (options.best_of > 1) != bool(options.rank_clip):
+        raise InputError(
+            f"--best-of {options.best_of} and --rank-clip {options.rank_clip}: a CLIP chooses a candidate, so give "
+            "both (--best-of 2 or more), or neither"
+        )
+    if options.best_of > 1 and CONDITIONS.get(options.condition) and not CONDITIONS[options.condition].draws:
+        raise InputError(f"--best-of: {options.condition} draws nothing, so that all candidates are the same picture")
 
 
 @contextmanager
@@ -125,7 +150,7 @@ def _needed(system: UnCLIP, options: argparse.Namespace) -> list[str]:
 
 def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
     """The folder of the true images whose z_i the decoder is given; None for other conditions."""
-    if CONDITIONS[options.condition].z_i != "image":
+    if not CONDITIONS[options.condition].needs_images:
         return None
     if source is None:
         raise InputError(
@@ -179,16 +204,18 @@ def _value(word: str, text: str) -> object:
 def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     """What all lines of the manifest share: how the pictures were made."""
     upsamplers = _upsamplers(system, options)
-    stages = {"decoder": system.decoder(_decoder(options)).sampler}
+    drawn = CONDITIONS[options.condition].z_i in ("tokens", "true tokens")
+    stages = {} if drawn else {"decoder": system.decoder(_decoder(options)).sampler}
     named = CONDITIONS[options.condition].prior
-    prior = None if named is None else system.prior(named)
+    prior = None if named is None else system.model(named, Model)
     of_prior = getattr(prior, "sampler", None)
     if isinstance(of_prior, SamplerConfig):
         stages["prior"] = of_prior
     stages |= {name: system.upsampler(name).sampler for name in upsamplers}
     guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in upsamplers}
-    if prior is not None and prior.guidance_scale is not None:
-        guidance["prior"] = prior.guidance_scale
+    of_guidance = getattr(prior, "guidance_scale", None)
+    if of_guidance is not None:
+        guidance["prior"] = of_guidance
     how = {
         "guidance": guidance,
         "sampler": {name: sampler.name for name, sampler in stages.items()},
@@ -199,9 +226,12 @@ def _provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     if options.guiding_clip:
         how["guiding_clip"] = system.guiding_clip.fingerprint
     weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
-    made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip.fingerprint}
+    if options.best_of > 1 and system.ranking_clip is not None:
+        how |= {"best_of": options.best_of, "rank_clip": system.ranking_clip.fingerprint}
+    condition = row_name(options.condition, options.best_of)
+    made_with = {"condition": condition, **how, "weights": weights, "clip": system.clip.fingerprint}
     return {
-        "condition": options.condition,
+        "condition": condition,
         **how,
         "config_hash": config_hash(made_with),
         "clip": system.clip.fingerprint,

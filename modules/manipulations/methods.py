@@ -55,7 +55,7 @@ class ImageMethods(TrainedRun):
         """
         texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)
-        if chosen.z_i == "image":
+        if chosen.needs_images:
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
         tokens, z_t = self.embed_text(texts)
         z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"))
