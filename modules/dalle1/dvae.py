@@ -7,14 +7,19 @@ from dataclasses import replace
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim import Optimizer
 
 from modules.batches import ImageTextBatch
 from modules.dalle1.schedules import DVAESchedules
 from modules.images.tensors import to_uint8
-from modules.models.dalle1.dvae import DVAEModel, code_use
+from modules.models.dalle1.dvae import DVAEModel, code_use, spread_logits
+from modules.models.dalle1.logit_laplace import to_unit
 from modules.networks.dalle1.dvae import DVAENetwork
 from modules.training.model_stage import ModelStage
 from modules.training.stage import TrainingConfig, adamw
+
+PICTURES = 256
+"""Training pictures from which a fresh encoder is spread."""
 
 
 class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
@@ -24,6 +29,10 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
         network: what is trained.
         schedules: of beta, tau and step size.
         smallest_scale: see DVAEModel.
+        spread: standard deviation of the fresh encoder's logits over training pictures, each code's mean being 0; null
+            leaves the weights as they were drawn. With it the codebook is in use from the first step.
+        encoder_rate: the encoder's learning rate as a share of the optimiser's. A slower encoder lets the decoder learn
+            what the codes mean before they change; in few steps most codes are lost otherwise (docs/dalle1.md).
         optimizer, training: see Stage. The iterate average is training.ema_decay; the paper's is 0.999.
     """
 
@@ -32,12 +41,35 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
         network: DVAENetwork,
         schedules: DVAESchedules = DVAESchedules(),
         smallest_scale: float = 0.0,
+        spread: float | None = None,
+        encoder_rate: float = 1.0,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
         ends = schedules.beta.end, schedules.temperature.end
         super().__init__(DVAEModel(network, *ends, smallest_scale), optimizer, training)
-        self.schedules = schedules
+        self.schedules, self.spread, self.encoder_rate = schedules, spread, encoder_rate
+
+    def on_fit_start(self) -> None:
+        """Give the fresh encoder's logits their spread; a resumed run has its weights."""
+        if self.spread is None or self.global_step > 0:
+            return
+        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+        count = min(PICTURES, len(data))
+        images = data.__getitems__([k * len(data) // count for k in range(count)]).images.to(self.device)
+        for network in (self.network, self.averaged):  # The same weights, and so the same numbers.
+            assert isinstance(network, DVAENetwork)
+            spread_logits(network.encoder, to_unit(images), self.spread)
+
+    def prepare_optimizer(self, optimizer: Optimizer) -> None:
+        """Give the encoder's weights groups with their own learning rate."""
+        if self.encoder_rate == 1:
+            return
+        own = {id(parameter) for parameter in self.network.get_submodule("encoder").parameters()}
+        for group in list(optimizer.param_groups):
+            slow = [parameter for parameter in group["params"] if id(parameter) in own]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+            optimizer.param_groups.append({**group, "params": slow, "lr": group["lr"] * self.encoder_rate})
 
     @property
     def model(self) -> DVAEModel:

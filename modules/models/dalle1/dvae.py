@@ -19,7 +19,7 @@ from modules.models.base import Model
 from modules.models.configs import check_value, number
 from modules.models.dalle1.logit_laplace import as_images, nll, to_unit
 from modules.models.data_sizes import NETWORK, DataSizes
-from modules.networks.dalle1.dvae import DVAENetwork
+from modules.networks.dalle1.dvae import DVAEEncoder, DVAENetwork
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,27 @@ class DVAEModel(Model[ImageTextBatch]):
         x = to_unit(batch.images)
         found: Tensor = self.network(x, x.new_zeros(1, 1, 1, 1), self.temperature)["parameters"]
         return found
+
+
+@torch.no_grad()
+def spread_logits(encoder: DVAEEncoder, x: Tensor, spread: float) -> None:
+    """Scale and shift an encoder's first and last convolution by what it gives for pictures (after 1602.07868).
+
+    Afterwards the first sees pictures of mean 0 and standard deviation 1, and over these pictures and their places the
+    logits of each code have mean 0, and all together the standard deviation `spread`.
+
+    Args:
+        encoder: with fresh weights.
+        x: (B, C, H, W) pictures in [eps, 1 - eps].
+        spread: in nats.
+    """
+    first, last = encoder.input, encoder.output
+    assert first.bias is not None and last.bias is not None
+    first.weight.div_(x.std())
+    first.bias.sub_(first.weight.sum(dim=(1, 2, 3)) * x.mean())
+    deviation = encoder(x).std(dim=(0, 2, 3)).square().mean().sqrt()
+    last.weight.mul_(spread / deviation)
+    last.bias.sub_(encoder(x).mean(dim=(0, 2, 3)))
 
 
 def kl_to_uniform(logits: Tensor) -> Tensor:

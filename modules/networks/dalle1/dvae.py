@@ -56,12 +56,15 @@ class DVAEEncoder(nn.Module):
         multipliers: of the groups' widths; 2x2 max pooling stands between the groups.
         blocks: of each group.
         channels: C.
+        gain: of the residual branches.
     """
 
-    def __init__(self, num_codes: int, width: int, multipliers: Sequence[int], blocks: int, channels: int) -> None:
+    def __init__(
+        self, num_codes: int, width: int, multipliers: Sequence[int], blocks: int, channels: int, gain: float
+    ) -> None:
         super().__init__()
         self.input = conv(channels, width, 7)
-        self.groups = groups([width, *(width * m for m in multipliers)], blocks, (3, 3, 3, 1))
+        self.groups = groups([width, *(width * m for m in multipliers)], blocks, (3, 3, 3, 1), gain)
         self.output = conv(width * multipliers[-1], num_codes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,16 +81,23 @@ class DVAEDecoder(nn.Module):
 
     Args:
         first_width: channels of the embedded codes.
-        num_codes, width, multipliers, blocks, channels: as of the encoder, whose groups it goes through backwards.
+        num_codes, width, multipliers, blocks, channels, gain: as of the encoder, gone through backwards.
     """
 
     def __init__(
-        self, num_codes: int, first_width: int, width: int, multipliers: Sequence[int], blocks: int, channels: int
+        self,
+        num_codes: int,
+        first_width: int,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        channels: int,
+        gain: float,
     ) -> None:
         super().__init__()
         self.input = conv(num_codes, first_width, 1)
         widths = [first_width, *(width * m for m in reversed(multipliers))]
-        self.groups = groups(widths, blocks, (1, 3, 3, 3))
+        self.groups = groups(widths, blocks, (1, 3, 3, 3), gain)
         self.output = conv(widths[-1], 2 * channels, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -107,9 +117,8 @@ class DVAEDecoder(nn.Module):
         return found
 
 
-def groups(widths: Sequence[int], blocks: int, kernels: Sequence[int]) -> nn.ModuleList:
-    """Groups of blocks; group g has widths[g + 1] channels. The gain of all branches is 1 / (number of blocks)^2."""
-    gain = 1 / ((len(widths) - 1) * blocks) ** 2
+def groups(widths: Sequence[int], blocks: int, kernels: Sequence[int], gain: float) -> nn.ModuleList:
+    """Groups of blocks; group g has widths[g + 1] channels."""
     return nn.ModuleList(
         nn.Sequential(
             *(BottleneckBlock(first if place == 0 else second, second, kernels, gain) for place in range(blocks))
@@ -130,6 +139,7 @@ class DVAENetwork(nn.Module):
         blocks: of each group.
         first_width: channels into which the decoder embeds the codes.
         channels: of the pictures.
+        gain: of the residual branches; null for the paper's, 1 / (number of blocks of the encoder)^2.
 
     Raises:
         ValueError: sizes that do not go together.
@@ -144,6 +154,7 @@ class DVAENetwork(nn.Module):
         blocks: int = 2,
         first_width: int = 128,
         channels: int = 3,
+        gain: float | None = None,
     ) -> None:
         super().__init__()
         self.factor = 2 ** (len(multipliers) - 1)
@@ -152,8 +163,9 @@ class DVAENetwork(nn.Module):
         if width < 4 or width % 4:
             raise ValueError(f"width ({width}) must be a multiple of 4: branches are a quarter as wide inside")
         self.image_size, self.num_codes, self.channels = image_size, num_codes, channels
-        self.encoder = DVAEEncoder(num_codes, width, multipliers, blocks, channels)
-        self.decoder = DVAEDecoder(num_codes, first_width, width, multipliers, blocks, channels)
+        own = 1 / (len(multipliers) * blocks) ** 2 if gain is None else gain
+        self.encoder = DVAEEncoder(num_codes, width, multipliers, blocks, channels, own)
+        self.decoder = DVAEDecoder(num_codes, first_width, width, multipliers, blocks, channels, own)
 
     @property
     def grid(self) -> int:

@@ -13,7 +13,7 @@ from modules.batches import ImageTextBatch
 from modules.dalle1.dvae import DVAE
 from modules.dalle1.schedules import CosineSchedule, DVAESchedules
 from modules.errors import InputError
-from modules.models.dalle1.dvae import DVAEModel, code_use, kl_to_uniform
+from modules.models.dalle1.dvae import DVAEModel, code_use, kl_to_uniform, spread_logits
 from modules.models.dalle1.logit_laplace import EPSILON, as_images, from_unit, nll, to_unit
 from modules.networks.dalle1.dvae import BottleneckBlock, DVAENetwork
 
@@ -131,7 +131,7 @@ def test_the_papers_network_has_the_papers_sizes():
 
 def test_fresh_weights_have_the_variance_of_their_fan_in():
     layer = small(width=64).encoder.groups[1][0].branch[1]
-    assert layer.weight.std() == pytest.approx((layer.in_channels * 9) ** -0.5, rel=0.05)
+    assert layer.weight.std().item() == pytest.approx((layer.in_channels * 9) ** -0.5, rel=0.05)
     assert layer.bias.abs().max() == 0
 
 
@@ -191,26 +191,50 @@ def test_the_use_of_codes_is_counted():
 
 
 def test_it_fits_a_batch(images):
-    network = small(num_codes=8, width=16)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    schedules = DVAESchedules(CosineSchedule(0, 1, 50), CosineSchedule(1, 1 / 16, 100))
+    """Most of the variance, and more codes than the eight colours; the encoder is spread and slow, as in the YAML."""
+    network, lr, steps = small(num_codes=32, width=16, gain=0.5), 1e-2, 90
+    spread_logits(network.encoder, to_unit(images), 4.0)
+    parts = [
+        {"params": network.decoder.parameters(), "lr": lr},
+        {"params": network.encoder.parameters(), "lr": lr / 10},
+    ]
+    optimizer = torch.optim.Adam(parts, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedules = DVAESchedules(CosineSchedule(0, 0.05, 50), CosineSchedule(1, 1 / 8, steps))
     generator = torch.Generator().manual_seed(0)
-    for step in range(200):
-        model = DVAEModel(network, schedules.beta.at(step), schedules.temperature.at(step), 0.05)
-        loss = model.loss(batch_of(images), generator)
+    for step in range(steps):
+        model = DVAEModel(network, schedules.beta.at(step), schedules.temperature.at(step), 0.1)
         optimizer.zero_grad()
-        loss.backward()
+        model.loss(batch_of(images), generator).backward()
         optimizer.step()
+        scheduler.step()
     tokens = model.encode(images)
-    error = (model.decode(tokens) - images).square().mean()
-    assert error < 0.02 * images.var()
-    assert len(tokens.unique()) > 2
+    assert (model.decode(tokens) - images).square().mean() < 0.2 * images.var()
+    assert len(tokens.unique()) > 8
+
+
+def test_a_fresh_encoder_is_spread_over_its_codes(images):
+    network = small(num_codes=32, width=16)
+    fresh = network.encoder(to_unit(images))
+    before = len(fresh.argmax(1).unique())
+    spread_logits(network.encoder, to_unit(images), 3.0)
+    logits = network.encoder(to_unit(images))
+    assert logits.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert logits.std(dim=(0, 2, 3)).square().mean().sqrt().item() == pytest.approx(3, rel=1e-4)
+    assert len(logits.argmax(1).unique()) > 2 * before
+    x, first = to_unit(images), network.encoder.input
+    inner = first(x)[:, :, 3:-3, 3:-3]  # Padding is 0, which is not the pictures' mean.
+    torch.manual_seed(0)
+    normed = (x - x.mean()) / x.std()
+    expected = small(num_codes=32, width=16).encoder.input(normed)[:, :, 3:-3, 3:-3]
+    torch.testing.assert_close(inner, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_training_follows_the_schedules_and_exports_what_it_trained(tiny, shapes, tmp_path):
     ramp = CosineSchedule(0.0, 4.0, 4)
     schedules = DVAESchedules(ramp, CosineSchedule(1.0, 0.5, 4), CosineSchedule(1.0, 0.5, 4))
-    stage = DVAE(small(image_size=16), schedules, optimizer=lambda p: torch.optim.SGD(p, lr=1e-3))
+    own = {"spread": 2.0, "encoder_rate": 0.5, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
+    stage = DVAE(small(image_size=16), schedules, **own)
     seen = []
 
     def watch(*_):
@@ -223,6 +247,13 @@ def test_training_follows_the_schedules_and_exports_what_it_trained(tiny, shapes
     assert [tau for _, tau, _ in seen[:5]] == [schedules.temperature.at(step) for step in steps]
     warm = [min(1, (step + 1) / 100) * schedules.step_size.at(step) * 1e-3 for step in steps]
     assert [lr for _, _, lr in seen[:5]] == pytest.approx(warm)
+    decoder, encoder = trainer.optimizers[0].param_groups
+    assert encoder["lr"] == pytest.approx(decoder["lr"] / 2)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in stage.network.encoder.parameters()}
+    train = shapes().dataset("train").__getitems__(range(64)).images
+    assert stage.network.encoder(to_unit(train)).std(dim=(0, 2, 3)).square().mean().sqrt().item() == pytest.approx(
+        2, rel=0.1
+    )
     found = trainer.callback_metrics
     for name in ("loss", "reconstruction", "kl", "bound_gap", "code_perplexity", "codes_used", "psnr"):
         assert torch.isfinite(found[f"val/{name}"])
