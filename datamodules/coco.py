@@ -40,6 +40,8 @@ class CocoDataModule(PictureDataModule):
         picture: crop, flip, decoding.
         splits: sizes and shares.
         faults: what happens with pairs that cannot be used.
+        token_features: whether the batches hold the CLIP's features of every caption token, for networks that read them
+            (`unclip embed --token-features`).
 
     Raises:
         InputError: a file is missing or not COCO's, more faults than allowed.
@@ -61,11 +63,13 @@ class CocoDataModule(PictureDataModule):
         picture: PictureConfig = PictureConfig(),
         splits: SplitConfig = SplitConfig(),
         faults: FaultPolicy = FaultPolicy(),
+        token_features: bool = False,
     ) -> None:
         sources: dict[str, str | None] = {"train": train, "val": val, "test": test}
         super().__init__(
             sources, image_size, batch_size, embeddings, cache_dir, seed, num_workers, captions, picture, splits, faults
         )
+        self.token_features = token_features
         self.folder = Path(folder).expanduser()
 
     def list_pairs(self, source: str) -> Listed:

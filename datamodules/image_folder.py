@@ -52,6 +52,8 @@ class ImageFolderDataModule(PictureDataModule):
         picture: crop, flip, decoding.
         splits: sizes and shares.
         faults: what happens with pairs that cannot be used.
+        token_features: whether the batches hold the CLIP's features of every caption token, for networks that read them
+            (`unclip embed --token-features`).
 
     Raises:
         InputError: no such folder, no pictures or no captions in it, more faults than allowed.
@@ -73,11 +75,13 @@ class ImageFolderDataModule(PictureDataModule):
         picture: PictureConfig = PictureConfig(),
         splits: SplitConfig = SplitConfig(),
         faults: FaultPolicy = FaultPolicy(),
+        token_features: bool = False,
     ) -> None:
         sources = {"train": train, "val": val, "test": test}
         super().__init__(
             sources, image_size, batch_size, embeddings, cache_dir, seed, num_workers, captions, picture, splits, faults
         )
+        self.token_features = token_features
         self.captions_from = captions_from
 
     def list_pairs(self, source: str) -> Listed:

@@ -32,6 +32,8 @@ class ShapesDataModule(PairDataModule):
         num_workers: loader processes; 0 is fastest while the images fit into memory.
         train_split: "train", or "unrestricted" to train on every (colour, shape) combination, for models that judge
             pictures (a classifier, a second CLIP) and take no part in making them.
+        token_features: whether the batches hold the CLIP's features of every caption token, for networks that read them
+            (`unclip embed --token-features`).
 
     Raises:
         InputError: a size below its bound, an embeddings folder of other data, a cache that can't be written.
@@ -49,8 +51,10 @@ class ShapesDataModule(PairDataModule):
         seed: int = 0,
         num_workers: int = 0,
         train_split: Literal["train", "unrestricted"] = "train",
+        token_features: bool = False,
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        self.token_features = token_features
         self.sizes = checked_sizes(train_size, val_size, test_size)
         self._sources = {"train": train_split, "val": "val", "test": "test"}
         self._records: dict[str, Records] = {}

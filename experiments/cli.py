@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "sampling": {
         "sample": ("sampling.sample", "draw images for one caption or a file of captions"),
+        "mix": ("sampling.mix", "draw images of several pictures and captions at once, each with a weight"),
     },
     "manipulations": {
         "invert": ("manipulations.invert", "find the latents (z_i, x_T) of pictures"),

@@ -19,11 +19,13 @@ class Captions(NamedTuple):
         tokens: (B, L) int64 caption tokens of the CLIP's tokeniser; 0 is padding.
         z_t: (B, D) CLIP text embeddings of unit norm.
         features: (B, L, F) the CLIP's features of every token, 0 for padding; None where no prior reads them.
+        negative: B captions to be guided away from; None for guidance away from no caption.
     """
 
     tokens: Tensor
     z_t: Tensor
     features: Tensor | None = None
+    negative: Captions | None = None
 
 
 class EmbeddingBatch(NamedTuple):

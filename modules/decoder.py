@@ -58,9 +58,13 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         super().__init__(model, optimizer, training, statistics_samples)
 
     def on_fit_start(self) -> None:
-        """Fit the whitening of z_i, where the network has one, to the training embeddings; a resumed run has it."""
+        """Fit the whitening of z_i, where the network has one, to the training embeddings.
+
+        A resumed run has it already, and so has one that starts from other weights, which were trained behind it.
+        """
         whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
-        if whitenings and self.global_step == 0:
+        given = any("whitening." in name for name in self.initial)
+        if whitenings and self.global_step == 0 and not given:
             z = self._training_embeddings().to(self.device)
             for whitening in whitenings:  # the trained network's and the average's
                 whitening.fit(z)

@@ -13,6 +13,7 @@ from modules.errors import InputError
 from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
 from modules.manipulations.ranking import Best, Place, best_of
+from modules.placement.settings import Placement, Precision
 from modules.seeds import ImageSeeds, image_generators
 from modules.trained_run import condition_named
 
@@ -24,13 +25,25 @@ class UnCLIP(ImageMethods):
     """
 
     @classmethod
-    def from_run(cls, run: str | Path, device: str | torch.device = "cpu", **overrides: dict[str, object]) -> UnCLIP:
+    def from_run(
+        cls,
+        run: str | Path,
+        device: str | torch.device = "cpu",
+        precision: Precision = "32",
+        offload: bool = False,
+        **overrides: dict[str, object],
+    ) -> UnCLIP:
         """The system of a run folder, as in `UnCLIP.from_run("runs/quickstart", decoder={"steps": 50})`.
+
+        Args:
+            run, device: see `TrainedRun`.
+            precision, offload: how stages are held in memory, see `modules.placement.settings.Placement`.
+            overrides: settings of sampling, by stage.
 
         Raises:
             InputError: a stage or a setting that there is not, by name.
         """
-        return cls(run, device, overrides)
+        return cls(run, device, overrides, Placement(precision, offload))
 
     def upsample(self, low: Tensor, seeds: ImageSeeds, size: int | None = None) -> Tensor:
         """(B, 3, s, s) in [-1, 1] -> (B, 3, size, size), through as many of the run's upsamplers as that takes.
@@ -54,6 +67,7 @@ class UnCLIP(ImageMethods):
         images: Tensor | None = None,
         upsample: bool = True,
         size: int | None = None,
+        negative: str | Sequence[str] | None = None,
         candidates: int = 1,
     ) -> Tensor:
         """One image for each caption.
@@ -67,6 +81,7 @@ class UnCLIP(ImageMethods):
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.
+            negative: what the pictures are guided away from, a caption for all or B of them.
             candidates: of each image so many are drawn, and the one is kept that `ranking_clip` finds nearest to the
                 caption (DALL-E 1, section 2.6); with 1 nothing is ranked. They are ranked at the decoder's own size.
 
@@ -75,9 +90,9 @@ class UnCLIP(ImageMethods):
         """
         where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
         if candidates == 1:
-            low = self.draw_low(captions, condition, seed, where, images)
+            low = self.draw_low(captions, condition, seed, where, images, negative)
         else:
-            best = self.ranked(captions, condition, seed, where, candidates, images)
+            best = self.ranked(captions, condition, seed, where, candidates, images, negative)
             low, where = best.pictures, best.places
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
 
@@ -88,12 +103,15 @@ class UnCLIP(ImageMethods):
         seed: int,
         where: Sequence[Place],
         images: Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
     ) -> Tensor:
         """(B, 3, h, w) in [-1, 1]: one image for each caption at the decoder's own size; see `generate`."""
         tokens, z_t = self.embed_text(captions)
-        z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images)
-        decoder = condition_named(condition).decoder
-        return self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions)
+        away = self.negative_captions(negative, len(captions))
+        z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
+        decoder, other = condition_named(condition).decoder, image_generators(seed, where, "prior")
+        not_this = self.negative_of(condition, away, other)
+        return self.decode(tokens, z_i, image_generators(seed, where, "decoder"), decoder, captions, not_this)
 
     def ranked(
         self,
@@ -103,12 +121,13 @@ class UnCLIP(ImageMethods):
         where: Sequence[Place],
         count: int,
         images: Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
         start: Best | None = None,
     ) -> Best:
         """The best of `count` candidates for each caption by `ranking_clip`, at the decoder's own size.
 
         Args:
-            captions, condition, seed, images: see `generate`.
+            captions, condition, seed, images, negative: see `generate`.
             where: the places of the pictures.
             count: candidates of each.
             start: the best of fewer candidates of these pictures, from which to go on.
@@ -119,6 +138,8 @@ class UnCLIP(ImageMethods):
         if self.ranking_clip is None:
             raise InputError("choosing among candidates needs a CLIP: set `ranking_clip`, or give --rank-clip")
         score = self.similarity(captions, self.ranking_clip)
-        return best_of(
-            count, where, lambda places: self.draw_low(captions, condition, seed, places, images), score, start
-        )
+
+        def draw(places: list[Place]) -> Tensor:
+            return self.draw_low(captions, condition, seed, places, images, negative)
+
+        return best_of(count, where, draw, score, start)

@@ -22,9 +22,11 @@ from modules.models.base import Model, Prior, check_names
 from modules.models.configs import check_value
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens
-from modules.models.decoder import DecoderModel
+from modules.models.decoder import DecoderModel, Negative
 from modules.models.exports import Stored, export_folder, is_export, load_model, model_class, read_config
 from modules.models.upsampler import UpsamplerModel
+from modules.placement.precision import compute_in_bfloat16
+from modules.placement.settings import Placement
 from modules.shipped import run_folder
 
 if TYPE_CHECKING:
@@ -50,23 +52,34 @@ class TrainedRun:
     """A run's trained stages. A run may lack what is not asked for.
 
     Args:
-        run: the run folder, what `unclip export` made of it, or "shipped:shapes"; its stages are clip, the priors of
-            `modules.conditions`, decoder, glide, dvae, token_transformer, and upsampler or upsampler_256,
-            upsampler_1024 and the like.
+        run: the run folder, what `unclip export` made of it, "shipped:shapes", or USER/NAME (a text) of a model hub,
+            from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, dvae,
+            token_transformer, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
         overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
             diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature, the token
             Transformer guidance_scale and temperature.
+        placement: in what precision stages are held, and whether all of them at once.
 
     Raises:
         InputError: no such folder; or overrides of a stage that the run lacks, or of a setting that the stage lacks.
     """
 
-    def __init__(self, run: str | Path, device: str | torch.device = "cpu", overrides: Overrides | None = None) -> None:
-        self.run, self.device = run_folder(run), torch.device(device)
+    def __init__(
+        self,
+        run: str | Path,
+        device: str | torch.device = "cpu",
+        overrides: Overrides | None = None,
+        placement: Placement = Placement(),
+    ) -> None:
+        self.run, self.device, self.placement = run_folder(run), torch.device(device), placement
         if not self.run.is_dir():
             raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
         self._stored: dict[str, Stored[Model]] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._replaced: set[str] = set()
+        self._clip: FrozenCLIP | None = None
+        self._guiding_clip: FrozenCLIP | None = None
         self.overrides = overrides or {}
 
     @property
@@ -92,24 +105,42 @@ class TrainedRun:
                     check_value(f"{name}: {key}", settings[key], rule)
         self._overrides = {name: dict(settings) for name, settings in chosen.items() if settings}
 
-    @cached_property
+    @property
     def clip(self) -> FrozenCLIP:
         """The conditioning CLIP."""
-        return FrozenCLIP(str(export_folder(self.run / "clip"))).to(self.device)
+        if self._clip is None:
+            self._make_room()
+            self._clip = FrozenCLIP(str(export_folder(self.run / "clip"))).to(self.device)
+        return self._clip
 
     @cached_property
+    def clip_facts(self) -> tuple[int, str]:
+        """The conditioning CLIP's D and fingerprint, known also while it is not in memory."""
+        return self.clip.embedding_dim, self.clip.fingerprint
+
+    @property
     def guiding_clip(self) -> FrozenCLIP:
         """The CLIP of clip_guidance_scale: the run's own. Settable."""
-        return self.clip
+        return self._guiding_clip or self.clip
+
+    @guiding_clip.setter
+    def guiding_clip(self, clip: FrozenCLIP) -> None:
+        self._guiding_clip = clip
+
+    def _make_room(self) -> None:
+        """Where stages are offloaded, let go of all that are in memory; a model that was put there stays."""
+        if self.placement.offload:
+            self._stored = {name: stored for name, stored in self._stored.items() if name in self._replaced}
+            self._clip = None
 
     ranking_clip: FrozenCLIP | None = None
     """The CLIP that chooses among candidates (`UnCLIP.generate`). Settable."""
 
     def moved(self, device: str | torch.device) -> Self:
         """The same run with the same overrides on another device; its stages are read anew there."""
-        other = type(self)(self.run, device, self.overrides)
-        if "guiding_clip" in vars(self):
-            other.guiding_clip = copy.deepcopy(self.guiding_clip).to(other.device)
+        other = type(self)(self.run, device, self.overrides, self.placement)
+        if self._guiding_clip is not None:
+            other.guiding_clip = copy.deepcopy(self._guiding_clip).to(other.device)
         if self.ranking_clip is not None:
             other.ranking_clip = copy.deepcopy(self.ranking_clip).to(other.device)
         return other
@@ -129,24 +160,30 @@ class TrainedRun:
             InputError: it is absent or damaged, or was trained on another CLIP than the run's.
         """
         if name not in self._stored:
-            stored: Stored[Model] = load_model(self.run / name)
-            check_stage(name, stored.model, self.run)
-            self._check_clip(name, stored)
+            half = self.placement.half
+            self._make_room()
+            stored: Stored[Model] = load_model(self.run / name, half=half, known=self._fingerprints.get(name))
+            if name not in self._fingerprints:
+                check_stage(name, stored.model, self.run)
+                self._check_clip(name, stored)
+                self._make_room()  # The check may have needed the CLIP.
             for value in vars(stored.model).values():
                 if isinstance(value, nn.Module):
                     value.to(self.device)
-            self._stored[name] = stored
+            if half:
+                compute_in_bfloat16(stored.model.network, self.device)
+            self._stored[name], self._fingerprints[name] = stored, stored.fingerprint
         return self._stored[name]
 
     def _check_clip(self, name: str, stored: Stored[Model]) -> None:
         width = getattr(stored.model.network, "embedding_dim", None)
-        if width not in (None, self.clip.embedding_dim):
+        if width not in (None, self.clip_facts[0]):
             raise InputError(
                 f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
-                f"{self.clip.embedding_dim}: train it again on this CLIP's (`unclip embed`)"
+                f"{self.clip_facts[0]}: train it again on this CLIP's (`unclip embed`)"
             )
         if stored.clip_fingerprint is not None:
-            check_origin(stored.clip_fingerprint, self.clip.fingerprint, f"the run's {name}", "the run has")
+            check_origin(stored.clip_fingerprint, self.clip_facts[1], f"the run's {name}", "the run has")
         elif not isinstance(stored.model, UpsamplerModel | DVAEModel):  # These see pictures only.
             warn_unknown_origin(str(self.run))
 
@@ -200,6 +237,7 @@ class TrainedRun:
     def replace_model(self, name: str, model: Model) -> None:
         """Put another model in the place of a loaded one, such as the same with statistics of the score."""
         self._stored[name] = replace(self.stage(name), model=model)
+        self._replaced.add(name)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> tokens (B, L) and z_t (B, D) of unit norm.
@@ -215,11 +253,55 @@ class TrainedRun:
         """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
         return self.finite("clip", self.clip.encode_image(images.to(self.device)))
 
-    def sample_prior(self, name: str, tokens: Tensor, z_t: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """z_i (B, D) of unit norm, drawn by one of the run's priors."""
-        prior = self.prior(name)
-        features = caption_features(self.clip, tokens) if prior.reads_features else None
-        return self.finite(name, prior.sample(Captions(tokens, z_t, features), generators))
+    def sample_prior(
+        self,
+        name: str,
+        tokens: Tensor,
+        z_t: Tensor,
+        generators: list[torch.Generator],
+        negative: Captions | None = None,
+    ) -> Tensor:
+        """z_i (B, D) of unit norm, drawn by one of the run's priors, guided away from negative captions."""
+        reads = self.prior(name).reads_features
+        captions = Captions(tokens, z_t, None, negative)
+        captions = self._with_features(captions) if reads else captions
+        return self.finite(name, self.prior(name).sample(captions, generators).to(z_t.dtype))
+
+    def _with_features(self, captions: Captions) -> Captions:
+        own = captions._replace(features=caption_features(self.clip, captions.tokens))
+        return own if own.negative is None else own._replace(negative=self._with_features(own.negative))
+
+    def negative_captions(self, negative: str | Sequence[str] | None, count: int) -> Captions | None:
+        """Negative captions, embedded: B of them; one serves all, and None or empty ones are no guidance away from any.
+
+        Raises:
+            InputError: another number of them, or some that are empty.
+        """
+        given = [negative] * count if isinstance(negative, str) else list(negative or [])
+        if not any(text.strip() for text in given):
+            return None
+        if len(given) != count or not all(text.strip() for text in given):
+            raise InputError(
+                f"{len(given)} negative captions, some maybe empty, for {count} pictures: give one for all"
+            )
+        return Captions(*self.embed_text(given))
+
+    def check_negative(self, condition: str) -> None:
+        """Refuse a negative caption where nothing is guided.
+
+        Raises:
+            InputError: the guidance scales of the decoder and of the prior are 1.
+        """
+        own = condition_named(condition)
+        if own.z_i in ("tokens", "true tokens"):
+            raise InputError(f"the condition {condition} takes no negative caption: leave it out")
+        scales = [self.decoder(own.decoder).sampler.guidance_scale]
+        scales += [] if own.prior is None else [self.prior(own.prior).guidance_scale or 1]
+        if all(scale == 1 for scale in scales):
+            raise InputError(
+                "a negative caption acts by guidance, and nothing is guided here: set the decoder's guidance_scale or "
+                "the prior's to another value than 1"
+            )
 
     def sample_tokens(
         self, name: str, tokens: Tensor, generators: list[torch.Generator], given: Tensor | None = None
@@ -253,6 +335,7 @@ class TrainedRun:
         z_t: Tensor,
         generators: list[torch.Generator],
         images: Tensor | None = None,
+        negative: Captions | None = None,
     ) -> Tensor | None:
         """What is given to the decoder (unCLIP, section 5.1), by the table in `modules.conditions`.
 
@@ -261,6 +344,7 @@ class TrainedRun:
             tokens, z_t: of the captions.
             generators: one a caption, for a prior's draw.
             images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i or tokens.
+            negative: captions that a prior's guidance leads away from.
 
         Returns:
             (B, D) z_i, or None for the zero embedding; (B, h, w) int64 tokens for a dVAE.
@@ -276,13 +360,32 @@ class TrainedRun:
         if found.z_i == "tokens" and found.prior is not None:
             return self.sample_tokens(found.prior, tokens, generators)
         if found.prior is not None:
-            return self.sample_prior(found.prior, tokens, z_t, generators)
+            return self.sample_prior(found.prior, tokens, z_t, generators, negative)
         if images is None:
             raise InputError(f"the condition {condition} needs images: give --images, a sample folder of real images")
         if found.z_i == "true tokens":
             dvae = self.dvae(found.decoder)
             return dvae.encode(resized(images.to(self.device), dvae.image_size))
         return self.embed_image(images)
+
+    def negative_of(
+        self, condition: str, negative: Captions | None, generators: list[torch.Generator]
+    ) -> Negative | None:
+        """What the decoder is guided away from: negative captions, and z_i as the condition gives it for them.
+
+        So a prior draws z_i for the negative captions too, as Kandinsky's does (2310.03502). True pictures have none.
+
+        Args:
+            condition: its name.
+            negative: B captions, or None.
+            generators: one a picture, in the state of those that drew the picture's own z_i.
+        """
+        if negative is None:
+            return None
+        if condition_named(condition).z_i == "image":
+            return Negative(negative.tokens, None)
+        z_i = self.embedding(condition, negative.tokens, negative.z_t, generators, None, negative)
+        return Negative(negative.tokens, z_i)
 
     def decode(
         self,
@@ -291,18 +394,20 @@ class TrainedRun:
         generators: list[torch.Generator],
         decoder: str = "decoder",
         captions: Sequence[str] | None = None,
+        negative: Negative | None = None,
     ) -> Tensor:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
             z_i: what `embedding` gave: for a dVAE its tokens, and the caption and the generators are of no account.
             captions: B of them, for a sampler with clip_guidance_scale.
+            negative: see `negative_of`.
         """
         if z_i is not None and isinstance(self.stage(decoder).model, DVAEModel):
             return self.finite(decoder, self.dvae(decoder).decode(z_i))
         model = self.decoder(decoder)
         if not model.sampler.clip_guidance_scale:
-            return self.finite(decoder, model.sample(tokens, z_i, generators))
+            return self.finite(decoder, model.sample(tokens, z_i, generators, negative=negative))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):
             raise InputError(
                 "clip_guidance_scale needs gradients: use the run outside of torch.inference_mode() from the start "
@@ -310,7 +415,8 @@ class TrainedRun:
             )
         if captions is None:
             raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
-        return self.finite(decoder, model.sample(tokens, z_i, generators, similarity=self.similarity(captions)))
+        similar = self.similarity(captions)
+        return self.finite(decoder, model.sample(tokens, z_i, generators, similarity=similar, negative=negative))
 
     def similarity(self, captions: Sequence[str], clip: FrozenCLIP | None = None) -> Callable[[Tensor], Tensor]:
         """Images (B, 3, S, S) in [-1, 1] -> (B,) a CLIP's cosine of each image and its caption.

@@ -55,8 +55,8 @@ def check_files(folder: Path, recorded: dict[str, str], wanted: tuple[str, ...])
             )
 
 
-def check_norms(rows: ShardedArray, place: Path) -> None:
-    """Refuse embeddings that are not finite and of unit norm, by a sample of the rows.
+def check_norms(rows: ShardedArray, place: Path, unit: bool = True) -> None:
+    """Refuse embeddings that are not finite and of unit norm, by a sample of the rows; without `unit`, of norm 0.
 
     Raises:
         InputError: names the folder, a row and its norm.
@@ -65,12 +65,14 @@ def check_norms(rows: ShardedArray, place: Path) -> None:
         return
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(np.int64))
     norms = np.linalg.norm(rows[chosen.tolist()].astype(np.float64), axis=1)
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))
+    right = np.abs(norms - 1) <= NORM_TOLERANCE if unit else np.isfinite(norms) & (norms > 0)
+    wrong = np.flatnonzero(~right)
     if len(wrong):
         first = wrong[0]
         raise InputError(
-            f"{place}: row {chosen[first]} has norm {norms[first]:.4g} and not 1 ({len(wrong)} of {len(chosen)} rows "
-            "that were looked at): they are not embeddings as `unclip embed` writes them; run it again with --overwrite"
+            f"{place}: row {chosen[first]} has norm {norms[first]:.4g}{' and not 1' if unit else ''} ({len(wrong)} of "
+            f"{len(chosen)} rows that were looked at): they are not embeddings as `unclip embed` writes them; run it "
+            "again with --overwrite"
         )
 
 

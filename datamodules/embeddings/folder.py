@@ -61,7 +61,7 @@ class EmbeddingsInfo:
         sizes: split -> rows; the splits that are complete.
         data_hash: split -> hash of the data that were embedded.
         source: further facts for a person (the data's class, the image size, the CLIP's path).
-        normalised: whether the embeddings have unit norm; always so.
+        normalised: whether the embeddings have unit norm; not so for a CLIP whose own are used ("raw").
         features: W, width of the features of every token; None where there are none.
         settings: split -> further settings that its numbers depend on: image_size, precision, draft_margin.
         replaced: split -> how many rows hold another pair's embeddings because their own pair could not be read.
@@ -175,7 +175,7 @@ class EmbeddingsFolder:
         folder, kinds = self.path / split, ("z_i", "z_t", "tokens", *(("features",) if token_features else ()))
         check_files(folder, self.info.checksums.get(split, {}), (*(PLACES[kind] for kind in kinds), REPLACED))
         for kind, rows in (("z_i", z_i), ("z_t", z_t)):
-            check_norms(rows, folder / PLACES[kind])
+            check_norms(rows, folder / PLACES[kind], self.info.normalised)
         return EmbeddingRows(z_i, z_t, tokens, features, replaced=replaced)
 
     def replaced(self, split: str) -> np.ndarray:
@@ -256,6 +256,4 @@ def open_embeddings(folder: str | Path) -> EmbeddingsFolder:
         raise InputError(f"{manifest}: {error.strerror}; make the folder with `unclip embed`") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{manifest}: not a description of embeddings ({error}); {_AGAIN}") from error
-    if not info.normalised:
-        raise InputError(f"{manifest}: the embeddings are not normalised; {_AGAIN}")
     return EmbeddingsFolder(path, info)

@@ -89,7 +89,7 @@ class SplitFiles:
     ) -> None:
         self.path, self.partial = folder / check_split(split), folder / f".{split}.partial"
         self.split, self.size, self.data_hash, self.captions = split, size, data_hash, captions
-        self.settings, self.overwrite = dict(settings or {}), overwrite
+        self.settings, self.overwrite, self.normalised = dict(settings or {}), overwrite, info.normalised
         self.columns = {
             "z_i": Column("<f4", (info.dim,)),
             "z_t": Column("<f4", (info.dim,)),
@@ -160,12 +160,12 @@ class SplitFiles:
         """Write rows into a shard.
 
         Raises:
-            ValueError: of another shape than the plan's, or embeddings that are not of unit norm.
+            ValueError: of another shape than the plan's, or embeddings that are to be of unit norm and are not.
         """
         rows = {"z_i": encoded.z_i, "z_t": encoded.z_t, "tokens": encoded.tokens, "features": encoded.features}
         arrays = {kind: _numpy(rows[kind]) for kind in self.columns}
         files.check(arrays, len(encoded.captions))
-        for z in (encoded.z_i, encoded.z_t):
+        for z in (encoded.z_i, encoded.z_t) if self.normalised else ():
             if not torch.allclose(z.float().norm(dim=1), torch.ones(len(z), device=z.device), atol=1e-3):
                 raise ValueError("the embeddings are not of unit norm")
         if encoded.index is not None:

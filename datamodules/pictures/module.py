@@ -232,7 +232,8 @@ class PictureDataModule(FaultCounting, PairDataModule):
             raise InputError(
                 "embeddings are of the pictures' centres: set picture.crop: centre and picture.flip: false"
             )
-        return open_embeddings(self.embeddings).rows(split, len(pairs), self.data_hash(split))
+        folder = open_embeddings(self.embeddings)
+        return folder.rows(split, len(pairs), self.data_hash(split), self.token_features)
 
     def records(self, split: str) -> Records:
         return Records(self.captions(split), None)

@@ -67,6 +67,9 @@ class PairDataModule(SplitDataModule):
         num_workers: loader processes.
     """
 
+    token_features = False
+    """Whether the batches hold the CLIP's features of every caption token."""
+
     def __init__(
         self,
         image_size: int,
@@ -106,7 +109,8 @@ class PairDataModule(SplitDataModule):
         if check_split(split) not in self._datasets:
             rows = None
             if self.embeddings is not None:
-                rows = open_embeddings(self.embeddings).rows(split, self.size(split), self.data_hash(split))
+                folder = open_embeddings(self.embeddings)
+                rows = folder.rows(split, self.size(split), self.data_hash(split), self.token_features)
             self._datasets[split] = ImageTextDataset(self.images(split, self.image_size), self.records(split), rows)
         return self._datasets[split]
 

@@ -20,10 +20,23 @@ Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
 SPLITS = ("train", "val", "test")
 
 
-TEXTS = ("caption", "captions", "target", "base", "text")
+TEXTS = ("caption", "captions", "negative", "target", "base", "text")
 """Options whose words are given to a text encoder, where they are no file."""
 RUN = "run folder, or shipped:NAME (default: the newest trained run in runs/, else shipped:shapes)"
 """Help of --run for commands that draw."""
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """--precision and --offload, for commands that draw."""
+    parser.add_argument(
+        "--precision",
+        choices=("32", "bf16"),
+        default="32",
+        help="bf16 holds weights in half of the memory (default 32)",
+    )
+    parser.add_argument(
+        "--offload", action="store_true", help="hold one stage at a time: each comes when it is needed, and leaves"
+    )
 
 
 class CommandParser(argparse.ArgumentParser):

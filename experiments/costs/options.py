@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser, Parsers
+from experiments.console.arguments import CommandParser, Parsers, positive
+from modules.conditions import DEFAULT
 
 
 class PlanParser(CommandParser):
@@ -25,10 +26,13 @@ def plan() -> argparse.ArgumentParser:
     """Of `unclip plan`."""
     made = PlanParser(
         prog="unclip plan",
-        description="Say what memory a device needs to train a stage under each strategy, and the smallest that fits.",
+        description="Say what memory a device needs to train a stage, or to draw with a run, and the least that fits.",
         epilog="Further --KEY=VALUE settings are those of `unclip fit`, as in --data.init_args.batch_size=8.",
     )
-    made.add_argument("config", nargs="+", help="the stage's YAML, and others that change it")
+    made.add_argument("config", nargs="*", help="the stage's YAML, and others that change it")
+    made.add_argument("--sample", metavar="RUN", help="instead: what drawing pictures with this run takes")
+    made.add_argument("--condition", default=DEFAULT, help="with --sample: by what pictures are drawn (%(default)s)")
+    made.add_argument("--batch-size", type=positive, default=1, help="with --sample: pictures at once (default 1)")
     made.add_argument("--devices", default="1,8,64", help="numbers of devices, parted by commas")
     made.add_argument("--memory", type=float, default=80.0, help="a device's, in GB (10^9 bytes)")
     return made

@@ -18,6 +18,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from experiments.console.show import aligned
+from experiments.costs import sampling
 from experiments.costs.memory import EXPLAINED, Memory, activations, memory, shapes_only, with_checkpointing
 from experiments.training.callbacks import millions
 from experiments.training.config import read
@@ -74,9 +75,16 @@ class Row:
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip plan`; returns the exit code."""
+    if not options.config and options.sample is None:
+        raise InputError("plan: name the YAML of the stage to train, or with --sample the run to draw with")
+    if options.sample is not None and (options.config or options.settings):
+        raise InputError("plan: --sample is of a run, which has its settings: leave out YAMLs and their settings")
     devices = parse_devices(options.devices)
     if not 0 < options.memory < math.inf:
         raise InputError(f"--memory must be a number of GB above 0, not {options.memory:g}")
+    if options.sample is not None:
+        print(sampling.report(options.sample, options.condition, options.batch_size, options.memory * 1e9))
+        return 0
     # Copying a network of fake weights asks for their addresses.
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     config = read([*(f"--config={path}" for path in options.config), *options.settings])

@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
     data, section, clip = _data_and_clip(options)
+    if options.save_clip is not None:
+        _save(clip, options)
     warn_of_shared_pairs(data, section, options.clip)
     source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
@@ -55,6 +57,13 @@ def run(options: argparse.Namespace) -> int:
         trainer=trainer,
     )
     return 0
+
+
+@rank_zero_only
+def _save(clip: Any, options: argparse.Namespace) -> None:
+    from modules.clip.saved import save_clip
+
+    _say(f"{save_clip(clip, options.clip, options.save_clip)}: the CLIP {clip.fingerprint}")
 
 
 def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
@@ -162,7 +171,7 @@ def spot_check(data: SplitDataModule, clip: Encoder, folder: Path, split: str) -
         tokens = getattr(clip.tokenize, "cutting", clip.tokenize)(batch.captions).to(here)
         again = {"z_i": clip.encode_image(batch.images.to(here)), "z_t": clip.encode_text(tokens)}
     for name, z in again.items():
-        cosines = (z.float().cpu() * getattr(there, name)).sum(dim=1)
+        cosines = torch.nn.functional.cosine_similarity(z.float().cpu(), getattr(there, name))
         worst = int(cosines.argmin())
         if not float(cosines[worst]) > SAME:
             raise InputError(
@@ -178,7 +187,8 @@ def _info(clip: Encoder, source: dict[str, Any], token_features: bool) -> Embedd
         tokens = clip.tokenize(["a"])
         dim = clip.encode_text(tokens.to(here)).shape[1]
         features = clip.encode_tokens(tokens.to(here)).shape[2] if token_features else None
-    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features)
+    raw = bool(getattr(clip, "raw", False))
+    return EmbeddingsInfo(clip.fingerprint, dim, tokens.shape[1], source=source, features=features, normalised=not raw)
 
 
 def _settings(data: SplitDataModule, precision: Any) -> dict[str, Any]:

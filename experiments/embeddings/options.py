@@ -16,6 +16,9 @@ def embed() -> argparse.ArgumentParser:
     parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
     add_arguments(parser)
     parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
+    parser.add_argument(
+        "--save-clip", type=Path, metavar="RUN/clip", help="also write this CLIP there, where commands that draw look"
+    )
     parser.add_argument("--pretrained", help="open_clip's name of the weights, for a model given by name")
     parser.add_argument("--out", required=True, help="embeddings folder to write, or to go on with")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))

@@ -14,6 +14,7 @@ from eval.files import replacing_folder
 from eval.runs import Run, read_run
 from experiments.publishing.half import halve
 from experiments.publishing.model_card import CARD, overview, stage_card
+from experiments.publishing.push import check_push, push
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
@@ -23,8 +24,12 @@ from modules.untrusted.reading import open_regular, printable
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
-    names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half)
+    if options.push:
+        check_push(options.push)
+    names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half, options.push)
     print(f"{out}: {', '.join(map(printable, names))}; {CARD} says what each is and how it is loaded")
+    if options.push:
+        print(f"{options.push}: {push(out, options.push, options.private)}")
     return 0
 
 
@@ -48,12 +53,18 @@ def trained(run: Path) -> list[str]:
 
 
 def export(
-    run: Path, out: Path, stages: list[str] | None = None, overwrite: bool = False, half: bool = False
+    run: Path,
+    out: Path,
+    stages: list[str] | None = None,
+    overwrite: bool = False,
+    half: bool = False,
+    repository: str | None = None,
 ) -> list[str]:
     """Copy the exports of a run into `out`, with a card for each stage and one for all.
 
     Args:
         half: store matrices as float16, for half of the size.
+        repository: of a hub, that the card names as the place to load it from; by default `out`.
 
     Returns:
         The stages' names.
@@ -71,11 +82,11 @@ def export(
     if out.exists() and not (overwrite and (out / CARD).exists()):
         way = "--overwrite replaces it" if (out / CARD).exists() else "it is not one of this command's: name another"
         raise InputError(f"{out} exists; {way}")
-    _write(record, names, out, overwrite, half)
+    _write(record, names, out, overwrite, half, repository or out.name)
     return names
 
 
-def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool) -> None:
+def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool, place: str) -> None:
     """Make everything beside `out`, then put it there: nobody finds half of it."""
     with replacing_folder(out) as beside:
         for name in names:
@@ -84,7 +95,7 @@ def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool) -
             halve({name: export_folder(run.path / name) for name in names}, beside)
         for name in names:
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
-        (beside / CARD).write_text(overview(run, names, out), encoding="utf-8")
+        (beside / CARD).write_text(overview(run, names, place), encoding="utf-8")
         if out.exists() and not overwrite:
             raise InputError(f"{out} has been written by another command meanwhile; --overwrite replaces it")
     sync_folder(out.parent)

@@ -82,9 +82,22 @@ def _stage_card(run: Run, name: str, out: Path) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
 
 
-def overview(run: Run, names: list[str], out: Path) -> str:
-    """The card of the whole folder."""
+def overview(run: Run, names: list[str], place: str) -> str:
+    """The card of the whole folder, with the front matter that model hubs read.
+
+    Args:
+        run: that is exported.
+        names: of its stages.
+        place: what `UnCLIP.from_run` is to be given.
+    """
     title = run.path.resolve().name
+    licences = {_data(run, _yaml(run.path / name / "config.yaml"))[0] for name in names}
+    front = {
+        "license": licences.pop() if len(licences) == 1 else "other",
+        "library_name": "unclip",
+        "pipeline_tag": "text-to-image",
+        "tags": ["unclip", "dall-e-2"],
+    }
     body = [
         f"# {title}",
         "",
@@ -96,15 +109,15 @@ def overview(run: Run, names: list[str], out: Path) -> str:
         "```python",
         "from modules.pipeline import UnCLIP",
         "",
-        f'system = UnCLIP.from_run("{out.name}")',
+        f'system = UnCLIP.from_run("{place}")',
         'images = system.generate(["a small red circle"])  # (1, 3, H, W) in [-1, 1]',
         "```",
         "",
-        f'On a command line: `unclip sample "a small red circle" --run {out.name} --out pictures`.',
+        f'On a command line: `unclip sample "a small red circle" --run {place} --out pictures`.',
     ]
     if run.rows:
         body += ["", main_table(run.rows).markdown().rstrip()]
-    return "\n".join(body) + "\n"
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -184,6 +197,8 @@ def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list
         rate = lookup(optimizer, "init_args.lr")
         lines.append(f"optimiser: {optimizer.get('class_path')}, learning rate {rate}")
     lines.append(f"precision: {trainer.get('precision') or '32-true'}; seed: {config.get('seed_everything', '?')}")
+    if config.get("init_from"):
+        lines.append(f"fine-tuned from: `{printable(str(config['init_from']))}`")
     seconds = run.stages.get(name, {}).get("seconds")
     if seconds:
         lines.append(f"time: {seconds / 60:.1f} minutes")

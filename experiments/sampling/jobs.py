@@ -30,6 +30,7 @@ class Job:
         shared: what all manifest lines say of how the pictures were made.
         source: the folder of the true images, for image_embedding.
         size: how far the upsamplers enlarge them; by default to the largest that they reach.
+        negative: a caption that all are guided away from.
         best_of: candidates of each picture, of which the system's ranking CLIP chooses one.
     """
 
@@ -41,6 +42,7 @@ class Job:
     shared: dict[str, Any]
     source: SampleFolder | None = None
     size: int | None = None
+    negative: str | None = None
     best_of: int = 1
 
     def __len__(self) -> int:
@@ -75,6 +77,7 @@ class Job:
             self.true_images(numbers),
             self.upsample,
             self.size,
+            self.negative,
             self.best_of,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()

@@ -1,11 +1,11 @@
-"""The options of `unclip sample`."""
+"""The options of `unclip sample` and `unclip mix`."""
 
 from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import RUN, CommandParser, Parsers, positive
-from modules.conditions import DEFAULT, sampled
+from experiments.console.arguments import RUN, CommandParser, Parsers, add_placement, positive
+from modules.conditions import DEFAULT, priors, sampled
 from modules.models.sampler_names import SAMPLERS
 
 
@@ -14,10 +14,34 @@ def sample() -> argparse.ArgumentParser:
     parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
     parser.add_argument("caption", nargs="?", help="one caption")
     parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
+    parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
+    add_drawing(parser)
+    return parser
+
+
+def mix() -> argparse.ArgumentParser:
+    """Of `unclip mix`."""
+    description = "Draw pictures whose z_i is a weighted sum of those of several pictures and captions."
+    parser = CommandParser(prog="unclip mix", description=description)
+    parser.add_argument("images", nargs="*", help="picture files")
+    parser.add_argument(
+        "--captions", nargs="+", default=[], metavar="CAPTION", help="captions, whose z_i a prior draws"
+    )
+    parser.add_argument("--weights", nargs="+", type=float, help="one a picture, then one a caption (default: equal)")
+    parser.add_argument("--caption", help="that the decoder is given beside z_i (default none)")
+    parser.add_argument(
+        "--prior", dest="condition", choices=priors(), default=DEFAULT, help="of the captions (default %(default)s)"
+    )
+    add_drawing(parser)
+    return parser
+
+
+def add_drawing(parser: argparse.ArgumentParser) -> None:
+    """What commands that draw sample folders have in common."""
     parser.add_argument("--run", help=RUN)
     parser.add_argument("--out", required=True, help="sample folder to write")
     parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")
-    parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
+    parser.add_argument("--negative", metavar="CAPTION", help="what to be guided away from (default: from no caption)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     parser.add_argument("--prior-guidance", type=float, help="guidance scale of the prior")
@@ -45,13 +69,13 @@ def sample() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     parser.add_argument("--no-upsample", dest="upsample", action="store_false", help="keep the decoder's own size")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    add_placement(parser)
     parser.add_argument("--devices", type=int, default=1, help="how many of them, a process each (default 1)")
     parser.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")
     parser.add_argument("--resume", action="store_true", help="go on with unfinished pictures, also with --overwrite")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a sample folder that is there, and drop unfinished pictures"
     )
-    return parser
 
 
-PARSERS: Parsers = {"sample": sample}
+PARSERS: Parsers = {"sample": sample, "mix": mix}

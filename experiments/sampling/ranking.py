@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from modules.clip.frozen import FrozenCLIP
+from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.ranking import check_ranking_clip
 from modules.models.exports import export_folder, weights_file
 from modules.pipeline import UnCLIP
+
+
+def check_ranking(options: argparse.Namespace) -> None:
+    """Refuse candidates without a CLIP that chooses, and a CLIP without any choice.
+
+    Raises:
+        InputError: names the options.
+    """
+    if (options.best_of > 1) != bool(options.rank_clip):
+        raise InputError(
+            f"--best-of {options.best_of} and --rank-clip {options.rank_clip}: a CLIP chooses a candidate, so give "
+            "both (--best-of 2 or more), or neither"
+        )
+    condition = CONDITIONS.get(options.condition)
+    if options.best_of > 1 and condition is not None and not condition.draws:
+        raise InputError(f"--best-of: {options.condition} draws nothing, so that all candidates are the same picture")
 
 
 def ranking_clip(system: UnCLIP, folder: str, judge: str | None = None) -> FrozenCLIP:

@@ -33,6 +33,8 @@ def check_points(sampler: Sampler, points: Iterable[tuple[str, Mapping[str, Any]
         if plan.space == "embeddings" and not own.has_embedding:
             raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
         sampler.override(condition, settings)
+        if plan.negative and plan.space == "images":
+            sampler.system.check_negative(condition)
         if plan.space == "images":
             check_stage(sampler.system, sampler.decoder(condition), estimated=True)
         if own.prior is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.sampling.jobs import Job
@@ -52,9 +53,14 @@ class PointJob(Job):
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
         if key not in self.drawn:
-            generators = image_generators(self.seed, self.places(numbers), "prior")
-            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, self.true_images(numbers))
+            generators, away = self.generators(numbers), system.negative_captions(self.negative, len(numbers))
+            true = self.true_images(numbers)
+            self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, true, away)
         return tokens, self.drawn[key]
+
+    def generators(self, numbers: list[int]) -> list[torch.Generator]:
+        """Of the priors' draws, one a picture."""
+        return image_generators(self.seed, self.places(numbers), "prior")
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         if self.statistics is not None:
@@ -65,7 +71,10 @@ class PointJob(Job):
             pictures, places = self._ranked(system, captions, numbers)
             return to_uint8(self._enlarged(system, pictures, places))
         tokens, z_i = self.embedded(system, numbers)
-        pictures = system.decode(tokens, z_i, image_generators(self.seed, places, "decoder"), self.decoder, captions)
+        away = system.negative_captions(self.negative, len(numbers))
+        not_this = system.negative_of(self.condition, away, self.generators(numbers))
+        generators = image_generators(self.seed, places, "decoder")
+        pictures = system.decode(tokens, z_i, generators, self.decoder, captions, not_this)
         return to_uint8(self._enlarged(system, pictures, places))
 
     def _enlarged(self, system: UnCLIP, pictures: Tensor, places: list[Place]) -> Tensor:
@@ -76,8 +85,8 @@ class PointJob(Job):
         key = json.dumps([self.ranking, numbers])
         before = self.best.get(key)
         start = before if before is not None and before.count <= self.best_of else None
-        where, truth = self.places(numbers), self.true_images(numbers)
-        best = system.ranked(captions, self.condition, self.seed, where, self.best_of, truth, start)
+        given = (self.true_images(numbers), self.negative, start)
+        best = system.ranked(captions, self.condition, self.seed, self.places(numbers), self.best_of, *given)
         self.best[key] = best
         return best.pictures, best.places
 

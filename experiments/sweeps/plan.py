@@ -35,6 +35,7 @@ class Plan:
     seed: int = 0
     bootstrap: int = 200
     upsample: bool = False
+    negative: str | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -127,6 +128,8 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
             raise InputError(f"{key} must be 1 or more, found {content[key]!r}")
     if type(content.get("seed", 0)) is not int:
         raise InputError(f"seed must be a whole number, found {content['seed']!r}")
+    if not isinstance(content.get("negative"), str | None):
+        raise InputError(f"negative must be a caption to be guided away from, found {content['negative']!r}")
     if type(content.get("upsample", False)) is not bool:
         raise InputError(f"upsample must be true or false, found {content['upsample']!r}")
     if not _is_mapping(content.get("fixed", {})):

@@ -123,6 +123,8 @@ class Sampler:
         weights = {name: self.system.stage(name).fingerprint for name in stages}
         samplers = {name: str(getattr(self.system.stage(name).model, "sampler", None)) for name in stages}
         content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
+        if self.plan.negative:
+            content["negative"] = self.plan.negative
         if CONDITIONS[condition].needs_images or self.plan.space == "embeddings":
             content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
         if self.system.ranking_clip is not None:
@@ -160,6 +162,7 @@ class Sampler:
         """The pictures of a point."""
         self.override(condition, settings)
         shared = {"condition": condition, "settings": dict(settings), "clip": self.system.clip.fingerprint}
+        shared |= {"negative": self.plan.negative} if self.plan.negative else {}
         return PointJob(
             [self.request(row) for row in range(len(self.rows))],
             self.plan.per_caption,
@@ -168,6 +171,7 @@ class Sampler:
             self.plan.upsample,
             {**shared, "commit": commit()},
             self.real if CONDITIONS[condition].needs_images else None,
+            negative=self.plan.negative,
             decoder=self.decoder(condition),
             of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
             statistics=self.statistics,

@@ -7,6 +7,7 @@
     conditions: [glide, diffusion_prior]
     captions: 96                        # the first ones of the real images' folder
     per_caption: 1
+    negative: blurred                   # a caption that all points are guided away from; none by default
     fixed: {decoder.steps: 8}           # settings of every point
     points:                             # lists multiply; `conditions` in an entry replaces those above
       - {decoder.guidance_scale: [1.0, 1.5, 3.0]}

@@ -33,7 +33,9 @@ from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
 from experiments.training.trainer.endings import Ending
 from experiments.training.trainer.switches import check_settings_of_trainer, check_trainer, seed_in_range
+from modules.clip.origin import KEY
 from modules.errors import InputError
+from modules.training.initial import Here, compare, read_source, source_file, start_from
 
 TRAINER_DEFAULTS = {
     "accelerator": "auto",
@@ -81,6 +83,18 @@ class CLI(LightningCLI):
             help="A checkpoint to go on from, or 'last': the run folder's own if it is there, else from the start.",
         )
         parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Start from these weights: the folder of a trained stage, as in runs/quickstart/decoder, or a file.",
+        )
+        parser.add_argument(
+            "--strict",
+            type=bool,
+            default=True,
+            help="Whether weights of init_from that do not fit are refused; otherwise they are listed and left out.",
+        )
+        parser.add_argument(
             "--overwrite",
             action="store_true",
             help="Accept a run folder that holds a run already; without --ckpt_path its content is moved to .previous.",
@@ -115,10 +129,18 @@ class CLI(LightningCLI):
         check_settings_of_trainer(self.command, vars(trainer))
         self.trial = self.command == "fit" and bool(trainer.fast_dev_run)
         self.ckpt_path = self.folder.checkpoint(self.config.ckpt_path, must_exist=self.command != "fit")
+        if self.starts_from is not None:
+            source_file(self.starts_from)
         if self.command == "fit" and not self.trial:  # A trial writes nothing.
             self.folder.check(self.dump(), self.ckpt_path, self.config.overwrite, self.completed)
         if self.command == "predict":
             check_place(self.folder.path, self.config.overwrite)
+
+    @property
+    def starts_from(self) -> str | None:
+        """The weights that a new training starts from; None for one that goes on, and for other commands."""
+        found: str | None = self.config.init_from
+        return found if self.command == "fit" and self.ckpt_path is None else None
 
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer."""
@@ -129,7 +151,8 @@ class CLI(LightningCLI):
         """The whole configuration, defaults included, as plain values; `config` is another parsed one."""
         skip = [action.dest for action in self.parser._actions if isinstance(action, ActionConfigFile)]
         content = yaml.safe_load(self.parser.dump(config or self.config, skip_unset=False, format="yaml"))
-        return {key: value for key, value in content.items() if key not in (*skip, "ckpt_path", "overwrite")}
+        skip += ["ckpt_path", "overwrite", *(() if content.get("init_from") else ("init_from", "strict"))]
+        return {key: value for key, value in content.items() if key not in skip}
 
     def completed(self, content: dict[str, Any]) -> dict[str, Any]:
         """A run's config.yaml with the settings that came after it at their defaults, which are what it ran with."""
@@ -174,6 +197,8 @@ class CLI(LightningCLI):
         if self.command == "fit" and self.ckpt_path is None:
             check_settings(self.model, self.datamodule, self.trainer.world_size)
         check_checkpoint(self.ckpt_path, self.model)
+        if self.starts_from is not None:
+            self._start_from(self.starts_from)
         if self.command != "fit" or self.trial or getattr(rank_zero_only, "rank", 0) > 0:
             self._call_trainer()
             return
@@ -182,6 +207,26 @@ class CLI(LightningCLI):
             self._call_trainer()
             self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
+
+    def _start_from(self, path: str) -> None:
+        """Give the model the weights of `init_from`, after a list of all that does not fit.
+
+        Raises:
+            InputError: something does not fit, and `strict` is not false; or nothing fits.
+        """
+        source = read_source(path)
+        words = self.datamodule.vocabulary() if source.words is not None else None
+        here = Here(self.dump()["model"].get("init_args") or {}, getattr(self.datamodule, KEY, None), words)
+        fit = compare(source, self.model, here)
+        for line in fit.problems:
+            rank_zero_only(print)(f"init_from: {line}", flush=True)
+        if fit.problems and self.config.strict:
+            raise InputError(
+                f"init_from: {source.path} does not fit this config in {len(fit.problems)} places, which are listed "
+                "above: make the config that of the weights, or take what fits with strict: false"
+            )
+        start_from(self.model, source, fit)
+        rank_zero_only(print)(f"init_from: {len(fit.taken)} tensors of {source.path}", flush=True)
 
     def _call_trainer(self) -> None:
         path = None if self.ckpt_path is None else str(self.ckpt_path)

@@ -95,7 +95,8 @@ def _mapped(folder: Path) -> Any | None:
         return None
     model = shapes_of(folder)
     try:
-        found = {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(file).items()}
+        halves = (torch.float16, torch.bfloat16)
+        found = {name: t.float() if t.dtype in halves else t for name, t in load_file(file).items()}
         if any(tensor.dtype != torch.float32 for tensor in found.values() if tensor.is_floating_point()):
             return None
         model.load_state_dict(found, assign=True)

@@ -21,22 +21,26 @@ from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import decoder_size, fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, save_latents, stack_latents
+from modules.manipulations.mixing import Mix, draw_mix, mixed, weighted_sum
 from modules.manipulations.slerp import slerp
 from modules.manipulations.typography import write_over, zero_shot
 
 __all__ = [
     "Hole",
     "Latents",
+    "Mix",
     "Walk",
     "blend",
     "component_counts",
     "decoder_size",
+    "draw_mix",
     "enlarge",
     "fresh_noise",
     "from_captions",
     "inpaint",
     "invert",
     "load_latents",
+    "mixed",
     "path",
     "principal_components",
     "reachable_sizes",
@@ -48,6 +52,7 @@ __all__ = [
     "text_diff",
     "text_direction",
     "tokens_of",
+    "weighted_sum",
     "write_over",
     "zero_shot",
 ]

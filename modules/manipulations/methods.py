@@ -17,6 +17,7 @@ from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import fresh_noise, invert, redraw, tokens_of
 from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
+from modules.manipulations.mixing import Mix, draw_mix
 from modules.seeds import ImageSeeds, whole_seeds
 from modules.trained_run import TrainedRun, condition_named
 
@@ -46,20 +47,26 @@ class ImageMethods(TrainedRun):
         seed: Seed = 0,
         condition: str = DEFAULT,
         size: int | None = None,
+        negative: str | Sequence[str] | None = None,
     ) -> Pictures:
         """Pictures of captions: one a caption, or one a seed if there are several seeds for one caption.
 
         Args:
             condition: what the decoder is given, see `UnCLIP.embedding`. Picture k of a list of captions under one
                 seed is that of caption k of `unclip sample --captions FILE --seed SEED`, at any `size`.
+            negative: what the pictures are guided away from: a caption for all of them, or one for each.
         """
         texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)
         if chosen.needs_images:
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
         tokens, z_t = self.embed_text(texts)
-        z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"))
-        low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder, texts)
+        away = self.negative_captions(negative, len(texts))
+        if away is not None:
+            self.check_negative(condition)
+        z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"), None, away)
+        not_this = self.negative_of(condition, away, seeds.generators("prior"))
+        low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder, texts, not_this)
         return Pictures(enlarge(self, low, size, seeds))
 
     def invert(self, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
@@ -130,6 +137,35 @@ class ImageMethods(TrainedRun):
         noises, seeds = _paired(noises, _alike(seed, len(noises)))
         fresh = [None if own is None else fresh_noise(self, ImageSeeds.of([own], 1)) for own in noises]
         return _rows(self, [path(stops, count, shared) for shared in fresh], seeds, walk, size)
+
+    def mix(
+        self,
+        images: Sequence[ImageLike] = (),
+        captions: str | Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        *,
+        caption: str | None = None,
+        negative: str | None = None,
+        seed: Seed = 0,
+        prior: str = DEFAULT,
+        size: int | None = None,
+    ) -> Pictures:
+        """Pictures whose z_i is a weighted sum of those of several pictures and captions; one for each seed.
+
+        Args:
+            images, captions: what is mixed; the prior draws the captions' z_i.
+            weights: one for each picture, then one for each caption; equal ones by default. Only their ratios count.
+            caption: that the decoder is given beside z_i; none by default.
+            negative: what prior and decoder are guided away from.
+        """
+        texts = checked_captions(captions)
+        loaded = load_images(images) if len(images) else None
+        shares = [1.0] * (len(images) + len(texts)) if weights is None else weights
+        chosen = Mix(loaded, tuple(texts), tuple(map(float, shares)))
+        if negative:
+            self.check_negative(chosen.condition(prior))
+        seeds = ImageSeeds.of(_alike(seed, 1), len(_alike(seed, 1)))
+        return Pictures(enlarge(self, draw_mix(self, chosen, seeds, caption, negative, prior), size, seeds))
 
     def interpolate_captions(
         self,

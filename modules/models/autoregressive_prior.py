@@ -131,13 +131,14 @@ class ARPriorModel(Prior):
         The dot-product token is drawn from the training distribution above the percentile, then the codes one after
         another.
         """
-        dot = self.codec.draw_dot(generators, self.percentile)
+        dot, negative = self.codec.draw_dot(generators, self.percentile), captions.negative
         codes = self.network.sample(
             self.text(captions),
             captions.z_t,
             dot,
             generators,
             guidance=None if self.guidance_scale == 1 else self.guided,
+            negative=None if negative is None else (self.text(negative), negative.z_t),
             temperature=self.temperature,
             length=self.codec.kept,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ from modules.models.image_model import ImageModel
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
+
+
+class Negative(NamedTuple):
+    """What B pictures are guided away from, in the place of no caption and no embedding.
+
+    Attributes:
+        tokens: (B, L) tokens of the negative captions.
+        z_i: (B, D) their embeddings of unit norm; None for the zero embedding.
+    """
+
+    tokens: Tensor
+    z_i: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +123,7 @@ class DecoderModel(ImageModel):
         condition, t = self.network.condition(tokens, z_i), torch.zeros_like(batch.index)
         yield self.evaluations, lambda: self.network(batch.images, t, condition)
 
-    def predictor(self, tokens: Tensor, z_i: Tensor | None) -> Predictor:
+    def predictor(self, tokens: Tensor, z_i: Tensor | None, negative: Negative | None = None) -> Predictor:
         """The network given (caption, z_i), guided as the sampler says.
 
         By default the paper's joint guidance: the unconditional half has neither caption nor z_i. With
@@ -120,15 +132,17 @@ class DecoderModel(ImageModel):
         Args:
             tokens: (B, L) caption tokens; all 0 for no caption.
             z_i: (B, D) of unit norm; None is the zero embedding, that is the caption alone.
+            negative: what the unconditional half is given, and z_i's own third its caption; None for nothing.
         """
         sampler, both = self.sampler, self.network.condition(tokens, z_i)
         if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
             return self._given(both)
-        neither = self.network.condition(torch.zeros_like(tokens), None)
+        away = Negative(torch.zeros_like(tokens), None) if negative is None else negative
+        neither = self.network.condition(*away)
         conditional = None if sampler.guidance_interval is None else self._given(both)
         if sampler.text_guidance_scale is None:
             return self.guided(self._given(Condition.stack([both, neither])), conditional)
-        z_i_alone = self.network.condition(torch.zeros_like(tokens), z_i)
+        z_i_alone = self.network.condition(away.tokens, z_i)
         return guide_two(
             self._given(Condition.stack([both, z_i_alone, neither])),
             sampler.text_guidance_scale,
@@ -166,6 +180,7 @@ class DecoderModel(ImageModel):
         size: int | None = None,
         on_step: OnStep | None = None,
         similarity: Callable[[Tensor], Tensor] | None = None,
+        negative: Negative | None = None,
     ) -> Tensor:
         """Images (B, C, S, S) in [-1, 1] for (caption, z_i).
 
@@ -175,9 +190,10 @@ class DecoderModel(ImageModel):
             size: their side S, by default the network's own.
             on_step: called after every step.
             similarity: images (B, C, S, S) -> (B,), for a sampler with clip_guidance_scale.
+            negative: what to be guided away from; no effect at a guidance scale of 1.
         """
         side = self.image_size if size is None else size
         x_T = randn_per_image(generators, (len(tokens), self.network.channels, side, side), tokens.device)
-        predict, x_T = self.predictor(tokens, z_i), self.in_layout(x_T)
+        predict, x_T = self.predictor(tokens, z_i, negative), self.in_layout(x_T)
         drawn = self.draw(predict, x_T, generators, on_step=on_step, similarity=similarity)
         return drawn.clamp(-1, 1)

@@ -123,12 +123,18 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return found[best, torch.arange(len(z_t), device=z_t.device)]
 
     def _predictor(self, captions: Captions) -> Predictor:
-        """The network given the captions, guided as the sampler says; the unguided half has no caption and no z_t."""
-        text, z_t = self.text(captions), captions.z_t
+        """The network given the captions, guided as the sampler says.
+
+        The unguided half has no caption and no z_t; with negative captions it has these and theirs.
+        """
+        text, z_t, negative = self.text(captions), captions.z_t, captions.negative
         if self.sampler.guidance_scale == 1:
             return self._steps(text, z_t)
-        keep = torch.arange(2 * len(text), device=text.device) < len(text)
-        both = self._steps(torch.cat([text, text]), torch.cat([z_t, z_t]), keep)
+        if negative is None:
+            keep = torch.arange(2 * len(text), device=text.device) < len(text)
+            both = self._steps(torch.cat([text, text]), torch.cat([z_t, z_t]), keep)
+        else:
+            both = self._steps(torch.cat([text, self.text(negative)]), torch.cat([z_t, negative.z_t]))
         alone = None if self.sampler.guidance_interval is None else self._steps(text, z_t)
         return self.guided(both, alone)
 

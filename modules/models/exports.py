@@ -21,6 +21,7 @@ from modules.aliases import MODELS, today
 from modules.clip import origin
 from modules.errors import InputError
 from modules.models.base import Model, field_names
+from modules.placement.precision import narrowed
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights, widened
@@ -103,12 +104,19 @@ def model_class(folder: str | Path) -> type[Model]:
         raise InputError(f"{where}: {error}") from error
 
 
-def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type: ignore[assignment]
+def load_model(
+    folder: str | Path,
+    kind: type[M] = Model,  # type: ignore[assignment]
+    half: bool = False,
+    known: str | None = None,
+) -> Stored[M]:
     """Read an export's model.
 
     Args:
         folder: the stage's run folder, or its export.
         kind: class that the model must be of.
+        half: hold matrices in bfloat16; see `modules.placement.precision`, which lets the network compute so.
+        known: the fingerprint, where this process has read the file before: it is not looked through again.
 
     Raises:
         InputError: no export there, one of another kind of model, or one whose weights are unreadable or of another
@@ -119,7 +127,7 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
         raise InputError(f"{folder} holds a {found.__name__}, where a {kind.__name__} is needed: name another stage")
     config = about["init_args"]
     try:
-        tensors, fingerprint = read_weights(path / "model.safetensors")
+        tensors, fingerprint = read_weights(path / "model.safetensors", known)
     except OSError as error:
         raise _absent(folder, path, error) from error
     except SafetensorError as error:
@@ -130,7 +138,7 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
             model = build(found, config)
     except Exception as error:
         raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
-    model = with_weights(model, tensors, path)
+    model = with_weights(model, tensors, path, half)
     training = config.get("training")
     if isinstance(training, dict) and training.get("channels_last") is True:
         model.network.to(memory_format=torch.channels_last)
@@ -139,8 +147,8 @@ def load_model(folder: str | Path, kind: type[M] = Model) -> Stored[M]:  # type:
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))
 
 
-def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
-    """A model made on the meta device, with the tensors of a file.
+def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path, half: bool = False) -> M:
+    """A model made on the meta device, with the tensors of a file; with `half`, its matrices in bfloat16.
 
     Raises:
         InputError: a tensor is missing, extra, or of another shape or dtype; its name is said.
@@ -151,7 +159,8 @@ def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     beside = {name: tensor for name, tensor in tensors.items() if name not in expected}
     check_tensors(expected, own, path)
     try:
-        network.load_state_dict(widened(expected, own), assign=True)
+        found = narrowed(network, own) if half else widened(expected, own)
+        network.load_state_dict(found, assign=True)
     except RuntimeError as error:
         raise InputError(f"{path}: the weights are of another network than config.yaml's ({error})") from error
     left = next(

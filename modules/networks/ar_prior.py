@@ -131,6 +131,7 @@ class ARPriorNetwork(PriorNetwork):
         generators: list[torch.Generator],
         *,
         guidance: Callable[[Tensor], Tensor] | None = None,
+        negative: tuple[Tensor, Tensor] | None = None,
         temperature: float = 1.0,
         length: int | None = None,
     ) -> Tensor:
@@ -142,6 +143,7 @@ class ARPriorNetwork(PriorNetwork):
             tokens, z_t, dot: as in `forward`.
             generators: one for each sequence, on the CPU.
             guidance: (2B, V) logits, [with text, without], -> (B, V); None draws with text alone.
+            negative: tokens and z_t that stand in the half without text; None for their learned stand-ins.
             temperature: divides the logits; 0 takes the most likely code.
             length: codes to draw, num_codes or fewer; all by default.
 
@@ -150,7 +152,10 @@ class ARPriorNetwork(PriorNetwork):
         """
         length = self.num_codes if length is None else length
         guided = guidance is not None
-        cache = self._encode(tokens, z_t, guided)
+        if guided and negative is not None:
+            cache = self._encode(torch.cat([tokens, negative[0]]), torch.cat([z_t, negative[1]]), guided=False)
+        else:
+            cache = self._encode(tokens, z_t, guided)
         transformer: Any = self.transformer
         step = Stepper(transformer, cache) if plain(transformer) else partial(transformer, cache=cache)
         x = self._dot(torch.cat([dot, dot]) if guided else dot)

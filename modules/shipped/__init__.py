@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modules.errors import InputError
 from modules.models.exports import is_export, weights_file
+from modules.untrusted.hub import fetched, is_repository
 
 PREFIX = "shipped:"
 DEFAULT = "shapes"
@@ -26,12 +27,15 @@ def shipped_names() -> list[str]:
 def run_folder(run: str | Path) -> Path:
     """The folder of a run: a path as it is, or that of the weights which `shipped:NAME` names.
 
+    A text that is no path here and may be USER/NAME is looked for on the hub (see `modules.untrusted.hub`).
+
     Raises:
         InputError: no weights of that name; those that there are are listed.
     """
     text = str(run)
     if not text.startswith(PREFIX):
-        return Path(run)
+        wanted = isinstance(run, str) and not Path(run).exists() and is_repository(run)
+        return fetched(text) if wanted else Path(run)
     name, there = text.removeprefix(PREFIX), shipped_names()
     if name not in there:
         raise InputError(f"no weights {text!r} come with the package; there are {', '.join(PREFIX + n for n in there)}")

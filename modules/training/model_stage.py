@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
 
@@ -71,6 +72,11 @@ class ModelStage(Stage[B], Generic[M, B]):
 
     def loss_terms(self, batch: B, generator: torch.Generator) -> dict[str, Tensor]:
         return self.model.terms(batch, generator)
+
+    def take_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        own = self.network.state_dict()
+        beside = {name: tensor for name, tensor in tensors.items() if name not in own}
+        self._model = self._model.with_tensors(beside) if beside else self._model
 
     def exported_state(self) -> dict[str, Tensor]:
         return super().exported_state() | self._model.tensors()

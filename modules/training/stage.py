@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -95,6 +95,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self._compiled: nn.Module | None = None
         self._index = torch.zeros(0, dtype=torch.int64)
         self._guard: FiniteGuard | None = None
+        self.initial: tuple[str, ...] = ()  # The tensors that `init_from` gave; what is fitted to the data is kept.
 
     judged: ClassVar[int | None] = None
     """How many samples of a validation batch `judge` draws, if the YAML says nothing; None for all."""
@@ -396,6 +397,9 @@ class Stage(lightning.LightningModule, Generic[B]):
         here = clip_origin.origin_of(self._trainer)
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
+    def take_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what an export holds beside the network, for a training that starts from one (`init_from`)."""
+
     def exported_state(self) -> dict[str, Tensor]:
         """The averaged network's tensors, for `export`. If sharded, every rank must call this; the first gets them."""
         state = dict(self.averaged.state_dict())
@@ -423,11 +427,13 @@ class Stage(lightning.LightningModule, Generic[B]):
         state = self.exported_state()
         if self.global_rank != 0:
             return
-        config = yaml.safe_load((root / "config.yaml").read_text())["model"]
-        folder = root / "export"
+        whole = yaml.safe_load((root / "config.yaml").read_text())
+        config, folder = whole["model"], root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
         about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        if whole.get("init_from"):
+            about["init_from"] = whole["init_from"]
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about["attribution"] = whom

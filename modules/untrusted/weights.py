@@ -37,15 +37,22 @@ DTYPES = {
 """By safetensors' names; those of others are never a network's."""
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+def read_weights(path: Path, known: str | None = None) -> tuple[dict[str, Tensor], str]:
     """The tensors of a safetensors file, and the first 12 digits of the file's SHA-256.
+
+    Args:
+        path: the file.
+        known: these digits, where the file has been read before: it is then neither hashed nor looked through.
 
     Raises:
         InputError: no regular file, a header out of bounds, or a tensor that is not finite.
         SafetensorError, OSError: damaged, missing.
     """
     check_header(path)
-    tensors, digest = load_file(path), file_hash(path)[:12]
+    tensors = load_file(path)
+    if known is not None:
+        return tensors, known
+    digest = file_hash(path)[:12]
     check_finite(tensors, path)
     return tensors, digest
 
@@ -121,7 +128,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a tensor that is missing, extra, or of another shape or dtype; float16 may stand for float32.
+    """Refuse a tensor that is missing, extra, or of another shape or dtype; half precisions may stand for float32.
 
     Args:
         expected: a tensor of each name with the shape and dtype that is needed; it may be on the meta device.
@@ -141,7 +148,7 @@ def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], p
         )
     for name, tensor in found.items():
         wanted = expected[name]
-        half = (tensor.dtype, wanted.dtype) == (torch.float16, torch.float32)
+        half = tensor.dtype in (torch.float16, torch.bfloat16) and wanted.dtype == torch.float32
         if tensor.shape != wanted.shape or not (half or tensor.dtype == wanted.dtype):
             raise InputError(
                 f"{path}: the weights are of another network than config.yaml's: {name} is "

@@ -38,7 +38,6 @@ DAMAGES = {
     "NaN": (poison(float("nan")), "is not finite"),
     "infinity": (poison(float("-inf")), "is not finite"),
     "int8": (swap(lambda t: t.to(torch.int8)), "of int8, not"),
-    "bfloat16": (swap(lambda t: t.bfloat16()), "of bfloat16, not"),
     "float64": (swap(lambda t: t.double()), "of float64, not"),
     "float8": (swap(lambda t: t.to(torch.float8_e4m3fn)), "is of float8_e4m3fn"),
     "complex": (swap(lambda t: t.to(torch.complex64)), "of complex64, not"),

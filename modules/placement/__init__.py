@@ -1,0 +1,1 @@
+"""Where a run's weights lie while it draws, and in what precision."""

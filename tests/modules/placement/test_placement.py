@@ -1,0 +1,111 @@
+"""Stages in half precision, and one at a time: what is held, and that it draws the same pictures."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.errors import InputError
+from modules.models.exports import load_model
+from modules.pipeline import UnCLIP
+from modules.placement.precision import compute_in_bfloat16, narrowed
+from modules.placement.settings import Placement
+
+CAPTIONS = ["a red circle", "a blue square"]
+
+
+def test_one_stage_at_a_time_draws_the_same_pictures(stored_run):
+    together, alone = UnCLIP.from_run(stored_run), UnCLIP.from_run(stored_run, offload=True)
+    assert torch.equal(together.generate(CAPTIONS, seed=3), alone.generate(CAPTIONS, seed=3))
+    assert list(alone._stored) == ["upsampler"] and alone._clip is None and len(together._stored) == 3
+    assert alone.stage("decoder").fingerprint == together.stage("decoder").fingerprint
+
+
+def test_a_stage_that_leaves_is_freed(stored_run):
+    system = UnCLIP.from_run(stored_run, precision="bf16", offload=True)
+    gc.disable()  # A circle of references would keep the weights until the collector comes.
+    try:
+        weight = weakref.ref(system.stage("decoder").model.network.unet.first.weight)
+        network = weakref.ref(system.stage("decoder").model.network)
+        system.decoder().network.condition(torch.zeros(1, 20, dtype=torch.int64), None)
+        _ = system.stage("diffusion_prior")
+        assert weight() is None and network() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_was_put_in_place_stays(stored_run):
+    system = UnCLIP.from_run(stored_run, offload=True)
+    system.replace_model("decoder", system.decoder())
+    kept = system.stage("decoder").model
+    _ = system.clip, system.stage("diffusion_prior")
+    assert system.stage("decoder").model is kept
+
+
+@pytest.mark.parametrize("name", ["ar_prior", "decoder", "diffusion_prior", "linear_prior", "upsampler"])
+def test_matrices_are_halved_and_vectors_and_statistics_are_not(stored_run, name):
+    stored = load_model(stored_run / name, half=True).model
+    kinds = {key: (value.dtype, value.ndim > 1) for key, value in stored.network.named_parameters()}
+    assert {kind for kind, _ in kinds.values()} <= {torch.bfloat16, torch.float32}
+    assert all((kind == torch.bfloat16) == matrix for kind, matrix in kinds.values())
+    assert all(b.dtype != torch.bfloat16 for b in stored.network.buffers())
+    assert all(t.dtype != torch.bfloat16 for t in stored.tensors().values())
+
+
+@pytest.mark.parametrize("condition", ["diffusion_prior", "ar_prior", "linear_prior", "glide"])
+def test_half_precision_draws_nearly_the_same(stored_run, condition):
+    # Of bfloat16's 8 bits: the AR prior's codes may flip, so it is compared by its picture's range alone.
+    settings = {} if condition == "glide" else {condition: {}}
+    whole, half = UnCLIP.from_run(stored_run, **settings), UnCLIP.from_run(stored_run, precision="bf16", **settings)
+    a, b = (system.generate(CAPTIONS, condition, seed=3) for system in (whole, half))
+    assert b.dtype == torch.float32 and torch.isfinite(b).all() and not torch.equal(a, b)
+    assert condition == "ar_prior" or (a - b).abs().mean() < 0.05
+
+
+def test_half_precision_is_autocast_with_rounded_matrices(stored_run):
+    # Against torch's own mixed precision of the same network.
+    plain, half = (load_model(stored_run / "decoder", half=flag).model.network for flag in (False, True))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(parameter.bfloat16().float())
+    compute_in_bfloat16(half, torch.device("cpu"))
+    tokens, z = torch.randint(0, 9, (2, 20)), torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 500])
+    with torch.no_grad():
+        got = half(x, t, half.condition(tokens, z))
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted = plain(x, t, plain.condition(tokens, z))
+    assert got.dtype == wanted.dtype == torch.bfloat16
+    assert (got.float() - wanted.float()).abs().max() <= 0.02 * wanted.float().abs().max()
+
+
+def test_files_in_bfloat16_are_read_as_what_they_hold(stored_run, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(stored_run / "decoder", tmp_path / "decoder")
+    file = folder / "export" / "model.safetensors"
+    rounded = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file(rounded, file)
+    whole, half = (dict(load_model(folder, half=flag).model.network.state_dict()) for flag in (False, True))
+    assert all(
+        torch.equal(whole[name], tensor.float()) and whole[name].dtype == torch.float32
+        for name, tensor in rounded.items()
+    )
+    assert all(torch.equal(half[name].float(), tensor.float()) for name, tensor in rounded.items())
+
+
+def test_narrowed_leaves_whole_numbers():
+    network = torch.nn.Linear(3, 2)
+    network.register_buffer("count", torch.ones(2, 2, dtype=torch.int64))
+    kinds = {name: tensor.dtype for name, tensor in narrowed(network, dict(network.state_dict())).items()}
+    assert kinds == {"weight": torch.bfloat16, "bias": torch.float32, "count": torch.int64}
+
+
+def test_a_precision_that_there_is_not():
+    with pytest.raises(InputError, match="precision must be 32 or bf16, found 'fp8'"):
+        Placement("fp8")  # type: ignore[arg-type]
