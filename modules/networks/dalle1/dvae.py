@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from modules.networks.dalle1.precision import in_float32
 
 
 class BottleneckBlock(nn.Module):
@@ -71,7 +72,7 @@ class DVAEEncoder(nn.Module):
         x = self.input(x)
         for place, group in enumerate(self.groups):
             x = group(F.max_pool2d(x, 2) if place else x)
-        with torch.autocast(x.device.type, enabled=False):  # Appendix D: the logits are float32.
+        with in_float32(x):  # Appendix D: the logits are float32.
             logits: Tensor = self.output(F.relu(x).float())
         return logits
 

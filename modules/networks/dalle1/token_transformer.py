@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modules.networks.dalle1.masked_transformer import MaskedTransformer, Stepping
 from modules.networks.dalle1.masks import MaskName, layer_masks
+from modules.networks.dalle1.precision import in_float32
 from modules.networks.transformer import KeyValueCache, unique_rows
 
 
@@ -190,5 +191,5 @@ class TokenTransformerNetwork(nn.Module):
 
 def float_head(head: nn.Linear, x: Tensor) -> Tensor:
     """A head's logits in float32, under autocast too (appendix D: 16-bit logits shift the curve)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with in_float32(x):
         return F.linear(x.float(), head.weight.float(), head.bias.float())
