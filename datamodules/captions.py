@@ -25,23 +25,29 @@ class CaptionConfig:
             all captions. A source without a share is drawn only where a pair has no other.
         draw: false always shows the first caption (with `shares`, of the source with the largest share).
         max_words: a longer caption is a fault: it is no caption, and no text encoder sees its end.
+        added: source -> folder that `unclip caption` wrote for these pictures: further captions, one a pair.
 
     Raises:
-        InputError: a share that is negative or of no known source, shares that are all 0, a bound below 1.
+        InputError: a source that is both in `columns` and in `added`; a share that is negative or of no known source,
+            shares that are all 0, a bound below 1.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     draw: bool = True
     max_words: int = 256
+    added: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_words < 1:
             raise InputError(f"captions.max_words must be 1 or more, got {self.max_words}")
         known = set(self.columns) or {GROUND_TRUTH}
+        if known & set(self.added):
+            raise InputError(f"captions.added names {min(known & set(self.added))!r}, which is a source already")
+        known |= set(self.added)
         for source, share in self.shares.items():
             if source not in known:
-                raise InputError(f"captions.shares names {source!r}; captions.columns has {', '.join(sorted(known))}")
+                raise InputError(f"captions.shares names {source!r}; there are {', '.join(sorted(known))}")
             if not 0 <= share < math.inf:
                 raise InputError(f"captions.shares: the share of {source} is {share}, it must be 0 or more")
         if self.shares and not sum(self.shares.values()) > 0:

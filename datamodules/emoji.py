@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules.base import SPLITS, at_least, check_split
+from datamodules.captions import CaptionConfig
 from datamodules.rendered import openmoji
 from datamodules.rendered.cache import digest, hash_of
 from datamodules.rendered.pairs import PairDataModule, Records
@@ -41,6 +42,7 @@ class EmojiDataModule(PairDataModule):
             pictures (a second CLIP) and take no part in making them.
         min_count: training captions that a word occurs in, at least, to be in the vocabulary. A rarer one is an unknown
             word, as most that held-out captions bring are.
+        captions: shares and further captions of the pairs.
 
     Raises:
         InputError: the optional packages are missing, a size below its bound or beyond what there is, an embeddings
@@ -61,8 +63,11 @@ class EmojiDataModule(PairDataModule):
         skin_tones: bool = True,
         train_split: Literal["train", "unrestricted"] = "train",
         min_count: int = 2,
+        captions: CaptionConfig = CaptionConfig(),
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        captions.refuse_columns("emoji")
+        self.caption_config = captions
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
         for split, size in self.sizes.items():
             at_least(1, f"{split}_size", 1 if size is None else size)

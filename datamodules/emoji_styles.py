@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules.base import SPLITS, at_least, check_split
+from datamodules.captions import CaptionConfig
 from datamodules.emoji import split_of
 from datamodules.rendered import iconify, openmoji
 from datamodules.rendered.cache import digest, hash_of
@@ -70,6 +71,7 @@ class EmojiStylesDataModule(PairDataModule):
             test split: a combination of thing and style that training never shows, both of which it shows apart.
         test_split: "things" (emoji that training shows in no style) or "combinations" (those held out).
         min_count: training captions that a word occurs in, at least, to be in the vocabulary.
+        captions: shares and further captions of the pairs.
 
     Raises:
         InputError: packages that are missing or damaged, a caption without {name}, a size below its bound or beyond
@@ -94,8 +96,11 @@ class EmojiStylesDataModule(PairDataModule):
         min_count: int = 2,
         hold_out: float = 0.0,
         test_split: Literal["things", "combinations"] = "things",
+        captions: CaptionConfig = CaptionConfig(),
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
+        captions.refuse_columns("emoji")
+        self.caption_config = captions
         self.packages = packages
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
         for split, size in self.sizes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.base import SPLITS, at_least, check_split
+from datamodules.captioned.folder import added_columns
 from datamodules.captions import CaptionConfig
 from datamodules.embeddings.folder import EmbeddingRows, open_embeddings
 from datamodules.fault_counting import FaultCounting
@@ -178,8 +180,18 @@ class PictureDataModule(FaultCounting, PairDataModule):
                 self._tell(split, source, listed)
             rows = self._rows_of(split, source, listed)
             log.read(len(rows))
-            self._pairs[split] = Pairs(listed.table, rows, self.caption_config, listed.reader)
+            self._pairs[split] = self._with_added(split, Pairs(listed.table, rows, self.caption_config, listed.reader))
         return self._pairs[split]
+
+    def _with_added(self, split: str, pairs: Pairs) -> Pairs:
+        """The pairs with the captions that `captions.added` names."""
+        if self.caption_config.added:
+            hashed = _hash_of_keys(pairs.keys)
+            pairs.add_captions(added_columns(self.caption_config.added, split, len(pairs), hashed), self.caption_config)
+        return pairs
+
+    def pictures_hash(self, split: str) -> str:
+        return _hash_of_keys(self.pairs(split).keys)
 
     def _tell(self, split: str, source: str, listed: Listed) -> None:
         """Counts what was wrong with a source, and says what of it is not used."""
@@ -289,6 +301,14 @@ class PictureDataModule(FaultCounting, PairDataModule):
 
     def _delivered(self, split: str) -> Delivered:
         return Delivered(self.dataset(split), as_bytes=self.trainer is not None)
+
+
+def _hash_of_keys(keys: Sequence[str]) -> str:
+    """Of the names of a split's pictures, in their order."""
+    hashed = hashlib.sha256()
+    for key in keys:
+        hashed.update(key.encode("utf-8", "surrogateescape") + b"\0")
+    return hashed.hexdigest()[:16]
 
 
 def unused_words(unused: Mapping[str, int]) -> str:

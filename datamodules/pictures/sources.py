@@ -120,6 +120,17 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def add_captions(self, columns: Mapping[str, Sequence[str]], config: CaptionConfig) -> None:
+        """Give every pair a further caption of each source; "" is none."""
+        table, own = self.captions.table, self.captions
+
+        def all_of(pair: int) -> list[tuple[str, str]]:
+            start, end = own.span(pair)
+            named = [(table.names[k], table.texts[start + j]) for j, k in enumerate(table.sources(start, end).tolist())]
+            return named + [(source, texts[pair]) for source, texts in columns.items() if texts[pair]]
+
+        self.captions = Captions(CaptionTable(all_of(pair) for pair in range(len(own))), config)
+
     def digest(self) -> str:
         """Hash of keys and captions."""
         return self.captions.digest(self.keys)

@@ -11,7 +11,10 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.base import SPLITS, SplitDataModule, at_least, check_split
+from datamodules.captioned.folder import added_columns
+from datamodules.captions import GROUND_TRUTH, CaptionConfig
 from datamodules.embeddings.folder import EmbeddingRows, open_embeddings
+from datamodules.pictures.caption_table import Captions, CaptionTable
 from datamodules.rendered.cache import MappedArray, RenderedOnDemand, cached_images, digest
 from datamodules.transforms import to_float
 from modules.batches import ImageTextBatch
@@ -31,12 +34,27 @@ class Records(NamedTuple):
 
 
 class ImageTextDataset(Dataset[ImageTextBatch]):
-    """n pairs; a list of indices gives a ready batch, in one vectorised go."""
+    """n pairs; a list of indices gives a ready batch, in one vectorised go.
+
+    Args:
+        images: the pictures.
+        records: captions and truth.
+        embeddings: rows to attach, or None.
+        captions: all captions of the pairs, where they have several sources. Draws, index + (pass + 1) * n, then show
+            one of a pair's captions by its shares, from (seed, pass, index).
+        seed: of the draws.
+    """
 
     def __init__(
-        self, images: MappedArray | RenderedOnDemand, records: Records, embeddings: EmbeddingRows | None
+        self,
+        images: MappedArray | RenderedOnDemand,
+        records: Records,
+        embeddings: EmbeddingRows | None,
+        captions: Captions | None = None,
+        seed: int = 0,
     ) -> None:
         self.images, self.records, self.embeddings = images, records, embeddings
+        self.captions, self.seed = captions, seed
 
     def __len__(self) -> int:
         return len(self.records.captions)
@@ -45,14 +63,23 @@ class ImageTextDataset(Dataset[ImageTextBatch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> ImageTextBatch:
-        captions, attributes = self.records
+        shown, attributes = [self._caption(int(draw)) for draw in indices], self.records.attributes
+        indices = [int(draw) % len(self) for draw in indices]
         return ImageTextBatch(
             images=to_float(self.images[indices]),
-            captions=[captions[index] for index in indices],
+            captions=shown,
             index=torch.as_tensor(list(indices), dtype=torch.int64),
             attributes=None if attributes is None else torch.from_numpy(attributes[list(indices)]),
             embeddings=None if self.embeddings is None else self.embeddings[indices],
         )
+
+    def _caption(self, draw: int) -> str:
+        number, index = divmod(draw, len(self))
+        if self.captions is None:
+            return self.records.captions[index]
+        if not number:
+            return self.captions.first(index)
+        return self.captions.drawn(index, np.random.default_rng((self.seed, number, index)))
 
 
 class PairDataModule(SplitDataModule):
@@ -65,8 +92,12 @@ class PairDataModule(SplitDataModule):
         cache_dir: folder of the rendered images; None renders anew each time.
         seed: of the training order.
         num_workers: loader processes.
+
+    Attributes:
+        caption_config: which captions of a pair are shown, where it has several.
     """
 
+    caption_config: CaptionConfig = CaptionConfig()
     token_features = False
     """Whether the batches hold the CLIP's features of every caption token."""
 
@@ -84,6 +115,7 @@ class PairDataModule(SplitDataModule):
         self.embeddings = embeddings
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._datasets: dict[str, ImageTextDataset] = {}
+        self._captioned: dict[str, Captions] = {}
 
     def records(self, split: str) -> Records:
         """Captions and attributes of a split, by index."""
@@ -96,6 +128,35 @@ class PairDataModule(SplitDataModule):
     def source_key(self, split: str) -> list[str]:
         """What decides a split's content: the data's and the split's name, then versions and hashes of code."""
         raise NotImplementedError
+
+    def columns(self, split: str) -> dict[str, Sequence[str]]:
+        """Source -> the caption of every pair, of the data's own sources."""
+        return {GROUND_TRUTH: self.records(split).captions}
+
+    def captioned(self, split: str) -> Captions | None:
+        """All captions of a split's pairs, where `caption_config` names sources; None for one caption a pair.
+
+        Raises:
+            InputError: `captions.added` names a folder of other pairs.
+        """
+        config = self.caption_config
+        if not (config.columns or config.added):
+            return None
+        if check_split(split) not in self._captioned:
+            found = self.columns(split)
+            size = len(next(iter(found.values())))
+            found = {**found, **added_columns(config.added, split, size, self.pictures_hash(split))}
+            pairs = ([(source, texts[k]) for source, texts in found.items() if texts[k]] for k in range(size))
+            self._captioned[split] = Captions(CaptionTable(pairs), config)
+        return self._captioned[split]
+
+    def pictures_hash(self, split: str) -> str:
+        """Identifies a split's pictures, whatever their captions: what written captions are filed under."""
+        return digest([*self.source_key(split), len(self.records(split).captions)])
+
+    def texts(self, split: str) -> Sequence[str]:
+        captioned = self.captioned(split)
+        return self.captions(split) if captioned is None else captioned.texts
 
     def images(self, split: str, size: int) -> MappedArray | RenderedOnDemand:
         """The split's pictures at any resolution, cached where there is a cache."""
@@ -111,14 +172,28 @@ class PairDataModule(SplitDataModule):
             if self.embeddings is not None:
                 folder = open_embeddings(self.embeddings)
                 rows = folder.rows(split, self.size(split), self.data_hash(split), self.token_features)
-            self._datasets[split] = ImageTextDataset(self.images(split, self.image_size), self.records(split), rows)
+                self._refuse_several(split)
+            images, captioned = self.images(split, self.image_size), self.captioned(split)
+            self._datasets[split] = ImageTextDataset(images, self.records(split), rows, captioned, self.seed)
         return self._datasets[split]
 
     def size(self, split: str) -> int:
         return len(self.records(split).captions)
 
     def captions(self, split: str) -> list[str]:
-        return list(self.records(split).captions)
+        captioned = self.captioned(split)
+        return list(self.records(split).captions) if captioned is None else captioned.all_first()
+
+    def _refuse_several(self, split: str) -> None:
+        captioned = self.captioned(split)
+        if split == "train" and captioned is not None and captioned.several:
+            raise InputError(
+                "embeddings hold one caption a pair, these data several: set captions.draw: false to train on the first"
+            )
+
+    def _order(self) -> dict[str, Any]:
+        captioned = self.captioned("train")
+        return {"number_passes": True} if captioned is not None and captioned.several else {}
 
     def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """A real picture of pair `index`'s caption: (size, size, 3) uint8, and what is known to be true of it.
@@ -144,7 +219,10 @@ class PairDataModule(SplitDataModule):
 
     def data_hash(self, split: str) -> str:
         """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""
-        return digest([self.source_key(split), self.captions(split)])
+        captioned = self.captioned(split)
+        if captioned is None:
+            return digest([self.source_key(split), self.captions(split)])
+        return digest([self.source_key(split), captioned.digest(())])
 
 
 def checked_sizes(train: int, val: int, test: int) -> dict[str, int]:

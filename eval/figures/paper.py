@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from eval.blurring import read_blur
 from eval.figures import plots
+from eval.figures.captions import is_study, study_figures
 from eval.figures.comparison import comparison
 from eval.figures.folder import RECORD, read_figure
 from eval.protocol import check_protocols
@@ -17,6 +16,7 @@ from eval.runs import FOLDER as MANIPULATIONS
 from eval.samples.conditions import Row, picture_label, rows_in
 from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
+from eval.samples.pictures import read_picture
 from eval.tables.sweeps import Sweep, read_sweeps
 from eval.untrusted import require_inside
 
@@ -86,6 +86,9 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     of_sweep("prior", "prior", plots.priors)
     of_sweep("dalle1_figure_09c_best_of", "best_of", plots.candidates)
     add("dalle1_figure_09ab_blur", plots.blur(read_blur(run)), "run `unclip blur`")
+    if is_study(run):
+        for name, figure in study_figures(run).items():
+            add(name, figure, "train the decoders of experiments/dalle3/suite.yaml, and run `unclip study RUN`")
     return made, absent
 
 
@@ -94,8 +97,11 @@ def _manipulation(run: Path, name: str) -> Figure | None:
     folder = run / MANIPULATIONS / name
     if not (folder / RECORD).is_file():
         return None
-    with Image.open(require_inside(folder, read_figure(folder).pictures[0])) as image:
-        return plots.picture(image.convert("RGB"), " ".join(read_figure(folder).notes[:1]))
+    record = read_figure(folder)
+    if not record.pictures:
+        return None
+    picture = read_picture(require_inside(folder, record.pictures[0]), folder / record.pictures[0])
+    return plots.picture(picture, " ".join(record.notes[:1]))
 
 
 def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Figure | None:

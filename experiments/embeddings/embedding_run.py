@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -14,9 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import SplitDataModule
-from datamodules.embeddings.shards import ShardFiles
-from datamodules.embeddings.split import Encoded, SplitFiles
-from datamodules.embeddings.writer import EmbeddingsWriter
+from datamodules.embeddings.split import Encoded
 from datamodules.transforms import normalised
 from experiments.console.progress import Progress
 from modules.batches import ImageTextBatch
@@ -104,18 +103,53 @@ class PairLoader(DataLoader[Any]):
             yield self.dataset.receive(loaded)  # type: ignore[attr-defined]
 
 
+class Shard(Protocol):
+    """A shard while it is written: `close` shows it, `abort` forgets it."""
+
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Files(Protocol):
+    """A split in the making: `datamodules.embeddings.split.SplitFiles`, or captions' files.
+
+    Attributes:
+        split: its name.
+        ranges: the rows of each shard.
+    """
+
+    split: str
+    ranges: list[range]
+
+    def prepare(self) -> None: ...
+    def missing(self) -> list[int]: ...
+    def shard(self, number: int) -> Any: ...
+    def append(self, shard: Any, predicted: Any) -> None: ...
+
+
+class Writer(Protocol):
+    """A folder whose splits are shown when they are whole; `path` is the folder."""
+
+    path: Path
+
+    def finish(self, files: Any) -> None: ...
+
+
 class Work(LightningDataModule):
     """The shards of a split that are missing, shared out among the processes; at the end the split is shown.
 
     Args:
         data: the pairs.
-        writer, files: where the embeddings go.
+        writer, files: where what is predicted goes.
         batch_size: pairs at once; batches begin anew with each shard, so that a shard does not depend on who makes it.
+        label: what the bar says is done to the split.
     """
 
-    def __init__(self, data: SplitDataModule, writer: EmbeddingsWriter, files: SplitFiles, batch_size: int) -> None:
+    def __init__(
+        self, data: SplitDataModule, writer: Writer, files: Files, batch_size: int, label: str = "embedding"
+    ) -> None:
         super().__init__()
-        self.data, self.writer, self.files, self.batch_size = data, writer, files, batch_size
+        self.data, self.writer, self.files, self.batch_size, self.label = data, writer, files, batch_size, label
         self.prepare_data_per_node = False
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.numbers: list[int] = []
@@ -159,14 +193,14 @@ class WriteShards(Callback):
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self._open: ShardFiles | None = None
+        self._open: Shard | None = None
         self._bar: Progress[None] | None = None
         self._launcher: Any = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = sum(len(self.work.files.ranges[number]) for number in dict.fromkeys(self.work.numbers))
         if trainer.is_global_zero:
-            self._bar = Progress(f"embedding {self.work.files.split}", rows)
+            self._bar = Progress(f"{self.work.label} {self.work.files.split}", rows)
             self._bar.__enter__()
         self._launcher = trainer.strategy.launcher
         if threading.current_thread() is threading.main_thread():
@@ -206,11 +240,11 @@ class WriteShards(Callback):
         raise SystemExit(128 + number)
 
 
-def write_split(module: Embedder, work: Work, settings: dict[str, Any]) -> None:
+def write_split(module: LightningModule, work: Work, settings: dict[str, Any]) -> None:
     """Make a split's missing shards.
 
     Args:
-        module: what embeds.
+        module: what embeds; its predictions have `captions`, B strings.
         work: what there is to do.
         settings: the Trainer's accelerator, devices, num_nodes, strategy, precision.
 

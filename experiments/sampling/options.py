@@ -15,6 +15,7 @@ def sample() -> argparse.ArgumentParser:
     parser.add_argument("caption", nargs="?", help="one caption")
     parser.add_argument("--captions", help="a text file, one caption a line, or the manifest.jsonl of a sample folder")
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
+    parser.add_argument("--decoder", metavar="STAGE", help="the stage that draws (default: the condition's own)")
     add_drawing(parser)
     return parser
 
@@ -32,6 +33,7 @@ def mix() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prior", dest="condition", choices=priors(), default=DEFAULT, help="of the captions (default %(default)s)"
     )
+    parser.set_defaults(decoder=None)
     add_drawing(parser)
     return parser
 

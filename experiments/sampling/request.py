@@ -31,6 +31,7 @@ from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.shipped import chosen_run
+from modules.untrusted.reading import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def started(options: argparse.Namespace) -> Session:
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
-    system = UnCLIP(options.run, device if first else "cpu", placement=Placement(options.precision, options.offload))
+    system = UnCLIP(options.run, device if first else "cpu", None, Placement(options.precision, options.offload))
     check_stages(system, options)
     system.overrides = overrides_of(system, options)
     if options.guiding_clip:
@@ -118,6 +119,8 @@ def check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
         raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(sampled())}")
     if options.size is not None and not options.upsample:
         raise InputError("--size and --no-upsample exclude each other: leave one out")
+    if options.decoder and CONDITIONS[options.condition].z_i in ("tokens", "true tokens"):
+        raise InputError(f"--decoder {options.decoder}: the tokens of {options.condition} are read by its dVAE alone")
     needed = [*_networks(options), *(["upsampler"] if options.upsample and not upsampler_names(system) else [])]
     for name in needed:
         if not system.has(name):
@@ -130,11 +133,12 @@ def check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
 
 def _networks(options: argparse.Namespace) -> list[str]:
     """The decoder and the prior that take part."""
-    return list(CONDITIONS[options.condition].stages)
+    prior = CONDITIONS[options.condition].prior
+    return [_decoder(options), *([] if prior is None else [prior])]
 
 
 def _decoder(options: argparse.Namespace) -> str:
-    return CONDITIONS[options.condition].decoder
+    return options.decoder or CONDITIONS[options.condition].decoder
 
 
 def upsamplers(system: UnCLIP, options: argparse.Namespace) -> list[str]:
@@ -159,13 +163,13 @@ def overrides_of(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[
         "name": options.decoder_sampler,
     }
     condition = CONDITIONS[options.condition]
-    chosen = {condition.decoder: decoder, **({condition.prior: prior} if condition.prior else {})}
+    chosen = {_decoder(options): decoder, **({condition.prior: prior} if condition.prior else {})}
     chosen |= {name: {"steps": options.upsampler_steps} for name in upsamplers(system, options)}
     found = {stage: {k: v for k, v in fields.items() if v is not None} for stage, fields in chosen.items()}
     for word in options.set:
         key, text = setting(word)
         part, _, name = key.partition(".")
-        stages = {"decoder": [condition.decoder], "upsampler": upsamplers(system, options)}
+        stages = {"decoder": [_decoder(options)], "upsampler": upsamplers(system, options)}
         stages["prior"] = [condition.prior] if condition.prior else []
         if not stages.get(part):
             raise InputError(
@@ -179,7 +183,7 @@ def overrides_of(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[
 
 def _value(word: str, text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text, "the value")
     except yaml.YAMLError as error:
         raise InputError(f"--set {word}: {text!r} is no value ({' '.join(str(error).split())})") from None
     return tuple(value) if isinstance(value, list) else value
@@ -209,6 +213,8 @@ def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         how["settings"] = dict(map(setting, options.set))
     if options.negative:
         how["negative"] = options.negative
+    if options.decoder:
+        how["decoder"] = options.decoder
     if options.precision != "32":
         how["precision"] = options.precision
     if options.guiding_clip:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from eval.samples.folder import MANIFEST, SampleFolder
+from eval.words import counted
 from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.jobs import Job
 from experiments.sampling.ranking import check_ranking
@@ -32,14 +33,15 @@ def run(options: argparse.Namespace) -> int:
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     how = (options.n, options.condition, options.seed, options.upsample, provenance(system, options), images)
-    job = Job(requests, *how, options.size, options.negative, options.best_of)
+    job = Job(requests, *how, options.size, options.negative, options.decoder, options.best_of)
     if session.first:
         warn_unknown_words(system.clip.tokenize, captions)
         if images is not None:
             _warn_few_images(requests, options.n)
     folder = drawn(session, options, job)
     if folder is not None:
-        print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {job.shared['condition']}")
+        made = f"{counted(len(job), 'picture')} of {counted(len(requests), 'caption')}"
+        print(f"{folder.path}: {made}, condition {job.shared['condition']}")
     return 0
 
 

@@ -78,6 +78,16 @@ class WordTokenizer:
             _say_cut(f"the caption {_shown(long)} has {self._excess(long)}")
         return tokens
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The words of a caption's tokens up to its end; unknown words are left out."""
+        words = []
+        for token in tokens:
+            if token == self.size - 1:
+                break
+            if 2 <= token < len(self.words) + 2:
+                words.append(self.words[token - 2])
+        return " ".join(words)
+
     def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str | None]:
         """The tokens, and the first caption that does not fit."""
         captions = [captions] if isinstance(captions, str) else captions
@@ -157,6 +167,16 @@ class WholeCaptions:
             self._said = True
             _say_cut(long)
         return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of a caption's tokens up to its end, the largest token."""
+        decoder: Callable[[list[int]], str] = getattr(self.tokenizer, "decode")  # noqa: B009 - open_clip's
+        ids = [int(token) for token in tokens]
+        end = getattr(self.tokenizer, "eot_token_id", None)
+        if end is not None and end in ids:
+            ids = ids[: ids.index(end)]
+        start = getattr(self.tokenizer, "sot_token_id", None)
+        return decoder([token for token in ids if token != start]).strip()
 
     def _tokens(self, captions: str | Sequence[str]) -> tuple[Tensor, str]:
         """The tokens, and a complaint about the first caption that does not fit ("" if all do)."""

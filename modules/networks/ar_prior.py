@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.prior import PriorNetwork
 from modules.networks.stepping import Stepper, plain
+from modules.networks.stepping import draw as _draw
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,
@@ -186,12 +186,3 @@ class ARPriorNetwork(PriorNetwork):
     def encode(self, tokens: Tensor, z_t: Tensor) -> KeyValueCache:
         """The text's keys and values, with room for all codes: what `sample` starts from, without guidance."""
         return self._encode(tokens, z_t, guided=False)
-
-
-def _draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:
-    """(B, V) logits -> (B,) one draw each, from its own generator."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    p = F.softmax(logits / temperature, dim=-1).cpu()
-    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, generators, strict=True)]
-    return torch.cat(rows).to(logits.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -61,3 +62,12 @@ def _weights(block: Any) -> tuple[tuple[Any, ...], ...]:
         (linear.weight, linear.bias) for linear in (block.qkv, block.out, block.mlp_in, block.mlp_out)
     )
     return norms[0], qkv, out, norms[1], mlp_in, mlp_out
+
+
+def draw(logits: Tensor, generators: list[torch.Generator], temperature: float) -> Tensor:
+    """(B, V) logits -> (B,) one draw each, from its own generator; at temperature 0 the most likely."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    p = F.softmax(logits / temperature, dim=-1).cpu()
+    rows = [torch.multinomial(row, 1, generator=g) for row, g in zip(p, generators, strict=True)]
+    return torch.cat(rows).to(logits.device)

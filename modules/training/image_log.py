@@ -65,3 +65,19 @@ def log_images(loggers: Sequence[Logger], name: str, images: Tensor, step: int) 
         for kind, show in LOGGERS:
             if isinstance(logger, kind):
                 show(logger, name, pictures, step)
+
+
+def log_text(loggers: Sequence[Logger], name: str, text: str, step: int) -> None:
+    """Show a text, which may be Markdown, in TensorBoard and W&B.
+
+    Args:
+        loggers: the Trainer's; to be called on the first rank only.
+        name: such as "val/captions".
+        text: of any length.
+        step: of the optimiser.
+    """
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(name, text, step)
+        elif isinstance(logger, WandbLogger):
+            logger.log_text(key=name, columns=["text"], data=[[text]], step=step)

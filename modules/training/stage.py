@@ -35,6 +35,7 @@ from modules.training.image_log import log_images, shows_images
 from modules.training.muon import NamedParameters
 from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
+from modules.untrusted.reading import read_yaml
 
 
 @dataclass(frozen=True)
@@ -405,6 +406,11 @@ class Stage(lightning.LightningModule, Generic[B]):
         state = dict(self.averaged.state_dict())
         return gathered(state, keep=self.global_rank == 0) if self.sharded else state
 
+    @property
+    def clip_fingerprint(self) -> str | None:
+        """Of the CLIP that the stage is trained on; None where nothing says."""
+        return clip_origin.origin_of(self.trainer)
+
     def exported_about(self) -> dict[str, object]:
         """What `export` says in config.yaml beside the model's class and arguments."""
         return {}
@@ -427,11 +433,11 @@ class Stage(lightning.LightningModule, Generic[B]):
         state = self.exported_state()
         if self.global_rank != 0:
             return
-        whole = yaml.safe_load((root / "config.yaml").read_text())
+        whole = read_yaml(root / "config.yaml")
         config, folder = whole["model"], root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
-        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: clip_origin.origin_of(self.trainer)}
+        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: self.clip_fingerprint}
         if whole.get("init_from"):
             about["init_from"] = whole["init_from"]
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)

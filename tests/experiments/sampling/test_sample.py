@@ -15,11 +15,13 @@ from PIL import Image
 from eval.samples.folder import SampleFolder
 from experiments.cli import main
 from experiments.sampling.captions import images_of
-from modules.conditions import sampled
 from modules.pipeline import UnCLIP
 
 CAPTIONS = ["a small red circle", "a large blue square", "a green triangle above a red square"]
 QUICK = ["--decoder-steps", "1", "--upsampler-steps", "1"]
+
+THERE = ("caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior", "image_embedding")
+"""Conditions whose stages the run has."""
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_a_captions_pictures_do_not_depend_on_what_else_is_asked(sample, tmp_pat
     assert (two[:1] - one).abs().max() <= 1
 
 
-@pytest.mark.parametrize("condition", sampled())
+@pytest.mark.parametrize("condition", THERE)
 def test_every_condition_says_how_it_was_made(sample, real, condition):
     folder = sample(condition, "--captions", real / "manifest.jsonl", "-n", "2", "--condition", condition)
     truth = SampleFolder.open(real)
@@ -263,3 +265,16 @@ def test_sizes_that_no_stage_reaches_are_refused_before_any_work(chained_run, tm
         assert main(["sample", CAPTIONS[0], "--run", str(chained_run), "--out", str(tmp_path / "out"), *words]) == 2
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_several_decoders_draws(stored_run, sample, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(stored_run, run)
+    shutil.copytree(run / "glide", run / "mine" / "parts" / "2")
+    words = (CAPTIONS[0], "--condition", "glide", "--no-upsample")
+    own, mine = sample("own", *words, run=run), sample("mine", *words, "--decoder", "mine/parts/2", run=run)
+    assert np.array_equal(own.images(0, 1), mine.images(0, 1))
+    assert (own.records[0].get("decoder"), mine.records[0]["decoder"]) == (None, "mine/parts/2")
+    assert own.records[0]["config_hash"] != mine.records[0]["config_hash"]
+    assert main(["sample", *words, "--run", str(run), "--out", str(tmp_path / "x"), "--decoder", "yours"]) == 2
+    assert "holds no trained yours" in capsys.readouterr().err

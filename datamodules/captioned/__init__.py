@@ -1,0 +1,1 @@
+"""Captions that `unclip caption` wrote for a data set, read as a further column of it."""

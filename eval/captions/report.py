@@ -1,0 +1,100 @@
+"""The measured captions of a data set, source by source, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eval.captions.compare import ATTRIBUTES, Outcomes, lengths
+from eval.tables.tabular import DASH, Cell, Table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The captions of one source.
+
+    Attributes:
+        source: such as "alt_text".
+        captions: how many there are.
+        outcomes: of all of them together; None where no truth is known.
+        faultless: share of the captions in which nothing is wrong, left out or invented; None as above.
+        unrelated: words a caption, in the mean, that say nothing of a picture; None as above.
+        length: see `eval.captions.compare.lengths`.
+    """
+
+    source: str
+    captions: int
+    outcomes: Outcomes | None
+    faultless: float | None
+    unrelated: float | None
+    length: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """For report.json."""
+        return asdict(self)
+
+
+def measured(
+    source: str,
+    captions: Sequence[str],
+    outcomes: Sequence[Outcomes] | None = None,
+    unrelated: Sequence[Sequence[str]] | None = None,
+) -> Measured:
+    """Puts together what was found of each of a source's captions."""
+    from eval.captions.compare import is_faultless, total
+
+    if outcomes is None:
+        return Measured(source, len(captions), None, None, None, lengths(captions))
+    words = sum(map(len, unrelated or ())) / len(captions)
+    share = sum(map(is_faultless, outcomes)) / len(captions)
+    return Measured(source, len(captions), total(outcomes), share, words, lengths(captions))
+
+
+def outcomes_table(found: Sequence[Measured]) -> Table:
+    """By source and attribute: how often it is right, wrong and left out where it is true, and how often invented."""
+    body = []
+    for source in found:
+        for name in ATTRIBUTES if source.outcomes is not None else ():
+            counts = (source.outcomes or {})[name]
+            true = counts["right"] + counts["wrong"] + counts["left_out"]
+            shares = [_share(counts[key], true) for key in ("right", "wrong", "left_out")]
+            body.append([Cell(source.source), Cell(name), *shares, _share(counts["invented"], source.captions)])
+    notes = [
+        "Right, wrong, left out: shares of what is true of the pictures. Invented: for each caption, how often it is"
+        " said of an object or a relation that there is not.",
+    ]
+    return Table(
+        "Captions against the truth", ["captions", "attribute", "right", "wrong", "left out", "invented"], body, notes
+    )
+
+
+def lengths_table(found: Sequence[Measured]) -> Table:
+    """By source: captions, words a caption, different captions, faultless captions, words about nothing."""
+    body = [
+        [
+            Cell(one.source),
+            Cell(f"{one.captions:,}"),
+            Cell(f"{one.length['mean']:.1f} ± {one.length['deviation']:.1f}"),
+            Cell(f"{one.length['shortest']:.0f} to {one.length['longest']:.0f}"),
+            Cell(f"{one.length['different']:,.0f}"),
+            Cell(DASH if one.faultless is None else f"{one.faultless:.3f}"),
+            Cell(DASH if one.unrelated is None else f"{one.unrelated:.2f}"),
+        ]
+        for one in found
+    ]
+    columns = ["captions", "number", "words", "shortest to longest", "different", "nothing amiss", "unrelated words"]
+    notes = [
+        "Words: mean and standard deviation. Nothing amiss: share of captions that say all that is true, and no more."
+    ]
+    return Table("Lengths of captions", columns, body, notes)
+
+
+def _share(part: int, whole: int) -> Cell:
+    return Cell(DASH if whole == 0 else f"{part / whole:.3f}")
+
+
+def tables(found: Sequence[Measured]) -> Mapping[str, Table]:
+    """File name -> table."""
+    made = {"lengths": lengths_table(found)}
+    return made | ({"outcomes": outcomes_table(found)} if any(one.outcomes for one in found) else {})

@@ -1,0 +1,1 @@
+"""DALL-E 3's captioner as a model."""
