@@ -9,7 +9,7 @@ from typing import Any
 from eval import untrusted
 from eval.errors import InputError
 from eval.protocol import PROTOCOL_KEYS, ROW_KEYS, require_keys
-from eval.samples.conditions import CONDITIONS, Row, in_order
+from eval.samples.conditions import Row, in_order, rows_in
 
 
 def run_of(samples: Path) -> Path | None:
@@ -63,7 +63,7 @@ def read_run(path: str | Path) -> Run:
         raise InputError(f"run folder {path} does not exist; make one with `unclip reproduce`")
     if not any(found for pattern in OF_A_RUN for found in path.glob(pattern)):
         raise InputError(f"{path} holds no stage, samples or sweeps: name a run folder, as in runs/quickstart")
-    rows = [read_row(path / "samples" / name / METRICS) for name in CONDITIONS]
+    rows = [read_row(path / "samples" / name / METRICS) for name in rows_in(path / "samples")]
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
     for name, record in records.items():
         if not isinstance(record.get("seconds", 0), (int, float)):

@@ -57,6 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "manipulations.text_diff",
             "change pictures by the difference of two captions; measure such edits",
         ),
+        "complete": ("manipulations.complete", "draw the rest of pictures whose top rows are given, by DALL-E"),
         "inpaint": ("manipulations.inpaint", "draw a part of pictures anew"),
         "pca": ("manipulations.pca", "draw pictures from ever more principal components of their embedding"),
         "typographic": (
@@ -72,6 +73,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "evaluation": {
         "evaluate": ("evaluation.evaluate", "compare a folder of samples with a reference; writes metrics.json"),
+        "blur": ("evaluation.blur", "compare samples with a reference, both blurred ever more"),
         "coco": ("evaluation.coco", "prepare a COCO folder for zero-shot evaluation"),
         "judge": ("evaluation.judge", "fit an aesthetic or a preference probe on CLIP embeddings of rated images"),
     },
@@ -83,6 +85,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "costs": {
         "plan": ("costs.plan", "say what memory a stage's training takes on 1, 8, 64 devices, and what strategy fits"),
+        "dalle1-table": ("costs.dalle1_table", "print the sizes of DALL-E 1's networks beside the paper's"),
         "table3": ("costs.table3", "print the paper's Table 3 (all hyperparameters), with counted FLOPs"),
     },
     "publishing": {
@@ -93,6 +96,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "figures": ("publishing.figures", "write the paper's figures of a run, as PNG and SVG"),
         "votes": ("publishing.votes", "make a page on which people compare a run's models, for the paper's Table 1"),
+        "import-dvae": ("publishing.import_dvae", "write OpenAI's dVAE, given as state dicts, as a stage of a run"),
         "export": ("publishing.export", "gather a run's trained stages in one folder: weights, configs, model cards"),
     },
 }

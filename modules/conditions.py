@@ -17,8 +17,9 @@ class Condition:
     Attributes:
         label: how tables and figures call it.
         colour: of its curves and bars, as matplotlib names colours.
-        z_i: what the decoder is given: "none" (the zero embedding), "z_t" in place of z_i, a "prior"'s draw, or the
-            true z_i of an "image".
+        z_i: what the decoder is given: "none" (the zero embedding), "z_t" in place of z_i, a "prior"'s draw, the
+            true z_i of an "image"; or, of a decoder that reads no embeddings, image "tokens" that a prior draws, or
+            the "true tokens" of an image.
         prior: the stage that draws z_i, for "prior".
         decoder: the stage that draws the picture.
         in_main_table: whether it is a row of a run's main table and a choice of `unclip sample`; if not, it is for
@@ -28,7 +29,7 @@ class Condition:
 
     label: str
     colour: str
-    z_i: Literal["none", "z_t", "prior", "image"]
+    z_i: Literal["none", "z_t", "prior", "image", "tokens", "true tokens"]
     prior: str | None = None
     decoder: str = "decoder"
     in_main_table: bool = True
@@ -39,10 +40,27 @@ class Condition:
         """The stages that take part, the decoder first; upsamplers are not among them."""
         return (self.decoder,) if self.prior is None else (self.decoder, self.prior)
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether the decoder is given something of a true image."""
+        return self.z_i in ("image", "true tokens")
+
+    @property
+    def draws(self) -> bool:
+        """Whether chance takes part, so that there can be several pictures of one condition."""
+        return self.z_i != "true tokens"
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether the decoder is given an embedding."""
+        return self.z_i in ("z_t", "prior", "image")
+
 
 CONDITIONS: dict[str, Condition] = {
     "caption_only": Condition("caption only", "#888888", "none"),
     "glide": Condition("GLIDE", "#222222", "none", decoder="glide"),
+    # DALL-E 1: its Transformer draws tokens, its dVAE decodes them.
+    "dalle": Condition("DALL-E", "#aa4499", "tokens", "token_transformer", decoder="dvae"),
     "text_embedding": Condition("text embedding as z_i", "#d55e00", "z_t"),
     # The first row of section 5.1.
     "text_decoder": Condition("decoder trained on z_t", "#cc79a7", "z_t", decoder="text_decoder", in_main_table=False),
@@ -71,11 +89,29 @@ CONDITIONS: dict[str, Condition] = {
     "image_embedding_characters": Condition("true z_i, characters", "#225588", "image", decoder="decoder_characters"),
     "image_embedding_alone": Condition("true z_i, no caption", "#88ccee", "image", caption=False),
     "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
+    "dvae_reconstruction": Condition("DALL-E's dVAE, true tokens (ceiling)", "#ddaacc", "true tokens", decoder="dvae"),
 }
 """By name, in the order of tables. Colours are Okabe and Ito's, which people with colour blindness can tell apart."""
 
 DEFAULT = "diffusion_prior"
 """What the paper ends up with."""
+
+
+RANKED = "_best_of_"
+"""Between a condition and the number of candidates in the name of a row whose pictures a CLIP has chosen."""
+
+
+def row_name(condition: str, best_of: int = 1) -> str:
+    """What manifests and tables call the pictures of a condition: "dalle", or "dalle_best_of_16"."""
+    return condition if best_of == 1 else f"{condition}{RANKED}{best_of}"
+
+
+def ranked(row: str) -> tuple[str, int]:
+    """The condition and the number of candidates that a row's name says; 1 where nothing was chosen."""
+    condition, _, count = row.rpartition(RANKED)
+    if condition in CONDITIONS and count.isdecimal() and int(count) > 1:
+        return condition, int(count)
+    return row, 1
 
 
 def sampled() -> list[str]:

@@ -12,6 +12,7 @@ from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.manipulations.enlarging import enlarge, upsampler_names
 from modules.manipulations.methods import ImageMethods
+from modules.manipulations.ranking import Best, Place, best_of
 from modules.placement.settings import Placement, Precision
 from modules.seeds import ImageSeeds, image_generators
 from modules.trained_run import condition_named
@@ -68,6 +69,7 @@ class UnCLIP(ImageMethods):
         size: int | None = None,
         negative: str | Sequence[str] | None = None,
         decoder: str | None = None,
+        candidates: int = 1,
     ) -> Tensor:
         """One image for each caption.
 
@@ -82,16 +84,67 @@ class UnCLIP(ImageMethods):
             size: how far they do, a side that they reach; by default the largest.
             negative: what the pictures are guided away from, a caption for all or B of them.
             decoder: the stage that draws; by default the condition's own.
+            candidates: of each image so many are drawn, and the one is kept that `ranking_clip` finds nearest to the
+                caption (DALL-E 1, section 2.6); with 1 nothing is ranked. They are ranked at the decoder's own size.
 
         Returns:
             (B, 3, H, W) in [-1, 1].
         """
         where = [(k, 0) for k in range(len(captions))] if places is None else list(places)
+        if candidates == 1:
+            low = self.draw_low(captions, condition, seed, where, images, negative, decoder)
+        else:
+            best = self.ranked(captions, condition, seed, where, candidates, images, negative, decoder=decoder)
+            low, where = best.pictures, best.places
+        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
+
+    def draw_low(
+        self,
+        captions: Sequence[str],
+        condition: str,
+        seed: int,
+        where: Sequence[Place],
+        images: Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
+        decoder: str | None = None,
+    ) -> Tensor:
+        """(B, 3, h, w) in [-1, 1]: one image for each caption at the decoder's own size; see `generate`."""
         tokens, z_t = self.embed_text(captions)
         away = self.negative_captions(negative, len(captions))
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
         stage, other = decoder or condition_named(condition).decoder, image_generators(seed, where, "prior")
         not_this = self.negative_of(condition, away, other)
         tokens = tokens if condition_named(condition).caption else torch.zeros_like(tokens)
-        low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), stage, captions, not_this)
-        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
+        return self.decode(tokens, z_i, image_generators(seed, where, "decoder"), stage, captions, not_this)
+
+    def ranked(
+        self,
+        captions: Sequence[str],
+        condition: str,
+        seed: int,
+        where: Sequence[Place],
+        count: int,
+        images: Tensor | None = None,
+        negative: str | Sequence[str] | None = None,
+        start: Best | None = None,
+        decoder: str | None = None,
+    ) -> Best:
+        """The best of `count` candidates for each caption by `ranking_clip`, at the decoder's own size.
+
+        Args:
+            captions, condition, seed, images, negative, decoder: see `generate`.
+            where: the places of the pictures.
+            count: candidates of each.
+            start: the best of fewer candidates of these pictures, from which to go on.
+
+        Raises:
+            InputError: no ranking CLIP was given.
+        """
+        if self.ranking_clip is None:
+            raise InputError("choosing among candidates needs a CLIP: set `ranking_clip`, or give --rank-clip")
+        score = self.similarity(captions, self.ranking_clip)
+
+        def draw(places: list[Place]) -> Tensor:
+            return self.draw_low(captions, condition, seed, places, images, negative, decoder)
+
+        return best_of(count, where, draw, score, start)

@@ -17,10 +17,13 @@ from modules.clip.frozen import FrozenCLIP, caption_features, caption_of
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
 from modules.errors import InputError
+from modules.images.tensors import resized
 from modules.models.base import Model, Prior, check_names
 from modules.models.configs import check_value
+from modules.models.dalle1.dvae import DVAEModel
+from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens
 from modules.models.decoder import CaptionInput, DecoderModel, Negative
-from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
+from modules.models.exports import Stored, export_folder, is_export, load_model, model_class, read_config
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.frozen_text import CaptionFeatures
 from modules.placement.precision import compute_in_bfloat16
@@ -35,7 +38,9 @@ M = TypeVar("M", bound=Model)
 STAGE_MODELS = {
     "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
     "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "dvae": "modules.models.dalle1.dvae.DVAEModel",
     "linear_prior": "modules.models.linear_prior.LinearPriorModel",
+    "token_transformer": "modules.models.dalle1.token_transformer.TokenTransformerModel",
     "upsampler": "modules.models.upsampler.UpsamplerModel",
 }
 """The models of the other stages, by the stage's name; a model of the user's own may stand in any folder."""
@@ -49,11 +54,12 @@ class TrainedRun:
 
     Args:
         run: the run folder, what `unclip export` made of it, "shipped:shapes", or USER/NAME (a text) of a model hub,
-            from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, and
-            upsampler or upsampler_256, upsampler_1024 and the like.
+            from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, dvae,
+            token_transformer, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
         overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
-            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature.
+            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature, the token
+            Transformer guidance_scale and temperature.
         placement: in what precision stages are held, and whether all of them at once.
 
     Raises:
@@ -139,11 +145,16 @@ class TrainedRun:
             self._stored = {name: stored for name, stored in self._stored.items() if name in self._replaced}
             self._clip = None
 
+    ranking_clip: FrozenCLIP | None = None
+    """The CLIP that chooses among candidates (`UnCLIP.generate`). Settable."""
+
     def moved(self, device: str | torch.device) -> Self:
         """The same run with the same overrides on another device; its stages are read anew there."""
         other = type(self)(self.run, device, self.overrides, self.placement)
         if self._guiding_clip is not None:
             other.guiding_clip = copy.deepcopy(self._guiding_clip).to(other.device)
+        if self.ranking_clip is not None:
+            other.ranking_clip = copy.deepcopy(self.ranking_clip).to(other.device)
         return other
 
     def has(self, name: str) -> bool:
@@ -185,7 +196,7 @@ class TrainedRun:
             )
         if stored.clip_fingerprint is not None:
             check_origin(stored.clip_fingerprint, self.clip_facts[1], f"the run's {name}", "the run has")
-        elif not isinstance(stored.model, UpsamplerModel):  # That sees pictures only.
+        elif not isinstance(stored.model, UpsamplerModel | DVAEModel):  # These see pictures only.
             warn_unknown_origin(str(self.run))
 
     def model(self, name: str, kind: type[M]) -> M:
@@ -216,6 +227,25 @@ class TrainedRun:
     def caption_features(self, tokens: Tensor) -> CaptionFeatures:
         """What the run's CLIP gives of captions (B, L), for decoders that read it; all 0 is no caption."""
         return caption_of(self.clip, tokens)
+
+    def dvae(self, name: str = "dvae") -> DVAEModel:
+        """A dVAE, see `model`."""
+        return self.model(name, DVAEModel)
+
+    def token_prior(self, name: str, decoder: str = "dvae") -> TokenTransformerModel:
+        """A token Transformer, see `model`.
+
+        Raises:
+            InputError: also if it was trained on the tokens of another dVAE than the run's.
+        """
+        model, dvae = self.model(name, TokenTransformerModel), self.dvae(decoder)
+        trained_on = read_config(self.run / name).get("dvae")
+        if trained_on not in (None, self.stage(decoder).fingerprint):
+            raise InputError(
+                f"the run's {name} was trained on the tokens of another dVAE than {self.run / decoder}: train it again"
+            )
+        check_tokens(model.network, dvae)
+        return model
 
     def upsampler(self, name: str) -> UpsamplerModel:
         """An upsampler, see `model`."""
@@ -283,6 +313,8 @@ class TrainedRun:
             InputError: the guidance scales of the decoder and of the prior are 1.
         """
         own = condition_named(condition)
+        if own.z_i in ("tokens", "true tokens"):
+            raise InputError(f"the condition {condition} takes no negative caption: leave it out")
         scales = [self.decoder(own.decoder).sampler.guidance_scale]
         scales += [] if own.prior is None else [self.prior(own.prior).guidance_scale or 1]
         if all(scale == 1 for scale in scales):
@@ -290,6 +322,18 @@ class TrainedRun:
                 "a negative caption acts by guidance, and nothing is guided here: set the decoder's guidance_scale or "
                 "the prior's to another value than 1"
             )
+
+    def sample_tokens(
+        self, name: str, tokens: Tensor, generators: list[torch.Generator], given: Tensor | None = None
+    ) -> Tensor:
+        """(B, h, w) image tokens for (B, L) caption tokens, drawn by a token Transformer of the run.
+
+        Args:
+            given: (B, k) the first k tokens of each picture, in raster order; the rest is drawn.
+        """
+        model = self.token_prior(name)
+        grid = model.network.grid
+        return model.sample(tokens, generators, given).unflatten(1, (grid, grid))
 
     def finite(self, name: str, drawn: Tensor) -> Tensor:
         """What a stage has drawn, if it is finite: NaN would become a black picture.
@@ -313,17 +357,17 @@ class TrainedRun:
         images: Tensor | None = None,
         negative: Captions | None = None,
     ) -> Tensor | None:
-        """What is given to the decoder as z_i (unCLIP, section 5.1), by the table in `modules.conditions`.
+        """What is given to the decoder (unCLIP, section 5.1), by the table in `modules.conditions`.
 
         Args:
             condition: its name.
             tokens, z_t: of the captions.
             generators: one a caption, for a prior's draw.
-            images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i.
+            images: (B, 3, H, W) in [-1, 1], for a condition that is given their true z_i or tokens.
             negative: captions that a prior's guidance leads away from.
 
         Returns:
-            (B, D), or None for the zero embedding.
+            (B, D) z_i, or None for the zero embedding; (B, h, w) int64 tokens for a dVAE.
 
         Raises:
             InputError: for an unknown condition, or one that needs images without them.
@@ -333,10 +377,15 @@ class TrainedRun:
             return None
         if found.z_i == "z_t":
             return z_t
+        if found.z_i == "tokens" and found.prior is not None:
+            return self.sample_tokens(found.prior, tokens, generators)
         if found.prior is not None:
             return self.sample_prior(found.prior, tokens, z_t, generators, negative)
         if images is None:
             raise InputError(f"the condition {condition} needs images: give --images, a sample folder of real images")
+        if found.z_i == "true tokens":
+            dvae = self.dvae(found.decoder)
+            return dvae.encode(resized(images.to(self.device), dvae.image_size))
         return self.embed_image(images)
 
     def negative_of(
@@ -370,9 +419,12 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
+            z_i: what `embedding` gave: for a dVAE its tokens, and the caption and the generators are of no account.
             captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
+        if z_i is not None and isinstance(self.stage(decoder).model, DVAEModel):
+            return self.finite(decoder, self.dvae(decoder).decode(z_i))
         read: CaptionInput = tokens
         if self.placement.offload and self.decoder(decoder).reads_features:  # The CLIP goes before the decoder comes.
             read = self.caption_features(tokens)
@@ -399,9 +451,14 @@ class TrainedRun:
         similar = self.similarity(captions)
         return self.finite(decoder, model.sample(read, z_i, generators, similarity=similar, negative=negative))
 
-    def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
-        clip = self.guiding_clip
+    def similarity(self, captions: Sequence[str], clip: FrozenCLIP | None = None) -> Callable[[Tensor], Tensor]:
+        """Images (B, 3, S, S) in [-1, 1] -> (B,) a CLIP's cosine of each image and its caption.
+
+        Args:
+            captions: B of them.
+            clip: by default the guiding CLIP.
+        """
+        clip = self.guiding_clip if clip is None else clip
         z_t = clip.unit(clip.encode_text(clip.tokenize(list(captions)).to(self.device)))
         return lambda images: (clip.unit(clip.encode_image(images)) * z_t).sum(dim=1)
 

@@ -75,6 +75,28 @@ STAGES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 """Stage -> its class, its network's class, the network's arguments, the stage's other arguments, as YAML has them."""
 
+DALLE: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "dvae": (
+        "modules.dalle1.dvae.DVAE",
+        "modules.networks.dalle1.dvae.DVAENetwork",
+        {"image_size": 16, "num_codes": 6, "width": 8, "multipliers": [1, 2, 2], "blocks": 1, "first_width": 8},
+        {},
+    ),
+    "token_transformer": (
+        "modules.dalle1.token_transformer.TokenTransformer",
+        "modules.networks.dalle1.token_transformer.TokenTransformerNetwork",
+        {"num_codes": 6, "grid": 4, "kernel": 3, **TEXT, **TRANSFORMER},
+        {"dvae": "not read"},
+    ),
+}
+"""The same of DALL-E 1, whose stages no other test trains."""
+
+MODELS = {
+    "dvae": "modules.models.dalle1.dvae.DVAEModel",
+    "token_transformer": "modules.models.dalle1.token_transformer.TokenTransformerModel",
+}
+"""The models that an export has to name; those of the other stages follow from their class."""
+
 
 def named(path: str) -> Any:
     """The class of a class_path."""
@@ -88,7 +110,7 @@ def make_network(stage: str, **changes: Any) -> Any:
 
     from modules.networks.unet import UNetConfig
 
-    _, path, arguments, _ = STAGES[stage]
+    _, path, arguments, _ = {**STAGES, **DALLE}[stage]
     arguments = {**arguments, **changes}
     if "unet" in arguments:
         unet = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments["unet"].items()}
@@ -155,7 +177,7 @@ def write_stage(
     import yaml
     from safetensors.torch import save_file
 
-    path, network_path, network_arguments, arguments = STAGES[stage]
+    path, network_path, network_arguments, arguments = {**STAGES, **DALLE}[stage]
     export = folder / "export"
     export.mkdir(parents=True, exist_ok=True)
     config = {
@@ -167,6 +189,7 @@ def write_stage(
             **changes,
         },
         "clip_fingerprint": clip,
+        **({"model": MODELS[stage]} if stage in MODELS else {}),
     }
     (export / "config.yaml").write_text(yaml.safe_dump(config))
     save_file({**network.state_dict(), **(extra or {})}, export / "model.safetensors")
@@ -286,7 +309,7 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     steps = respace(cosine(1000), 4, "adm").timesteps
     statistics = ScoreStatistics(steps, torch.full((len(steps),), 0.9, dtype=torch.float64), 0.3, 64)
     extra["diffusion_prior"] = {f"statistics.{name}": tensor for name, tensor in statistics.to_tensors().items()}
-    for seed, stage in enumerate(STAGES):
+    for seed, stage in enumerate([*STAGES, *DALLE]):
         write_stage(
             run / stage, stage, randomise(make_network(stage), seed), extra.get(stage), opened.info.clip_fingerprint
         )

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.samples.conditions import COLOURS, label
+from eval.samples.conditions import colour, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +50,9 @@ def line(axis: Axes, xs: Sequence[Any], found: Sequence[Mapping[str, float]], co
     settings = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.4, "elinewidth": 0.8, **more}
     name = settings.pop("label", label(condition))
     values = [f["value"] for f in found]
-    colour = settings.pop("color", COLOURS.get(condition))
+    own = settings.pop("color", colour(condition))
     faint = settings.pop("faint", 1.0)
-    _, caps, bars = axis.errorbar(xs, values, yerr=errors(found), label=name, color=colour, **settings)
+    _, caps, bars = axis.errorbar(xs, values, yerr=errors(found), label=name, color=own, **settings)
     for part in (*caps, *bars):
         part.set_alpha(faint)
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval.blurring import read_blur
 from eval.figures import plots
 from eval.figures.captions import is_study, study_figures
 from eval.figures.comparison import comparison
 from eval.figures.folder import RECORD, read_figure
 from eval.protocol import check_protocols
 from eval.runs import FOLDER as MANIPULATIONS
-from eval.samples.conditions import CONDITIONS, Row, picture_label
+from eval.samples.conditions import Row, picture_label, rows_in
 from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
 from eval.samples.pictures import read_picture
@@ -58,7 +59,7 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     if rows:
         check_protocols(rows)
     sweeps, made, absent = read_sweeps(run), {}, {}
-    folders = {name: run / "samples" / name for name in CONDITIONS}
+    folders = {name: run / "samples" / name for name in rows_in(run / "samples")}
     samples = {name: SampleFolder.open(path) for name, path in folders.items() if path.is_dir()}
 
     def add(name: str, figure: Figure | None, reason: str) -> None:
@@ -83,6 +84,8 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     add("figure_14_binding", plots.binding(rows), "evaluate data with ground truth: `unclip evaluate --classifier`")
     of_sweep("sampler", "sampler", plots.samplers)
     of_sweep("prior", "prior", plots.priors)
+    of_sweep("dalle1_figure_09c_best_of", "best_of", plots.candidates)
+    add("dalle1_figure_09ab_blur", plots.blur(read_blur(run)), "run `unclip blur`")
     if is_study(run):
         for name, figure in study_figures(run).items():
             add(name, figure, "train the decoders of experiments/dalle3/suite.yaml, and run `unclip study RUN`")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eval.figures.canvas import canvas, errors, foot, legend, line, picture, save
 from eval.figures.comparison import comparison
 from eval.metrics.binding import OUTCOMES
-from eval.samples.conditions import COLOURS, Row, label
+from eval.samples.conditions import Row, colour, label
 from eval.samples.drawn import drawn, sentence
 from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import Sweep, accuracy_of, footer, settings_text
@@ -54,6 +54,30 @@ def guidance(sweep: Sweep) -> Figure | None:
     return against_axis(sweep, panels, "decoder guidance scale")
 
 
+def candidates(sweep: Sweep) -> Figure | None:
+    """DALL-E 1's figure 9c: CLIP score and accuracy against the number of candidates, by judges that did not rank."""
+    panels = {"CLIP score": metric("clip_score"), "all right": accuracy_of}
+    figure = against_axis(sweep, panels, "candidates, of which a CLIP keeps one")
+    if figure is not None:
+        for axis in figure.axes:
+            axis.set_xscale("log", base=2)
+            ticks = sorted({sweep.x(p) for p in sweep.points})
+            axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    return figure
+
+
+def blur(found: Mapping[str, Any] | None) -> Figure | None:
+    """DALL-E 1's figure 9a: the Frechet distance against the radius of a Gaussian blur of samples and real images."""
+    if found is None:
+        return None
+    figure, axes = canvas(1)
+    for row in found["rows"]:
+        line(axes[0], found["radii"], row["frechet"], row["condition"])
+    axes[0].set(xlabel="radius of the blur in pixels", ylabel="Frechet distance")
+    legend(figure, axes[0])
+    return foot(figure, found["note"])
+
+
 def quality(sweep: Sweep) -> tuple[str, Metric]:
     """What figure 13 calls quality: predicted aesthetics where there is a probe, else accuracy, else the CLIP score."""
     if any(p.get("aesthetic") for p in sweep.points):
@@ -79,7 +103,7 @@ def trade_off(sweep: Sweep) -> Figure | None:
         across = {"xerr": errors([p["recall"] for p in points]), "faint": 0.35, "marker": "", "linewidth": 1.0}
         line(right, recall, found, condition, **across)
         for x, y, p in zip(recall, found, points, strict=True):
-            right.plot(x, y["value"], markers[sweep.x(p)], color=COLOURS.get(condition), markersize=5)
+            right.plot(x, y["value"], markers[sweep.x(p)], color=colour(condition), markersize=5)
     left.set(xlabel="decoder guidance scale", ylabel=name)
     right.set(xlabel="recall", ylabel=name)
     legend(figure, left)
@@ -150,7 +174,7 @@ def priors(sweep: Sweep) -> Figure | None:
                     row,
                     found["value"],
                     xerr=errors([found]),
-                    color=COLOURS.get(point["condition"]),
+                    color=colour(point["condition"]),
                     height=0.7,
                     error_kw=BAR,
                 )

@@ -24,7 +24,7 @@ from eval.pages.collected import paper_tables
 from eval.pages.html import data_uri, environment, jpeg, png
 from eval.protocol import check_protocols
 from eval.runs import METRICS, PAGE, Run, read_run
-from eval.samples.conditions import CONDITIONS, picture_label
+from eval.samples.conditions import picture_label, rows_in
 from eval.samples.folder import GRID, SampleFolder, attributions
 from eval.tables.further import METRICS as FURTHER
 from eval.tables.main import main_table, probe_table, seconds_table
@@ -98,7 +98,7 @@ def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None 
 
 def sample_folders(run: Run) -> dict[str, SampleFolder]:
     """The sample folders of the run by condition, in the order of the table."""
-    paths = {name: run.samples / name for name in CONDITIONS}
+    paths = {name: run.samples / name for name in rows_in(run.samples)}
     return {name: SampleFolder.open(path) for name, path in paths.items() if path.is_dir()}
 
 
@@ -113,7 +113,7 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
     pages = environment()
     folders = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
     curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in folders}
-    grids = {name: run.samples / name / GRID for name in CONDITIONS}
+    grids = {name: run.samples / name / GRID for name in rows_in(run.samples)}
     figures = plots(drawn(run))
     further = {
         SIDE_BY_SIDE: figure is not None,

@@ -7,9 +7,11 @@ rest of the project. Real images are a row of tables too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from modules.conditions import CONDITIONS as DRAWN
+from modules.conditions import ranked
 
 REAL = "real"
 
@@ -25,7 +27,28 @@ Row = dict[str, Any]
 
 def label(condition: str) -> str:
     """How tables and figures of numbers call a condition."""
-    return LABELS.get(condition, condition)
+    name, count = ranked(condition)
+    known = LABELS.get(name, name)
+    return known if count == 1 else f"{known}, best of {count}"
+
+
+def colour(condition: str) -> str | None:
+    """The colour of a condition's curves and bars; None for an unknown one."""
+    return COLOURS.get(ranked(condition)[0])
+
+
+def rows_in(samples: Path) -> list[str]:
+    """The rows of a run's main table whose pictures lie below a folder, in the order of the table."""
+    if not samples.is_dir():
+        return []
+    names = [path.name for path in samples.iterdir() if path.is_dir() and ranked(path.name)[0] in CONDITIONS]
+    return sorted(names, key=_place)
+
+
+def _place(condition: str) -> tuple[int, int, str]:
+    name, count = ranked(condition)
+    names = list(CONDITIONS)
+    return (names.index(name) if name in names else 99, count, condition)
 
 
 def picture_label(condition: str) -> str:
@@ -35,5 +58,4 @@ def picture_label(condition: str) -> str:
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """Rows in the order of `CONDITIONS`; unknown ones after them, by name."""
-    names = list(CONDITIONS)
-    return sorted(rows, key=lambda r: (names.index(r["condition"]) if r["condition"] in names else 99, r["condition"]))
+    return sorted(rows, key=lambda row: _place(row["condition"]))

@@ -82,6 +82,8 @@ def _part(name: str) -> str:
     if name.endswith(".tokens.weight"):
         return "vocabulary"
     first = name.split(".")[0]
+    if first in ("encoder", "decoder"):  # The dVAE's.
+        return first
     if first.startswith("clip_to"):
         return "projections of z_i"
     if first == "tokens" and ".transformer." in name:  # The AR prior's text encoder.

@@ -1,4 +1,4 @@
-"""The options of `unclip plan` and `table3`."""
+"""The options of `unclip plan`, `dalle1-table` and `table3`."""
 
 from __future__ import annotations
 
@@ -47,4 +47,15 @@ def table3() -> argparse.ArgumentParser:
     return made
 
 
-PARSERS: Parsers = {"plan": plan, "table3": table3}
+def dalle1_table() -> argparse.ArgumentParser:
+    """Of `unclip dalle1-table`."""
+    description = "Print the sizes and settings of DALL-E 1's two networks from the paper-scale YAMLs."
+    made = CommandParser(prog="unclip dalle1-table", description=description)
+    made.add_argument(
+        "--folder", type=Path, default=Path("experiments/paper"), help="dvae.yaml, token_transformer.yaml"
+    )
+    made.add_argument("--out", type=Path, help="also write the table as a text file")
+    return made
+
+
+PARSERS: Parsers = {"plan": plan, "dalle1-table": dalle1_table, "table3": table3}

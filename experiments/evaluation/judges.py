@@ -133,5 +133,6 @@ def refuse_named_clip(name: str, clip: CLIPExtractor, folders: list[Any]) -> Non
         InputError: a folder was made with this CLIP.
     """
     for folder in folders:
-        if any(str(record.get("clip", "")).startswith(clip.fingerprint) for record in folder.records):
-            raise InputError(f"--clip {name} is the CLIP that {folder.path} was made with; judge with another")
+        for key, role in (("clip", "was made with"), ("rank_clip", "was chosen by, among candidates")):
+            if any(str(record.get(key, "")).startswith(clip.fingerprint) for record in folder.records):
+                raise InputError(f"--clip {name} is the CLIP that {folder.path} {role}; judge with another")

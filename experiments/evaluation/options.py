@@ -121,4 +121,15 @@ def judge() -> argparse.ArgumentParser:
     return made
 
 
-PARSERS: Parsers = {"coco": coco, "evaluate": evaluate, "judge": judge}
+def blur() -> argparse.ArgumentParser:
+    """Of `unclip blur`."""
+    made = CommandParser(prog="unclip blur", description="Frechet distance under a Gaussian blur of both sides.")
+    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
+    made.add_argument("--run", required=True, help="run folder: its judges are used, and blur.json goes there")
+    made.add_argument("--radii", nargs="+", type=float, default=[0, 1, 2, 4, 8], help="in pixels (default: 0 1 2 4 8)")
+    made.add_argument("--bootstrap", type=positive, default=200, help="draws for the 95%% intervals (default 200)")
+    add_judges(made, required=False, reference="real images (default: RUN/samples/reference)")
+    return made
+
+
+PARSERS: Parsers = {"blur": blur, "coco": coco, "evaluate": evaluate, "judge": judge}

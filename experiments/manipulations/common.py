@@ -23,7 +23,7 @@ from experiments.console.show import show
 from experiments.storage.provenance import commit
 from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
-from modules.manipulations import Latents, Walk, enlarge, invert, load_latents, reachable_sizes, redraw
+from modules.manipulations import Latents, Walk, decoder_size, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.models.configs import GUIDANCE, check_value
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
@@ -53,13 +53,17 @@ class Sources:
         return len(self.images)
 
 
-def start(options: argparse.Namespace) -> UnCLIP:
-    """The system, after what can be checked has been checked."""
+def start(options: argparse.Namespace, decoder: str = "decoder") -> UnCLIP:
+    """The system, after what can be checked has been checked.
+
+    Args:
+        decoder: the stage that draws.
+    """
     check_guidance(options)
     require_writable_figure(options.out, options.overwrite)
     options.run = str(run_folder(chosen_run(options.run)))
     system = UnCLIP(options.run, find_device(options.device))
-    options.size = reachable_sizes(system, options.size)[-1]
+    options.size = reachable_sizes(system, options.size, decoder_size(system, decoder))[-1]
     return system
 
 

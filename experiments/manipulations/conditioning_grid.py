@@ -16,7 +16,7 @@ LABELS = {"caption_only": "caption only", "text_embedding": "caption, z_t as z_i
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip conditioning-grid`; returns the exit code."""
-    offered = [name for name in sampled() if CONDITIONS[name].z_i != "image"]
+    offered = [name for name in sampled() if CONDITIONS[name].has_embedding or CONDITIONS[name].z_i == "none"]
     for condition in options.conditions:
         if condition not in offered:
             raise InputError(f"no condition {condition!r} here; there are {', '.join(offered)}")

@@ -31,19 +31,29 @@ def figure(name: str, description: str, images: bool = True, steps: int = 50) ->
     """The options that all of these commands have but `unclip gallery`."""
     made = CommandParser(prog=f"unclip {name}", description=description)
     if images:
-        made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
-        made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
-        made.add_argument("-n", type=positive, default=6, help="how many test pictures (default %(default)s)")
+        add_pictures(made)
+    add_common(made)
+    made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
+    made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
+    return made
+
+
+def add_pictures(made: argparse.ArgumentParser) -> None:
+    """Which pictures to work on."""
+    made.add_argument("images", nargs="*", help="picture files; without any, test pictures of the run")
+    made.add_argument("--from", dest="source", help="sample folder of the test pictures (default RUN/samples/real)")
+    made.add_argument("-n", type=positive, default=6, help="how many test pictures (default %(default)s)")
+
+
+def add_common(made: argparse.ArgumentParser) -> None:
+    """The run, the figure folder, and what every drawing has."""
     made.add_argument("--run", help=RUN)
     made.add_argument("--out", required=True, help="figure folder to write")
     made.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
-    made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps, down as up (default {steps})")
-    made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
     made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
-    return made
 
 
 def add_latents(made: argparse.ArgumentParser) -> None:
@@ -110,6 +120,17 @@ def text_diff() -> argparse.ArgumentParser:
         metavar="M",
         help="with --table: choose each edit's theta on M other scenes (default: none)",
     )
+    return made
+
+
+def complete() -> argparse.ArgumentParser:
+    """Of `unclip complete`."""
+    made = CommandParser(prog="unclip complete", description="Draw the rest of pictures whose top rows are given.")
+    add_pictures(made)
+    add_common(made)
+    made.add_argument("--rows", type=int, default=4, help="rows of tokens that are given (default 4)")
+    made.add_argument("--caption", help="of the whole picture as it is to be (default the test picture's own)")
+    made.add_argument("--fills", type=int, default=4, help="pictures to draw of each (default 4)")
     return made
 
 
@@ -187,6 +208,7 @@ PARSERS: Parsers = {
     "variations": variations,
     "interpolate": interpolate,
     "text-diff": text_diff,
+    "complete": complete,
     "inpaint": inpaint,
     "pca": pca,
     "typographic": typographic,

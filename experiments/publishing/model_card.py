@@ -39,6 +39,8 @@ WHAT = {
     "DiffusionPrior": "the diffusion prior: caption to CLIP image embedding (unCLIP, section 2.2)",
     "Decoder": "a decoder: CLIP image embedding and caption to image (unCLIP, section 2.1)",
     "DistilledDecoder": "a decoder that has learned its teacher's guidance: CLIP image embedding and caption to image",
+    "DVAE": "a discrete VAE: image to a grid of tokens and back (DALL-E 1, section 2.1)",
+    "TokenTransformer": "DALL-E 1's Transformer: caption to the tokens of an image (DALL-E 1, section 2.2)",
     "Upsampler": "an upsampler: image to larger image (unCLIP, section 2.1)",
     "AttributeClassifier": "a classifier of what captions mention; it judges pictures and draws none",
 }

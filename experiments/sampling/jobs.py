@@ -32,6 +32,7 @@ class Job:
         size: how far the upsamplers enlarge them; by default to the largest that they reach.
         negative: a caption that all are guided away from.
         decoder: the stage that draws; by default the condition's own.
+        best_of: candidates of each picture, of which the system's ranking CLIP chooses one.
     """
 
     requests: list[Request]
@@ -44,6 +45,7 @@ class Job:
     size: int | None = None
     negative: str | None = None
     decoder: str | None = None
+    best_of: int = 1
 
     def __len__(self) -> int:
         return len(self.requests) * self.n
@@ -79,6 +81,7 @@ class Job:
             self.size,
             self.negative,
             self.decoder,
+            self.best_of,
         )
         return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 

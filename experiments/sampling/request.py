@@ -18,12 +18,14 @@ from experiments.console.arguments import setting
 from experiments.console.devices import find_device
 from experiments.sampling.drawing import draw, first_process
 from experiments.sampling.jobs import Drawing, Job
+from experiments.sampling.ranking import ranking_clip
 from experiments.storage.provenance import commit, config_hash, file_hashes
 from modules.clip.frozen import FrozenCLIP
-from modules.conditions import CONDITIONS, sampled
+from modules.conditions import CONDITIONS, row_name, sampled
 from modules.errors import InputError
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size
+from modules.models.base import Model
 from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
@@ -75,6 +77,8 @@ def started(options: argparse.Namespace) -> Session:
     system.overrides = overrides_of(system, options)
     if options.guiding_clip:
         system.guiding_clip = FrozenCLIP(options.guiding_clip).to(system.device)
+    if getattr(options, "rank_clip", None):  # Not every command that draws ranks.
+        system.ranking_clip = ranking_clip(system, options.rank_clip)
     return Session(system, device, first)
 
 
@@ -115,6 +119,8 @@ def check_stages(system: UnCLIP, options: argparse.Namespace) -> None:
         raise InputError(f"unknown condition {options.condition!r}; there are {', '.join(sampled())}")
     if options.size is not None and not options.upsample:
         raise InputError("--size and --no-upsample exclude each other: leave one out")
+    if options.decoder and CONDITIONS[options.condition].z_i in ("tokens", "true tokens"):
+        raise InputError(f"--decoder {options.decoder}: the tokens of {options.condition} are read by its dVAE alone")
     needed = [*_networks(options), *(["upsampler"] if options.upsample and not upsampler_names(system) else [])]
     for name in needed:
         if not system.has(name):
@@ -186,16 +192,18 @@ def _value(word: str, text: str) -> object:
 def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     """What all lines of the manifest share: how the pictures were made."""
     enlarging = upsamplers(system, options)
-    stages = {"decoder": system.decoder(_decoder(options)).sampler}
+    of_tokens = CONDITIONS[options.condition].z_i in ("tokens", "true tokens")
+    stages = {} if of_tokens else {"decoder": system.decoder(_decoder(options)).sampler}
     named = CONDITIONS[options.condition].prior
-    prior = None if named is None else system.prior(named)
+    prior = None if named is None else system.model(named, Model)
     of_prior = getattr(prior, "sampler", None)
     if isinstance(of_prior, SamplerConfig):
         stages["prior"] = of_prior
     stages |= {name: system.upsampler(name).sampler for name in enlarging}
     guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in enlarging}
-    if prior is not None and prior.guidance_scale is not None:
-        guidance["prior"] = prior.guidance_scale
+    of_guidance = getattr(prior, "guidance_scale", None)
+    if of_guidance is not None:
+        guidance["prior"] = of_guidance
     how = {
         "guidance": guidance,
         "sampler": {name: sampler.name for name, sampler in stages.items()},
@@ -212,9 +220,13 @@ def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     if options.guiding_clip:
         how["guiding_clip"] = system.guiding_clip.fingerprint
     weights = {name: system.stage(name).fingerprint for name in _needed(system, options)}
-    made_with = {"condition": options.condition, **how, "weights": weights, "clip": system.clip_facts[1]}
+    count = getattr(options, "best_of", 1)
+    if system.ranking_clip is not None:
+        how |= {"best_of": count, "rank_clip": system.ranking_clip.fingerprint}
+    condition = row_name(options.condition, count)
+    made_with = {"condition": condition, **how, "weights": weights, "clip": system.clip_facts[1]}
     return {
-        "condition": options.condition,
+        "condition": condition,
         **how,
         "config_hash": config_hash(made_with),
         "clip": system.clip_facts[1],

@@ -12,6 +12,7 @@ from eval.samples.folder import MANIFEST, SampleFolder
 from eval.words import counted
 from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.jobs import Job
+from experiments.sampling.ranking import check_ranking
 from experiments.sampling.request import check_counts, drawn, provenance, started
 from modules.clip.frozen import warn_unknown_words
 from modules.conditions import CONDITIONS
@@ -21,6 +22,7 @@ from modules.errors import InputError
 def run(options: argparse.Namespace) -> int:
     """Run `unclip sample`; returns the exit code. The processes that a strategy starts come through here, too."""
     check_counts(options)
+    check_ranking(options)
     requests, source = read_requests(options.caption, options.captions)
     session = started(options)
     system = session.system
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
     images = _true_images(options, source)
     how = (options.n, options.condition, options.seed, options.upsample, provenance(system, options), images)
-    job = Job(requests, *how, options.size, options.negative, options.decoder)
+    job = Job(requests, *how, options.size, options.negative, options.decoder, options.best_of)
     if session.first:
         warn_unknown_words(system.clip.tokenize, captions)
         if images is not None:
@@ -39,13 +41,13 @@ def run(options: argparse.Namespace) -> int:
     folder = drawn(session, options, job)
     if folder is not None:
         made = f"{counted(len(job), 'picture')} of {counted(len(requests), 'caption')}"
-        print(f"{folder.path}: {made}, condition {options.condition}")
+        print(f"{folder.path}: {made}, condition {job.shared['condition']}")
     return 0
 
 
 def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:
     """The folder of the true images whose z_i the decoder is given; None for other conditions."""
-    if CONDITIONS[options.condition].z_i != "image":
+    if not CONDITIONS[options.condition].needs_images:
         return None
     if source is None:
         raise InputError(

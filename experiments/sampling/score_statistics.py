@@ -42,11 +42,15 @@ class Statistics:
 
     def lacking(self, system: UnCLIP, name: str) -> bool:
         """Whether a decoder, as it is set, needs statistics that it was not trained with."""
+        if not isinstance(system.stage(name).model, DecoderModel):
+            return False
         model = self._as_trained(system, name)
         return model.sampler.needs_statistics and not model.has_statistics
 
     def give(self, system: UnCLIP, name: str) -> None:
         """If the decoder's sampler needs statistics, gives the decoder its own or, if it has none, estimated ones."""
+        if not isinstance(system.stage(name).model, DecoderModel):
+            return
         model = self._as_trained(system, name)
         estimated = model.sampler.needs_statistics and not model.has_statistics
         chosen = self._estimated(system, name, model) if estimated else model.statistics

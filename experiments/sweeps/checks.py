@@ -30,7 +30,7 @@ def check_points(sampler: Sampler, points: Iterable[tuple[str, Mapping[str, Any]
         raise InputError("the metrics need 2 samples or more, this sweep draws 1: take more captions")
     for condition, settings in points:
         own = CONDITIONS[condition]
-        if plan.space == "embeddings" and own.z_i == "none":
+        if plan.space == "embeddings" and not own.has_embedding:
             raise InputError(f"the condition {condition} gives no embedding; leave it out of sweeps of embeddings")
         sampler.override(condition, settings)
         if plan.negative and plan.space == "images":

@@ -14,6 +14,7 @@ from experiments.sampling.jobs import Job
 from experiments.sampling.score_statistics import Statistics
 from modules.conditions import CONDITIONS
 from modules.images.tensors import to_uint8
+from modules.manipulations.ranking import Best, Place
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
 
@@ -31,6 +32,8 @@ class PointJob(Job):
         statistics: see `experiments.sampling.score_statistics`.
         drawn: embeddings so far, shared by the points of a sweep.
         title: for the bar.
+        ranking: names all settings but the number of candidates, for points that have one; else None.
+        best: the best candidates so far by `ranking` and pictures: a point of more candidates goes on from them.
     """
 
     decoder: str = "decoder"
@@ -38,6 +41,8 @@ class PointJob(Job):
     statistics: Statistics | None = None
     drawn: Drawn = field(default_factory=dict)
     title: str = ""
+    ranking: str | None = None
+    best: dict[str, Best] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -59,18 +64,32 @@ class PointJob(Job):
         return image_generators(self.seed, self.places(numbers), "prior")
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
-        tokens, z_i = self.embedded(system, numbers)
         if self.statistics is not None:
             self.statistics.give(system, self.decoder)
         places = self.places(numbers)
         captions = [self.requests[k // self.n].caption for k in numbers]
+        if self.ranking is not None:
+            pictures, places = self._ranked(system, captions, numbers)
+            return to_uint8(self._enlarged(system, pictures, places))
+        tokens, z_i = self.embedded(system, numbers)
         away = system.negative_captions(self.negative, len(numbers))
         not_this = system.negative_of(self.condition, away, self.generators(numbers))
         generators = image_generators(self.seed, places, "decoder")
         pictures = system.decode(tokens, z_i, generators, self.decoder, captions, not_this)
-        if self.upsample:
-            pictures = system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size)
-        return to_uint8(pictures)
+        return to_uint8(self._enlarged(system, pictures, places))
+
+    def _enlarged(self, system: UnCLIP, pictures: Tensor, places: list[Place]) -> Tensor:
+        return system.upsample(pictures, ImageSeeds.at(self.seed, places), self.size) if self.upsample else pictures
+
+    def _ranked(self, system: UnCLIP, captions: list[str], numbers: list[int]) -> tuple[Tensor, list[Place]]:
+        """The best candidates at the decoder's size, and their places; those of a smaller point are not drawn again."""
+        key = json.dumps([self.ranking, numbers])
+        before = self.best.get(key)
+        start = before if before is not None and before.count <= self.best_of else None
+        given = (self.true_images(numbers), self.negative, start)
+        best = system.ranked(captions, self.condition, self.seed, self.places(numbers), self.best_of, *given)
+        self.best[key] = best
+        return best.pictures, best.places
 
     def places(self, numbers: list[int]) -> list[tuple[int, int]]:
         """(caption's position, sample's position) of pictures."""

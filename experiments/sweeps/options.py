@@ -26,6 +26,11 @@ def sweep() -> argparse.ArgumentParser:
         metavar="STAGE.SETTING=VALUE,...",
         help="values instead of the sweep's own, as in decoder.steps=1,2,4,6,12,25; may be repeated",
     )
+    made.add_argument(
+        "--rank-clip",
+        metavar="FOLDER",
+        help="CLIP that chooses among candidates, for ranking.best_of (default: RUN/rank_clip/export)",
+    )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     made.add_argument("--devices", type=positive, default=1, help="how many of them, a process each (default 1)")
     made.add_argument("--strategy", default="auto", help="of Lightning's Trainer, for several (default auto: ddp)")

@@ -26,7 +26,9 @@ from experiments.sweeps.drawing import Drawn, PointJob
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
+from modules.manipulations.ranking import Best
 from modules.models.base import Model
+from modules.models.diffusion_model import DiffusionModel
 from modules.pipeline import UnCLIP
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class Sampler:
         self.images = images[: plan.captions]
         self.rows = [real.records[own[0]] for own in self.images]
         self.drawn: Drawn = {}
+        self.best: dict[str, Best] = {}
 
     def has(self, condition: str) -> bool:
         """Whether the run holds the stages of a condition."""
@@ -121,8 +124,10 @@ class Sampler:
         content: dict[str, Any] = {"plan": plan, "captions": captions, "settings": settings, "condition": condition}
         if self.plan.negative:
             content["negative"] = self.plan.negative
-        if CONDITIONS[condition].z_i == "image" or self.plan.space == "embeddings":
+        if CONDITIONS[condition].needs_images or self.plan.space == "embeddings":
             content["true images"] = [[self.real.records[k].get("sha256") for k in own] for own in self.images]
+        if self.system.ranking_clip is not None:
+            content["ranking CLIP"] = self.system.ranking_clip.fingerprint
         if self.estimates(condition, settings):
             content["images of the score's statistics"] = self.statistics.count
         content |= {"weights": weights, "samplers": samplers, "clip": self.system.clip.fingerprint}
@@ -138,6 +143,7 @@ class Sampler:
             "prior": self.priors(condition),
             "decoder": [self.decoder(condition)],
             "upsampler": self.upsamplers,
+            "ranking": [],  # No stage.
         }
         for key, value in settings.items():
             stage, _, setting = key.partition(".")
@@ -163,13 +169,18 @@ class Sampler:
             self.plan.seed,
             self.plan.upsample,
             {**shared, "commit": commit()},
-            self.real if CONDITIONS[condition].z_i == "image" else None,
+            self.real if CONDITIONS[condition].needs_images else None,
             negative=self.plan.negative,
             decoder=self.decoder(condition),
             of_prior={key: value for key, value in settings.items() if key.startswith("prior.")},
             statistics=self.statistics,
             drawn=self.drawn,
             title=title,
+            best_of=settings.get("ranking.best_of", 1),
+            ranking=json.dumps([condition, {k: v for k, v in settings.items() if not k.startswith("ranking.")}])
+            if "ranking.best_of" in settings
+            else None,
+            best=self.best,
         )
 
     def request(self, row: int) -> Request:
@@ -211,9 +222,12 @@ class Sampler:
     def evaluations(self, condition: str, settings: Mapping[str, Any]) -> int | None:
         """How often a network is evaluated for one sample: the decoder's, or in sweeps of embeddings the prior's."""
         self.override(condition, settings)
-        if self.plan.space == "images":
-            return self.system.decoder(self.decoder(condition)).evaluations
         prior = CONDITIONS[condition].prior
+        if prior is not None and CONDITIONS[condition].z_i == "tokens":
+            return self.system.token_prior(prior).evaluations
+        if self.plan.space == "images":
+            decoder = self.system.model(self.decoder(condition), Model)
+            return decoder.evaluations if isinstance(decoder, DiffusionModel) else None
         return None if prior is None else self.system.prior(prior).evaluations
 
 

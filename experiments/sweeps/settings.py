@@ -6,7 +6,7 @@ from typing import Any
 
 from modules.conditions import CONDITIONS
 
-STAGES = ("prior", "decoder", "upsampler")
+STAGES = ("prior", "decoder", "upsampler", "ranking")
 
 
 def setting_problem(condition: str, space: str, upsample: bool, name: str, value: Any) -> str | None:
@@ -21,18 +21,25 @@ def setting_problem(condition: str, space: str, upsample: bool, name: str, value
         name: as in "decoder.steps".
         value: of the setting.
     """
-    from modules.models.configs import DECODER_RULES, SAMPLER_RULES  # It needs torch, and `--help` does not.
+    from modules.models.configs import DECODER_RULES, SAMPLER_RULES, WHOLE  # It needs torch, and `--help` does not.
 
     stage, _, setting = name.partition(".")
     takes_part = {
         "prior": CONDITIONS[condition].prior is not None,
         "decoder": space == "images",
         "upsampler": space == "images" and upsample,
+        "ranking": space == "images" and CONDITIONS[condition].draws,
     }
     if not takes_part[stage]:
         return f"{name} has no effect on {condition} here, which has no {stage} with settings: leave one of them out"
     if stage == "prior":
         return None
+    if stage == "ranking":
+        fits, wanted = WHOLE
+        known = setting == "best_of" and fits(value)
+        return None if known else f"{name} is {value!r}: a ranking has best_of, {wanted}"
+    if CONDITIONS[condition].z_i in ("tokens", "true tokens"):
+        return f"{name} has no effect on {condition}, whose decoder has no settings of sampling: leave one of them out"
     rules = SAMPLER_RULES | (DECODER_RULES if stage == "decoder" else {})
     if setting not in rules:
         return f"{name!r} is no setting; a {stage} of {condition} has {', '.join(rules)}"

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from experiments.sweeps.points import Devices, Sampler
 
 
+BEST_OF = "ranking.best_of"
+"""The setting of a point: how many candidates there are of each picture."""
+
 RECORDED = 3
 """Raise it when rows record more or name judges otherwise. Older points are then measured again, not drawn again."""
 
@@ -73,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
     missing = list(dict.fromkeys(c for c, _ in plan.expand() if not sampler.has(c)))
     if not points:
         raise InputError(f"the run {run} holds no stages for any of {', '.join(missing)}: train them first")
+    use_ranking_clip(sampler, options, points)
     check_points(sampler, points)
     if reference is not None:
         check_reference(sampler, [condition for condition, _ in points], reference)
@@ -86,6 +90,22 @@ def run(options: argparse.Namespace) -> int:
     show(sweep_table(Sweep.load(target)))
     print(f"sweep: {target}")
     return 0
+
+
+def use_ranking_clip(sampler: Sampler, options: argparse.Namespace, points: Points) -> None:
+    """Give the run the CLIP that chooses among candidates, where a point has any.
+
+    Raises:
+        InputError: there is none, or it judges or conditions too.
+    """
+    from experiments.sampling.ranking import ranking_clip
+
+    if not any(BEST_OF in settings for _, settings in points):
+        return
+    folder = options.rank_clip or existing(Path(options.run) / "rank_clip" / "export")
+    if folder is None:
+        raise InputError(f"{BEST_OF} needs a CLIP that chooses: give --rank-clip, or train {options.run}/rank_clip")
+    sampler.system.ranking_clip = ranking_clip(sampler.system, folder, options.clip)
 
 
 def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:

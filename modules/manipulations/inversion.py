@@ -15,14 +15,17 @@ from modules.diffusion.schedules import NoiseSchedule, respace
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations.latents import Latents, Walk, stack_latents
+from modules.models.base import Model
 from modules.models.configs import SamplerConfig
+from modules.models.dalle1.dvae import DVAEModel
 from modules.seeds import ImageSeeds
 from modules.trained_run import TrainedRun
 
 
 def decoder_size(system: TrainedRun, decoder: str = "decoder") -> int:
-    """Side of the images of a decoder of the run, "decoder" or "glide"."""
-    return system.decoder(decoder).image_size
+    """Side of the images of a decoder of the run: "decoder", "glide", "dvae"."""
+    found = system.model(decoder, Model)
+    return found.image_size if isinstance(found, DVAEModel) else system.decoder(decoder).image_size
 
 
 def invert(system: TrainedRun, images: Tensor, captions: Sequence[str] | None = None, walk: Walk = Walk()) -> Latents:

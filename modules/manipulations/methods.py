@@ -59,7 +59,7 @@ class ImageMethods(TrainedRun):
         """
         texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)
-        if chosen.z_i == "image":
+        if chosen.needs_images:
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
         warn_unknown_words(self.clip.tokenize, set(texts))
         tokens, z_t = self.embed_text(texts)

@@ -384,8 +384,12 @@ class Stage(lightning.LightningModule, Generic[B]):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # With their names, by which Muon tells hidden matrices from the rest.
         optimizer = self.optimizer(NamedParameters(x for x in self.network.named_parameters() if x[1].requires_grad))
+        self.prepare_optimizer(optimizer)
         schedule = LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def prepare_optimizer(self, optimizer: Optimizer) -> None:
+        """What is done to a fresh optimiser before the learning rate's schedule takes its groups."""
 
     def _learning_rate_factor(self, step: int) -> float:
         config = self.training_config

@@ -91,6 +91,29 @@ def test_points_are_what_sample_draws(run: Path, capsys: pytest.CaptureFixture):
     assert (plain.images().int() - point.images().int()).abs().float().mean() > 1  # guidance does something
 
 
+def test_points_of_more_candidates_go_on_from_those_of_fewer(run: Path, tiny, monkeypatch, capsys):
+    """They are what `unclip sample --best-of` draws, and all together draw as many candidates as the largest."""
+    clip = tiny.write_clip(run / "rank_clip", seed=4)
+    counted = []
+    draw = UnCLIP.draw_low
+    monkeypatch.setattr(UnCLIP, "draw_low", lambda *words: counted.append(1) or draw(*words))
+    changes = {"conditions": ["dalle"], "fixed": {}, "axis": "ranking.best_of"}
+    assert sweep(run, points=[{"ranking.best_of": [1, 2, 4]}], **changes) == 0
+    assert len(counted) == 4
+    found = read_sweeps(run)["small"]
+    assert [(found.x(p), p["evaluations"]) for p in found.points] == [(1, 16), (2, 16), (4, 16)]
+    words = ["--captions", str(run / "samples" / "real" / "manifest.jsonl"), "--condition", "dalle", "--no-upsample"]
+    words += ["--best-of", "4", "--rank-clip", str(clip), "--out", str(run.parent / "drawn")]
+    assert main(["sample", "--run", str(run), *words]) == 0
+    drawn, point = SampleFolder.open(run.parent / "drawn"), SampleFolder.open(run / found.points[2]["folder"])
+    assert (drawn.images().int() - point.images().int()).abs().max() <= 1
+    capsys.readouterr()
+    assert sweep(run, "--clip", str(clip), points=[{"ranking.best_of": [2]}], **changes) == 2
+    assert "is the CLIP that judges" in capsys.readouterr().err
+    assert sweep(run, points=[{"ranking.best_of": [0]}], **changes) == 2
+    assert "ranking.best_of is 0" in capsys.readouterr().err
+
+
 def test_measured_points_are_kept_and_changed_ones_are_not(run: Path):
     def times() -> dict[str, int]:
         return {p.parent.name: p.stat().st_mtime_ns for p in run.glob("sweeps/small/*/metrics.json")}

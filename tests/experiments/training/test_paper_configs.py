@@ -26,7 +26,19 @@ def parsed(capsys, *names):
     return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["clip", "ar_prior", "diffusion_prior", "decoder", "upsampler_256", "upsampler_1024"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clip",
+        "ar_prior",
+        "diffusion_prior",
+        "decoder",
+        "dvae",
+        "token_transformer",
+        "upsampler_256",
+        "upsampler_1024",
+    ],
+)
 def test_a_yaml_is_accepted(capsys, name):
     config = parsed(capsys, name)
     assert config["trainer"]["default_root_dir"] == f"runs/paper/{name}"
@@ -69,6 +81,8 @@ PARAMETERS = {
     "decoder": 3.56e9,
     "glide": 3.55e9,
     "text_decoder": 3.56e9,
+    "dvae": 9.76e7,
+    "token_transformer": 1.26e10,
     "upsampler_256": 7.30e8,
     "upsampler_1024": 2.82e8,
 }

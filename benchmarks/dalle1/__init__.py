@@ -1,0 +1,1 @@
+"""Timings of DALL-E 1."""

@@ -1,0 +1,101 @@
+"""`unclip dalle1-table`: the sizes of DALL-E 1's two networks from the paper-scale YAMLs, beside the paper's.
+
+As in `unclip table3` the networks are built on the meta device: shapes without numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from eval.tables.hyperparameters import lookup, size_text
+from experiments.console.shipped import located
+from experiments.console.show import aligned
+from experiments.costs import flops
+from experiments.costs.flops import Count
+from experiments.costs.table3 import read
+from experiments.storage.folders import write_text
+from modules.models.base import Model
+from modules.models.dalle1.dvae import DVAEModel
+from modules.models.dalle1.token_transformer import TokenTransformerModel
+
+MODELS: dict[str, type[Model]] = {"dvae": DVAEModel, "token_transformer": TokenTransformerModel}
+TITLES = {"dvae": "dVAE", "token_transformer": "Transformer"}
+SIZES = {"dvae": 97.6e6, "token_transformer": 12e9}
+"""Parameters: the released dVAE's, counted; the paper's "12-billion parameter" Transformer (section 2)."""
+
+NETWORK = "model.init_args.network.init_args."
+OPTIMIZER = "model.init_args.optimizer.init_args."
+PAPER: dict[str, dict[str, tuple[str, object]]] = {
+    "dvae": {
+        "codes": (NETWORK + "num_codes", 8192),
+        "width": (NETWORK + "width", 256),
+        "width multiples": (NETWORK + "multipliers", [1, 2, 4, 8]),
+        "blocks of a group": (NETWORK + "blocks", 2),
+        "image size": (NETWORK + "image_size", 256),
+        "beta": ("model.init_args.schedules.beta.end", 6.6),
+        "beta's updates": ("model.init_args.schedules.beta.steps", 5000),
+        "temperature": ("model.init_args.schedules.temperature.end", 1 / 16),
+        "temperature's updates": ("model.init_args.schedules.temperature.steps", 150_000),
+        "step size": (OPTIMIZER + "lr", 1e-4),
+        "weight decay": (OPTIMIZER + "weight_decay", 1e-4),
+        "Adam betas": (OPTIMIZER + "betas", [0.9, 0.999]),
+        "updates": ("trainer.max_steps", 3_000_000),
+    },
+    "token_transformer": {
+        "text tokens": (NETWORK + "context_length", 256),
+        "text vocabulary": (NETWORK + "vocab_size", 16_384),
+        "image tokens, a side": (NETWORK + "grid", 32),
+        "codes": (NETWORK + "num_codes", 8192),
+        "layers": (NETWORK + "depth", 64),
+        "heads": (NETWORK + "heads", 62),
+        "width": (NETWORK + "width", 3968),
+        "convolution's kernel": (NETWORK + "kernel", 11),
+        "BPE dropout": ("model.init_args.bpe_dropout.init_args.rate", 0.1),
+        "step size": (OPTIMIZER + "lr", 4.5e-4),
+        "weight decay": (OPTIMIZER + "weight_decay", 4.5e-2),
+        "Adam betas": (OPTIMIZER + "betas", [0.9, 0.96]),
+        "clip norm": ("trainer.gradient_clip_val", 4.0),
+        "updates": ("trainer.max_steps", 430_000),
+    },
+}
+"""Rows of a stage: where its YAML has them, and the paper's value (sections 2 and 3, appendices A and B)."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip dalle1-table`; returns the exit code."""
+    folder = located(options.folder)
+    configs = {stage: read(folder / f"{stage}.yaml") for stage in MODELS}
+    text = "\n\n".join(
+        table(stage, config, flops.count(flops.model_of(MODELS[stage], config))) for stage, config in configs.items()
+    )
+    print(text)
+    if options.out:
+        write_text(options.out, text + "\n")
+    return 0
+
+
+def table(stage: str, config: dict[str, Any], counted: Count) -> str:
+    """A stage's rows and what was counted, as text; a value that is not the paper's is followed by the paper's."""
+    lines = [[TITLES[stage], "", "the paper's, where it differs"]]
+    for row, (key, paper) in PAPER[stage].items():
+        ours = lookup(config, key)
+        same = (list(ours) if isinstance(ours, tuple) else ours) == paper
+        lines.append([row, _text(ours), "" if same else _text(paper)])
+    lines += [
+        [
+            "parameters counted",
+            size_text(counted.parameters),
+            f"{size_text(SIZES[stage])}: {counted.parameters / SIZES[stage]:.2f}x",
+        ],
+        *([f"  {name}", size_text(number), ""] for name, number in counted.parts.items()),
+        ["FLOPs, one forward pass", size_text(counted.forward), ""],
+        ["FLOPs, one image", size_text(counted.image), ""],
+    ]
+    return aligned(lines)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,55 @@
+"""The CLIP that chooses among candidates, read and checked: it must neither condition nor judge."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from modules.clip.frozen import FrozenCLIP
+from modules.conditions import CONDITIONS
+from modules.errors import InputError
+from modules.manipulations.ranking import check_ranking_clip
+from modules.models.exports import export_folder, weights_file
+from modules.pipeline import UnCLIP
+
+
+def check_ranking(options: argparse.Namespace) -> None:
+    """Refuse candidates without a CLIP that chooses, and a CLIP without any choice.
+
+    Raises:
+        InputError: names the options.
+    """
+    if (options.best_of > 1) != bool(options.rank_clip):
+        raise InputError(
+            f"--best-of {options.best_of} and --rank-clip {options.rank_clip}: a CLIP chooses a candidate, so give "
+            "both (--best-of 2 or more), or neither"
+        )
+    condition = CONDITIONS.get(options.condition)
+    if options.best_of > 1 and condition is not None and not condition.draws:
+        raise InputError(f"--best-of: {options.condition} draws nothing, so that all candidates are the same picture")
+
+
+def ranking_clip(system: UnCLIP, folder: str, judge: str | None = None) -> FrozenCLIP:
+    """The CLIP in a folder (a stage's, or its export), or of open_clip's name, on the system's device.
+
+    Args:
+        system: the run, with its guiding CLIP.
+        judge: folder of a CLIP that will judge, beside the run's eval_clip.
+
+    Raises:
+        InputError: it conditions the run's stages, guides its decoder, or judges.
+    """
+    name = str(export_folder(folder)) if Path(folder).is_dir() else folder
+    check_ranking_clip(name, system.run)
+    if judge is not None and _same(Path(name), Path(judge)):
+        raise InputError(f"--rank-clip {folder} is the CLIP that judges, {judge}: it would choose what it measures")
+    found = FrozenCLIP(name).to(system.device)
+    for own, role in ((system.clip, "conditions the run's stages"), (system.guiding_clip, "guides the decoder")):
+        if own.fingerprint == found.fingerprint:
+            raise InputError(f"--rank-clip {folder} is the CLIP that {role}: rank with another")
+    return found
+
+
+def _same(first: Path, second: Path) -> bool:
+    a, b = weights_file(first), weights_file(second)
+    return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()

@@ -1,0 +1,106 @@
+"""Re-ranking: of N candidate pictures of a caption the one that a CLIP finds nearest to it (DALL-E 1, section 2.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modules.errors import InputError
+from modules.models.exports import weights_file
+
+Place = tuple[int, int]
+"""(caption's position, sample's position) of a picture, which with the seed decide its noise."""
+
+STRIDE = 2**32
+"""Between the places of a picture's candidates: more than any sample's position."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best candidates so far, of B pictures.
+
+    Attributes:
+        pictures: (B, 3, h, w) in [-1, 1].
+        scores: (B,) cosine of picture and caption, by the ranking CLIP.
+        places: of the candidates that they are.
+        count: candidates seen so far.
+    """
+
+    pictures: Tensor
+    scores: Tensor
+    places: list[Place]
+    count: int
+
+
+def candidate_places(places: Sequence[Place], candidate: int) -> list[Place]:
+    """Where the noise of a candidate comes from. Candidate 0 is the picture that is drawn without re-ranking."""
+    return [(caption, sample + candidate * STRIDE) for caption, sample in places]
+
+
+def best_of(
+    count: int,
+    places: Sequence[Place],
+    draw: Callable[[list[Place]], Tensor],
+    score: Callable[[Tensor], Tensor],
+    start: Best | None = None,
+) -> Best:
+    """The best of the first `count` candidates of each picture; of equal ones the first.
+
+    The candidates of a smaller count are among those of a larger one.
+
+    Args:
+        places: of B pictures.
+        draw: places of candidates -> (B, 3, h, w).
+        score: pictures -> (B,), the larger the better.
+        start: the best of fewer candidates of the same pictures, from which to go on.
+
+    Raises:
+        ValueError: `start` has seen more candidates.
+    """
+    if start is not None and start.count > count:
+        raise ValueError(f"the best of {start.count} candidates cannot become the best of {count}")
+    best = start
+    for candidate in range(0 if start is None else start.count, count):
+        own = candidate_places(places, candidate)
+        pictures = draw(own)
+        best = _better(best, Best(pictures, score(pictures), own, candidate + 1))
+    if best is None:
+        raise ValueError(f"the best of {count} candidates: there must be 1 or more")
+    return best
+
+
+def _better(best: Best | None, other: Best) -> Best:
+    if best is None:
+        return other
+    taken = other.scores > best.scores
+    return Best(
+        torch.where(taken[:, None, None, None], other.pictures, best.pictures),
+        torch.where(taken, other.scores, best.scores),
+        [new if take else old for take, new, old in zip(taken.tolist(), other.places, best.places, strict=True)],
+        other.count,
+    )
+
+
+def check_ranking_clip(folder: str, run: Path) -> None:
+    """Refuse a ranking CLIP that conditions the run's stages or judges its pictures: it would choose what it measures.
+
+    Args:
+        folder: of the ranking CLIP; a name of open_clip's is not looked at here.
+        run: its CLIPs are clip and eval_clip.
+
+    Raises:
+        InputError: the weights are the same.
+    """
+    own = weights_file(folder)
+    roles = {"clip": "that the run's stages are conditioned on", "eval_clip": "that judges the run's pictures"}
+    for name, role in roles.items():
+        other = weights_file(run / name)
+        if own.is_file() and other.is_file() and own.read_bytes() == other.read_bytes():
+            raise InputError(
+                f"--rank-clip {folder} is the CLIP {role} ({run / name}): rank with a third one, which neither "
+                "conditions nor judges"
+            )

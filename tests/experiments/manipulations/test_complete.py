@@ -1,0 +1,56 @@
+"""`unclip complete`: the rows that are given stay, the rest is DALL-E's own draw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.rendered.scenes import make_pair, render
+from experiments.cli import main
+from modules.errors import InputError
+from modules.manipulations.completion import complete
+from modules.pipeline import UnCLIP
+from modules.seeds import ImageSeeds
+
+CAPTIONS = ["a small red circle", "a large blue square"]
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    pictures = [torch.from_numpy(render(make_pair("test", k).scene, 16)) for k in range(2)]
+    return torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def test_no_rows_given_is_a_plain_picture_and_all_given_is_the_reconstruction(stored_run, images):
+    system, seeds = UnCLIP(stored_run), ImageSeeds.of(0, 2)
+    plain = system.generate(CAPTIONS, "dalle", upsample=False)
+    torch.testing.assert_close(complete(system, images, CAPTIONS, 0, seeds), plain)
+    dvae = system.dvae()
+    again = dvae.decode(dvae.encode(images))
+    torch.testing.assert_close(complete(system, images, CAPTIONS, dvae.grid, seeds), again)
+    with pytest.raises(InputError, match="the grid of tokens has 4"):
+        complete(system, images, CAPTIONS, 5, seeds)
+
+
+def test_the_given_rows_are_the_pictures_own(stored_run, images, monkeypatch):
+    system = UnCLIP(stored_run)
+    dvae, seen = system.dvae(), []
+    sample = UnCLIP.sample_tokens
+    monkeypatch.setattr(UnCLIP, "sample_tokens", lambda *words: seen.append(sample(*words)) or seen[-1])
+    complete(system, images, CAPTIONS, 2, ImageSeeds.of(3, 2))
+    assert torch.equal(seen[0][:, :2], dvae.encode(images)[:, :2])
+
+
+def test_the_command_draws_a_page(stored_run, images, tmp_path, capsys):
+    for k, image in enumerate(images):
+        Image.fromarray(((image + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
+    words = ["complete", *(str(tmp_path / f"{k}.png") for k in range(2)), "--run", str(stored_run), "--rows", "2"]
+    words += ["--fills", "2", "--out", str(tmp_path / "figure"), "--size", "16"]
+    assert main(words) == 2
+    assert "give --caption" in capsys.readouterr().err
+    assert main([*words, "--caption", CAPTIONS[0]]) == 0
+    assert "first 2 of 4 rows of tokens" in capsys.readouterr().out
+    assert len(list((tmp_path / "figure" / "images").iterdir())) == 4
+    assert main([*words, "--caption", CAPTIONS[0], "--rows", "4", "--overwrite"]) == 2
+    assert "--rows is 4" in capsys.readouterr().err

@@ -1,0 +1,263 @@
+"""The dVAE: its density, its KL, its schedules and its network against closed forms; and it fits what it is shown."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Laplace
+
+from modules.batches import ImageTextBatch
+from modules.dalle1.dvae import DVAE
+from modules.dalle1.schedules import CosineSchedule, DVAESchedules
+from modules.errors import InputError
+from modules.models.dalle1.dvae import DVAEModel, code_use, kl_to_uniform, spread_logits
+from modules.models.dalle1.logit_laplace import EPSILON, as_images, from_unit, nll, to_unit
+from modules.networks.dalle1.dvae import BottleneckBlock, DVAENetwork
+
+
+def small(**changes) -> DVAENetwork:
+    torch.manual_seed(0)
+    settings = {"image_size": 8, "num_codes": 6, "width": 8, "multipliers": (1, 2), "blocks": 1, "first_width": 8}
+    return DVAENetwork(**{**settings, **changes})
+
+
+def batch_of(images: torch.Tensor) -> ImageTextBatch:
+    return ImageTextBatch(images, [""] * len(images), torch.arange(len(images)))
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Four squares of different places and colours on different grounds."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(4, 3, 1, 1, generator=generator).mul(2).sub(1).expand(4, 3, 8, 8).clone()
+    for k in range(4):
+        pictures[k, :, k : k + 4, 2:6] = torch.rand(3, 1, 1, generator=generator) * 2 - 1
+    return pictures
+
+
+@pytest.mark.parametrize(("mu", "ln_b"), [(0.0, 0.0), (1.5, -2.0), (-2.0, 0.5)])
+def test_the_density_integrates_to_one(mu, ln_b):
+    logits = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+    x = torch.sigmoid(logits)
+    inside = (x > 0) & (x < 1)
+    density = (-nll(x[inside], torch.tensor(mu), torch.tensor(ln_b))).exp()
+    assert torch.trapezoid(density, x[inside]) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_density_is_a_laplace_of_the_logit_and_its_gradient_is_right():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(50, generator=generator, dtype=torch.float64) * 0.8 + 0.1
+    mu, ln_b = (torch.randn(50, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    found = nll(x, mu, ln_b)
+    expected = -Laplace(mu, ln_b.exp()).log_prob(torch.logit(x)) + torch.log(x) + torch.log1p(-x)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    distance = torch.logit(x) - mu.detach()
+    torch.testing.assert_close(mu.grad, -distance.sign() / ln_b.detach().exp())
+    torch.testing.assert_close(ln_b.grad, 1 - distance.abs() / ln_b.detach().exp())
+
+
+def test_pixels_go_to_a_tenth_and_nine_tenths_and_back():
+    levels = torch.arange(256.0)
+    x = to_unit(levels / 127.5 - 1)
+    torch.testing.assert_close(x, (1 - 2 * EPSILON) * levels / 255 + EPSILON)
+    torch.testing.assert_close((from_unit(x) + 1) * 127.5, levels, atol=1e-4, rtol=0)
+    parameters = torch.cat([torch.logit(x), torch.full((256,), 3.0)])[None, :, None, None]
+    torch.testing.assert_close(as_images(parameters)[0, :, 0, 0], levels / 127.5 - 1, atol=1e-5, rtol=0)
+    assert from_unit(torch.tensor([0.01, 0.99])).tolist() == [-1, 1]
+
+
+def test_the_kl_is_zero_for_uniform_logits_and_ln_k_for_a_certain_code():
+    assert kl_to_uniform(torch.full((2, 7, 3, 3), 0.3)).abs().max() < 1e-6
+    certain = torch.zeros(1, 7, 2, 2)
+    certain[:, 3] = 200
+    torch.testing.assert_close(kl_to_uniform(certain), torch.full((1, 2, 2), math.log(7)))
+
+
+def test_the_loss_is_both_joint_terms_over_the_number_of_values(images):
+    """The KL of a token weighs beta over the colour values of a token: 192 in the paper (appendix A.2)."""
+    model = DVAEModel(small(), beta=6.6, temperature=0.5)
+    found = model.parts(batch_of(images), torch.Generator().manual_seed(1))
+    loss = model.loss(batch_of(images), torch.Generator().manual_seed(1))
+    tokens, values = model.grid**2, images[0].numel()
+    joint = found.reconstruction * values + 6.6 * found.kl * tokens
+    torch.testing.assert_close(loss, joint / values)
+    with torch.device("meta"):
+        assert DVAEModel(DVAENetwork()).values_per_token == 192
+
+
+def test_the_scale_has_a_lower_bound_where_one_is_set(images):
+    model, bounded = DVAEModel(small()), DVAEModel(small(), smallest_scale=0.1)
+    x = to_unit(images)
+    parameters = torch.cat([torch.logit(x), torch.full_like(x, -30.0)], dim=1)
+    assert model.reconstruction(x, parameters) < -28
+    torch.testing.assert_close(
+        bounded.reconstruction(x, parameters), nll(x, torch.logit(x), torch.tensor(0.1).log()).mean()
+    )
+    with pytest.raises(InputError, match="smallest_scale"):
+        DVAEModel(small(), smallest_scale=-1.0).check()
+
+
+def test_at_a_small_temperature_the_relaxed_bound_is_the_true_one(images):
+    cold, warm = (DVAEModel(small(), temperature=tau) for tau in (1e-4, 1.0))
+    same = [f(batch_of(images), torch.Generator().manual_seed(3)) for f in (cold.parts, cold.true_parts)]
+    torch.testing.assert_close(same[0].reconstruction, same[1].reconstruction, atol=1e-4, rtol=0)
+    assert torch.equal(same[0].kl, same[1].kl)
+    relaxed = warm.parts(batch_of(images), torch.Generator().manual_seed(3))
+    assert (relaxed.reconstruction - same[1].reconstruction).abs() > 1e-3
+
+
+def test_the_noise_is_gumbels():
+    noise = DVAEModel(small(num_codes=64)).gumbel(400, torch.Generator().manual_seed(0))
+    assert noise.mean() == pytest.approx(0.5772, abs=0.01)
+    assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.02)
+
+
+def test_the_papers_network_has_the_papers_sizes():
+    with torch.device("meta"):
+        network = DVAENetwork()
+    gains = {block.gain for block in network.modules() if isinstance(block, BottleneckBlock)}
+    assert gains == {1 / 64}
+    counts = [sum(p.numel() for p in part.parameters()) for part in (network.encoder, network.decoder)]
+    assert counts == [53_786_240, 43_829_766]  # The released files have 53.8 M and 43.8 M.
+    assert network.grid == 32 and len(network.encoder.groups) == 4
+    kernels = [layer.kernel_size[0] for layer in network.encoder.groups[0][0].branch]
+    assert kernels == [3, 3, 3, 1]
+    assert [layer.kernel_size[0] for layer in network.decoder.groups[0][0].branch] == [1, 3, 3, 3]
+
+
+def test_fresh_weights_have_the_variance_of_their_fan_in():
+    layer = small(width=64).encoder.groups[1][0].branch[1]
+    assert layer.weight.std().item() == pytest.approx((layer.in_channels * 9) ** -0.5, rel=0.05)
+    assert layer.bias.abs().max() == 0
+
+
+def test_a_block_adds_its_branch_times_the_gain():
+    torch.manual_seed(0)
+    block, x = BottleneckBlock(8, 8, (3, 3, 3, 1), 0.25), torch.randn(2, 8, 4, 4)
+    h = x
+    for layer in block.branch:
+        h = layer(h.clamp(min=0))
+    torch.testing.assert_close(block(x), x + h / 4)
+
+
+def test_the_encoder_pools_the_largest_of_four(images):
+    """The second group sees the largest value of every window of two by two."""
+    network = small()
+    seen = []
+    network.encoder.groups[1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    first = network.encoder.groups[0](network.encoder.input(to_unit(images)))
+    network.encoder(to_unit(images))
+    expected = first.unflatten(2, (4, 2)).unflatten(4, (4, 2)).amax(dim=(3, 5))
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_tokens_decode_as_their_one_hot_vectors_do():
+    network = small()
+    tokens = torch.randint(0, 6, (3, 4, 4), generator=torch.Generator().manual_seed(0))
+    weights = F.one_hot(tokens, 6).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(network.decoder.of_tokens(tokens), network.decoder(weights))
+
+
+def test_sizes_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="image_size"):
+        small(image_size=9)
+    with pytest.raises(ValueError, match="width"):
+        small(width=6)
+
+
+def test_the_schedules_begin_and_end_as_the_paper_says():
+    paper = DVAESchedules()
+    assert (paper.beta.at(0), paper.beta.at(5_000), paper.beta.at(10**7)) == (0, 6.6, 6.6)
+    assert (paper.temperature.at(0), paper.temperature.at(150_000)) == (1, 1 / 16)
+    assert paper.step_size is not None
+    assert 1e-4 * paper.step_size.at(0) == 1e-4
+    assert 1e-4 * paper.step_size.at(1_200_000) == pytest.approx(1.25e-6)
+    half = CosineSchedule(2.0, 1.0, 100)
+    assert half.at(50) == pytest.approx(1.5)
+    assert half.at(25) == pytest.approx(1 + 0.5 * (1 + math.cos(math.pi / 4)))
+    assert CosineSchedule(5.0, 1.0, 0).at(0) == 1
+    with pytest.raises(InputError, match="temperature"):
+        DVAESchedules(temperature=CosineSchedule(1.0, 0.0, 10))
+
+
+def test_the_use_of_codes_is_counted():
+    even = code_use(torch.tensor([[0, 1], [2, 3]]), 8)
+    assert (even.perplexity.item(), even.used.item()) == (pytest.approx(4), 0.5)
+    assert code_use(torch.zeros(9, dtype=torch.int64), 8).perplexity == pytest.approx(1)
+
+
+def test_it_fits_a_batch(images):
+    """Most of the variance, and more codes than the eight colours; the encoder is spread and slow, as in the YAML."""
+    network, lr, steps = small(num_codes=32, width=16, gain=0.5), 1e-2, 90
+    spread_logits(network.encoder, to_unit(images), 4.0)
+    parts = [
+        {"params": network.decoder.parameters(), "lr": lr},
+        {"params": network.encoder.parameters(), "lr": lr / 10},
+    ]
+    optimizer = torch.optim.Adam(parts, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedules = DVAESchedules(CosineSchedule(0, 0.05, 50), CosineSchedule(1, 1 / 8, steps))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        model = DVAEModel(network, schedules.beta.at(step), schedules.temperature.at(step), 0.1)
+        optimizer.zero_grad()
+        model.loss(batch_of(images), generator).backward()
+        optimizer.step()
+        scheduler.step()
+    tokens = model.encode(images)
+    assert (model.decode(tokens) - images).square().mean() < 0.2 * images.var()
+    assert len(tokens.unique()) > 8
+
+
+def test_a_fresh_encoder_is_spread_over_its_codes(images):
+    network = small(num_codes=32, width=16)
+    fresh = network.encoder(to_unit(images))
+    before = len(fresh.argmax(1).unique())
+    spread_logits(network.encoder, to_unit(images), 3.0)
+    logits = network.encoder(to_unit(images))
+    assert logits.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert logits.std(dim=(0, 2, 3)).square().mean().sqrt().item() == pytest.approx(3, rel=1e-4)
+    assert len(logits.argmax(1).unique()) > 2 * before
+    x, first = to_unit(images), network.encoder.input
+    inner = first(x)[:, :, 3:-3, 3:-3]  # Padding is 0, which is not the pictures' mean.
+    torch.manual_seed(0)
+    normed = (x - x.mean()) / x.std()
+    expected = small(num_codes=32, width=16).encoder.input(normed)[:, :, 3:-3, 3:-3]
+    torch.testing.assert_close(inner, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_training_follows_the_schedules_and_exports_what_it_trained(tiny, shapes, tmp_path):
+    ramp = CosineSchedule(0.0, 4.0, 4)
+    schedules = DVAESchedules(ramp, CosineSchedule(1.0, 0.5, 4), CosineSchedule(1.0, 0.5, 4))
+    own = {"spread": 2.0, "encoder_rate": 0.5, "optimizer": lambda p: torch.optim.SGD(p, lr=1e-3)}
+    stage = DVAE(small(image_size=16), schedules, **own)
+    seen = []
+
+    def watch(*_):
+        seen.append((stage.model.beta, stage.model.temperature, stage.trainer.optimizers[0].param_groups[0]["lr"]))
+
+    stage.network.register_forward_pre_hook(watch)
+    trainer = tiny.fit(stage, shapes(), 5, tmp_path, limit_val_batches=1)
+    steps = range(5)
+    assert [beta for beta, _, _ in seen[:5]] == [ramp.at(step) for step in steps]
+    assert [tau for _, tau, _ in seen[:5]] == [schedules.temperature.at(step) for step in steps]
+    warm = [min(1, (step + 1) / 100) * schedules.step_size.at(step) * 1e-3 for step in steps]
+    assert [lr for _, _, lr in seen[:5]] == pytest.approx(warm)
+    decoder, encoder = trainer.optimizers[0].param_groups
+    assert encoder["lr"] == pytest.approx(decoder["lr"] / 2)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in stage.network.encoder.parameters()}
+    train = shapes().dataset("train").__getitems__(range(64)).images
+    assert stage.network.encoder(to_unit(train)).std(dim=(0, 2, 3)).square().mean().sqrt().item() == pytest.approx(
+        2, rel=0.1
+    )
+    found = trainer.callback_metrics
+    for name in ("loss", "reconstruction", "kl", "bound_gap", "code_perplexity", "codes_used", "psnr"):
+        assert torch.isfinite(found[f"val/{name}"])
+    batch = shapes().dataset("val").__getitems__(range(6))
+    assert stage.show_samples(batch).shape == (12, 3, 16, 16)
+    assert stage.predictions(batch, [])["tokens"].shape == (6, 8, 8)
+    assert stage.model.beta == 4 and stage.averaged_model.beta == 4
