@@ -1,4 +1,4 @@
-"""Trains the autoregressive prior (`modules.models.autoregressive_prior`)."""
+"""Trains the autoregressive prior (`modules.models.priors.autoregressive_prior`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from modules.batches import embeddings_of
 from modules.errors import InputError
-from modules.models.autoregressive_prior import ARPriorModel
-from modules.models.embedding_codec import EmbeddingCodec
-from modules.models.embedding_statistics import EmbeddingStatistics
-from modules.networks.ar_prior import ARPriorNetwork
+from modules.models.priors.autoregressive_prior import ARPriorModel
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_statistics import EmbeddingStatistics
+from modules.networks.priors.ar_prior import ARPriorNetwork
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
 

@@ -1,4 +1,4 @@
-"""Trains the diffusion prior (`modules.models.diffusion_prior`)."""
+"""Trains the diffusion prior (`modules.models.priors.diffusion_prior`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from modules.models.base import Batch
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.networks.prior import DenoisingPriorNetwork
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
+from modules.networks.priors.prior import DenoisingPriorNetwork
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw

@@ -1,11 +1,11 @@
-"""Trains the linear prior (`modules.models.linear_prior`)."""
+"""Trains the linear prior (`modules.models.priors.linear_prior`)."""
 
 from __future__ import annotations
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from modules.models.linear_prior import LinearPriorModel
-from modules.networks.linear_prior import LinearPriorNetwork
+from modules.models.priors.linear_prior import LinearPriorModel
+from modules.networks.priors.linear_prior import LinearPriorNetwork
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
 

@@ -1,11 +1,16 @@
-"""Trains the priors without diffusion, projection and ECLIPSE (`modules.models.projection_prior`)."""
+"""Trains the priors without diffusion: projection, ECLIPSE on the same network, and ECLIPSE's released network.
+
+Their models are `modules.models.priors.projection_prior` and `modules.models.priors.eclipse_prior`.
+"""
 
 from __future__ import annotations
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from modules.models.projection_prior import ProjectionPriorModel
-from modules.networks.projection_prior import ProjectionPriorNetwork
+from modules.models.priors.eclipse_prior import EclipsePriorModel
+from modules.models.priors.projection_prior import ProjectionPriorModel
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
+from modules.networks.priors.projection_prior import ProjectionPriorNetwork
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
 
@@ -34,3 +39,23 @@ class ProjectionPrior(PriorStage[ProjectionPriorModel]):
     ) -> None:
         model = ProjectionPriorModel(network, contrastive_weight, temperature, drop_text)
         super().__init__(model, optimizer, training)
+
+
+class EclipsePrior(PriorStage[EclipsePriorModel]):
+    """Trains an EclipsePriorNetwork: one evaluation draws z_i.
+
+    Args:
+        network: what is trained.
+        contrast_weight, logit_scale: of the contrastive part of the loss, see EclipsePriorModel.
+        optimizer, training: see Stage.
+    """
+
+    def __init__(
+        self,
+        network: EclipsePriorNetwork,
+        contrast_weight: float = 0.2,
+        logit_scale: float = 100.0,
+        optimizer: OptimizerCallable = adamw,
+        training: TrainingConfig = TrainingConfig(),
+    ) -> None:
+        super().__init__(EclipsePriorModel(network, contrast_weight, logit_scale), optimizer, training)

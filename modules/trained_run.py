@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Model)
 
 STAGE_MODELS = {
-    "ar_prior": "modules.models.autoregressive_prior.ARPriorModel",
-    "diffusion_prior": "modules.models.diffusion_prior.DiffusionPriorModel",
+    "ar_prior": "modules.models.priors.autoregressive_prior.ARPriorModel",
+    "diffusion_prior": "modules.models.priors.diffusion_prior.DiffusionPriorModel",
     "dvae": "modules.models.dalle1.dvae.DVAEModel",
-    "linear_prior": "modules.models.linear_prior.LinearPriorModel",
+    "linear_prior": "modules.models.priors.linear_prior.LinearPriorModel",
     "token_transformer": "modules.models.dalle1.token_transformer.TokenTransformerModel",
     "upsampler": "modules.models.upsampler.UpsamplerModel",
 }

@@ -35,19 +35,19 @@ SOLVER = {"name": "dpm_solver_pp", "steps": 3}
 STAGES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "linear_prior": (
         "modules.linear_prior.LinearPrior",
-        "modules.networks.linear_prior.LinearPriorNetwork",
+        "modules.networks.priors.linear_prior.LinearPriorNetwork",
         {"embedding_dim": DIM},
         {},
     ),
     "ar_prior": (
         "modules.ar_prior.ARPrior",
-        "modules.networks.ar_prior.ARPriorNetwork",
+        "modules.networks.priors.ar_prior.ARPriorNetwork",
         {"embedding_dim": DIM, **CODES, **TEXT, **TRANSFORMER},
         {"codec": {"embedding_dim": DIM, **CODES}, "guidance_scale": 1.5, "percentile": 50.0},
     ),
     "diffusion_prior": (
         "modules.diffusion_prior.DiffusionPrior",
-        "modules.networks.diffusion_prior.DiffusionPriorNetwork",
+        "modules.networks.priors.diffusion_prior.DiffusionPriorNetwork",
         {"embedding_dim": DIM, **TEXT, **TRANSFORMER},
         {
             "objective": {"parameterization": "x0"},
@@ -125,7 +125,7 @@ def make_stage(stage: str, network: Any = None, **changes: Any) -> Any:
 
     from modules.clip import CLIPTrainer
     from modules.models.configs import Objective, SamplerConfig
-    from modules.models.embedding_codec import EmbeddingCodec
+    from modules.models.priors.embedding_codec import EmbeddingCodec
     from modules.training.stage import TrainingConfig
 
     changes = {"training": TrainingConfig(ema_decay=0.5, warmup_steps=1), **changes}
@@ -296,7 +296,7 @@ def stored_run(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from datamodules.embeddings.folder import open_embeddings
     from modules.diffusion.analytic import ScoreStatistics
     from modules.diffusion.schedules import cosine, respace
-    from modules.models.embedding_codec import EmbeddingCodec
+    from modules.models.priors.embedding_codec import EmbeddingCodec
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     write_clip(run / "clip")

@@ -79,9 +79,9 @@ def test_commands_that_a_document_names_exist(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(DOCS.parent).as_posix())
 def test_settings_that_a_document_sets_exist(document):
-    from modules.models.autoregressive_prior import ARPriorModel
     from modules.models.decoder import DecoderModel
-    from modules.models.diffusion_prior import DiffusionPriorModel
+    from modules.models.priors.autoregressive_prior import ARPriorModel
+    from modules.models.priors.diffusion_prior import DiffusionPriorModel
     from modules.models.upsampler import UpsamplerModel
 
     known = {"decoder": set(DecoderModel.overridable()), "upsampler": set(UpsamplerModel.overridable())}

@@ -241,7 +241,7 @@ def test_a_stage(beside, run, tmp_path, capsys):
     assert main(["predict", *words, "--ckpt_path=last"]) == 0
     assert list((run / "text_reader").rglob("*.safetensors"))
     with pytest.raises(InputError, match="holds a TextReaderModel, where a LinearPriorModel is needed"):
-        load_model(run / "text_reader", importlib.import_module("modules.models.linear_prior").LinearPriorModel)
+        load_model(run / "text_reader", importlib.import_module("modules.models.priors.linear_prior").LinearPriorModel)
 
 
 def test_a_data_format(beside, tmp_path):

@@ -22,12 +22,15 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-MODEL, NETWORK = "modules.diffusion_prior.DiffusionPrior", "modules.networks.diffusion_prior.DiffusionPriorNetwork"
+MODEL, NETWORK = (
+    "modules.diffusion_prior.DiffusionPrior",
+    "modules.networks.priors.diffusion_prior.DiffusionPriorNetwork",
+)
 
 
 def write_export(folder: Path, width: int, depth: int) -> Path:
     """The export of a diffusion prior with fresh weights."""
-    from modules.networks.diffusion_prior import DiffusionPriorNetwork
+    from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 
     arguments: dict[str, Any] = {
         "embedding_dim": 64,

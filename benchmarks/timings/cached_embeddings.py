@@ -22,7 +22,7 @@ from datamodules.rendered.cache import MappedArray
 from datamodules.rendered.pairs import ImageTextDataset, Records
 from modules.batches import EmbeddingBatch, embeddings_of
 from modules.diffusion_prior import DiffusionPrior
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 
 PAIRS = 512
 CLIPS = {"ViT-B-32": 32, "ViT-L-14": 4}

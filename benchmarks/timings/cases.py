@@ -16,7 +16,7 @@ from benchmarks.timings.data import data_reading
 from benchmarks.timings.sampling import ar_sampling, prior_sampling
 from benchmarks.timings.setting import PRIOR, Bench, prior_batch, prior_peers
 from benchmarks.timings.timing import Result, paired
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
 from modules.networks.upsampler import UpsamplerNetwork
 

@@ -13,9 +13,9 @@ from benchmarks.timings.setting import PRIOR, STEPS, Bench, prior_batch, prior_p
 from benchmarks.timings.timing import Result, paired
 from modules.batches import Captions
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.networks.ar_prior import ARPriorNetwork
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
+from modules.networks.priors.ar_prior import ARPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 
 
 def prior_sampling(bench: Bench, guided: bool) -> Iterator[Result]:

@@ -32,10 +32,10 @@ from experiments.costs.flops import Count
 from experiments.storage.folders import write_text
 from experiments.training.config import read as read_config
 from modules.errors import InputError
-from modules.models.autoregressive_prior import ARPriorModel
 from modules.models.base import Model
 from modules.models.decoder import DecoderModel
-from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.autoregressive_prior import ARPriorModel
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 
 MODELS: dict[str, type[Model]] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.embeddings.folder import open_embeddings
 from experiments.storage.folders import write_json
-from modules.models.embedding_statistics import EmbeddingStatistics, components_for
+from modules.models.priors.embedding_statistics import EmbeddingStatistics, components_for
 
 CHUNK = 8192
 SHARES = (0.9, 0.95, 0.99, 0.999)

@@ -30,7 +30,7 @@ from experiments.manipulations.common import (
 from modules.clip.origin import same_clip
 from modules.errors import InputError
 from modules.manipulations import Latents, component_counts, fresh_noise, principal_components, redraw, tokens_of
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 

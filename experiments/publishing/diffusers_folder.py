@@ -14,8 +14,8 @@ from modules.clip.folder import CONFIG_FILE, check_config
 from modules.clip.frozen import WEIGHTS_FILE
 from modules.errors import InputError
 from modules.models.decoder import DecoderModel
-from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.models.exports import export_folder, is_export, load_model, write_weights
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.pretrained import to_diffusers
 from modules.pretrained.to_diffusers import Component

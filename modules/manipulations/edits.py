@@ -10,11 +10,11 @@ from torch import Tensor
 
 from modules.conditions import DEFAULT
 from modules.errors import InputError
-from modules.exact import exact
 from modules.manipulations.inversion import fresh_noise
 from modules.manipulations.latents import Latents, stack_latents
 from modules.manipulations.slerp import slerp
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.placement.exact import exact
 from modules.seeds import ImageSeeds
 from modules.trained_run import TrainedRun
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.exact import exact, float64_device
+from modules.placement.exact import exact, float64_device
 
 
 def slerp(a: Tensor, b: Tensor, theta: float | Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from modules.batches import Captions, EmbeddingBatch, ImageTextBatch
 from modules.errors import InputError
 from modules.models.configs import Rule
 from modules.models.data_sizes import CaptionReader, DataSizes, check_captions
-from modules.networks.prior import PriorNetwork
+from modules.networks.priors.prior import PriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self

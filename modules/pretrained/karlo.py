@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.networks.decoder import DecoderNetwork
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.pretrained.decoder_keys import karlo_decoder_entries, karlo_upsampler_entries
 from modules.pretrained.reading import component, first_file, read_config, tensors_of, without_prefix

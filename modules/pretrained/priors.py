@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modules.errors import InputError
-from modules.networks.eclipse_prior import EclipsePriorNetwork
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 from modules.pretrained import karlo
 from modules.pretrained.reading import component, first_file, read_config
 from modules.pretrained.shapes import network_of, prior_of_config

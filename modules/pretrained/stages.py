@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from modules.networks.decoder import DecoderNetwork
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
-from modules.networks.eclipse_prior import EclipsePriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.pretrained.key_map import Entry, to_ours
 from modules.pretrained.shapes import Settings
@@ -19,9 +19,12 @@ TRAINERS = {
     DecoderNetwork: ("modules.decoder.Decoder", "modules.models.decoder.DecoderModel"),
     DiffusionPriorNetwork: (
         "modules.diffusion_prior.DiffusionPrior",
-        "modules.models.diffusion_prior.DiffusionPriorModel",
+        "modules.models.priors.diffusion_prior.DiffusionPriorModel",
     ),
-    EclipsePriorNetwork: ("modules.eclipse_prior.EclipsePrior", "modules.models.eclipse_prior.EclipsePriorModel"),
+    EclipsePriorNetwork: (
+        "modules.projection_prior.EclipsePrior",
+        "modules.models.priors.eclipse_prior.EclipsePriorModel",
+    ),
     UpsamplerNetwork: ("modules.upsampler.Upsampler", "modules.models.upsampler.UpsamplerModel"),
 }
 """The LightningModule and the model of each network."""

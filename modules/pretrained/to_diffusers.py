@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from modules.errors import InputError
 from modules.models.decoder import DecoderModel
 from modules.models.diffusion_model import DiffusionModel
-from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.frozen_text import FrozenText
 from modules.networks.unet import UNet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.transformer import TextEncoder, Transformer
 from modules.pretrained.key_map import Entry, by_head, layer, prefixed, reshaped, same, stacked
 

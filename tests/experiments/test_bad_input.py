@@ -254,7 +254,7 @@ trainer: {{accelerator: cpu, max_steps: 1, val_check_interval: 1, limit_val_batc
 model:
   class_path: modules.linear_prior.LinearPrior
   init_args:
-    network: {{class_path: modules.networks.linear_prior.LinearPriorNetwork, init_args: {{embedding_dim: 16}}}}
+    network: {{class_path: modules.networks.priors.linear_prior.LinearPriorNetwork, init_args: {{embedding_dim: 16}}}}
 data:
   class_path: datamodules.embeddings.EmbeddingsDataModule
   init_args: {{folder: {embeddings}, batch_size: 8}}

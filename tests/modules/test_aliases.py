@@ -28,7 +28,9 @@ def test_every_lightning_module_of_version_0_1_has_its_model(trainer, model):
 
 def test_names_are_replaced_wherever_they_stand_and_nothing_else_is():
     old = {"model": {"codec": {"class_path": "modules.embedding_codec.EmbeddingCodec", "x": [1, None, "a"]}}}
-    new = {"model": {"codec": {"class_path": "modules.models.embedding_codec.EmbeddingCodec", "x": [1, None, "a"]}}}
+    new = {
+        "model": {"codec": {"class_path": "modules.models.priors.embedding_codec.EmbeddingCodec", "x": [1, None, "a"]}}
+    }
     assert today(old) == new and today(new) == new
     assert as_first_recorded(new) == old
     assert today({"modules.embedding_codec.EmbeddingCodec": 1}) == {"modules.embedding_codec.EmbeddingCodec": 1}

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from modules.ar_prior import ARPrior
 from modules.errors import InputError
-from modules.models.autoregressive_prior import ARPriorModel
-from modules.models.embedding_codec import EmbeddingCodec
 from modules.models.exports import load_model
+from modules.models.priors.autoregressive_prior import ARPriorModel
+from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.9)

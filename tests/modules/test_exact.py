@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.exact import exact, float64_device
 from modules.manipulations.slerp import slerp
+from modules.placement.exact import exact, float64_device
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def test_a_device_without_float64_gives_the_same_blend(monkeypatch):
     """Every sum in float64 asks where to be; the result comes back to the vectors' device and dtype."""
     a, b = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).unbind(0)
     expected = slerp(a, b, torch.tensor([0.1, 0.5, 1.0]))
-    monkeypatch.setattr("modules.exact.WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr("modules.placement.exact.WITHOUT_FLOAT64", ("cpu",))
     found = slerp(a, b, torch.tensor([0.1, 0.5, 1.0]))
     assert torch.equal(found, expected) and found.dtype == torch.float32 and torch.equal(found[2], b[2])
 

@@ -14,7 +14,7 @@ from modules.batches import Captions
 from modules.conditions import priors
 from modules.errors import InputError
 from modules.manipulations import Walk
-from modules.models.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.errors import InputError
-from modules.models.projection_prior import ProjectionPriorModel, contrastive
-from modules.networks.projection_prior import ProjectionPriorNetwork
+from modules.models.priors.projection_prior import ProjectionPriorModel, contrastive
+from modules.networks.priors.projection_prior import ProjectionPriorNetwork
 from modules.projection_prior import ProjectionPrior
 from modules.training.stage import TrainingConfig
 

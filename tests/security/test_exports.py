@@ -34,7 +34,7 @@ NETWORKS = {
     "a module that loads files": {"class_path": "modules.clip.frozen.FrozenCLIP", "init_args": {"name_or_folder": "/"}},
     "a name through one of ours": {"class_path": "modules.networks.decoder.nn.Linear", "init_args": {}},
     "one that another of ours imports": {"class_path": "modules.networks.decoder.UNet", "init_args": {}},
-    "another of ours": {"class_path": "modules.networks.linear_prior.LinearPriorNetwork", "init_args": {}},
+    "another of ours": {"class_path": "modules.networks.priors.linear_prior.LinearPriorNetwork", "init_args": {}},
     "a function": {"class_path": "modules.networks.quadrant_resnet.quadrant_resnet", "init_args": {}},
     "a module that is not imported yet": {"class_path": "antigravity.fly", "init_args": {}},
     "a path with a space": {"class_path": "modules.networks.decoder .DecoderNetwork", "init_args": {}},

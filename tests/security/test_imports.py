@@ -89,7 +89,7 @@ def test_no_person_names_modules_that_run_commands(place):
 def test_our_own_need_no_word():
     assert parse("torch.nn.Identity").part.class_path == "torch.nn.Identity"
     with pytest.raises(InputError, match="arguments are required: embedding_dim"):  # It was found.
-        parse("modules.networks.linear_prior.LinearPriorNetwork")
+        parse("modules.networks.priors.linear_prior.LinearPriorNetwork")
 
 
 CONFIG = {
@@ -97,7 +97,7 @@ CONFIG = {
     "model": {"class_path": "modules.linear_prior.LinearPrior", "init_args": {}},
     "data": {"class_path": "persons.Data"},
 }
-NETWORK = {"class_path": "modules.networks.linear_prior.LinearPriorNetwork", "init_args": {"embedding_dim": 4}}
+NETWORK = {"class_path": "modules.networks.priors.linear_prior.LinearPriorNetwork", "init_args": {"embedding_dim": 4}}
 CONFIG["model"]["init_args"]["network"] = NETWORK
 
 

@@ -11,7 +11,7 @@ from benchmarks.timings import peers, timing
 from benchmarks.timings.cases import rows
 from benchmarks.timings.setting import PRIOR, Bench
 from benchmarks.timings.timing import paired
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")

@@ -58,17 +58,17 @@ def test_the_parts_of_a_network(stage, parts):
 SMALL = {
     "diffusion_prior": """
 network:
-  class_path: modules.networks.diffusion_prior.DiffusionPriorNetwork
+  class_path: modules.networks.priors.diffusion_prior.DiffusionPriorNetwork
   init_args: {embedding_dim: 8, vocab_size: 10, context_length: 5, width: 16, depth: 1, heads: 2}
 sampler: {steps: 4, guidance_scale: 2.0}
 """,
     "ar_prior": """
 network:
-  class_path: modules.networks.ar_prior.ARPriorNetwork
+  class_path: modules.networks.priors.ar_prior.ARPriorNetwork
   init_args: {embedding_dim: 8, num_codes: 3, num_buckets: 6, num_dot_buckets: 4, vocab_size: 10, context_length: 5,
     width: 16, depth: 1, heads: 2}
 codec:
-  class_path: modules.models.embedding_codec.EmbeddingCodec
+  class_path: modules.models.priors.embedding_codec.EmbeddingCodec
   init_args: {embedding_dim: 8, num_codes: 3, num_buckets: 6, num_dot_buckets: 4}
 guidance_scale: 1.0
 """,

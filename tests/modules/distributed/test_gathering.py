@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.clip.contrast import contrastive_loss
-from modules.models.embedding_codec import EmbeddingCodec
-from modules.models.embedding_statistics import EmbeddingStatistics
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_statistics import EmbeddingStatistics
 
 PAIRS, DIM = 9, 6
 

@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modules.errors import InputError
 from modules.manipulations import Walk
-from modules.models.autoregressive_prior import ARPriorModel
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.data_sizes import CaptionSizes, DataSizes
 from modules.models.decoder import DecoderModel
-from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.models.embedding_codec import EmbeddingCodec
 from modules.models.image_model import nearest
-from modules.models.linear_prior import LinearPriorModel
+from modules.models.priors.autoregressive_prior import ARPriorModel
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.models.priors.linear_prior import LinearPriorModel
 from modules.models.upsampler import UpsamplerModel
 
 NETWORK = "model.init_args.network.init_args"

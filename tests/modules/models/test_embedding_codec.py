@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
 from modules.errors import InputError
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_codec import EmbeddingCodec
 
 N, D = 2000, 12
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from modules.models.embedding_codec import EmbeddingCodec
-from modules.models.embedding_statistics import EmbeddingStatistics, components_for
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_statistics import EmbeddingStatistics, components_for
 
 N, D = 3000, 10
 

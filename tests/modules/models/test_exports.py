@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.embedding_codec import EmbeddingCodec
 from modules.models.exports import load_model
+from modules.models.priors.embedding_codec import EmbeddingCodec
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 from modules.batches import Captions
 from modules.diffusion.noise import randn_per_image
-from modules.models.autoregressive_prior import ARPriorModel
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
 from modules.models.diffusion_model import DiffusionModel
-from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.autoregressive_prior import ARPriorModel
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.models.upsampler import UpsamplerModel
 
 B = 5

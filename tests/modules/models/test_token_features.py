@@ -9,8 +9,8 @@ from modules.batches import EmbeddingBatch
 from modules.clip.frozen import FrozenCLIP, caption_features
 from modules.errors import InputError
 from modules.models.configs import SamplerConfig
-from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
+from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.networks.transformer import FeatureEmbedding, unique_rows
 from modules.pipeline import UnCLIP
 

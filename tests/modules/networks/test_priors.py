@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.diffusion.guidance import guide_logits
-from modules.models.diffusion_prior import embedding_scale
-from modules.networks import ar_prior as module
-from modules.networks.mlp_prior import MLPBlock, MLPPriorNetwork
+from modules.models.priors.diffusion_prior import embedding_scale
+from modules.networks.priors import ar_prior as module
+from modules.networks.priors.mlp_prior import MLPBlock, MLPPriorNetwork
 
 B, D, L = 3, 16, 20
 

@@ -20,8 +20,8 @@ from experiments.cli import main
 from modules.batches import Captions
 from modules.errors import InputError
 from modules.models.exports import load_model
-from modules.networks.eclipse_prior import EclipsePriorNetwork
 from modules.networks.frozen_text import real_tokens
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 from modules.pretrained import priors
 from modules.pretrained.key_map import to_ours, to_theirs
 from modules.pretrained.reading import tensors_of
@@ -127,7 +127,7 @@ def test_the_map_of_a_prior_is_its_own_inverse_and_names_what_is_wrong(tmp_path)
 
 
 def released_network(stage):
-    from modules.networks.diffusion_prior import DiffusionPriorNetwork
+    from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
     from modules.pretrained.shapes import network_of
 
     return network_of(DiffusionPriorNetwork, stage.settings["network"]["init_args"])

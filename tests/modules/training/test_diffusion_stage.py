@@ -19,8 +19,8 @@ from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
 from modules.models.diffusion_model import DiffusionModel, Evaluation
-from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.models.exports import load_model
+from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
 from modules.training.diffusion_stage import CHECKPOINT_KEY

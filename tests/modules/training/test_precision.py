@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.embedding_codec import EmbeddingCodec
+from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.blocks import attention, timestep_embedding
 

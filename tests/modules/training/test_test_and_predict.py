@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modules.models.autoregressive_prior import ARPriorModel
+from modules.models.priors.autoregressive_prior import ARPriorModel
 from modules.seeds import image_generators
 from modules.training.stage import TrainingConfig
 

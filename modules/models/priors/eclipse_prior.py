@@ -14,8 +14,8 @@ from modules.errors import InputError
 from modules.models.base import Batch, Prior
 from modules.models.configs import Rule, check_value, number
 from modules.models.data_sizes import CaptionReader
-from modules.networks.eclipse_prior import EclipsePriorNetwork
 from modules.networks.frozen_text import real_tokens
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 
 WEIGHT: Rule = (number(0), "a number of 0 or more")
 

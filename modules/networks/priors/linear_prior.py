@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from modules.networks.prior import PriorNetwork
+from modules.networks.priors.prior import PriorNetwork
 
 
 class LinearPriorNetwork(PriorNetwork):

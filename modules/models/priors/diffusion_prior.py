@@ -26,7 +26,7 @@ from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import DiffusionModel, Evaluation
 from modules.networks.cuda_graphs import Graphed
 from modules.networks.frozen_text import real_tokens
-from modules.networks.prior import DenoisingPriorNetwork
+from modules.networks.priors.prior import DenoisingPriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.batches import Captions, embeddings_of
 from modules.models.base import Batch, Prior
-from modules.networks.linear_prior import LinearPriorNetwork
+from modules.networks.priors.linear_prior import LinearPriorNetwork
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modules.errors import InputError
-from modules.exact import exact
-from modules.models.embedding_statistics import EmbeddingStatistics, components_for
+from modules.models.priors.embedding_statistics import EmbeddingStatistics, components_for
+from modules.placement.exact import exact
 
 Buckets = Literal["quantile", "uniform"]
 

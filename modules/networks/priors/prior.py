@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from modules.networks.prior_conditioning import PriorConditioning, Standardisation
+from modules.networks.priors.prior_conditioning import PriorConditioning, Standardisation
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """x_t (B, D) and timesteps (B,) -> prediction (B, D), what is known of the captions being closed over."""

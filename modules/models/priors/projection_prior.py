@@ -16,7 +16,7 @@ from modules.batches import Captions, embeddings_of
 from modules.models.base import Batch, Prior
 from modules.models.configs import Rule, check_value, number
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
-from modules.networks.projection_prior import ProjectionPriorNetwork
+from modules.networks.priors.projection_prior import ProjectionPriorNetwork
 
 WEIGHT: Rule = (number(0, 1000), "a number from 0 to 1,000")
 TEMPERATURE: Rule = (number(1e-3, 100), "a number from 0.001 to 100")

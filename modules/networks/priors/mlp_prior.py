@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
-from modules.networks.prior import Denoise, DenoisingPriorNetwork
+from modules.networks.priors.prior import Denoise, DenoisingPriorNetwork
 from modules.networks.transformer import scale_to_unit_variance
 
 

@@ -20,8 +20,8 @@ from modules.errors import InputError
 from modules.models.base import Batch, Evaluations, Prior, changed
 from modules.models.configs import GUIDANCE, Rule, check_value, number
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
-from modules.models.embedding_codec import EmbeddingCodec
-from modules.networks.ar_prior import ARPriorNetwork
+from modules.models.priors.embedding_codec import EmbeddingCodec
+from modules.networks.priors.ar_prior import ARPriorNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self

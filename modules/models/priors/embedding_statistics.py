@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.exact import exact
+from modules.placement.exact import exact
 
 SAMPLE_SIZE = 65_536
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modules.networks.prior import PriorNetwork
+from modules.networks.priors.prior import PriorNetwork
 from modules.networks.transformer import FeatureEmbedding, TokenEmbedding, Transformer, scale_to_unit_variance
 
 
@@ -20,7 +20,7 @@ class ProjectionPriorNetwork(PriorNetwork):
         width, depth, heads: of the Transformer.
         dropout: on its residual branches.
         checkpointing: recompute the Transformer's activations in the backward pass.
-        feature_dim: see `modules.networks.diffusion_prior.DiffusionPriorNetwork`.
+        feature_dim: see `modules.networks.priors.diffusion_prior.DiffusionPriorNetwork`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 
 
 class EclipsePriorNetwork(DiffusionPriorNetwork):

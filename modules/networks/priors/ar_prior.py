@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.networks.prior import PriorNetwork
+from modules.networks.priors.prior import PriorNetwork
 from modules.networks.stepping import Stepper, plain
 from modules.networks.stepping import draw as _draw
 from modules.networks.transformer import (

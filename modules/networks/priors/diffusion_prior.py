@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from modules.networks.blocks import TimeEmbedding
 from modules.networks.frozen_text import EmptyCaption
-from modules.networks.prior import Denoise, DenoisingPriorNetwork
-from modules.networks.prior_conditioning import PriorConditioning, Standardisation
+from modules.networks.priors.prior import Denoise, DenoisingPriorNetwork
+from modules.networks.priors.prior_conditioning import PriorConditioning, Standardisation
 from modules.networks.transformer import (
     FeatureEmbedding,
     KeyValueCache,

@@ -1,0 +1,1 @@
+"""The networks of priors: what turns a caption into an image embedding."""
