@@ -56,7 +56,8 @@ def write_run(
 ) -> list[str]:
     """Write the CLIP, if the run has none, and then one stage after another; returns their names."""
     out: Path = options.out
-    clip, names = None, []
+    clip: FrozenCLIP | None = None
+    names: list[str] = []
     if options.kind != "glide":
         clip, names = _clip(folder, release, options)
     for name, stage in found:

@@ -209,8 +209,9 @@ class SamplerConfig:
         """`threshold` with its limit."""
         if self.threshold is None or self.threshold_limit == 1:
             return self.threshold
-        by_name = {"static": static_threshold, "dynamic": dynamic_threshold}
-        return partial(by_name[self.threshold], limit=self.threshold_limit)
+        if self.threshold == "static":
+            return partial(static_threshold, limit=self.threshold_limit)
+        return partial(dynamic_threshold, limit=self.threshold_limit)
 
     def without_statistics(self) -> SamplerConfig:
         """This sampler, or the nearest one that needs no statistics: the same mean, DDPM's or DDIM's variance."""

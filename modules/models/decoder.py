@@ -221,8 +221,9 @@ class DecoderModel(ImageModel):
     def output(self, batch: ImageTextBatch) -> Tensor:
         tokens, z_i = self.conditions(batch)
         t, keep = torch.zeros_like(batch.index), torch.ones_like(batch.index, dtype=torch.bool)
-        kept = {"keep_text": keep, "keep_embedding": None if z_i is None else keep}
-        found: Tensor = self.network(batch.images, t, self.network.condition(tokens, z_i, **kept))
+        keep_embedding = None if z_i is None else keep
+        condition = self.network.condition(tokens, z_i, keep_text=keep, keep_embedding=keep_embedding)
+        found: Tensor = self.network(batch.images, t, condition)
         return found
 
     def sampling_parts(self) -> Iterator[Evaluations]:

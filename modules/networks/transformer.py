@@ -90,6 +90,7 @@ class TransformerBlock(nn.Module):
             k, v = cache.append(layer, k, v)
         if last_only:
             q, x = q[:, :, -1:], x[:, -1:]
+        seen: Tensor | None
         if mask is not None:
             seen = _seen(q, k, mask, causal=causal)
         else:

@@ -54,7 +54,7 @@ def of_transformers(text: Path, vision: Path, preprocess: Path | None, embedding
         {name: x for name, x in images.items() if name.startswith(("vision_model.", "visual_projection."))},
     )
     parts = [{k: x for k, x in part.items() if not k.endswith("position_ids")} for part in own]
-    config = _config(*sections, [str(text), str(vision)])
+    config = _config(sections[0], sections[1], [str(text), str(vision)])
     found: dict[str, Tensor] = {"logit_scale": tensors.get("logit_scale", torch.tensor(math.log(100.0)))}
     shapes = _shapes(config)
     for part, entries, source in (
@@ -144,5 +144,5 @@ def of_open_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
     model = content["model_cfg"]
     tensors = component(folder)
     kept = {key: model[key] for key in model if key != "tokenizer"}
-    mine = {key: content[key] for key in ("preprocess_cfg", "tokenizer") if key in content}
+    mine: dict[str, Any] = {key: content[key] for key in ("preprocess_cfg", "tokenizer") if key in content}
     return ImportedCLIP({"model_cfg": kept, **mine, "embeddings": embeddings}, tensors)

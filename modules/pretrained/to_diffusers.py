@@ -13,6 +13,7 @@ from modules.models.decoder import DecoderModel
 from modules.models.diffusion_model import DiffusionModel
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
+from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.frozen_text import FrozenText
 from modules.networks.unet import UNet
 from modules.pretrained.clip_keys import text_entries, vision_entries
@@ -42,6 +43,8 @@ def prior(model: DiffusionPriorModel) -> dict[str, Component]:
         InputError: the prior is conditioned in a way that PriorTransformer does not know.
     """
     network, own = model.network, model.network.conditioning
+    if not isinstance(network, DiffusionPriorNetwork):
+        raise InputError(f"diffusion_prior: diffusers has no place for a {type(network).__name__}")
     if not (own.padding_mask and own.raw and own.standardise and own.null == "empty_caption"):
         raise InputError(
             "diffusion_prior: diffusers' prior is conditioned as Karlo's is; train with network.conditioning "
@@ -147,6 +150,7 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
     unets = (network.unet, network.last_unet if network.last_unet is not None else network.unet)
     for part, unet in zip(("first", "last"), unets, strict=True):
         config = unet_config("upsampler", unet) | {"_class_name": "UNet2DModel", "sample_size": model.image_size}
+        assert isinstance(unet, UNet)  # `unet_config` refuses others.
         tensors = to_theirs(unet_entries(unet, original=False), unet.state_dict())
         found[f"super_res_{part}"] = Component(config | {"add_attention": False}, tensors)
     return {**found, "super_res_scheduler": scheduler("upsampler", model)}

@@ -96,6 +96,7 @@ def _stage(stage: Stage, place: Place, ours: str, original: bool) -> list[Entry]
 
 
 def _diffusers_attention(block: AttentionBlock, theirs: str, ours: str) -> list[Entry]:
+    assert isinstance(block.out, nn.Conv2d)
     width = block.out.out_channels
     entries = layer(f"{theirs}.group_norm", f"{ours}.norm")
     for part, tail in (("weight", (1, 1)), ("bias", ())):
@@ -108,6 +109,7 @@ def _diffusers_attention(block: AttentionBlock, theirs: str, ours: str) -> list[
 
 
 def _original_attention(block: AttentionBlock, theirs: str, ours: str) -> list[Entry]:
+    assert isinstance(block.out, nn.Conv2d)
     width = block.out.out_channels
     entries = layer(f"{theirs}.norm", f"{ours}.norm")
     for part in ("weight", "bias"):
