@@ -17,6 +17,15 @@ COPIES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "change
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)]*)?\)")
 
 
+def on_config(config: Any) -> Any:
+    """Pages that mkdocs.yml does not list stand at the end, under "More"."""
+    written = str(config.nav)
+    more = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in written)
+    if more:
+        config.nav.append({"More": more})
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are made."""
     from mkdocs.structure.files import File

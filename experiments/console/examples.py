@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'unclip sample "a red circle" --out fast --set decoder.steps=2 --set prior.candidates=4',
     ),
     "mix": ("unclip mix cat.png dog.png --captions 'a red circle' --weights 0.4 0.4 0.2 --out mixed",),
+    "import": ("unclip import karlo /weights/karlo --out runs/karlo --dtype bfloat16",),
     "reword": ("unclip reword runs/dalle3/samples/real/manifest.jsonl --lengthen --out longer.jsonl",),
     "demo": ("unclip demo", "unclip demo --run runs/birds --port 8000"),
     "invert": ("unclip invert cat.png --out cat.safetensors --figure cat",),
