@@ -8,6 +8,7 @@ BASE_STAMP := $(VENV)/.stamp-base
 EMOJI_STAMP := $(VENV)/.stamp-emoji
 DEV_STAMP := $(VENV)/.stamp-dev
 PEERS_STAMP := $(VENV)/.stamp-peers
+DOCS_STAMP := $(VENV)/.stamp-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # At most four test processes, one thread each: two threads in each of several processes are far slower than one.
 TEST_PROCESSES ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1`; [ $$n -gt 4 ] && n=4; echo $$n)
@@ -16,7 +17,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install install-dev quickstart shapes emoji test bench peers lint format clean distclean
+.PHONY: help venv install install-dev quickstart shapes emoji test bench peers docs lint format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +44,9 @@ bench: $(DEV_STAMP) ## time the networks beside other people's (`make peers` fir
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 peers: $(PEERS_STAMP) ## install DALLE2-pytorch, to be timed by `make bench`
+
+docs: $(DOCS_STAMP) ## build the docs site into build/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(DEV_STAMP) ## ruff, mypy and import-linter only
 	$(BIN)/ruff check .
@@ -85,4 +89,8 @@ $(DEV_STAMP): $(BASE_STAMP) pyproject.toml
 $(PEERS_STAMP): $(DEV_STAMP) pyproject.toml
 	$(PIP) install -e '.[dev,peers]'
 	$(PIP) install --no-deps 'dalle2-pytorch>=1.15'
+	@touch $@
+
+$(DOCS_STAMP): $(BASE_STAMP) pyproject.toml
+	$(PIP) install -e '.[docs]'
 	@touch $@

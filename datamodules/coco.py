@@ -15,6 +15,7 @@ from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
 from datamodules.pictures.tables import Names, inside
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
 
 class CocoDataModule(PictureDataModule):
@@ -115,12 +116,14 @@ def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, A
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        content = json.loads(read_bytes(path, MAX_TABLE).decode("utf-8-sig", "surrogateescape"))
         images, annotations = list(content["images"]), list(content["annotations"])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}; COCO keeps its captions there") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a COCO captions file ({error!r}): it has no images and annotations") from error
+        raise InputError(
+            f"{path} is not a COCO captions file ({reason(error)}): it has no images and annotations"
+        ) from error
     files: dict[Id, str] = {}
     captions: dict[Id, list[tuple[tuple[int, int], Any]]] = {}
     faults = []
@@ -159,13 +162,15 @@ def lacking(entry: Any, *keys: str) -> str:
     if missing:
         return f"without {' and '.join(missing)}"
     for key in keys:
-        if key.endswith("id") and type(entry[key]) not in (int, str):
+        if key.endswith("id") and type(id_of(entry[key])) not in (int, str):
             return f"whose {key} is neither a whole number nor text"
         if key == "file_name" and not isinstance(entry[key], str):
             return "whose file_name is not text"
     return ""
 
 
-def id_of(value: Id) -> Id:
-    """An id as it is compared: "12" is 12; "0012" and "a1" are texts."""
+def id_of(value: Id | float) -> Id | float:
+    """An id as it is compared: "12" and 12.0, as tables of numbers write it, are 12; "0012" and "a1" are texts."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value) else value

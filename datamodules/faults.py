@@ -179,6 +179,6 @@ def _places(file: Path, split: str) -> set[tuple[str, str]]:
                 row = json.loads(line)
                 if row["split"] == split:
                     found.add((row["place"], row["kind"]))
-            except (ValueError, KeyError, TypeError):  # Half a line, of a process that was killed.
+            except (ValueError, KeyError, TypeError, RecursionError):  # Half a line, of a process that was killed.
                 continue
     return found

@@ -29,6 +29,7 @@ from datamodules.pictures.shards import NotAShard, Places, ShardKeys, ShardReade
 from datamodules.pictures.sources import PairTable
 from datamodules.rendered.cache import cached_json, digest
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_CONFIG, open_regular
 
 VERSION = 3
 """Of what an index holds; goes into the names of cached ones."""
@@ -221,8 +222,10 @@ def _remote_shards(url: str) -> list[str]:
 
 def _index(path: str, url: str, columns: dict[str, str], max_words: int) -> dict[str, Any]:
     try:
-        with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:  # noqa: PTH123
+        with fsspec.open(path, "rb") if "://" in path else open_regular(path) as file:
             found = index_shard(file, url, columns, max_words)
+    except InputError as error:
+        raise NotAShard(str(error)) from error
     except OSError as error:  # The shard's trouble, not the cache's.
         raise NotAShard(error.strerror or str(error)) from error
     faults = [[fault.place, fault.kind, fault.detail] for fault in found.faults]
@@ -262,6 +265,6 @@ def _successes(url: str) -> int | None:
     """The number of pairs that img2dataset noted in 00012_stats.json beside 00012.tar, if it is there."""
     try:
         with fsspec.open(f"{url.removesuffix('.tar')}_stats.json", "rb") as file:
-            return int(json.loads(file.read())["successes"])
+            return int(json.loads(file.read(MAX_CONFIG))["successes"])
     except Exception:  # None, or no such notes; each file system has errors of its own.
         return None

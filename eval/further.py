@@ -14,6 +14,8 @@ from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
+from eval.metrics.limits.by_count import accuracy_by_count
+from eval.metrics.limits.lettering import lettering, read_words
 from eval.metrics.precision_recall import manifolds
 from eval.metrics.retrieval import CANDIDATES, r_precision
 from eval.metrics.scoring import describe
@@ -106,7 +108,8 @@ NAMES = tuple(METRICS)
 def further(
     folder: SampleFolder, seen: Seen, judges: Judges, reference: dict[str, np.ndarray], resampler: Resampler
 ) -> dict[str, Any]:
-    """All of `METRICS`, and "binding": {pair: {"bound", "swapped", "missing"}} where there is ground truth.
+    """All of `METRICS`; where there is ground truth, "binding": {pair: {"bound", "swapped", "missing"}},
+    "accuracy_by_count" of `eval.metrics.limits.by_count`, "lettering" of `eval.metrics.limits.lettering`.
 
     Args:
         folder: the samples.
@@ -122,6 +125,8 @@ def further(
     return {
         **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
+        "accuracy_by_count": _by_count(folder, seen, judges, resampler),
+        "lettering": _lettering(folder, seen, judges, resampler),
     }
 
 
@@ -142,3 +147,21 @@ def _binding(
             column[known] = values
             result[pair][kind] = as_json(resampler.share(column))
     return result or None
+
+
+def _by_count(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, Any]] | None:
+    mentioned = [record.get("mentioned") or None for record in folder.records]
+    if judges.classifier is None or seen.classes is None or not any(mentioned):
+        return None
+    return accuracy_by_count(describe(seen.classes, judges.classifier.classifier.attributes), mentioned, resampler)
+
+
+def _lettering(
+    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
+) -> dict[str, dict[str, Any]] | None:
+    if judges.classifier is None or seen.classes is None:
+        return None
+    read = read_words(seen.classes, judges.classifier.classifier.attributes)
+    return None if read is None else lettering(read, folder.records, resampler)

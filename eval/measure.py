@@ -15,7 +15,7 @@ from eval.errors import InputError
 from eval.further import candidates, further
 from eval.judges.features import NO_INCEPTION
 from eval.judges.judges import Judges, Seen, look
-from eval.metrics.bootstrap import LEVEL, Interval, Resampler, as_json
+from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.clip_score import clip_score
 from eval.metrics.diversity import within_caption_distance
 from eval.metrics.frechet import FeatureStatistics, frechet_interval, singular_warning
@@ -262,6 +262,7 @@ def _protocol(
         "reference_size": list(reference.folder.size),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
+        "share_interval": SHARES,
         "candidates": candidates(folder),
         "aesthetic": judges.aesthetic and judges.aesthetic.name,
         "preference": judges.preference and judges.preference.name,

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from eval.errors import InputError
-from eval.untrusted import read_json, read_yaml
+from eval.untrusted import read_json, read_yaml, reason
 
 Row = Mapping[str, Any]
 PROTOCOL_FILE = "protocol.json"  # beside captions and real images that were exported by a protocol
@@ -112,7 +112,9 @@ def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> 
     except (FileNotFoundError, NotADirectoryError):
         return None, []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read the protocol of the reference, {path} ({error!r}); export it again") from error
+        raise InputError(
+            f"cannot read the protocol of the reference, {path} ({reason(error)}); export it again"
+        ) from error
     if content.get("captions_digest") in (None, captions_digest(records)):
         return named, []
     return None, [

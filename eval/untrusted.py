@@ -18,6 +18,8 @@ MAX_RECORD = 2**20
 """Bytes of a manifest line."""
 MAX_JSON = 2**26
 """Bytes of a JSON file: a sweep's results have a few hundred kB."""
+MAX_TABLE = reading.MAX_TABLE
+"""Bytes of a table of captions, ratings, comparisons or votes."""
 MAX_PICTURE = 2**28
 """Bytes of a figure's picture."""
 MAX_ARRAYS = 2**32
@@ -71,6 +73,11 @@ def read_yaml(path: Path) -> Any:
 def printable(text: str) -> str:
     """A text for a terminal, without characters that steer it."""
     return reading.printable(text)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, for a line, and not the file's content."""
+    return reading.reason(error)
 
 
 def require_inside(folder: Path, name: object) -> Path:
@@ -133,6 +140,24 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     weights.check_tensors(expected, weights.header_of(path), path)
     found, _ = weights.read_weights(path)
     return found
+
+
+def shapes_of(path: Path) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, of which its header alone is read.
+
+    Raises:
+        InputError: it is damaged, or out of bounds.
+        OSError: missing.
+    """
+    from safetensors import SafetensorError
+
+    from modules.untrusted import weights
+
+    try:
+        with _ours():
+            return [tuple(tensor.shape) for tensor in weights.header_of(path).values()]
+    except SafetensorError as error:
+        raise InputError(f"{path} is no file of weights ({error})") from error
 
 
 def check_npz(path: Path) -> None:

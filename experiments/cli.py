@@ -18,6 +18,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
         "data": ("data.data", "check a data set, export it as a folder of real images, or get emoji of many styles"),
     },
+    "own_data": {
+        "new": ("own_data.new", "look at a data set, and write a suite of YAMLs that is fitted to it"),
+    },
     "embeddings": {
         "embed": ("embeddings.embed", "compute CLIP embeddings of a data set once, for the priors and the decoder"),
         "probe": ("embeddings.probe", "test what a CLIP's image embeddings hold, attribute by attribute"),
@@ -35,9 +38,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "test": ("training.fit", "measure a stage's checkpoint on the test split"),
         "predict": ("training.fit", "write what a stage's checkpoint makes of the test split"),
     },
+    "importing": {
+        "import": ("importing.import_weights", "make a run folder of released weights: Karlo, Kandinsky's prior, ..."),
+    },
     "sampling": {
         "sample": ("sampling.sample", "draw images for one caption or a file of captions"),
         "mix": ("sampling.mix", "draw images of several pictures and captions at once, each with a weight"),
+    },
+    "demo": {
+        "demo": ("demo.demo", "open a web page on which a run draws and edits pictures"),
     },
     "manipulations": {
         "invert": ("manipulations.invert", "find the latents (z_i, x_T) of pictures"),

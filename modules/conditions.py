@@ -23,6 +23,7 @@ class Condition:
         decoder: the stage that draws the picture.
         in_main_table: whether it is a row of a run's main table and a choice of `unclip sample`; if not, it is for
             sweeps only.
+        caption: whether the decoder is given the caption's tokens beside z_i.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Condition:
     prior: str | None = None
     decoder: str = "decoder"
     in_main_table: bool = True
+    caption: bool = True
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -47,6 +49,13 @@ CONDITIONS: dict[str, Condition] = {
     "linear_prior": Condition("linear prior", "#e69f00", "prior", "linear_prior"),
     "ar_prior": Condition("AR prior", "#0072b2", "prior", "ar_prior"),
     "diffusion_prior": Condition("diffusion prior", "#009e73", "prior", "diffusion_prior"),
+    "projection_prior": Condition("projection prior", "#f0c040", "prior", "projection_prior"),
+    "eclipse_prior": Condition("ECLIPSE prior", "#aa4499", "prior", "eclipse_prior"),
+    "mlp_prior": Condition("MLP prior", "#44aa99", "prior", "mlp_prior"),
+    # Priors that are given no text.
+    "mean_prior": Condition("mean z_i (no text)", "#bbbbbb", "prior", "mean_prior"),
+    "diffusion_prior_no_text": Condition("diffusion, no text", "#66c2a5", "prior", "diffusion_prior_no_text"),
+    "mlp_prior_no_text": Condition("MLP prior, no text", "#99d8c9", "prior", "mlp_prior_no_text"),
     "distilled": Condition(
         "diffusion prior, distilled decoder",
         "#117733",
@@ -55,6 +64,12 @@ CONDITIONS: dict[str, Condition] = {
         decoder="distilled_decoder",
         in_main_table=False,
     ),
+    # Decoders whose text encoder reads tokens of its own.
+    "caption_only_bpe": Condition("caption, byte pairs", "#777777", "none", decoder="decoder_bpe"),
+    "caption_only_characters": Condition("caption, characters", "#555555", "none", decoder="decoder_characters"),
+    "image_embedding_bpe": Condition("true z_i, byte pairs", "#4477aa", "image", decoder="decoder_bpe"),
+    "image_embedding_characters": Condition("true z_i, characters", "#225588", "image", decoder="decoder_characters"),
+    "image_embedding_alone": Condition("true z_i, no caption", "#88ccee", "image", caption=False),
     "image_embedding": Condition("true z_i (ceiling)", "#56b4e9", "image"),
 }
 """By name, in the order of tables. Colours are Okabe and Ito's, which people with colour blindness can tell apart."""

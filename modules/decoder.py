@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch, embeddings_of
+from modules.clip.caption_tokens import Reads
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
@@ -32,6 +33,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         drop_text, drop_embedding: how often the caption and z_i are dropped, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         statistics_samples: see DiffusionStage.
+        reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
+        embedding_noise: the highest level of noise that is put on z_i in training, 0 for none.
+        noise_level: of the noise that is put on z_i in sampling.
         optimizer, training: see Stage.
     """
 
@@ -46,6 +50,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
+        reads: Reads = "clip",
+        embedding_noise: int = 0,
+        noise_level: int = 0,
     ) -> None:
         model = DecoderModel(
             network,
@@ -54,6 +61,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
             drop_text=drop_text,
             drop_embedding=drop_embedding,
             embedding=embedding,
+            reads=reads,
+            embedding_noise=embedding_noise,
+            noise_level=noise_level,
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
@@ -86,11 +96,10 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x N, 3, H, W), N `samples_shown` or 16: samples, then the true images whose conditions they were given."""
-        model, count = self.drawing_model, self.shown_count
-        tokens, z_i = model.conditions(batch)
-        tokens, z_i = tokens[:count], None if z_i is None else z_i[:count]
-        drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=batch.images.shape[-1])
-        return torch.cat([drawn, batch.images[:count]])
+        model, count = self.drawing_model, min(self.shown_count, len(batch.images))
+        first = batch.rows(torch.arange(len(batch.images), device=batch.images.device) < count)
+        drawn = model.sample(*model.conditions(first), per_sample_generators(count), size=batch.images.shape[-1])
+        return torch.cat([drawn, first.images])
 
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's captions and embeddings."""

@@ -7,20 +7,20 @@ from lightning.pytorch.cli import OptimizerCallable
 from modules.models.base import Batch
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.diffusion_prior import DiffusionPriorModel
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
+from modules.networks.prior import DenoisingPriorNetwork
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
 
 
 class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPriorModel, Batch]):
-    """Trains a DiffusionPriorNetwork.
+    """Trains a DiffusionPriorNetwork, or an MLPPriorNetwork.
 
     Args:
         network: what is trained.
         objective: the paper's: x0 prediction, cosine schedule, 1,000 steps.
         sampler: how validation and `unclip sample` draw from it.
-        drop_text: how often caption and z_t are dropped together.
+        drop_text: how often caption and z_t are dropped together; with 1, p(z_i) is learned.
         statistics_samples: see DiffusionStage.
         candidates: draws a caption, of which the best by z_i . z_t is kept; the paper's 2.
         optimizer, training: see Stage.
@@ -28,7 +28,7 @@ class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPr
 
     def __init__(
         self,
-        network: DiffusionPriorNetwork,
+        network: DenoisingPriorNetwork,
         objective: Objective = Objective(parameterization="x0"),
         sampler: SamplerConfig = SamplerConfig(name="analytic_dpm", steps=64, spacing="adm", threshold=None),
         drop_text: float = 0.1,

@@ -17,7 +17,7 @@ from modules.diffusion.samplers.distillation import trajectory_pairs, two_steps_
 from modules.errors import InputError
 from modules.models.base import outputs_of
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.decoder import DecoderModel
+from modules.models.decoder import DecoderModel, no_captions
 from modules.models.exports import load_model
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.training.stage import TrainingConfig, adamw
@@ -127,6 +127,6 @@ class DistilledDecoder(Decoder):
             if teacher.sampler.guidance_scale == 1:
                 predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t: teacher.network(x, t, both)  # noqa: E731
             else:
-                stacked = Condition.stack([both, teacher.network.condition(torch.zeros_like(tokens), None)])
+                stacked = Condition.stack([both, teacher.network.condition(no_captions(tokens), None)])
                 predict = teacher.guided(lambda x, t: teacher.network(x, t, stacked))
         return teacher.as_denoiser(predict, teacher.sampler.threshold)

@@ -92,5 +92,6 @@ class UnCLIP(ImageMethods):
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
         stage, other = decoder or condition_named(condition).decoder, image_generators(seed, where, "prior")
         not_this = self.negative_of(condition, away, other)
+        tokens = tokens if condition_named(condition).caption else torch.zeros_like(tokens)
         low = self.decode(tokens, z_i, image_generators(seed, where, "decoder"), stage, captions, not_this)
         return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from modules.batches import Captions
-from modules.clip.frozen import FrozenCLIP, caption_features
+from modules.clip.frozen import FrozenCLIP, caption_features, caption_of
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
 from modules.errors import InputError
 from modules.models.base import Model, Prior, check_names
 from modules.models.configs import check_value
-from modules.models.decoder import DecoderModel, Negative
+from modules.models.decoder import CaptionInput, DecoderModel, Negative
 from modules.models.exports import Stored, export_folder, is_export, load_model, model_class
 from modules.models.upsampler import UpsamplerModel
+from modules.networks.frozen_text import CaptionFeatures
 from modules.placement.precision import compute_in_bfloat16
 from modules.placement.settings import Placement
 from modules.shipped import run_folder
@@ -76,6 +77,12 @@ class TrainedRun:
         self._guiding_clip: FrozenCLIP | None = None
         self.overrides = overrides or {}
 
+    def __repr__(self) -> str:
+        """The run, its stages and the device."""
+        changed = f", overrides {self._overrides}" if self._overrides else ""
+        stages = ", ".join(self.stages()) or "none"
+        return f"{type(self).__name__}({str(self.run)!r}, stages: {stages}, on {self.device}{changed})"
+
     @property
     def overrides(self) -> Overrides:
         """New values for settings of sampling, by stage. Settable: the stages stay loaded."""
@@ -111,6 +118,11 @@ class TrainedRun:
     def clip_facts(self) -> tuple[int, str]:
         """The conditioning CLIP's D and fingerprint, known also while it is not in memory."""
         return self.clip.embedding_dim, self.clip.fingerprint
+
+    @cached_property
+    def raw(self) -> bool:
+        """Whether embeddings are the CLIP's own, not of unit norm."""
+        return bool(getattr(self.clip, "raw", False))
 
     @property
     def guiding_clip(self) -> FrozenCLIP:
@@ -197,8 +209,13 @@ class TrainedRun:
         return self.model(name, Prior)
 
     def decoder(self, name: str = "decoder") -> DecoderModel:
-        """A decoder, see `model`."""
-        return self.model(name, DecoderModel)
+        """A decoder, see `model`; one that reads the CLIP's features of a caption is given the run's CLIP for it."""
+        model = self.model(name, DecoderModel)
+        return replace(model, features=self.caption_features) if model.reads_features else model
+
+    def caption_features(self, tokens: Tensor) -> CaptionFeatures:
+        """What the run's CLIP gives of captions (B, L), for decoders that read it; all 0 is no caption."""
+        return caption_of(self.clip, tokens)
 
     def upsampler(self, name: str) -> UpsamplerModel:
         """An upsampler, see `model`."""
@@ -210,7 +227,7 @@ class TrainedRun:
         self._replaced.add(name)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Captions -> tokens (B, L) and z_t (B, D) of unit norm.
+        """Captions -> tokens (B, L) and z_t (B, D), of unit norm unless the CLIP's embeddings are raw.
 
         Raises:
             InputError: for a caption longer than the context.
@@ -220,7 +237,7 @@ class TrainedRun:
 
     @torch.no_grad()
     def embed_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm."""
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D), of unit norm unless the CLIP's embeddings are raw."""
         return self.finite("clip", self.clip.encode_image(images.to(self.device)))
 
     def sample_prior(
@@ -231,7 +248,10 @@ class TrainedRun:
         generators: list[torch.Generator],
         negative: Captions | None = None,
     ) -> Tensor:
-        """z_i (B, D) of unit norm, drawn by one of the run's priors, guided away from negative captions."""
+        """z_i (B, D), drawn by one of the run's priors, guided away from negative captions.
+
+        It has unit norm unless the CLIP's embeddings are raw.
+        """
         reads = self.prior(name).reads_features
         captions = Captions(tokens, z_t, None, negative)
         captions = self._with_features(captions) if reads else captions
@@ -350,12 +370,25 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
-            captions: B of them, for a sampler with clip_guidance_scale.
+            captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
+        read: CaptionInput = tokens
+        if self.placement.offload and self.decoder(decoder).reads_features:  # The CLIP goes before the decoder comes.
+            read = self.caption_features(tokens)
+            if negative is not None and isinstance(negative.tokens, Tensor):
+                negative = negative._replace(tokens=self.caption_features(negative.tokens))
         model = self.decoder(decoder)
+        if model.reads != "clip":
+            if captions is None:
+                raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
+            if negative is not None:
+                raise InputError(
+                    f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
+                )
+            tokens = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
-            return self.finite(decoder, model.sample(tokens, z_i, generators, negative=negative))
+            return self.finite(decoder, model.sample(read, z_i, generators, negative=negative))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):
             raise InputError(
                 "clip_guidance_scale needs gradients: use the run outside of torch.inference_mode() from the start "
@@ -364,13 +397,13 @@ class TrainedRun:
         if captions is None:
             raise InputError("clip_guidance_scale needs captions, and these pictures have none: set it to 0")
         similar = self.similarity(captions)
-        return self.finite(decoder, model.sample(tokens, z_i, generators, similarity=similar, negative=negative))
+        return self.finite(decoder, model.sample(read, z_i, generators, similarity=similar, negative=negative))
 
     def similarity(self, captions: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """Images (B, 3, S, S) in [-1, 1] -> (B,) the guiding CLIP's cosine of each image and its caption."""
         clip = self.guiding_clip
-        z_t = clip.encode_text(clip.tokenize(list(captions)).to(self.device))
-        return lambda images: (clip.encode_image(images) * z_t).sum(dim=1)
+        z_t = clip.unit(clip.encode_text(clip.tokenize(list(captions)).to(self.device)))
+        return lambda images: (clip.unit(clip.encode_image(images)) * z_t).sum(dim=1)
 
 
 EMBEDDINGS: dict[str, str | None] = {"decoder": "z_i", "text_decoder": "z_t", "glide": None}

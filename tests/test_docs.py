@@ -185,3 +185,19 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 def test_links_between_documents_lead_somewhere(document):
     found = LINK.findall(document.read_text())
     assert [link for link in found if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.timeout(600)
+def test_the_notebook_of_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+    import json
+
+    pytest.importorskip("resvg_py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = json.loads((DOCS / "tutorial.ipynb").read_text())
+    names: dict = {}
+    for k, cell in enumerate(cell for cell in notebook["cells"] if cell["cell_type"] == "code"):
+        exec(compile("".join(cell["source"]), f"tutorial.ipynb, cell {k}", "exec"), names)
+    assert names["pictures"]._repr_png_().startswith(b"\x89PNG")
+    assert (tmp_path / "runs" / "my_suite" / "embeddings" / "embeddings.json").is_file()
+    assert "clip: step 2 of 2: train/loss" in capsys.readouterr().out

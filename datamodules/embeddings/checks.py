@@ -7,6 +7,7 @@ there were checksums only the norms are looked at, which notices zeros and facto
 from __future__ import annotations
 
 import hashlib
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,39 @@ def checksums(folder: Path) -> dict[str, str]:
     kinds = (*PLACES.values(), METADATA, REPLACED)
     files = sorted(path for kind in kinds for path in (folder / kind).glob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def check_recorded(folder: Path, recorded: dict[str, str], kinds: tuple[str, ...], required: bool) -> None:
+    """Notice files without a checksum: they may be others than those that were written.
+
+    Args:
+        folder: of the split.
+        recorded: `checksums` as they were when it was written; empty for an older folder.
+        kinds: the folders of the kinds that are about to be used.
+        required: whether the folder is of a version in which every file has one; of an older one it is said, once.
+
+    Raises:
+        InputError: a file has none, and its folder or another file of the split has.
+    """
+    files = sorted(path for kind in kinds for path in (folder / kind).glob("*.npy"))
+    bare = [path for path in files if path.relative_to(folder).as_posix() not in recorded]
+    if not bare:
+        return
+    if required or recorded:
+        raise InputError(
+            f"{bare[0]} has no checksum in embeddings.json, where `unclip embed` writes one for every file: it was "
+            "removed, or the file was added; take the original, or run `unclip embed` again with --overwrite"
+        )
+    _say_unchecked(folder.parent)
+
+
+@lru_cache(maxsize=64)
+def _say_unchecked(folder: Path) -> None:
+    logging.getLogger(__name__).warning(
+        "%s has no checksums: an earlier version wrote it, or they were removed. Only norms are looked at, which do "
+        "not notice rows in another order; `unclip embed` compares some pairs with the CLIP",
+        folder,
+    )
 
 
 def check_files(folder: Path, recorded: dict[str, str], wanted: tuple[str, ...]) -> None:

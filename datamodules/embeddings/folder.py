@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
 from datamodules.base import SPLITS, check_split
-from datamodules.embeddings.checks import check_files, check_norms
+from datamodules.embeddings.checks import check_files, check_norms, check_recorded
 from datamodules.embeddings.shards import (
     METADATA,
     PLACES,
@@ -37,6 +37,7 @@ from modules.errors import InputError
 from modules.untrusted.reading import printable, read_json
 
 MANIFEST = "embeddings.json"
+VERSION = 1
 MAX_MANIFEST = 2**26
 """Bytes of it: a checksum a file, 10,000 files a split, take 1 MB."""
 _AGAIN = "run `unclip embed` again"
@@ -67,6 +68,7 @@ class EmbeddingsInfo:
         replaced: split -> how many rows hold another pair's embeddings because their own pair could not be read.
             `EmbeddingsFolder.replaced` says which.
         checksums: split -> SHA-256 of each of its files; none in folders of earlier versions.
+        version: of this description. Since 1 every split has checksums; 0 are folders of earlier versions.
     """
 
     clip_fingerprint: str
@@ -80,6 +82,7 @@ class EmbeddingsInfo:
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     replaced: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, dict[str, str]] = field(default_factory=dict)
+    version: int = 0
 
 
 class EmbeddingRows(Dataset[EmbeddingBatch]):
@@ -173,7 +176,9 @@ class EmbeddingsFolder:
             features = self._array(split, "features", "float16", (self.info.context, self.info.features or 0), found)
         replaced = self.replaced(split)[:, 0].tolist()
         folder, kinds = self.path / split, ("z_i", "z_t", "tokens", *(("features",) if token_features else ()))
-        check_files(folder, self.info.checksums.get(split, {}), (*(PLACES[kind] for kind in kinds), REPLACED))
+        recorded = self.info.checksums.get(split, {})
+        check_recorded(folder, recorded, tuple(PLACES[kind] for kind in kinds), required=self.info.version > 0)
+        check_files(folder, recorded, (*(PLACES[kind] for kind in kinds), REPLACED))
         for kind, rows in (("z_i", z_i), ("z_t", z_t)):
             check_norms(rows, folder / PLACES[kind], self.info.normalised)
         return EmbeddingRows(z_i, z_t, tokens, features, replaced=replaced)
@@ -224,6 +229,8 @@ def check_info(info: EmbeddingsInfo) -> None:
     """
     if not isinstance(info.clip_fingerprint, str) or type(info.normalised) is not bool:
         raise TypeError("clip_fingerprint is text, normalised true or false")
+    if info.version not in (0, VERSION) or type(info.version) is not int:
+        raise ValueError(f"version is {info.version!r}; there is none above {VERSION}")
     for name in ("dim", "context", *(() if info.features is None else ("features",))):
         value = getattr(info, name)
         if type(value) is not int or not 1 <= value < 2**24:

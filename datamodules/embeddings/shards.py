@@ -29,6 +29,7 @@ import numpy as np
 
 from datamodules.rendered.cache import MappedArray
 from modules.errors import InputError
+from modules.untrusted.reading import open_regular
 
 PLACES = {"z_i": "img_emb", "z_t": "text_emb", "tokens": "tokens", "features": "token_features"}
 """Kind of array -> its folder, and the start of its files' names."""
@@ -258,6 +259,12 @@ def read_replaced(folder: Path, size: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
+MAX_ROWS = 2**26
+"""Of a shard: clip-retrieval's have a million."""
+MAX_CAPTIONS = 2**30
+"""Bytes of a shard's captions; a million have 50 MB."""
+
+
 def has_parquet() -> bool:
     """Whether captions can be written as parquet here."""
     return find_spec("pyarrow") is not None
@@ -283,22 +290,50 @@ def read_captions(path: Path) -> Any:
     """
     if not has_parquet():
         raise InputError(f"{path}: reading parquet needs the package pyarrow: {INSTALL}")
-    arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    parquet = import_module("pyarrow.parquet")
     try:
-        table = parquet.read_table(path, columns=["caption"])
+        with open_regular(path) as file, parquet.ParquetFile(file, read_dictionary=["caption"]) as opened:
+            column = _caption_column(opened, path)
+    except InputError:
+        raise
+    except KeyError as error:  # pyarrow looks the column up before it can be asked for.
+        raise InputError(f"{path}: has no column 'caption'") from error
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these
         raise InputError(f"{path}: not readable as parquet ({' '.join(str(error).split())})") from error
-    if "caption" not in table.column_names:
-        raise InputError(f"{path}: has no column 'caption'")
-    column = table.column("caption").combine_chunks()
-    kind = column.type
-    if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
-        raise InputError(f"{path}: the column 'caption' holds {kind}, no text")
     try:
         column.validate(full=True)
     except ValueError as error:
         raise InputError(f"{path}: the column 'caption' is not UTF-8 ({' '.join(str(error).split())})") from error
     return column
+
+
+def _caption_column(opened: Any, path: Path) -> Any:
+    """The column "caption" of an open parquet file, of bounded size.
+
+    A small file may hold a huge table: pages are compressed, and a text that occurs often is stored once. So the sizes
+    that the file states are looked at first, and each text once; only then are they written out.
+    """
+    arrow, compute = import_module("pyarrow"), import_module("pyarrow.compute")
+    about = opened.metadata
+    kind = opened.schema_arrow.field("caption").type
+    kind = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    if not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+        raise InputError(f"{path}: the column 'caption' holds {kind}, no text")
+    columns = [about.row_group(k).column(c) for k in range(about.num_row_groups) for c in range(about.num_columns)]
+    stated = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "caption")
+    if about.num_rows > MAX_ROWS or stated > MAX_CAPTIONS:
+        raise InputError(f"{path}: says that it holds {about.num_rows:,} captions of {stated:,} bytes in one shard")
+    parts, left = [arrow.array([], kind)], MAX_CAPTIONS
+    for batch in opened.iter_batches(65_536, columns=["caption"]):
+        part = batch.column(0)
+        if arrow.types.is_dictionary(part.type):
+            lengths = compute.binary_length(part.dictionary).take(part.indices)
+            left -= compute.sum(lengths).as_py() or 0
+            if left < 0:
+                raise InputError(f"{path}: its captions have over {MAX_CAPTIONS:,} bytes, more than a shard's may have")
+            part = part.dictionary_decode()
+        parts.append(part)
+    return arrow.chunked_array(parts, kind).combine_chunks()
 
 
 def rows_without_caption(column: Any) -> np.ndarray:

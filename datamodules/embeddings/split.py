@@ -21,6 +21,7 @@ from datamodules.embeddings.folder import EmbeddingsInfo
 from datamodules.embeddings.shards import Column, ShardFiles, is_complete, read_replaced, remove_unfinished
 from modules.clip.origin import same_clip
 from modules.errors import InputError
+from modules.untrusted.reading import read_json
 
 SHARD_ROWS = 65_536
 PLAN = "plan.json"
@@ -199,7 +200,7 @@ def _numpy(tensor: Tensor | None) -> np.ndarray:
 
 def _read_plan(folder: Path) -> Any:
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        plan = read_json(folder / PLAN)
     except (OSError, ValueError):
         return None
     return plan if isinstance(plan, dict) else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.base import check_split
 from datamodules.embeddings.checks import checksums
-from datamodules.embeddings.folder import MANIFEST, EmbeddingsInfo, open_embeddings
+from datamodules.embeddings.folder import MANIFEST, VERSION, EmbeddingsInfo, open_embeddings
 from datamodules.embeddings.shards import has_parquet, remove_unfinished
 from datamodules.embeddings.split import PLAN, SHARD_ROWS, Encoded, SplitFiles, differences
 from modules.errors import InputError
@@ -164,7 +164,8 @@ class EmbeddingsWriter:
         for key in _OF_THE_SPLITS:
             others = {name: value for name, value in getattr(self.info, key).items() if name != split}
             changed[key] = {**others, split: now[key]} if now.get(key) else others
-        self.info = replace(self.info, **changed)
+        whole = changed["sizes"].keys() <= changed["checksums"].keys()  # Not, beside splits of an earlier version.
+        self.info = replace(self.info, **changed, version=VERSION if whole else 0)
         temporary = self.path / f".{MANIFEST}.tmp"
         temporary.write_text(json.dumps(asdict(self.info), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.path / MANIFEST)

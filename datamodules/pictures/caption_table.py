@@ -6,12 +6,11 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
 
 import numpy as np
 
 from datamodules.captions import CaptionConfig
-from datamodules.pictures.packed import Numbers, PackedStrings
+from datamodules.pictures.packed import Numbers, PackedStrings, Strings
 
 AT_ONCE = 1 << 16
 """Pairs that are counted or hashed at a time."""
@@ -188,7 +187,7 @@ class Captions:
             total = ends[-1:]
 
 
-class Texts(Sequence[str]):
+class Texts(Strings):
     """The captions of all pairs of `Captions`, pair after pair."""
 
     def __init__(self, captions: Captions) -> None:
@@ -197,14 +196,11 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return self._captions.count()
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return list(itertools.islice(self, *index.indices(len(self))))
+    def _at(self, index: int) -> str:
         return next(itertools.islice(self, index, None))
+
+    def _some(self, places: range) -> list[str]:
+        return list(itertools.islice(self, places.start, places.stop, places.step))
 
     def __iter__(self) -> Iterator[str]:
         return (text for pair in range(len(self._captions)) for text in self._captions.all_of(pair))

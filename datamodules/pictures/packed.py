@@ -65,7 +65,33 @@ class Packer:
             self.starts.append(len(self.data))
 
 
-class PackedStrings(Sequence[str]):
+class Strings(Sequence[str]):
+    """A list of strings that are made when they are asked for; subclasses have a length and make one (`_at`)."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return self._some(range(*index.indices(len(self))))
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._at(int(index))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._at, range(len(self)))
+
+    def _at(self, index: int) -> str:
+        """The string at a place, 0 to len(self) - 1."""
+        raise NotImplementedError
+
+    def _some(self, places: range) -> list[str]:
+        """Those at several places."""
+        return [self._at(place) for place in places]
+
+
+class PackedStrings(Strings):
     """A list of strings: their UTF-8 behind one another, and 4 bytes each for where they end.
 
     File names that are not UTF-8 pass through as Python has them.
@@ -102,23 +128,11 @@ class PackedStrings(Sequence[str]):
             return 0
         return int(self._starts.values[(number - 1) // BLOCK]) + int(self._ends.values[number - 1])
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        index = int(index)
+    def _at(self, index: int) -> str:
         return self.data[self._end(index) : self._end(index + 1)].tobytes().decode("utf-8", "surrogateescape")
 
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
 
-
-class Chosen(Sequence[str]):
+class Chosen(Strings):
     """Some of the strings of a sequence, which are not copied.
 
     Args:
@@ -132,16 +146,5 @@ class Chosen(Sequence[str]):
     def __len__(self) -> int:
         return len(self._strings if self._rows is None else self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _at(self, index: int) -> str:
         return self._strings[index if self._rows is None else int(self._rows.values[index])]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))

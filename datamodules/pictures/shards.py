@@ -14,13 +14,13 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from datamodules.captions import usable
 from datamodules.faults import Fault
-from datamodules.pictures.packed import Numbers, PackedStrings
+from datamodules.pictures.packed import Numbers, PackedStrings, Strings
 from datamodules.pictures.shard_names import RECORD, Group, Member, picture_of, sort_out
 from modules.images.files import PictureError
 
@@ -203,7 +203,7 @@ class Places(NamedTuple):
         self.size.append(size)
 
 
-class ShardKeys(Sequence[str]):
+class ShardKeys(Strings):
     """SHARD:KEY of every pair.
 
     Args:
@@ -218,18 +218,8 @@ class ShardKeys(Sequence[str]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
+    def _at(self, index: int) -> str:
         return f"{self._shards[self._shard.values[index]]}:{self._keys[index]}"
-
-    def __iter__(self) -> Iterator[str]:
-        shard = self._shard.values
-        return (f"{self._shards[shard[index]]}:{key}" for index, key in enumerate(self._keys))
 
 
 class ShardReader:

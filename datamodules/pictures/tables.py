@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_TABLE, read_bytes
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 LONGEST = (1 << 31) - 1
@@ -66,7 +67,7 @@ def rows_of(path: Path, columns: dict[str, str]) -> Iterator[Row]:
     """
     try:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad caption costs one line.
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_TABLE)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4]:

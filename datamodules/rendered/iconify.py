@@ -6,6 +6,7 @@ A package is the .tgz that `npm pack @iconify-json/NAME` leaves, or the folder t
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 import zlib
@@ -13,17 +14,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from datamodules.rendered.svg import render_untrusted
 from modules.errors import InputError
-from modules.untrusted.reading import printable, read_bytes
+from modules.untrusted.reading import open_regular, printable, read_bytes
 
 FILE_PREFIX = "iconify-json-"
 LARGEST = 256 * 2**20
 """Bytes of the largest file of a package that is read."""
+UNPACKED = 2 * LARGEST
+"""Bytes of a whole package."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +185,37 @@ def _folder_reader(path: Path) -> Read:
     return read
 
 
+class _Bounded:
+    """An archive as it is unpacked, which ends in an error when it grows beyond what a package has."""
+
+    def __init__(self, file: BinaryIO | gzip.GzipFile) -> None:
+        self._file, self._left = file, UNPACKED
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; tarfile asks for a header's all at once, as long as the archive says that it is."""
+        if size > self._left:
+            raise OSError(f"over {UNPACKED / 2**20:,.0f} MB when it is unpacked")
+        content = self._file.read(size)
+        self._left -= len(content)
+        return content
+
+
 def _archive_reader(path: Path) -> Read:
     """Reads the named files only, into memory: nothing of an archive is unpacked."""
     wanted = {f"package/{name}": name for name in ("icons.json", "info.json", "package.json", "chars.json")}
     found = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with (
+            gzip.GzipFile(fileobj=open_regular(path)) as file,
+            tarfile.open(fileobj=_Bounded(file), mode="r|") as archive,
+        ):
             for member in archive:
                 if member.name in wanted and member.isfile():
                     if member.size > LARGEST:
                         raise InputError(f"{path}: {member.name} has {member.size / 2**20:,.0f} MB")
-                    file = archive.extractfile(member)
-                    assert file is not None  # It is a file.
-                    found[wanted[member.name]] = file.read()
+                    content = archive.extractfile(member)
+                    assert content is not None  # It is a file.
+                    found[wanted[member.name]] = content.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise InputError(f"{path}: not a whole .tgz ({error}); get it again") from error
 

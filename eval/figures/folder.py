@@ -13,7 +13,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.tables.main import Cell, Table
-from eval.untrusted import read_json, require_inside
+from eval.untrusted import read_json, reason, require_inside
 
 RECORD, PICTURE = "figure.json", "figure.png"
 
@@ -113,7 +113,7 @@ def read_figure(folder: str | Path) -> FigureRecord:
             content["title"], content["notes"], tables, content["pictures"], content["numbers"], content["how"]
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {path} ({error!r}); make the figure again") from error
+        raise InputError(f"cannot read {path} ({reason(error)}); make the figure again") from error
     kinds = {"title": str, "notes": list, "pictures": list, "numbers": dict, "how": dict}
     for key, kind in kinds.items():
         if not isinstance(getattr(found, key), kind):

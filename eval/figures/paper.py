@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from eval.figures import plots
 from eval.figures.captions import is_study, study_figures
 from eval.figures.comparison import comparison
@@ -17,6 +15,7 @@ from eval.runs import FOLDER as MANIPULATIONS
 from eval.samples.conditions import CONDITIONS, Row, picture_label
 from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
+from eval.samples.pictures import read_picture
 from eval.tables.sweeps import Sweep, read_sweeps
 from eval.untrusted import require_inside
 
@@ -95,8 +94,11 @@ def _manipulation(run: Path, name: str) -> Figure | None:
     folder = run / MANIPULATIONS / name
     if not (folder / RECORD).is_file():
         return None
-    with Image.open(require_inside(folder, read_figure(folder).pictures[0])) as image:
-        return plots.picture(image.convert("RGB"), " ".join(read_figure(folder).notes[:1]))
+    record = read_figure(folder)
+    if not record.pictures:
+        return None
+    picture = read_picture(require_inside(folder, record.pictures[0]), folder / record.pictures[0])
+    return plots.picture(picture, " ".join(record.notes[:1]))
 
 
 def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Figure | None:

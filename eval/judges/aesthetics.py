@@ -15,7 +15,7 @@ import numpy as np
 from eval.errors import InputError
 from eval.files import write_file
 from eval.judges.folds import image_folds
-from eval.untrusted import read_json
+from eval.untrusted import MAX_TABLE, read_bytes, read_json, reason
 
 ALPHAS = np.logspace(-4, 4, 17)
 AVA_COLUMNS = 12  # running number, image number, then how often each of the ratings 1 to 10 was given; more may follow
@@ -86,7 +86,9 @@ class LinearProbe:
                 dict(content["fit"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read the {kind} probe {path} ({error!r}); fit one with `unclip judge`") from error
+            raise InputError(
+                f"cannot read the {kind} probe {path} ({reason(error)}); fit one with `unclip judge`"
+            ) from error
         if probe.kind != kind:
             raise InputError(f"{path} is a probe of {probe.kind}, not of {kind}")
         if clip is not None and probe.clip.split()[-1:] != clip.split()[-1:]:  # the weights' hash; names may differ
@@ -138,7 +140,7 @@ def read_ratings(path: str | Path) -> dict[str, float]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, MAX_TABLE).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the ratings {path} ({error})") from error
     first = lines[0] if lines else ""

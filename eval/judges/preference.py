@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from eval.errors import InputError
 from eval.judges.aesthetics import LinearProbe, unit
 from eval.judges.folds import pair_folds
+from eval.untrusted import MAX_TABLE, read_bytes
 
 
 def fit_preference(better: np.ndarray, worse: np.ndarray, clip: str) -> LinearProbe:
@@ -63,9 +65,9 @@ def read_comparisons(path: str | Path) -> list[tuple[str, str]]:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError) as error:
+        text = io.StringIO(read_bytes(path, MAX_TABLE).decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(text, skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the comparisons {path} ({error})") from error
     for number, row in enumerate(rows, 2):
         if not row.get("better") or not row.get("worse"):

@@ -54,17 +54,13 @@ class Resampler:
         return Interval(float(values[known].mean()), *percentiles(means))
 
     def share(self, values: np.ndarray) -> Interval:
-        """`mean` of values in [0, 1], such as zeros and ones.
+        """The mean of zeros and ones (N,), nan left out, with an interval that covers near 0 and 1: see `clustered`.
 
-        Where all captions have the same share, as when nothing is right, all replicates agree and the percentiles
-        have no width. Then the interval is the exact one of as many zeros and ones as there are captions.
+        Nothing is drawn again: percentiles of replicates covered a share of 0.97 or 0.99 in 87 to 94 of 100 cases.
         """
         known = ~np.isnan(values)
-        found = self.mean(values)
-        sums, sizes = (np.bincount(self.groups[known], w) for w in (values[known], None))
-        shares = sums[sizes > 0] / sizes[sizes > 0]
-        alike = len(shares) > 0 and np.ptp(shares) == 0
-        return exact(found.value, len(shares)) if alike else found
+        hits, sizes = (np.bincount(self.groups[known], w) for w in (values[known], None))
+        return clustered(hits[sizes > 0], sizes[sizes > 0])
 
     def statistic(self, value: float, of_weights: Callable[[np.ndarray], float]) -> Interval:
         """A statistic that is biased upwards at small n, such as a Frechet distance, with its interval.
@@ -83,6 +79,40 @@ def moved(value: float, replicates: Sequence[float]) -> Interval:
     """`Resampler.statistic` of replicates that are there already."""
     drawn = np.array(replicates)
     return Interval(value, *percentiles(drawn - (drawn.mean() - value)))
+
+
+SHARES = "Korn and Graubard's, over captions"
+"""The rule of the intervals of shares, for protocols and notes."""
+FEW = 10
+"""Captions that tell their variance; a share that fewer decide is counted by captions."""
+
+
+def clustered(hits: np.ndarray, sizes: np.ndarray) -> Interval:
+    """The share of zeros and ones that come in captions, with its interval (Korn and Graubard 1998).
+
+    The interval is one for the expected value over other captions, as many, and other samples of them. The variance of
+    the share between captions is worth p (1 - p) / variance independent samples, but no more than there are; with
+    Student's quantile for as many captions, they have the exact binomial interval. Where fewer than `FEW` captions are
+    not all right, or not all wrong, or where all captions agree, the variance is not known: then no more count than
+    there are captions.
+
+    Args:
+        hits: (C,) ones of each caption.
+        sizes: (C,) zeros and ones of each, 1 or more.
+    """
+    from scipy.stats import norm, t
+
+    n, captions = float(sizes.sum()), len(sizes)
+    if captions == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    p = float(hits.sum() / n)
+    variance = float(((hits - p * sizes) ** 2).sum()) / n**2 * captions / max(captions - 1, 1)
+    few = min((hits < sizes).sum(), (hits > 0).sum()) < FEW
+    if variance == 0 or captions < 2:
+        return exact(p, min(n, captions))
+    narrower = float(norm.ppf((1 + LEVEL) / 2) / t.ppf((1 + LEVEL) / 2, captions - 1)) ** 2
+    worth = min(n, p * (1 - p) / variance * narrower)
+    return exact(p, min(worth, captions) if few else worth)
 
 
 def exact(share: float, n: float) -> Interval:

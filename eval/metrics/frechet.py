@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.metrics.bootstrap import Interval, Resampler
+from eval.metrics.bootstrap import LEVEL, Interval, Resampler
 
 CHUNK = 4096  # features that are made float64 at a time
-COSTLY = 1e9  # numbers that a replicate multiplies; above it a few replicates give the width of a normal interval
+COSTLY = 1e9  # numbers that a replicate multiplies; above it a few replicates give the width of Student's interval
 FEW_DRAWS = 20
 INCEPTION_DIM = 2048
-NORMAL = 1.959964  # half the width of a 95 % normal interval, in standard deviations
 
 
 class SingularCovariance(UserWarning):
@@ -137,7 +136,7 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
     if few_draws(len(features), features.shape[1], resampler.draws):
         few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
         drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
-        half = NORMAL * float(np.std(drawn, ddof=1))
+        half = student(FEW_DRAWS) * float(np.std(drawn, ddof=1))
         return Interval(value, value - half, value + half)
     if len(features) < features.shape[1]:
         return resampler.statistic(value, _FewFeatures(features, distance))
@@ -145,8 +144,15 @@ def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampl
 
 
 def few_draws(n: int, dim: int, draws: int) -> bool:
-    """Whether the interval of n features (n, dim) is a normal one, of `FEW_DRAWS` replicates instead of `draws`."""
+    """Whether the interval of n features (n, dim) is Student's, of `FEW_DRAWS` replicates instead of `draws`."""
     return n * dim**2 > COSTLY and draws > FEW_DRAWS
+
+
+def student(draws: int) -> float:
+    """Half the width of a 95 % interval in standard deviations, where these are known from so many draws only."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, draws - 1))
 
 
 class _FewFeatures:

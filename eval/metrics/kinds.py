@@ -21,7 +21,7 @@ def kinds_of(record: Mapping[str, Any]) -> list[str]:
     """Which of `KINDS` a manifest line belongs to; none without ground truth."""
     if not record.get("mentioned"):
         return []
-    found = ["one" if len(record["mentioned"]["objects"]) == 1 else "two"]
+    found = {1: ["one"], 2: ["two"]}.get(len(record["mentioned"]["objects"]), [])
     return found + ([("held_out" if record[HELD_OUT] else "seen")] if HELD_OUT in record else [])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eval.samples.conditions import Row
 from eval.tables.further import further_table
-from eval.tables.kinds import kind_table
+from eval.tables.kinds import count_table, kind_table, lettering_table
 from eval.tables.paper import ablation_table, binding_table, table_1, table_2, table_3
 from eval.tables.sweeps import read_sweeps, sweep_table
 from eval.tables.tabular import Table
@@ -25,6 +25,10 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
     }
     if any(row.get("accuracy_by_kind") for row in rows):
         made["accuracy_by_kind"] = kind_table(rows)
+    if any(row.get("accuracy_by_count") for row in rows):
+        made["accuracy_by_count"] = count_table(rows)
+    if any(row.get("lettering") for row in rows):
+        made["lettering"] = lettering_table(rows)
     if "guidance" in sweeps and sweeps["guidance"].points:
         made["ablation"] = ablation_table(sweeps["guidance"])
     made |= {f"sweep_{name}": sweep_table(sweep) for name, sweep in sweeps.items()}

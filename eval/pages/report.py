@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,21 @@ from eval.files import write_file
 from eval.pages.collected import paper_tables
 from eval.pages.html import data_uri, environment, jpeg, png
 from eval.protocol import check_protocols
-from eval.runs import PAGE, Run, read_run
+from eval.runs import METRICS, PAGE, Run, read_run
 from eval.samples.conditions import CONDITIONS, picture_label
 from eval.samples.folder import GRID, SampleFolder, attributions
 from eval.tables.further import METRICS as FURTHER
 from eval.tables.main import main_table, probe_table, seconds_table
 from eval.tables.tabular import Table
+from eval.votes.votes import counted
 
 RESULT_KEYS = (
     *("condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity"),
-    *(*FURTHER, "binding", "drawn", "shared_with_reference", "warnings"),
+    *(*FURTHER, "binding", "accuracy_by_count", "lettering", "drawn", "shared_with_reference", "warnings"),
 )
-IN_REPORT = ("further", "accuracy_by_kind", "ablation", "binding")
+IN_REPORT = ("further", "accuracy_by_kind", "accuracy_by_count", "lettering", "ablation", "binding")
+VOTES = "table_1_humans"
+SIDE_BY_SIDE = "The same captions, condition by condition"
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")
 """The comparison and the page of manipulations show them."""
 LEAST, MOST = 86, 110  # CSS pixels of a plot's inch: type of 8 points has 9.6 or more
@@ -53,7 +57,8 @@ def results(run: Run) -> dict[str, Any]:
 def tables(run: Run) -> list[Table]:
     """The tables of a run, the main one first; those of sweeps and of binding where there are any."""
     more = paper_tables(run.path, run.rows)
-    shown = [table for name, table in more.items() if name in IN_REPORT or name.startswith("sweep_")]
+    wanted = (*IN_REPORT, VOTES) if counted(run.path) else IN_REPORT
+    shown = [table for name, table in more.items() if name in wanted or name.startswith("sweep_")]
     return [main_table(run.rows), *shown, probe_table(run.probe), seconds_table(run.seconds)]
 
 
@@ -109,11 +114,23 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
     folders = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
     curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in folders}
     grids = {name: run.samples / name / GRID for name in CONDITIONS}
+    figures = plots(drawn(run))
+    further = {
+        SIDE_BY_SIDE: figure is not None,
+        "Figures": figures,
+        "More samples": any(grid.is_file() for grid in grids.values()),
+        "Training curves": any(curves.values()),
+        "How it was made": True,
+    }
+    titles = [table.title for table in made] + [title for title, there in further.items() if there]
     return pages.get_template("report.html.j2").render(
         name=run.path.resolve().name,
+        date=measured_on(run),
+        contents={title: f"part-{k}" for k, title in enumerate(titles, 1)},
+        SIDE_BY_SIDE=SIDE_BY_SIDE,
         tables=made,
         comparison=None if figure is None else data_uri(png(figure), "png"),
-        plots=plots(drawn(run)),
+        plots=figures,
         curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
         grids={picture_label(name): data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
@@ -122,6 +139,13 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         attributions=attributions(record for f in sample_folders(run).values() for record in f.records),
         manipulations=PAGE if (run.path / PAGE).is_file() else None,
     )
+
+
+def measured_on(run: Run) -> str | None:
+    """The day on which the newest metrics.json was written, as 2026-11-28 (UTC); None if nothing was measured."""
+    files = (run.samples / str(row["condition"]) / METRICS for row in run.rows)
+    times = [file.stat().st_mtime for file in files if file.is_file()]
+    return datetime.fromtimestamp(max(times), timezone.utc).date().isoformat() if times else None
 
 
 def plots(drawn: Mapping[str, bytes]) -> list[dict[str, Any]]:

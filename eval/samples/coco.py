@@ -16,6 +16,7 @@ from eval.files import replacing_files
 from eval.protocol import PROTOCOL_FILE, CaptionProtocol, captions_digest
 from eval.samples.folder import SampleFolder, require_writable, write_samples
 from eval.samples.pictures import read_picture
+from eval.untrusted import MAX_TABLE, read_bytes, reason
 
 CAPTIONS, REFERENCE = "captions.jsonl", "reference"
 
@@ -87,7 +88,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
         InputError: unreadable, or not COCO's caption format.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_bytes(path, MAX_TABLE).decode("utf-8-sig"))
         files = {_number(image["id"], "an image's id", path): str(image["file_name"]) for image in content["images"]}
         captions = [
             {
@@ -102,7 +103,7 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
     except OSError as error:
         raise InputError(f"cannot read the annotations {path} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a COCO captions file ({error!r}); take captions_val2014.json") from error
+        raise InputError(f"{path} is not a COCO captions file ({reason(error)}); take captions_val2014.json") from error
     unknown = [c for c in captions if c["image_id"] not in files]
     if unknown:
         raise InputError(
@@ -112,7 +113,9 @@ def read_annotations(path: Path) -> tuple[dict[int, str], list[dict[str, Any]]]:
 
 
 def _number(value: Any, what: str, path: Path) -> int:
-    """An id, which a manifest holds as a number; "12" is 12, and "0012" is a text."""
+    """An id, which a manifest holds as a number; "12" and 12.0 are 12, and "0012" is a text."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value):
         return int(value)
     if type(value) is not int:
@@ -129,7 +132,7 @@ def excluded(protocol: CaptionProtocol, files: dict[int, str]) -> set[int]:
     if protocol.exclude is None:
         return set()
     try:
-        lines = Path(protocol.exclude).read_text(encoding="utf-8-sig").split()
+        lines = read_bytes(Path(protocol.exclude), MAX_TABLE).decode("utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the images to leave out, {protocol.exclude} ({error})") from error
     by_name = {name: number for number, name in files.items()}

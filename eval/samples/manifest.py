@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ MAX_MANIFEST = 2**31
 """Bytes of a manifest: a million pictures' have 500 MB."""
 
 LONGEST_NAME = 255
+LONGEST_SIGN = 64
 
 REQUIRED: dict[str, type] = {"file": str, "caption": str, "caption_index": int, "sample_index": int, "condition": str}
 
@@ -39,7 +41,7 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
         lines = json_lines(read_bytes(path, MAX_MANIFEST).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({_reason(error)}): is '{path.parent}' a sample folder?") from error
-    records = [_parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    records = [parse_record(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     if not records:
         raise InputError(f"{path} is empty; sample again")
     files: dict[str, int] = {}
@@ -62,7 +64,23 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _parse_record(place: str, line: str) -> dict[str, Any]:
+def plain_records(path: Path) -> list[Any]:
+    """What the lines of a manifest hold, not checked: for those who want a part of it.
+
+    Raises:
+        InputError: no regular file, or too large.
+        OSError, ValueError, RecursionError: missing; no JSON.
+    """
+    text = read_bytes(path, MAX_MANIFEST).decode("utf-8-sig")
+    return [json.loads(line) for line in json_lines(text) if line.strip()]
+
+
+def parse_record(place: str, line: str) -> dict[str, Any]:
+    """One line of a manifest, checked against itself.
+
+    Raises:
+        InputError: names the place and the key.
+    """
     if len(line) > MAX_RECORD:
         raise InputError(f"{place} has {len(line):,} characters, over the limit of {MAX_RECORD:,}; sample again")
     try:
@@ -77,6 +95,9 @@ def _parse_record(place: str, line: str) -> dict[str, Any]:
     problem = problem_with(record["mentioned"]) if record.get("mentioned") else None
     if problem:
         raise InputError(f"{place}: 'mentioned' cannot be read, {problem}; write the folder again")
+    sign = record.get("sign", "")
+    if not isinstance(sign, str) or len(sign) > LONGEST_SIGN:
+        raise InputError(f"{place}: 'sign' is a word of up to {LONGEST_SIGN} letters, found {repr(sign)[:100]}")
     if len(record["file"]) > LONGEST_NAME:
         raise InputError(f"{place} names a file of {len(record['file'])} characters; no file has such a name")
     for key in ("caption_index", "sample_index"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from eval.errors import InputError
 from eval.files import move_into_place, writing
 from eval.samples.folder import SampleFolder, captions_shown, require_writable, write_image, write_index
 from eval.samples.grid import to_pil
+from eval.samples.manifest import parse_record
 from eval.samples.pictures import read_picture
+from eval.untrusted import MAX_PICTURE, MAX_TABLE, read_bytes, require_inside
 
 # All of these may lie in a sample folder (see SIDECARS), so that a kill after the last step but one does no harm.
 REQUEST, LOCK, SHARDS = "request.json", "lock.txt", "shard-*.jsonl"
 KEPT = "shard-kept.jsonl"
+NAME = r"(\d{5,18})\.png"
+"""Of a picture, as `write_image` names it."""
 
 
 class Shards:
@@ -97,8 +102,8 @@ class Shards:
 
     def _request(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.path / REQUEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(read_bytes(self.path / REQUEST))
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -116,17 +121,22 @@ class Shards:
     def _is_whole(self, line: str) -> bool:
         record = json.loads(line)
         try:
-            content = (self.path / record["file"]).read_bytes()
-        except OSError:
+            content = read_bytes(require_inside(self.path, record["file"]), MAX_PICTURE)
+        except (OSError, InputError):
             return False
-        return hashlib.sha256(content).hexdigest() == record["sha256"]
+        return hashlib.sha256(content).hexdigest() == record.get("sha256")
 
     def lines(self) -> dict[int, str]:
-        """The manifest lines so far, by the number of their picture. A line that a kill has cut is left out."""
+        """The manifest lines so far, by the number of their picture.
+
+        A line that a kill has cut is left out, and so is one that `write_image` does not write.
+        """
         found: dict[int, str] = {}
         for shard in sorted(self.path.glob(SHARDS)):
-            for line in shard.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-                found[int(Path(json.loads(line)["file"]).stem)] = line + "\n"
+            for line in read_bytes(shard, MAX_TABLE).decode("utf-8", "replace").split("\n")[:-1]:
+                with suppress(InputError):
+                    name = re.fullmatch(NAME, parse_record(shard.name, line)["file"])
+                    found |= {int(name[1]): line + "\n"} if name else {}
         return found
 
     def write(self, writer: int, numbers: Sequence[int], images: Tensor, records: Sequence[dict[str, Any]]) -> None:

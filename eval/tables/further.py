@@ -74,6 +74,8 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], chosen: Sequence[st
             else "."
         )
     ]
+    if "share_interval" in protocol:
+        said.append(f"Intervals of precision, R-precision, bound, swapped: {protocol['share_interval']}.")
     names = [_name(c) + (f" (k = {within[c]})" if within.get(c) else "") for c in chosen if c in BY_FEATURES]
     if names:
         said.append(

@@ -1,10 +1,11 @@
-"""The table of accuracy by kind of caption."""
+"""The tables of accuracy by kind of caption, by the number of objects that it names, and of words in pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from eval.metrics.kinds import HELD_OUT, KINDS
+from eval.metrics.limits.by_count import COUNTED
 from eval.tables.main import Cell, Row, Table, in_order, label, number
 
 
@@ -37,3 +38,34 @@ def kind_table(rows: Sequence[Row]) -> Table:
             " write them again with `unclip data export` and `unclip sample`."
         )
     return Table("Accuracy by kind of caption", columns, body, said)
+
+
+def count_table(rows: Sequence[Row]) -> Table:
+    """Conditions and numbers of named objects against what is right (figure 17 as a number)."""
+    heads = {"object": "each object ↑", "number": "number ↑", "all": "all ↑"}
+    body = []
+    for row in in_order([row for row in rows if row.get("accuracy_by_count")]):
+        for count, found in sorted(row["accuracy_by_count"].items(), key=lambda item: int(item[0])):
+            cells = [number(found[name], 2) for name in COUNTED]
+            body.append([Cell(label(row["condition"])), Cell(count), Cell(str(found["n"])), *cells])
+    said = [
+        "Each object: share of the named objects that are there with all that is said of them, each seen one counting"
+        " once. Number: pictures with as many objects as the caption names. All: both, for all objects. By the"
+        " classifier, whose own row is that of real images. Intervals of shares as in the main table.",
+    ]
+    return Table("Accuracy by number of objects", ["condition", "objects", "n", *heads.values()], body, said)
+
+
+def lettering_table(rows: Sequence[Row]) -> Table:
+    """Conditions and lengths of words against the letters and the words that are right (figure 16 as a number)."""
+    body = []
+    for row in in_order([row for row in rows if row.get("lettering")]):
+        for name, found in row["lettering"].items():
+            cells = [Cell(label(row["condition"])), Cell(name), Cell(str(found["n"]))]
+            body.append([*cells, number(found["letters"], 2), number(found["word"], 2)])
+    said = [
+        "Letters: 1 - edits / length, at least 0, between the word of the caption and what a reader reads; word: all of"
+        " them. The reader was trained on true signs; its own row is that of real images. Seen, held out: whether"
+        " training showed signs with this word. Intervals of shares as in the main table.",
+    ]
+    return Table("Words in pictures", ["condition", "length", "n", "letters ↑", "word ↑"], body, said)

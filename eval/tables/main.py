@@ -11,6 +11,7 @@ from eval.protocol import check_protocols
 from eval.samples.conditions import CONDITIONS, Row, in_order, label
 from eval.samples.drawn import drawn_notes
 from eval.tables.tabular import Cell, Table, number
+from eval.words import counted
 
 __all__ = ["CONDITIONS", "Cell", "Row", "Table", "in_order", "label", "number"]
 
@@ -55,7 +56,8 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     from_file = protocol.get("frechet_reference")
     against = f"statistics of the real images {from_file}; what else needs real images: {real_images}"
     notes = [
-        f"n = {protocol['n']} a row: {protocol['captions']} held-out captions, {protocol['per_caption']} samples each."
+        f"n = {protocol['n']} a row: {counted(protocol['captions'], 'held-out caption')},"
+        f" {counted(protocol['per_caption'], 'sample')} each."
         f" In brackets: {protocol['level']:.0%} bootstrap interval over captions, {protocol['bootstrap']} draws"
         f"{_seed(protocol)}.",
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
@@ -69,6 +71,7 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         real = next((row for row in rows if row["condition"] == "real"), None)
         judged = _accuracy_text(real) if real else "not measured (no row of real images)"
         notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
+        notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
     notes += [
         f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
         " its Frechet distance is too small."
@@ -110,7 +113,7 @@ def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:
     if not few:
         return []
     return [
-        f"The intervals of {' and '.join(few)} are normal ones, of the spread of {FEW_DRAWS} draws: at this n and with"
+        f"The intervals of {' and '.join(few)} are Student's, of the spread of {FEW_DRAWS} draws: at this n and with"
         " so many features each draw is costly."
     ]
 

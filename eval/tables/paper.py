@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from eval.tables import published as paper
 from eval.tables.hyperparameters import ROWS, SAMPLER, SIZES, STAGES, TITLES, lookup, setting, size_text, text_of
 from eval.tables.main import Cell, Row, Table, label, number
 from eval.tables.sweeps import Sweep, notes, settings_text
-from eval.untrusted import read_yaml
+from eval.untrusted import read_yaml, shapes_of
 
 PARTS = {2: "decoder", 3: "upsampler", 4: "second upsampler"}
 """Columns of Table 3 that the paper calls by the sizes of its images."""
@@ -133,17 +134,7 @@ def _config(stage: Path) -> Mapping[str, Any] | None:
 def _parameters(path: Path) -> str | None:
     if not path.is_file():
         return None
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
-    total = 0
-    for shape in shapes:
-        size = 1
-        for side in shape:
-            size *= side
-        total += size
-    return size_text(total)
+    return size_text(sum(math.prod(shape) for shape in shapes_of(path)))
 
 
 def ablation_table(sweep: Sweep) -> Table:

@@ -10,7 +10,8 @@ from typing import Any
 from eval.errors import InputError
 from eval.protocol import check_protocols, require_keys
 from eval.tables.main import CONDITIONS, Cell, Table, label, number
-from eval.untrusted import read_json
+from eval.untrusted import read_json, reason
+from eval.words import counted
 
 FOLDER = "sweeps"
 METRICS = "metrics.json"
@@ -24,6 +25,7 @@ IMAGE_COLUMNS = {
     "clip_score": ("CLIP score ↑", 3),
     "precision": ("precision ↑", 2),
     "recall": ("recall ↑", 2),
+    "diversity": ("diversity", 2),
     "aesthetic": ("aesthetic ↑", 2),
 }
 EMBEDDING_COLUMNS = {
@@ -31,6 +33,7 @@ EMBEDDING_COLUMNS = {
     "cosine_true": ("cosine to true ↑", 3),
     "cosine_text": ("cosine to z_t", 3),
     "diversity": ("diversity", 3),
+    "seconds": ("seconds a z_i", 4),
 }
 
 
@@ -71,7 +74,7 @@ class Sweep:
             sweep = cls(**{key: content[key] for key in fields})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"cannot read the sweep {path} ({error!r}); delete it and run `unclip sweep` again"
+                f"cannot read the sweep {path} ({reason(error)}); delete it and run `unclip sweep` again"
             ) from error
         for k, point in enumerate(sweep.points):
             keys = POINT_KEYS if sweep.space == "embeddings" else (*POINT_KEYS, *IMAGE_POINT_KEYS)
@@ -145,7 +148,8 @@ def notes(sweep: Sweep) -> list[str]:
         return ["no point has been measured"]
     protocol = sweep.points[0]["protocol"]
     said = [
-        f"n = {protocol['n']} a point: {protocol['captions']} captions, {protocol['per_caption']} samples each, the"
+        f"n = {protocol['n']} a point: {counted(protocol['captions'], 'caption')},"
+        f" {counted(protocol['per_caption'], 'sample')} each, the"
         f" same noise at every point; {protocol['level']:.0%} intervals over captions, {protocol['bootstrap']} draws."
     ]
     if sweep.space == "images":

@@ -118,9 +118,11 @@ class Table:
 
 
 def number(interval: Mapping[str, float] | None, digits: int) -> Cell:
-    """A value with its interval; a dash where nothing was measured."""
+    """A value with its interval, if it has one; a dash where nothing was measured."""
     if interval is None:
         return Cell(DASH)
+    if "low" not in interval:
+        return Cell(f"{interval['value']:.{digits}f}")
     low, high = (f"{interval[key]:.{digits}f}" for key in ("low", "high"))
     return Cell(f"{interval['value']:.{digits}f}", f"[{low}, {high}]")
 

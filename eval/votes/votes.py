@@ -11,13 +11,16 @@ from typing import Any
 
 from eval.errors import InputError
 from eval.metrics.bootstrap import Interval
-from eval.metrics.frechet import NORMAL
 from eval.tables.published import QUESTIONS
+from eval.untrusted import MAX_TABLE, read_bytes
 from eval.votes.ballot import BALLOT, FOLDER, Ballot
 
 LEFT, RIGHT, UNSURE = "left", "right", "unsure"
 FIELDS = ("ballot", "item", "choice", "voter")
 Vote = Mapping[str, Any]
+
+NORMAL = 1.959964
+"""Half the width of a 95 % normal interval, in standard deviations."""
 
 
 def win_interval(wins: float, n: int) -> Interval:
@@ -64,7 +67,7 @@ def read_votes(path: Path, ballot: Ballot) -> list[dict[str, Any]]:
         InputError: unreadable, a value is missing or wrong, or votes on another ballot; with the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, MAX_TABLE).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the votes {path} ({error})") from error
     rows: list[tuple[int, Any]]

@@ -27,6 +27,7 @@ from experiments.console.show import show
 from experiments.evaluation.judges import make_clip
 from experiments.training.trainer.exports import part_end
 from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 STUDY = "study.json"
 TABLES = "study.md"
@@ -108,10 +109,10 @@ def study_judges(run: Path) -> Any:
 def step_of(run: Path, point: Point) -> int | None:
     """The optimiser step after which a point was drawn; None where the decoder's folder does not say."""
     try:
-        trainer = yaml.safe_load((run / point.model / "config.yaml").read_text(encoding="utf-8"))["trainer"]
+        trainer = read_yaml(run / point.model / "config.yaml")["trainer"]
         parts = next(c["init_args"]["parts"] for c in trainer["callbacks"] if c["class_path"].endswith("ExportParts"))
         return part_end(int(trainer["max_steps"]), point.part, int(parts))
-    except (OSError, KeyError, TypeError, StopIteration, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError):
         return None
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from experiments.console.examples import FEW, SECTIONS, examples_text, section_of
 from modules.errors import InputError
 
 Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
@@ -50,6 +51,30 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
         self.register("type", float, finite)
         self.register("type", int, whole)
+
+    def format_help(self) -> str:
+        """argparse's page, with many options in groups, and with examples at the end."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for title, actions in self._sections().items():
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        examples = examples_text(self.prog)
+        return formatter.format_help() + (f"\n{examples}\n" if examples else "")
+
+    def _sections(self) -> dict[str, list[argparse.Action]]:
+        """Title -> the arguments under it, in the order of the page."""
+        named = [action for action in self._actions if action.option_strings]
+        placed = [action for action in self._actions if not action.option_strings]
+        found: dict[str, list[argparse.Action]] = {"arguments": placed}
+        found |= {title: [] for title in ("options", *SECTIONS)}
+        for action in named:
+            title = "options" if len(named) <= FEW else section_of(action.option_strings[-1])
+            found[title].append(action)
+        return {title: actions for title, actions in found.items() if actions}
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError: which option, what is wrong with it, where the options are listed."""

@@ -2,7 +2,7 @@
 
 A config may stand on another one and say only what differs:
 
-    extends: ../quickstart/clip.yaml      # relative to this file's folder
+    extends: ../quickstart/clip.yaml      # relative to this file's folder, or experiments/... for one that ships
     without: [model.init_args.swap_words] # settings of that file that this one drops; optional
     trainer: {max_steps: 900}
 
@@ -21,6 +21,7 @@ from typing import Any
 from experiments.console.shipped import FOLDER, SHIPPED, located
 from modules.aliases import today
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 EXTENDS = "extends"
@@ -55,7 +56,7 @@ def config_text(path: Path) -> str:
 
     path = located(path)
     content, text = read_alone(path), path.read_text(encoding="utf-8")
-    if extends(content) or content != yaml.safe_load(text):
+    if extends(content) or content != parse_yaml(text, str(path)):
         return str(yaml.safe_dump(read_config(path), sort_keys=False))
     return text
 
@@ -80,10 +81,16 @@ def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     base, without = content.pop(EXTENDS, None), content.pop(WITHOUT, None)
     if not isinstance(base, str):
         raise InputError(f"{where}: 'extends' is one YAML file's path, relative to this file, not {base!r}")
-    below = _read(located(path.parent / base), (*readers, path))
+    below = _read(_base(path, base), (*readers, path))
     for key in _names(without, where):
         _drop(below, key, f"{where}: 'without' names {key!r}, which {base!r} does not set")
     return overlaid(below, content)
+
+
+def _base(path: Path, base: str) -> Path:
+    """The file that `path` extends: relative to its folder; or, below `experiments/`, one that ships."""
+    beside = located(path.parent / base)
+    return beside if beside.exists() or Path(base).parts[:1] != (FOLDER,) else located(base)
 
 
 def overlaid(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -128,14 +135,14 @@ def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"config {str(path)!r}{reader} is a folder; give a YAML file in it")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MAX_CONFIG).decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"config {str(path)!r}{reader} does not exist{nearest_config(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"config {str(path)!r}{reader} cannot be read: {reason}") from None
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text, f"config {str(path)!r}{reader}")
     except yaml.YAMLError as error:
         raise InputError(f"config {str(path)!r}{reader} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

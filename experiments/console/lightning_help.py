@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.console.configs import LIGHTNING, config_files
+from experiments.console.examples import examples_text
 
 WHAT = {
     "fit": "Train one stage.",
@@ -33,7 +34,40 @@ options:
   --data.help CLASS     list those of a data set, as in --data.help datamodules.shapes.ShapesDataModule
   --seed_everything N   seed of the initial weights (default 0)
 
-`unclip {command} --config FILE --print_config` lists all settings, with their values."""
+stages (model.class_path):
+{stages}
+
+data (data.class_path):
+{data}
+
+`unclip {command} --config FILE --print_config` lists all settings, with their values.
+
+{examples}"""
+
+STAGES = {
+    "modules.clip.CLIPTrainer": "CLIP",
+    "modules.ar_prior.ARPrior": "autoregressive prior",
+    "modules.diffusion_prior.DiffusionPrior": "diffusion prior",
+    "modules.linear_prior.LinearPrior": "linear prior",
+    "modules.projection_prior.ProjectionPrior": "projection priors (MLP, ECLIPSE)",
+    "modules.decoder.Decoder": "decoder, and GLIDE",
+    "modules.distilled_decoder.DistilledDecoder": "decoder of few steps",
+    "modules.upsampler.Upsampler": "upsampler",
+    "modules.dalle3.captioner.Captioner": "captioner",
+    "modules.dalle3.caption_decoder.CaptionDecoder": "decoder on captions alone (DALL-E 3)",
+    "eval.judges.attributes.AttributeClassifier": "classifier that judges shapes",
+}
+
+DATA = {
+    "datamodules.shapes.ShapesDataModule": "embedded scenes with ground truth",
+    "datamodules.image_folder.ImageFolderDataModule": "a folder of pictures with captions",
+    "datamodules.coco.CocoDataModule": "MS-COCO, or captions in its format",
+    "datamodules.webdataset.WebDatasetDataModule": ".tar shards",
+    "datamodules.huggingface.HuggingFaceDataModule": "a Hugging Face data set",
+    "datamodules.emoji.EmojiDataModule": "OpenMoji's drawings",
+    "datamodules.emoji_styles.EmojiStylesDataModule": "emoji in several styles",
+    "datamodules.embeddings.EmbeddingsDataModule": "cached embeddings, for priors",
+}
 
 OWN = {
     "fit": """\
@@ -60,4 +94,16 @@ def help_page(command: str) -> str:
     """What `unclip COMMAND --help` prints for one of the four commands."""
     fit = "a checkpoint to go on from, or 'last': the run folder's own if it is there, else from the start"
     checkpoint = fit if command == "fit" else "the checkpoint, or 'last' for the run folder's own"
-    return PAGE.format(command=command, what=WHAT[command], checkpoint=checkpoint, own=OWN.get(command, ""))
+    return PAGE.format(
+        command=command,
+        what=WHAT[command],
+        checkpoint=checkpoint,
+        own=OWN.get(command, ""),
+        stages=_listed(STAGES),
+        data=_listed(DATA),
+        examples=examples_text(command),
+    )
+
+
+def _listed(classes: dict[str, str]) -> str:
+    return "\n".join(f"  {name:48}  {what}" for name, what in classes.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
 import re
@@ -11,26 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from experiments.console.configs import config_text
+from experiments.console.import_wall import raise_wall, trust
 from experiments.console.shipped import located, located_words
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
-
-def _second_wall() -> None:
-    """A setting of type Any makes no object of a class_path, and modules that run commands are not imported.
-
-    A person's own YAML names classes by design; this is for the class paths that come from elsewhere all the same.
-    jsonargparse before 4.53 has neither setting.
-    """
-    with contextlib.suppress(TypeError, ImportError):
-        jsonargparse.set_parsing_settings(instantiate_subclass_spec_in_any=False)
-        jsonargparse.set_parsing_settings(import_path_denylist=["subprocess", "os", "posix", "pty", "runpy", "pickle"])
-
-
-_second_wall()
+raise_wall()
 
 
 class Parser(LightningArgumentParser):
@@ -43,11 +32,15 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
         """As LightningCLI's; a YAML below `experiments/` that is not in the working folder is the one that ships."""
-        return super().parse_args(located_words(sys.argv[1:] if args is None else args), *others, **options)
+        words = located_words(sys.argv[1:] if args is None else args)
+        for word in words:
+            trust(_value_of(word))
+        return super().parse_args(words, *others, **options)
 
     def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
         """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's."""
         text = config_text(Path(path))
+        trust(parse_yaml(text, str(path)))
         if text == located(Path(path)).read_text(encoding="utf-8"):
             return super().parse_path(path, *others, **options)
         return self.parse_string(text, str(path), *others, **options)
@@ -63,6 +56,17 @@ class Parser(LightningArgumentParser):
         options = [action.dest for action in self._actions]
         close = difflib.get_close_matches(unknown[1], options, n=1) if unknown else []
         return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _value_of(word: str) -> Any:
+    """What a word of the command line says: the value behind its =, or in the file of settings that it names."""
+    text = word.partition("=")[2] or word
+    try:
+        if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
+            text = read_bytes(text, MAX_CONFIG).decode("utf-8")
+        return parse_yaml(text, "the value")
+    except (OSError, ValueError, yaml.YAMLError):  # What it is, whoever reads it will say.
+        return None
 
 
 NO_CLASS = r"Expected a path but (\S+) either not accessible or invalid:? (?:- )?Expected a dot import path string: \1"

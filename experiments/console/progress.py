@@ -8,17 +8,16 @@ as `{"label", "done", "total", "rate", "eta_s"}`: `rate` is units a second, `eta
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from experiments.storage.folders import write_json
+from experiments.storage.folders import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -29,6 +28,7 @@ T = TypeVar("T")
 FILE_VARIABLE = "UNCLIP_PROGRESS"
 FILE_SECONDS = 1.0
 LINE_SECONDS = 15.0
+NOTE_SECONDS = 1.0
 RATE_SECONDS = 60.0
 
 
@@ -49,8 +49,10 @@ class Progress(Generic[T]):
         self._items = items
         self._file = os.environ.get(FILE_VARIABLE)
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
-        self._written = self._printed = -float("inf")
+        self._written = self._printed = self._noted = -float("inf")
+        self._said = ""
         self._bar: tuple[RichProgress, TaskID] | None = None
+        self._note: Callable[[], str] | None = None
 
     def __iter__(self) -> Iterator[T]:
         with self:
@@ -76,9 +78,9 @@ class Progress(Generic[T]):
         """`units` more are done."""
         self.update(self.done + units)
 
-    def update(self, done: int) -> None:
-        """`done` units are done in all."""
-        self.done = done
+    def update(self, done: int, note: Callable[[], str] | None = None) -> None:
+        """`done` units are done in all; `note` gives what is shown beside them, and is called only when it is shown."""
+        self.done, self._note = done, note
         now = time.monotonic()
         self._samples.append((now, done))
         while len(self._samples) > 2 and now - self._samples[1][0] > RATE_SECONDS:
@@ -110,10 +112,14 @@ class Progress(Generic[T]):
             with contextlib.suppress(OSError):
                 write_json(Path(self._file), self.as_dict(), sync=False)
         if self._bar:
-            self._bar[0].update(self._bar[1], completed=self.done, speed=f"{self.rate:.2f}/s")
+            if last or now - self._noted >= NOTE_SECONDS:
+                self._noted, self._said = now, self._note() if self._note else ""
+            speed = ", ".join(filter(None, (f"{self.rate:.2f}/s", self._said)))
+            self._bar[0].update(self._bar[1], completed=self.done, speed=speed)
         elif now - self._printed >= LINE_SECONDS:
             self._printed = now
-            print(progress_line(self.as_dict()), file=sys.stderr, flush=True)
+            said = self._note() if self._note else ""
+            print(", ".join(filter(None, (progress_line(self.as_dict()), said))), file=sys.stderr, flush=True)
 
 
 def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress, TaskID]:
@@ -130,11 +136,7 @@ def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress
 
 def read_progress(path: Path) -> dict[str, str | int | float | None]:
     """The content of a progress file, or {} while there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(path) or {}
 
 
 def progress_line(state: dict[str, str | int | float | None]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from experiments.console.import_wall import trust
 from experiments.console.show import aligned
 from experiments.costs import sampling
 from experiments.costs.memory import EXPLAINED, Memory, activations, memory, shapes_only, with_checkpointing
@@ -117,6 +118,7 @@ def builder(model: dict[str, Any]) -> Callable[[], Stage]:
             f"model: {name} has no network that is planned, only the suite's generative stages and CLIP have; "
             "`unclip fit` says as it starts what memory a step of it takes"
         )
+    trust(model)  # The person's own YAML.
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Stage, "model")
     try:

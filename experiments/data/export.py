@@ -9,9 +9,12 @@ from typing import Any
 
 from PIL import Image
 
+from datamodules.faults import Fault
+from datamodules.pictures.module import PictureDataModule
 from datamodules.rendered.pairs import PairDataModule
 from eval.errors import InputError as EvalInputError
 from eval.samples.folder import MANIFEST, SampleFolder, write_samples
+from eval.words import counted
 from experiments.console.progress import progress
 from experiments.data.sources import load_data
 from experiments.storage.provenance import commit, config_hash
@@ -32,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         overwrite=options.overwrite,
     )
-    print(f"{folder}: {options.captions} captions, {options.per_caption} real images each")
+    print(f"{folder}: {counted(options.captions, 'caption')}, {counted(options.per_caption, 'real image')} each")
     return 0
 
 
@@ -80,7 +83,7 @@ def export(
     if data.attribution:
         shared["attribution"] = data.attribution
     texts = data.captions(split)
-    places = [(index, sample) for index in range(captions) for sample in range(per_caption)]
+    places = [(index, sample) for index in readable(data, split, captions, size) for sample in range(per_caption)]
     # A seed of its own for every picture, none for the pair's own, which has no other.
     seeds = [(seed * 1_000_000 + index) * 1_000 + sample if sample else None for index, sample in places]
     records = [
@@ -99,6 +102,33 @@ def export(
             yield Image.fromarray(pixels)
 
     return write_samples(out, pictures(), records, overwrite).path
+
+
+def readable(data: PairDataModule, split: str, count: int, size: int) -> list[int]:
+    """The first pairs of a split whose pictures can be read; of pictures that are rendered, the first.
+
+    A picture that cannot be read is passed over and named, as in training, unless `faults.on_error` is refuse.
+
+    Raises:
+        InputError: the pairs do not hold as many readable ones; or the fault policy refuses a picture.
+    """
+    if not isinstance(data, PictureDataModule):
+        return list(range(count))
+    dataset, log, found = data.dataset(split), data.log(split), []
+    for index in range(data.size(split)):
+        try:
+            dataset.plain(index, size)
+        except InputError as error:
+            kind, detail = getattr(error, "kind", "a picture that cannot be read"), getattr(error, "detail", "")
+            log.add(Fault(dataset.pairs.reader.name(index), kind, detail))
+            continue
+        found.append(index)
+        if len(found) == count:
+            return found
+    raise InputError(
+        f"--captions {count}, but only {len(found)} pairs of the {split} split have a picture that can be read: ask "
+        "for fewer, or see `unclip data check`"
+    )
 
 
 def _is_there(out: Path, records: list[dict[str, Any]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +11,60 @@ import numpy as np
 from PIL import Image
 
 from eval.runs import run_of
-from eval.samples.folder import SampleFolder
+from eval.samples.folder import GRID, SampleFolder
+from eval.samples.pictures import read_picture
+from eval.untrusted import require_inside
 from experiments.storage.settings import flat
-from experiments.training.boards import plain
-
-
-def log_to_board(folder: SampleFolder, row: dict[str, Any]) -> None:
-    """Shows a row in the TensorBoard of the run that the samples belong to, if they do."""
-    run = run_of(folder.path)
-    if run is not None:
-        from eval.samples.folder import GRID
-
-        log_evaluation(run, folder.path.name, row, folder.records[0], folder.path / GRID)
-
+from experiments.training.boards import Value, plain
 
 EVALUATION = "evaluation"
 
 
-def log_evaluation(run: Path, name: str, row: Mapping[str, Any], record: Mapping[str, Any], grid: Path) -> None:
+@dataclass(frozen=True)
+class Evaluated:
+    """What a logger can show of an evaluated condition.
+
+    Attributes:
+        settings: how the pictures were made.
+        metrics: all numbers of the row, by name.
+        grid: the first pictures with their captions; None if the folder has no grid.png.
+    """
+
+    settings: dict[str, Value]
+    metrics: dict[str, float]
+    grid: Image.Image | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], record: Mapping[str, Any], grid: Path) -> Evaluated:
+        """From what `eval.measure.measure` returned, a manifest line of the samples, and their grid.png."""
+        settings = {"condition": row["condition"], "n": row["n"]}
+        for key in ("seed", "guidance", "sampler", "steps", "config_hash"):
+            settings |= {k: plain(v) for k, v in flat(record.get(key), key).items() if v not in (None, {})}
+        metrics = {f"{EVALUATION}/{key}": value for key, value in scalars(row).items()}
+        return cls(
+            settings, metrics, read_picture(require_inside(grid.parent, grid.name), grid) if grid.is_file() else None
+        )
+
+    @classmethod
+    def of_folder(cls, folder: SampleFolder, row: Mapping[str, Any]) -> Evaluated:
+        """A measured sample folder."""
+        return cls.of(row, folder.records[0], folder.path / GRID)
+
+
+def log_to_board(folder: SampleFolder, evaluated: Evaluated) -> None:
+    """Shows a condition in the TensorBoard of the run that the samples belong to, if they do."""
+    run = run_of(folder.path)
+    if run is not None:
+        log_evaluation(run, folder.path.name, evaluated)
+
+
+def log_evaluation(run: Path, name: str, evaluated: Evaluated) -> None:
     """Writes a condition's metrics to RUN/evaluation/NAME, in the place of older ones: scalars, its grid, HPARAMS.
 
     Args:
         run: the run folder.
         name: of the sample folder.
-        row: what `eval.measure.measure` returned.
-        record: a manifest line of the samples, which says how they were made.
-        grid: their grid.png.
+        evaluated: what is shown.
     """
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
@@ -43,17 +72,12 @@ def log_evaluation(run: Path, name: str, row: Mapping[str, Any], record: Mapping
     folder = run / EVALUATION / name
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
-    metrics = {f"{EVALUATION}/{key}": value for key, value in scalars(row).items()}
-    settings = {"condition": row["condition"], "n": row["n"]}
-    for key in ("seed", "guidance", "sampler", "steps", "config_hash"):
-        settings |= {k: plain(v) for k, v in flat(record.get(key), key).items() if v not in (None, {})}
     with SummaryWriter(str(folder)) as writer:
-        for key, value in metrics.items():
+        for key, value in evaluated.metrics.items():
             writer.add_scalar(key, value)
-        if grid.is_file():
-            with Image.open(grid) as image:
-                writer.add_image(f"{EVALUATION}/samples", np.asarray(image.convert("RGB")), dataformats="HWC")
-        for summary in hparams(settings, metrics):
+        if evaluated.grid is not None:
+            writer.add_image(f"{EVALUATION}/samples", np.asarray(evaluated.grid), dataformats="HWC")
+        for summary in hparams(evaluated.settings, evaluated.metrics):
             writer._get_file_writer().add_summary(summary)
 
 

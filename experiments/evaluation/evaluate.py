@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eval.runs import run_of
 from experiments.console.progress import Progress, progress
 from experiments.console.show import show
-from experiments.evaluation.board import log_to_board
+from experiments.evaluation.board import Evaluated, log_to_board
 from experiments.evaluation.judges import feature_folder, judges_of, make_judges, named_judges
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
 from modules.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     check_comparable(folders, real)
     for folder in [] if options.other_captions else folders:
         require_protocol(folder.records, folder.path, real.path)
+    loggers = [_loggers(options.logger, folder.path) for folder in folders]
     for target in [*targets, *statistics_paths(options.write_statistics, ["any"]).values()]:
         require_place(target)
     run = next((run for run in map(run_of, (real.path, *(folder.path for folder in folders))) if run is not None), None)
@@ -54,10 +60,24 @@ def run(options: argparse.Namespace) -> int:
     table = main_table(rows)
     texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     write_files({**written, **dict(zip(targets, texts, strict=True))})
-    for folder, row in zip(folders, rows, strict=True):
-        log_to_board(folder, row)
+    for folder, row, own in zip(folders, rows, loggers, strict=True):
+        evaluated = Evaluated.of_folder(folder, row)
+        log_to_board(folder, evaluated)
+        if own:
+            from experiments.evaluation.loggers import log_to_loggers
+
+            log_to_loggers(own, evaluated)
     show(table)
     return 0
+
+
+def _loggers(named: Sequence[str], samples: Path) -> list[Logger]:
+    """Those of --logger, made before the work starts; Lightning is imported only if there are some."""
+    if not named:
+        return []
+    from experiments.evaluation.loggers import make_loggers
+
+    return make_loggers(named, samples)
 
 
 def metrics_paths(samples: list[str], out: str | None) -> list[Path]:

@@ -64,6 +64,14 @@ def evaluate() -> argparse.ArgumentParser:
     other = "measure samples of other captions than those that the protocol of the reference (`unclip coco`) drew"
     made.add_argument("--other-captions", action="store_true", help=f"{other}; the row says so")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
+    made.add_argument(
+        "--logger",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="a logger of Lightning that is given the numbers too, beside TensorBoard: CSVLogger, WandbLogger, ..., or"
+        " YAML with class_path and init_args; may be repeated",
+    )
     return made
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch import Tensor
 from eval.figures.folder import FigureRecord, require_writable_figure, write_figure
 from eval.metrics.bootstrap import Interval, Resampler
 from eval.samples.folder import SampleFolder
-from eval.samples.manifest import json_lines
+from eval.samples.manifest import plain_records
 from eval.tables.main import Cell
 from experiments.console.devices import find_device
 from experiments.console.show import show
@@ -29,6 +28,7 @@ from modules.models.configs import GUIDANCE, check_value
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 from modules.shipped import chosen_run, run_folder
+from modules.untrusted.reading import reason
 
 DRAWS = 1000
 SAME_PICTURE = 0.995
@@ -112,7 +112,7 @@ def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool
             f"{options.latents} holds the latents of {len(latents)} pictures, and there are {len(found)}: name the "
             "pictures that were inverted, in their order"
         )
-    cosines = (system.embed_image(found.images) * latents.z_i).sum(dim=1)
+    cosines = (system.clip.unit(system.embed_image(found.images)) * system.clip.unit(latents.z_i)).sum(dim=1)
     if float(cosines.min()) < SAME_PICTURE:
         k = int(cosines.argmin())
         raise InputError(
@@ -162,10 +162,9 @@ def captions_of(options: argparse.Namespace) -> list[str]:
     if not path.is_file():
         raise InputError(f"give captions; without any they are read from {path}, which is not there")
     try:
-        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8-sig")) if line.strip()]
-        found = dict.fromkeys(str(record["caption"]) for record in records)
+        found = dict.fromkeys(str(record["caption"]) for record in plain_records(path))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest of samples ({error!r}): give captions") from error
+        raise InputError(f"{path} is not a manifest of samples ({reason(error)}): give captions") from error
     return list(found)[: options.n]
 
 

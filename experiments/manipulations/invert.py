@@ -12,6 +12,7 @@ from torch import Tensor
 from eval.figures.folder import FigureRecord, require_writable_figure
 from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
+from eval.words import counted
 from experiments.console.devices import find_device
 from experiments.manipulations.common import (
     Sources,
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     errors = psnr(again, resized(found.images, decoder_size(system)))
     for name, value in zip(found.names, errors.tolist(), strict=True):
         print(f"{name}: reconstructed at {value:.1f} dB")
-    print(f"{out}: latents of {len(found)} pictures")
+    print(f"{out}: latents of {counted(len(found), 'picture')}")
     return _figure(system, options, found, latents, again, errors) if options.figure else 0
 
 

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     found, latents = read_latents(system, options)
     low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta)) for theta in options.theta]
     columns = [pictures(found.images), *(enlarged(system, options, images) for images in low)]
-    cosines = [(system.embed_image(images) @ z_d.T).mean().item() for images in low]
+    cosines = [(system.clip.unit(system.embed_image(images)) @ z_d.T).mean().item() for images in low]
     heads = ["picture", *(f"theta {theta:g}" for theta in options.theta)]
     away = f"from {options.base!r} " if options.base is not None else ""
     notes = [

@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     rows, numbers = [], {}
     for name, images in drawn.items():
         pixels = interval(distance(images, truth))
-        cosine = interval((system.embed_image(images) * latents.z_i).sum(dim=1).cpu())
+        unit = system.clip.unit
+        cosine = interval((unit(system.embed_image(images)) * unit(latents.z_i)).sum(dim=1).cpu())
         rows.append([Cell(name), cell(pixels, 3), cell(cosine, 3)])
         numbers[name] = {"distance": list(pixels), "cosine": list(cosine)}
     means = [numbers[f"eta {eta:g}"]["distance"][0] for eta in sorted(options.eta)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from eval.files import replacing_folder
 from eval.runs import Run, read_run
+from experiments.publishing.diffusers_folder import export_diffusers
 from experiments.publishing.half import halve
 from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.publishing.push import check_push, push
@@ -24,6 +25,12 @@ from modules.untrusted.reading import open_regular, printable
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
+    if options.format == "diffusers":
+        if options.push or options.stages or options.half:
+            raise InputError("--format diffusers writes the whole run: leave out --push, --stages and --half")
+        names = export_diffusers(options.run, out, options.overwrite)
+        print(f"{out}: {', '.join(map(printable, names))}")
+        return 0
     if options.push:
         check_push(options.push)
     names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half, options.push)

@@ -57,6 +57,12 @@ def export() -> argparse.ArgumentParser:
     made.add_argument("--stages", help="which, parted by commas; by default all that are trained")
     made.add_argument("--half", action="store_true", help="store weights as float16; they are computed with as float32")
     made.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    made.add_argument(
+        "--format",
+        choices=("unclip", "diffusers"),
+        default="unclip",
+        help="diffusers: a folder that diffusers' UnCLIPPipeline, or of a prior alone KandinskyPriorPipeline, reads",
+    )
     made.add_argument("--push", metavar="USER/NAME", help="also send it to the model hub, as this repository")
     made.add_argument("--private", action="store_true", help="with --push: for its owner alone, if it is made now")
     return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.console.show import show
+from eval.words import counted
 from experiments.storage.folders import remove_stale
 
 FOLDER = "tables"
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         for path in remove_stale(out, KNOWN, KINDS, tables):
             print(f"removed: {path}, which this run has nothing for any more")
-    for table in tables.values():
-        show(table)
-    print(f"tables: {out} ({', '.join(tables)}; each as .md, .tex and .csv)")
+    width = max(map(len, tables))
+    for name, table in tables.items():
+        print(f"  {name + '.md':{width + 3}}  {table.title} ({counted(len(table.rows), 'row')})")
+    print(f"{out}: {counted(len(tables), 'table')}, each as .md, .tex and .csv")
     return 0

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eval.samples.folder import MANIFEST, SampleFolder
-from eval.samples.manifest import json_lines
+from eval.samples.manifest import plain_records
 from experiments.console.arguments import check_text
 from modules.errors import InputError
+from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
-COPIED = ("mentioned", "held_out", "attribution", "prompt")
+COPIED = ("mentioned", "sign", "held_out", "attribution", "prompt")
 """What a manifest of captions knows and the manifest of their pictures keeps."""
 
 
@@ -56,7 +56,7 @@ def read_requests(caption: str | None, captions: str | None) -> tuple[list[Reque
     if path.name == MANIFEST or path.suffix == ".jsonl":
         return _from_manifest(path)
     try:
-        lines = [_line(line) for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [_line(line) for line in read_bytes(path, MAX_TABLE).decode("utf-8").split("\n")]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file in UTF-8 ({error.reason})") from error
     found = [line for line in lines if line]
@@ -81,7 +81,7 @@ def images_of(records: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
     """The captions of a sample folder's manifest, each once, with its images."""
     try:
-        records = [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8-sig")) if line.strip()]
+        records = plain_records(path)
         found: dict[int, Request] = {}
         for k, record in enumerate(records):
             caption, index = record["caption"], record["caption_index"]
@@ -101,7 +101,7 @@ def _from_manifest(path: Path) -> tuple[list[Request], SampleFolder | None]:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest of samples ({error!r})") from error
+        raise InputError(f"{path} is not a manifest of samples ({reason(error)})") from error
     if not found:
         raise InputError(f"{path} holds no caption")
     requests = [replace(request, images=tuple(images[index])) for index, request in found.items()]

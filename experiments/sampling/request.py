@@ -29,6 +29,7 @@ from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.shipped import chosen_run
+from modules.untrusted.reading import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def started(options: argparse.Namespace) -> Session:
     if first:
         require_writable(options.out, options.overwrite)
     device = find_device(options.device)
-    system = UnCLIP(options.run, device if first else "cpu", placement=Placement(options.precision, options.offload))
+    system = UnCLIP(options.run, device if first else "cpu", None, Placement(options.precision, options.offload))
     check_stages(system, options)
     system.overrides = overrides_of(system, options)
     if options.guiding_clip:
@@ -176,7 +177,7 @@ def overrides_of(system: UnCLIP, options: argparse.Namespace) -> dict[str, dict[
 
 def _value(word: str, text: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text, "the value")
     except yaml.YAMLError as error:
         raise InputError(f"--set {word}: {text!r} is no value ({' '.join(str(error).split())})") from None
     return tuple(value) if isinstance(value, list) else value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from eval.samples.folder import MANIFEST, SampleFolder
+from eval.words import counted
 from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.jobs import Job
 from experiments.sampling.request import check_counts, drawn, provenance, started
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
             _warn_few_images(requests, options.n)
     folder = drawn(session, options, job)
     if folder is not None:
-        print(f"{folder.path}: {len(job)} pictures of {len(requests)} captions, condition {options.condition}")
+        made = f"{counted(len(job), 'picture')} of {counted(len(requests), 'caption')}"
+        print(f"{folder.path}: {made}, condition {options.condition}")
     return 0
 
 

@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from modules.untrusted.reading import read_bytes
+
 PREVIOUS = ".previous"
+MAX_RECORD = 2**26
+"""Bytes of a record: a stage's has the content of the files that its command names."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], sync: bool = True) -> None:
@@ -76,7 +80,7 @@ def write_json(path: Path, content: Any, sync: bool = True) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, or None when there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, MAX_RECORD))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

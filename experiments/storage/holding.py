@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from modules.errors import InputError
+from modules.untrusted.reading import read_json
 
 POLL_SECONDS = 0.2
 LOCK = ".lock"
@@ -122,6 +123,6 @@ def holder(*locks: Path) -> str:
     for lock in locks:
         # Closing any descriptor of a file gives up this process's own lock on it: only files of others are read.
         with contextlib.suppress(OSError, ValueError, KeyError):
-            who = json.loads(lock.read_text(encoding="utf-8"))
+            who = read_json(lock)
             return f"process {who['pid']} on {who['host']} since {who['since']}"
     return "another process"

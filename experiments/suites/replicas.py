@@ -84,19 +84,45 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
 
 
 def summarise(suite: Suite, seeds: int) -> list[Any]:
-    """Writes RUN/seeds.json and RUN/seeds.md from the replicas' metrics; returns the tables."""
-    from eval.files import write_file
-    from eval.tables.seeds import as_json_mean, gather, orderings_table, seeds_table
+    """Writes what the replicas' numbers say together; returns the tables.
 
-    found = gather([read_rows(replica(suite, seed).run) for seed in range(seeds)])
-    tables = [seeds_table(found, seeds), *(orderings_table(found, m) for m in ("frechet", "all") if has(found, m))]
+    RUN/seeds.json and RUN/seeds.md are of the main table, RUN/seeds_NAME.json and .md of the sweep NAME. A suite that
+    evaluates nothing has sweeps at least.
+    """
+    from eval.files import write_file
+    from eval.tables.seeds import gather, orderings_table, seeds_table
+    from eval.tables.sweep_seeds import gather_sweeps, sweep_seeds_table
+
+    runs = [replica(suite, seed).run for seed in range(seeds)]
+    tables: list[Any] = []
+    sweeps = gather_sweeps(runs)
+    for name, (sweep, numbers) in sweeps.items():
+        tables.append(sweep_seeds_table(sweep, numbers, seeds))
+        write_file(suite.run / f"seeds_{name}.json", as_text(numbers))
+        write_file(suite.run / f"seeds_{name}.md", tables[-1].markdown())
+    if sweeps and not evaluates(suite):
+        return tables
+    found = gather([read_rows(run) for run in runs])
+    main = [seeds_table(found, seeds), *(orderings_table(found, m) for m in ("frechet", "all") if has(found, m))]
+    write_file(suite.run / "seeds.json", as_text(found))
+    write_file(suite.run / "seeds.md", "\n".join(table.markdown() for table in main))
+    return main + tables
+
+
+def evaluates(suite: Suite) -> bool:
+    """Whether a stage of the suite is `unclip evaluate`."""
+    return any(shlex.split(stage.run)[:2] == ["unclip", "evaluate"] for stage in suite.stages.values())
+
+
+def as_text(found: dict[str, dict[str, list[float]]]) -> str:
+    """Mean, interval and the values themselves, as JSON."""
+    from eval.tables.seeds import as_json_mean
+
     numbers = {
         name: {metric: {**(as_json_mean(v) or {}), "values": v} for metric, v in values.items()}
         for name, values in found.items()
     }
-    write_file(suite.run / "seeds.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-    write_file(suite.run / "seeds.md", "\n".join(table.markdown() for table in tables))
-    return tables
+    return json.dumps(numbers, indent=1, allow_nan=False) + "\n"
 
 
 def has(found: dict[str, dict[str, list[float]]], metric: str) -> bool:

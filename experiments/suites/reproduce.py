@@ -47,12 +47,15 @@ def run(options: argparse.Namespace) -> int:
         code = run_suite(copy, names, options)
         if code:
             return code
+        page = copy.run / "report.html"
+        if page.exists():
+            print(f"open {page}")
     if options.seeds > 1 and not options.dry_run:
         from experiments.console.show import show
 
         for table in summarise(suite, options.seeds):
             show(table)
-        print(f"over seeds: {suite.run / 'seeds.md'}")
+        print(f"over seeds: {suite.run / 'seeds*.md'}")
     return 0
 
 

@@ -29,6 +29,8 @@ from experiments.storage.folders import PREVIOUS, read_json, set_aside
 from experiments.storage.settings import differences
 from experiments.suites.suite import Stage, Suite
 from modules.aliases import as_first_recorded
+from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 DONE = "stage.json"
 STARTED = "started.json"
@@ -209,11 +211,11 @@ def content_of(path: Path) -> Any:
     """
     if path.suffix in (".yaml", ".yml", ".json") and path.is_file():
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = read_yaml(path)
             content = read_config(path) if extends(content) else content
             # By way of JSON, so that it equals what a record gives back.
             return as_first_recorded(json.loads(json.dumps(content, default=str)))
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, UnicodeDecodeError, InputError):
             pass
     return checksum([path], path.parent)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments.sampling.jobs import Job
 from experiments.sampling.score_statistics import Statistics
+from modules.conditions import CONDITIONS
 from modules.images.tensors import to_uint8
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
@@ -43,7 +44,7 @@ class PointJob(Job):
         return self.title or super().label
 
     def embedded(self, system: UnCLIP, numbers: list[int]) -> tuple[Tensor, Tensor | None]:
-        """tokens (B, L) of pictures, and what the decoder is given as z_i."""
+        """tokens (B, L) of pictures, 0 where the decoder is given no caption, and what it is given as z_i."""
         requests = [self.requests[k // self.n] for k in numbers]
         tokens, z_t = system.embed_text([request.caption for request in requests])
         key = json.dumps([self.condition, self.of_prior, numbers], sort_keys=True)
@@ -51,7 +52,7 @@ class PointJob(Job):
             generators, away = self.generators(numbers), system.negative_captions(self.negative, len(numbers))
             true = self.true_images(numbers)
             self.drawn[key] = system.embedding(self.condition, tokens, z_t, generators, true, away)
-        return tokens, self.drawn[key]
+        return (tokens if CONDITIONS[self.condition].caption else torch.zeros_like(tokens)), self.drawn[key]
 
     def generators(self, numbers: list[int]) -> list[torch.Generator]:
         """Of the priors' draws, one a picture."""

@@ -15,6 +15,7 @@ import yaml
 from experiments.sweeps.settings import STAGES, setting_problem
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 NEEDED = ("name", "title", "axis", "conditions", "points")
 CONDITIONS_KEY = "conditions"
@@ -37,6 +38,7 @@ class Plan:
     upsample: bool = False
     negative: str | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
+    decoder: str | None = None
 
     @classmethod
     def load(cls, path: Path, changes: Mapping[str, list[Any]] | None = None) -> Plan:
@@ -50,7 +52,7 @@ class Plan:
             InputError: unreadable, or a key is unknown, missing or of the wrong kind.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            content = read_yaml(path)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"cannot read the sweep {path} ({' '.join(str(error).split())})") from error
         known = {f.name for f in fields(cls)}
@@ -118,6 +120,8 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
         raise InputError(
             f"name must be letters, digits and . _ - (it becomes a folder's name), found {content['name']!r}"
         )
+    if not isinstance(content.get("decoder", ""), str):
+        raise InputError(f"decoder must be the name of a stage, found {content['decoder']!r}")
     for key in ("title", "axis"):
         if not isinstance(content[key], str) or not content[key].strip():
             raise InputError(f"{key} must be a text, found {content[key]!r}")

@@ -97,10 +97,9 @@ class Sampler:
             return False
         return all(map(self.system.has, needed))
 
-    @staticmethod
-    def decoder(condition: str) -> str:
-        """The stage that draws the images."""
-        return CONDITIONS[condition].decoder
+    def decoder(self, condition: str) -> str:
+        """The stage that draws the images: the sweep's, or the condition's own."""
+        return self.plan.decoder or CONDITIONS[condition].decoder
 
     @staticmethod
     def priors(condition: str) -> list[str]:

@@ -21,7 +21,7 @@ def setting_problem(condition: str, space: str, upsample: bool, name: str, value
         name: as in "decoder.steps".
         value: of the setting.
     """
-    from modules.models.configs import SAMPLER_RULES  # It needs torch, and `--help` does not.
+    from modules.models.configs import DECODER_RULES, SAMPLER_RULES  # It needs torch, and `--help` does not.
 
     stage, _, setting = name.partition(".")
     takes_part = {
@@ -33,7 +33,8 @@ def setting_problem(condition: str, space: str, upsample: bool, name: str, value
         return f"{name} has no effect on {condition} here, which has no {stage} with settings: leave one of them out"
     if stage == "prior":
         return None
-    if setting not in SAMPLER_RULES:
-        return f"{name!r} is no setting; a {stage} of {condition} has {', '.join(SAMPLER_RULES)}"
-    fits, wanted = SAMPLER_RULES[setting]
+    rules = SAMPLER_RULES | (DECODER_RULES if stage == "decoder" else {})
+    if setting not in rules:
+        return f"{name!r} is no setting; a {stage} of {condition} has {', '.join(rules)}"
+    fits, wanted = rules[setting]
     return None if fits(value) else f"{name} must be {wanted}, found {value!r}"

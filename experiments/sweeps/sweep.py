@@ -9,6 +9,7 @@
     per_caption: 1
     negative: blurred                   # a caption that all points are guided away from; none by default
     fixed: {decoder.steps: 8}           # settings of every point
+    decoder: decoder_noised             # the stage that draws, in place of the conditions' own; optional
     points:                             # lists multiply; `conditions` in an entry replaces those above
       - {decoder.guidance_scale: [1.0, 1.5, 3.0]}
 
@@ -31,6 +32,7 @@ from experiments.console.progress import progress
 from experiments.evaluation.judges import existing, feature_cache, judges_of, make_judges
 from experiments.sweeps.plan import Plan
 from modules.errors import InputError
+from modules.untrusted.reading import parse_yaml
 
 Points = list[tuple[str, dict[str, Any]]]
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from experiments.sweeps.points import Devices, Sampler
 
 
-RECORDED = 2
+RECORDED = 3
 """Raise it when rows record more or name judges otherwise. Older points are then measured again, not drawn again."""
 
 
@@ -96,7 +98,7 @@ def read_changes(words: Sequence[str]) -> dict[str, list[Any]]:
     for word in words:
         key, equals, values = word.partition("=")
         try:
-            content = yaml.safe_load(f"[{values}]")
+            content = parse_yaml(f"[{values}]", word)
         except yaml.YAMLError:
             content = None
         if not key or not equals or not content:

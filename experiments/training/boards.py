@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from experiments.storage.settings import flat
 from experiments.training.stage_folder import CONFIG
+from modules.untrusted.reading import read_yaml
 
 Value = bool | int | float | str
 TRAINER = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
@@ -30,7 +30,7 @@ class HyperParameters(Callback):
         path = Path(trainer.default_root_dir) / CONFIG
         if not trainer.is_global_zero or trainer.fast_dev_run or not path.is_file():  # type: ignore[attr-defined]
             return
-        settings = hyperparameters(yaml.safe_load(path.read_text(encoding="utf-8")))
+        settings = hyperparameters(read_yaml(path))
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(settings)
@@ -43,7 +43,7 @@ class HyperParameters(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if finite:
-            settings = hyperparameters(yaml.safe_load(path.read_text(encoding="utf-8")))
+            settings = hyperparameters(read_yaml(path))
             for board in boards:
                 board.log_hyperparams(settings, finite, step=trainer.global_step)
 

@@ -185,8 +185,20 @@ def label(trainer: Trainer) -> str:
     return Path(trainer.default_root_dir).name
 
 
+def losses(trainer: Trainer, *kinds: str) -> str:
+    """'train/loss 0.213, val/loss 0.241, val/retrieval 0.61': what was logged last; the learning rate is left out.
+
+    Args:
+        kinds: "train", "val"; both if there are none.
+    """
+    wanted = kinds or ("train", "val")
+    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.partition("/")[0] in wanted}
+    order = sorted(found, key=lambda name: (name.partition("/")[0], name.partition("/")[2] != "loss", name))
+    return ", ".join(f"{name} {found[name]:.4g}" for name in order if name != "train/lr")
+
+
 class FitProgress(Callback):
-    """Shows optimiser steps of training, and the last logged loss."""
+    """Shows optimiser steps of training and the last logged loss, and a line after each validation."""
 
     def __init__(self) -> None:
         self._progress: Progress[None] | None = None
@@ -200,7 +212,14 @@ class FitProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._progress:
-            self._progress.update(trainer.global_step)
+            self._progress.update(trainer.global_step, lambda: losses(trainer, "train"))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        said = losses(trainer)
+        if self._progress and said:
+            last = last_step(trainer)
+            of = "" if last is None else f" of {last:,}"
+            print(f"{label(trainer)}: step {trainer.global_step:,}{of}: {said}", flush=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._progress:

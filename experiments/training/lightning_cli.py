@@ -8,6 +8,7 @@ line arguments have been put together. The full list, with defaults: `unclip fit
 from __future__ import annotations
 
 import inspect
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from experiments.training.fitting import check_checkpoint, check_widths, constru
 from experiments.training.predictions import WritePredictions, check_place
 from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
+from experiments.training.trainer.closing import closing
 from experiments.training.trainer.endings import Ending
 from experiments.training.trainer.switches import check_settings_of_trainer, check_trainer, seed_in_range
 from modules.clip.origin import KEY
@@ -204,9 +206,11 @@ class CLI(LightningCLI):
             return
         with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
+            began = time.monotonic()
             self._call_trainer()
             self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
+            print(closing(self.trainer, self.model, self.folder.path, time.monotonic() - began), flush=True)
 
     def _start_from(self, path: str) -> None:
         """Give the model the weights of `init_from`, after a list of all that does not fit.

@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from eval.files import move_into_place, write_file, writing
+from eval.words import counted
 from modules.errors import InputError
 
 FOLDER = "predictions"
@@ -74,7 +75,7 @@ class WritePredictions(BasePredictionWriter):
             with writing(self.folder):
                 move_into_place(self.partial, self.folder)
             share = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
-            print(f"{self.folder}: predictions for {self.count} samples{share}")
+            print(f"{self.folder}: predictions for {counted(self.count, 'sample')}{share}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:

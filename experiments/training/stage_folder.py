@@ -18,6 +18,7 @@ from experiments.training.checkpoint_files import check_readable, kept, newest_s
 from experiments.training.checkpoints import LAST
 from modules.aliases import today
 from modules.errors import InputError
+from modules.untrusted.reading import read_yaml
 
 CONFIG = "config.yaml"
 LOCKS = ".locks"
@@ -175,7 +176,7 @@ class RunFolder:
 
     def _config_there(self) -> dict[str, Any] | None:
         try:
-            content = today(yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError):
+            content = today(read_yaml(self.path / CONFIG))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
             return None
         return content if isinstance(content, dict) else None

@@ -28,6 +28,9 @@ CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensor
 
 TOKENIZER_KEY = "tokenizer"  # Beside open_clip's own keys, which ignores it.
 
+EMBEDDINGS_KEY = "embeddings"
+"""Likewise: "raw" for a CLIP whose embeddings are used as its projections give them; otherwise they have unit norm."""
+
 REFUSED = {
     "hf_model_name": "a text tower of transformers",
     "multimodal_cfg": "a captioner (CoCa)",
@@ -55,6 +58,8 @@ PREPROCESS_KEYS: dict[str, Any] = {
 }
 MAX_SIDE = 4096
 """Pixels of the pictures that a CLIP sees."""
+MAX_CONTEXT = 4096
+"""Tokens of a caption; open_clip's CLIPs have 77 or 64."""
 
 
 def check_config(folder: Path) -> dict[str, Any]:
@@ -104,11 +109,20 @@ def _check_model(model: dict[str, Any]) -> None:
         raise InputError("model_cfg.text_cfg.tokenizer_kwargs must be a mapping")
     for key, value in more.items():
         _allow(TOKENIZER_KEYS, key, value, "model_cfg.text_cfg.tokenizer_kwargs")
+    _check_sizes("model_cfg.vision_cfg.image_size", vision.get("image_size"), MAX_SIDE)
+    _check_sizes("model_cfg.text_cfg.context_length", text.get("context_length"), MAX_CONTEXT)
     timm = vision.get("timm_model_name")
     if timm and not re.fullmatch(r"[a-z0-9_]+", str(timm)):
         raise InputError(f"timm_model_name {printable(str(timm)[:60])!r} is no architecture that timm itself has")
     if vision.get("timm_model_pretrained") not in (None, False):
         raise InputError("timm_model_pretrained: a folder has its own weights; leave it out")
+
+
+def _check_sizes(name: str, value: Any, most: int) -> None:
+    """Refuse a size, or one of several, that no CLIP has: a mask or a picture of it would fill the memory."""
+    sizes = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    if not all(type(size) is int and 1 <= size <= most for size in sizes):
+        raise InputError(f"{name} must be 1 to {most}, found {printable(repr(value)[:60])}")
 
 
 def _section(model: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modules.clip.folder import (
     CONFIG_FILE,
+    EMBEDDINGS_KEY,
     TOKENIZER_KEY,
     WEIGHTS_FILE,
     check_config,
@@ -29,6 +30,7 @@ from modules.clip.folder import (
 )
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
+from modules.networks.frozen_text import CaptionFeatures, real_tokens
 from modules.untrusted.reading import read_json
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -58,17 +60,51 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         )
     import open_clip  # With torchvision and timm it takes longer to import than torch.
 
-    if not folder.is_dir() and open_clip.get_model_config(str(name_or_folder)) is None:
-        # open_clip would warn, and give a tokeniser of its own choice.
-        near = difflib.get_close_matches(str(name_or_folder), open_clip.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"no CLIP at {name_or_folder}: neither a folder nor an architecture of open_clip{hint}")
     if not folder.is_dir():
+        check_architecture(str(name_or_folder))  # open_clip would warn, and give a tokeniser of its own choice.
         return open_clip.get_tokenizer(str(name_or_folder))
     text = check_config(folder)["model_cfg"]["text_cfg"]
     own_code = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
     with one_line(str(folder), "its tokeniser is not there, or is of a kind that is not read"):
         return open_clip.get_tokenizer(_schema(name_or_folder), **own_code)
+
+
+def check_architecture(name: str, pretrained: str | None = None) -> None:
+    """Refuse an architecture, or a tag of weights, that open_clip does not know.
+
+    Args:
+        name: such as "ViT-B-32"; names with a slash or a colon (hf-hub:...) are left to open_clip.
+        pretrained: a tag, or a file of weights.
+
+    Raises:
+        InputError: with the nearest name that there is.
+    """
+    import open_clip
+
+    if "/" in name or ":" in name:
+        return
+    if open_clip.get_model_config(name) is None:
+        near = nearest(name, open_clip.list_models())
+        raise InputError(f"no CLIP at {name}: neither a folder nor an architecture of open_clip{near}")
+    if pretrained is None or Path(pretrained).exists():
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if "/" in pretrained or Path(pretrained).suffix:
+        raise InputError(
+            f"no file of weights at {pretrained}; for {name} open_clip knows {', '.join(tags) or 'no tags'}"
+        )
+    if pretrained not in tags:
+        raise InputError(
+            f"open_clip has no weights {pretrained!r} of {name}{nearest(pretrained, tags)} (there are "
+            f"{', '.join(tags) or 'none'}; or give a file)"
+        )
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """'; did you mean ViT-B-32?', or ''."""
+    near = {own.lower(): own for own in names}
+    found = difflib.get_close_matches(name.lower(), list(near), n=1)
+    return f"; did you mean {near[found[0]]}?" if found else ""
 
 
 def _tokenizer_kind(folder: Path) -> str | None:
@@ -113,6 +149,9 @@ def _mapped(folder: Path) -> Any | None:
 class FrozenCLIP(nn.Module):
     """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
 
+    Its embeddings have unit norm, unless the folder's config says `"embeddings": "raw"` (`raw` is then True): Karlo,
+    Kandinsky and ECLIPSE are trained on what the projection gives.
+
     Args:
         name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote.
         pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
@@ -136,6 +175,8 @@ class FrozenCLIP(nn.Module):
                 f"no CLIP at {name_or_folder}: train one (`unclip fit` with a clip.yaml), or name an open_clip "
                 "architecture together with pretrained weights (a tag or a file)"
             )
+        if not path.is_dir():
+            check_architecture(str(name_or_folder), pretrained)
         hint = f"without internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
         with one_line(f"{name_or_folder} ({pretrained or 'its own weights'})", hint):
             if path.is_dir():
@@ -147,6 +188,7 @@ class FrozenCLIP(nn.Module):
             )
             check_loaded(model, str(name_or_folder))
         self.model = model.eval().requires_grad_(False)
+        self.raw = path.is_dir() and check_config(path).get(EMBEDDINGS_KEY) == "raw"
         tokenizer = load_tokenizer(name_or_folder)
         self.tokenize = tokenizer if isinstance(tokenizer, WordTokenizer) else WholeCaptions(tokenizer)
         size, mean, std = (open_clip.get_model_preprocess_cfg(model)[key] for key in ("size", "mean", "std"))
@@ -163,6 +205,11 @@ class FrozenCLIP(nn.Module):
         """D."""
         return int(_text_tower(self.model).text_projection.shape[-1])
 
+    @property
+    def vocab_size(self) -> int:
+        """How many different tokens there are."""
+        return int(_text_tower(self.model).token_embedding.num_embeddings)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights and, if its tokens are our words, one of those: what embeddings are filed under.
@@ -173,6 +220,8 @@ class FrozenCLIP(nn.Module):
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        if self.raw:  # To whatever is trained on its embeddings, it is another CLIP than with embeddings of unit norm.
+            digest.update(b"raw embeddings")
         words = f"-{self.tokenize.fingerprint}" if isinstance(self.tokenize, WordTokenizer) else ""
         return digest.hexdigest()[:16] + words
 
@@ -184,13 +233,20 @@ class FrozenCLIP(nn.Module):
         return ((images + 1) / 2 - self.mean) / self.std
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> z_i (B, D) of unit norm. Differentiable in the images."""
-        return F.normalize(self.model.encode_image(self.preprocess(images)).float(), dim=-1)
+        """(B, 3, H, W) in [-1, 1] -> z_i (B, D), of unit norm unless `raw`. Differentiable in the images."""
+        return self._scaled(self.model.encode_image(self.preprocess(images)))
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) tokens -> z_t (B, D) of unit norm."""
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+        """(B, L) tokens -> z_t (B, D), of unit norm unless `raw`."""
+        return self._scaled(self.model.encode_text(tokens))
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        return z.float() if self.raw else F.normalize(z.float(), dim=-1)
+
+    def unit(self, z: Tensor) -> Tensor:
+        """(B, D) embeddings of this CLIP -> of unit norm; they are left as they are if they have it already."""
+        return F.normalize(z, dim=-1) if self.raw else z
 
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
@@ -210,7 +266,12 @@ class FrozenCLIP(nn.Module):
 
 def caption_features(clip: Any, tokens: Tensor) -> Tensor:
     """(B, L) tokens -> (B, L, F) a frozen CLIP's features of them; 0 for padding, which its CLIP never learnt from."""
-    return clip.encode_tokens(tokens) * (tokens != 0)[..., None]
+    return clip.encode_tokens(tokens) * real_tokens(tokens)[..., None]
+
+
+def caption_of(clip: FrozenCLIP, tokens: Tensor) -> CaptionFeatures:
+    """What a network with `frozen_text` reads of captions (B, L); all 0 is no caption."""
+    return CaptionFeatures(clip.encode_tokens(tokens), clip.encode_text(tokens), real_tokens(tokens))
 
 
 def _text_tower(model: Any) -> Any:
@@ -225,7 +286,7 @@ def unit(feature: Tensor) -> Tensor:
     return F.normalize(feature.float(), dim=-1) if feature.ndim > 1 else feature.float()
 
 
-def warn_unknown_words(tokenize: Tokenizer, captions: Sequence[str]) -> None:
+def warn_unknown_words(tokenize: Tokenizer, captions: Iterable[str]) -> None:
     """Say on stderr which words of the captions a small vocabulary does not hold."""
     if isinstance(tokenize, WordTokenizer):
         unknown = sorted({word for caption in captions for word in tokenize.unknown(caption)})

@@ -101,10 +101,10 @@ def _even_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
         raise ValueError("log-SNR spacing needs a finite log-SNR; this schedule ends at zero SNR")
     ends = (float(log_snr[-1]), float(log_snr[0])) if steps > 1 else (float(log_snr[-1]), float(log_snr[-1]))
     grid = torch.linspace(ends[1], ends[0], steps, dtype=torch.float64)
-    positions = (log_snr[None, :] - grid[:, None]).abs().argmin(dim=1).tolist()
+    positions = [int((log_snr - level).abs().argmin()) for level in grid]  # One at a time: N x steps may be too many.
     if len(set(positions)) < steps:
         raise ValueError(f"{steps} steps evenly in log-SNR would repeat a timestep; take fewer or another spacing")
-    return [int(p) for p in positions]
+    return positions
 
 
 def _trailing(schedule: NoiseSchedule, steps: int) -> list[int]:

@@ -27,10 +27,14 @@ MAX_FILE = 2**28
 """Bytes of a picture's file."""
 BYTES_PER_PIXEL = {"1": 5, "L": 5, "P": 5, "RGB": 4, "YCbCr": 8, "CMYK": 8, "I;16": 9, "I": 12, "F": 4}
 """At the peak, by Pillow's modes: the decoded picture and what it is converted through. RGB is 4 bytes in Pillow."""
+BESIDE = {"WEBP": 12, "AVIF": 12, "TIFF": 8}
+PROGRESSIVE = 8
+"""Further bytes a pixel, of decoders that hold whole pictures of their own: canvases, planes, strips, coefficients."""
 TRANSPARENT = 20
 """Bytes a pixel of what is laid over white: the picture, RGBA, the white, both together, RGB."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""What data from elsewhere may be: Pillow knows others that call programs (EPS) or that nobody means."""
+"""What a picture may be: Pillow knows others that call programs (EPS), that hold pictures of another size than they say
+(ICO), or that nobody means."""
 
 MAX_TEXT = 2**26
 """Bytes of text that a PNG may bring along, which nobody reads: programs write whole workflows there."""
@@ -78,19 +82,20 @@ def opened(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None =
     Args:
         source: a file or its content.
         name: what the lines call it.
-        formats: Pillow's names of the formats that it may have; None allows all.
+        formats: Pillow's names of the formats that it may have, by default `FORMATS`.
 
     Raises:
         PictureError: empty, truncated, damaged or no picture; no pixels, or too many by its header; a FIFO.
         InputError: a file that is missing or may not be read.
     """
     try:
-        with _as_file(source, name) as file, _own_limit(), Image.open(file, formats=formats) as image:
+        with _as_file(source, name) as file, _own_limit(), Image.open(file, formats=formats or safe_formats()) as image:
             check_size(image, name)
             yield image
     except UnidentifiedImageError:
         raise PictureError(
-            f"{name} is no picture that can be read (empty, damaged or not an image)", "no readable picture"
+            f"{name} is no picture that can be read (empty, damaged, or none of {', '.join(safe_formats())})",
+            "no readable picture",
         ) from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{name}: {error.strerror}; name a picture file") from None
@@ -141,7 +146,7 @@ def read_rgb(
     Args:
         source: a file or its content.
         name: what errors call it.
-        formats: Pillow's names of the formats that it may have; None allows all.
+        formats: Pillow's names of the formats that it may have, by default `FORMATS`.
         side: let a JPEG that is far larger be decoded at a half, a quarter or an eighth, with sides of at least so many
             pixels; None decodes it whole.
 
@@ -225,9 +230,10 @@ def check_size(image: Image.Image, name: str) -> None:
     Raises:
         PictureError: no pixels, or so many that decoding takes over 2^30 bytes.
     """
-    pixels = image.width * image.height
+    pixels = max(image.width * image.height, _tile(image))
     mode = "I;16" if image.mode in _SIXTEEN_BITS else image.mode
     each = TRANSPARENT if "transparency" in image.info else BYTES_PER_PIXEL.get(mode, TRANSPARENT)
+    each += PROGRESSIVE if "progressive" in image.info else BESIDE.get(image.format or "", 0)
     if pixels * each > MAX_BYTES:
         size = f"{image.width} x {image.height}"
         most = MAX_BYTES // each
@@ -236,6 +242,13 @@ def check_size(image: Image.Image, name: str) -> None:
         raise PictureError(message, "a picture of too many pixels", size)
     if not pixels:
         raise PictureError(f"{name} has no pixels", "a picture without pixels")
+
+
+def _tile(image: Image.Image) -> int:
+    """Pixels of a tile of a TIFF, which may be larger than the picture and is decoded whole; 0 for others."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(322, 0), tags.get(323, 0)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 def _grey(values: np.ndarray, name: str) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -32,6 +33,33 @@ class Pictures(list[Image.Image]):
     def __init__(self, images: Tensor) -> None:
         self.tensor = images.detach().float().cpu().contiguous()
         super().__init__(to_pil(image) for image in self.tensor)
+
+    def grid(self, columns: int = 8, gap: int = 2) -> Image.Image:
+        """All pictures in one, row by row on white.
+
+        Args:
+            columns: pictures in a row, at most.
+            gap: pixels between them.
+
+        Raises:
+            InputError: there is no picture.
+        """
+        if not self:
+            raise InputError("there is no picture to show")
+        side, count = self[0].width, min(columns, len(self))
+        rows = -(-len(self) // count)
+        sheet = Image.new("RGB", (count * (side + gap) - gap, rows * (side + gap) - gap), "white")
+        for k, picture in enumerate(self):
+            sheet.paste(picture, (k % count * (side + gap), k // count * (side + gap)))
+        return sheet
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows for a list of pictures: the grid."""
+        if not self:
+            return None
+        out = io.BytesIO()
+        self.grid().save(out, format="PNG")
+        return out.getvalue()
 
 
 def load_images(sources: ImageLike | Sequence[ImageLike], size: int | None = None) -> Tensor:

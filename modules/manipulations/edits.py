@@ -96,12 +96,12 @@ def text_direction(system: TrainedRun, target: Sequence[str], base: Sequence[str
     Raises:
         InputError: not as many bases as targets, or a target whose embedding is its base's.
     """
-    z_t = system.embed_text(list(target))[1]
+    z_t = system.clip.unit(system.embed_text(list(target))[1])
     if base is None:
         return z_t
     if len(base) != len(target):
         raise InputError(f"{len(base)} base captions do not go with {len(target)} targets")
-    z_d = z_t - system.embed_text(list(base))[1]
+    z_d = z_t - system.clip.unit(system.embed_text(list(base))[1])
     for first, second, size in zip(base, target, z_d.norm(dim=1).tolist(), strict=True):
         if size < 1e-6:
             raise InputError(f"{first!r} and {second!r} have the same embedding: there is no direction between them")
@@ -109,8 +109,13 @@ def text_direction(system: TrainedRun, target: Sequence[str], base: Sequence[str
 
 
 def text_diff(latents: Latents, z_d: Tensor, theta: float) -> Latents:
-    """The latents turned towards z_d by theta of the angle; x_T stays (unCLIP, section 3.3: up to 0.25 - 0.50)."""
-    return latents.with_embedding(F.normalize(slerp(latents.z_i, z_d.to(latents.z_i), theta), dim=1))
+    """The latents turned towards z_d by theta of the angle; x_T stays (unCLIP, section 3.3: up to 0.25 - 0.50).
+
+    Raw embeddings, whose norm is not 1, keep it.
+    """
+    turned, norm = F.normalize(slerp(latents.z_i, z_d.to(latents.z_i), theta), dim=1), latents.z_i.norm(dim=1)
+    raw = not torch.allclose(norm, torch.ones_like(norm), atol=1e-3)
+    return latents.with_embedding(turned * norm[:, None] if raw else turned)
 
 
 def principal_components(z_i: Tensor) -> EmbeddingCodec:

@@ -72,6 +72,12 @@ class Latents:
     def __len__(self) -> int:
         return len(self.z_i)
 
+    def __repr__(self) -> str:
+        """Shapes instead of numbers."""
+        shapes = ", ".join(f"{name} {tuple(getattr(self, name).shape)}" for name in ("z_i", "x_T", "tokens"))
+        walk = "fresh noise" if self.walk is None else f"inverted in {self.walk.steps} steps"
+        return f"Latents of {len(self)}: {shapes}; {walk}"
+
     def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> Latents:
         return Latents(self.z_i[rows], self.x_T[rows], self.tokens[rows], self.walk)
 

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from modules.clip.frozen import warn_unknown_words
 from modules.conditions import DEFAULT
 from modules.errors import InputError
 from modules.images.tensors import ImageLike, Pictures, load_image, load_images, sides_of
@@ -60,6 +61,7 @@ class ImageMethods(TrainedRun):
         chosen = condition_named(condition)
         if chosen.z_i == "image":
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
+        warn_unknown_words(self.clip.tokenize, set(texts))
         tokens, z_t = self.embed_text(texts)
         away = self.negative_captions(negative, len(texts))
         if away is not None:
@@ -181,6 +183,7 @@ class ImageMethods(TrainedRun):
 
         A list of seeds gives a row for each.
         """
+        warn_unknown_words(self.clip.tokenize, captions)
         rows, seeds = [], list(_alike(seed, 1))
         for own in seeds:
             same = ImageSeeds.of([own] * len(captions), len(captions))
@@ -212,6 +215,7 @@ class ImageMethods(TrainedRun):
         thetas = [theta] if isinstance(theta, (int, float)) else list(theta)
         if not thetas:
             raise InputError("nothing was given to draw: name a theta or several")
+        warn_unknown_words(self.clip.tokenize, [target] if base is None else [target, base])
         z_d = text_direction(self, [target], None if base is None else [base])
         places, seeds = _paired(list(range(len(latents))), _alike(seed, len(latents)))
         rows = [stack_latents([text_diff(latents[[k]], z_d, value) for value in thetas]) for k in places]
@@ -242,6 +246,7 @@ class ImageMethods(TrainedRun):
             z_i, tokens = self.embed_image(picture), tokens_of(self, None, 1)
             z_i, tokens = z_i.expand(len(seeds), -1), tokens.expand(len(seeds), -1)
         else:
+            warn_unknown_words(self.clip.tokenize, [caption])
             tokens, z_t = self.embed_text([caption] * len(seeds))
             drawn = self.embedding(prior, tokens, z_t, seeds.generators("prior"))
             z_i = torch.zeros_like(z_t) if drawn is None else drawn

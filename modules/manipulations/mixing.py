@@ -51,30 +51,33 @@ class Mix:
             raise InputError(f"weights are numbers, one or more of them other than 0, not {list(self.weights)}")
 
 
-def weighted_sum(parts: Tensor, weights: Sequence[float]) -> Tensor:
-    """The direction of a weighted sum of embeddings.
+def weighted_sum(parts: Tensor, weights: Sequence[float], raw: bool = False) -> Tensor:
+    """A weighted sum of embeddings, of their own kind.
 
     Args:
-        parts: (K, B, D) of unit norm.
+        parts: (K, B, D), of unit norm unless `raw`.
         weights: K of them.
+        raw: whether embeddings are a CLIP's own, whose norm counts.
 
     Returns:
-        (B, D) of unit norm: sum of w_k z_k, normalised.
+        (B, D): sum of w_k z_k, normalised; raw ones are divided by the sum of w_k, as Kandinsky's users have weights of
+        sum 1.
 
     Raises:
         InputError: parts cancel, so that nothing but rounding would say where the sum points.
     """
     own = torch.tensor(weights, dtype=parts.dtype, device=parts.device)
-    total = (own[:, None, None] * parts).sum(dim=0)
-    if float(total.norm(dim=1).min()) < SMALLEST * float(own.abs().sum()):
+    total, share = (own[:, None, None] * parts).sum(dim=0), float(own.sum())
+    least = SMALLEST * float((own.abs()[:, None] * parts.norm(dim=2)).sum(dim=0).min())
+    if float(total.norm(dim=1).min()) < least or (raw and share <= 0):
         raise InputError("these pictures and captions cancel under their weights, so that nothing is left to draw")
-    return F.normalize(total, dim=1)
+    return total / share if raw else F.normalize(total, dim=1)
 
 
 def mixed(
     system: TrainedRun, mix: Mix, seeds: ImageSeeds, prior: str = DEFAULT, negative: Captions | None = None
 ) -> Tensor:
-    """z_i (B, D) of unit norm of a mix, for B pictures.
+    """z_i (B, D) of a mix, for B pictures; of unit norm unless the CLIP's embeddings are raw.
 
     Args:
         system: a run with a CLIP, and with a prior where captions are mixed.
@@ -91,7 +94,7 @@ def mixed(
         if z_i is None:
             raise InputError(f"the condition {prior} gives captions no z_i, so they cannot be mixed: name a prior")
         parts.append(z_i)
-    return weighted_sum(torch.stack(parts), mix.weights)
+    return weighted_sum(torch.stack(parts), mix.weights, system.raw)
 
 
 def draw_mix(

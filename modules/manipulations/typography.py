@@ -34,4 +34,5 @@ def zero_shot(system: TrainedRun, images: Tensor, captions: Sequence[str]) -> Te
     """(B, C) probabilities that CLIP gives each caption for each image (B, 3, H, W) in [-1, 1]."""
     z_t = system.embed_text(list(captions))[1]
     scale = system.clip.model.logit_scale.exp()
-    return torch.softmax(scale * system.embed_image(images) @ z_t.T, dim=1)
+    unit = system.clip.unit
+    return torch.softmax(scale * unit(system.embed_image(images)) @ unit(z_t).T, dim=1)

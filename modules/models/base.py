@@ -205,8 +205,13 @@ class Prior(Model[Batch]):
             )
         return captions.features
 
+    @property
+    def raw(self) -> bool:
+        """Whether its z_t and z_i are the CLIP's own, not of unit norm."""
+        return False
+
     def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
-        """z_i (B, D) of unit norm for B captions, one generator each."""
+        """z_i (B, D) for B captions, one generator each; of unit norm unless `raw`."""
         raise NotImplementedError
 
     def example_batch(self, count: int) -> EmbeddingBatch:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from modules.diffusion import losses, samplers, timestep_sampling
+from modules.diffusion.denoiser import Threshold, dynamic_threshold, static_threshold
 from modules.diffusion.gaussian import Parameterization, q_sample
 from modules.diffusion.losses import Weighting
 from modules.diffusion.schedules import SCHEDULES, NoiseSchedule, ScheduleName, Spacing, rescale_zero_terminal_snr
 from modules.errors import InputError
 from modules.models.sampler_names import SAMPLERS, SamplerName
 
-MAX_STEPS = 10**6
+MAX_STEPS = 100_000
 """Of a training schedule, whose tables are in memory: the paper's have 1,000."""
 
 Rule = tuple[Callable[[object], bool], str]
@@ -65,12 +66,15 @@ MAX_CLIP_GUIDANCE = 100_000
 """Of a CLIP's gradient, whose size depends on the CLIP."""
 
 GUIDANCE: Rule = (number(-MAX_GUIDANCE, MAX_GUIDANCE), f"a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}")
-WHOLE: Rule = (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more")
 
-NUM_STEPS: Rule = (
-    lambda value: type(value) is int and 1 <= value <= MAX_STEPS,
-    f"a whole number from 1 to {MAX_STEPS:,}",
-)
+
+def whole(most: int) -> Rule:
+    """The rule of a whole number from 1 to `most`."""
+    return lambda value: type(value) is int and 1 <= value <= most, f"a whole number from 1 to {most:,}"
+
+
+NUM_STEPS = whole(MAX_STEPS)
+SAMPLING_STEPS = whole(10_000)
 
 
 @dataclass(frozen=True)
@@ -170,11 +174,12 @@ class SamplerConfig:
         guidance_rescale: how far to bring the guided deviation back, 0 to 1, see `modules.diffusion.guidance.guide`.
         eta: of DDIM: 0 deterministic, 1 ancestral.
         variance: of DDPM.
-        threshold: keeps the estimate of the data in [-1, 1]; null for embeddings.
+        threshold: keeps the estimate of the data in [-1, 1] or `threshold_limit`; null for embeddings.
         text_guidance_scale: of a decoder: how far to go beyond what the caption adds to z_i; guidance_scale is then of
             what z_i adds to nothing (Brooks et al. 2023 eq. 3). Null guides both together, as the paper does.
         clip_guidance_scale: of a decoder: how far to follow the gradient of a CLIP's similarity of picture and caption
             (GLIDE, section 2.4); 0 is none.
+        threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
     """
 
     name: SamplerName = "ddim"
@@ -188,6 +193,7 @@ class SamplerConfig:
     threshold: Literal["static", "dynamic"] | None = "static"
     text_guidance_scale: float | None = field(default=None, repr=False)
     clip_guidance_scale: float = field(default=0.0, repr=False)
+    threshold_limit: float = field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
         for name, rule in SAMPLER_RULES.items():
@@ -198,6 +204,14 @@ class SamplerConfig:
         """Whether this is one of Analytic-DPM's, which need the score's statistics."""
         return self.name in ("analytic_dpm", "analytic_ddim")
 
+    @property
+    def clip(self) -> Threshold | None:
+        """`threshold` with its limit."""
+        if self.threshold is None or self.threshold_limit == 1:
+            return self.threshold
+        by_name = {"static": static_threshold, "dynamic": dynamic_threshold}
+        return partial(by_name[self.threshold], limit=self.threshold_limit)
+
     def without_statistics(self) -> SamplerConfig:
         """This sampler, or the nearest one that needs no statistics: the same mean, DDPM's or DDIM's variance."""
         names: dict[SamplerName, SamplerName] = {"analytic_dpm": "ddpm", "analytic_ddim": "ddim"}
@@ -206,7 +220,7 @@ class SamplerConfig:
 
 SAMPLER_RULES: dict[str, Rule] = {
     "name": one_of(*SAMPLERS),
-    "steps": WHOLE,
+    "steps": SAMPLING_STEPS,
     "spacing": one_of(*get_args(Spacing)),
     "guidance_scale": GUIDANCE,
     "guidance_interval": (_interval, "null or two numbers [low, high], low < high"),
@@ -216,8 +230,14 @@ SAMPLER_RULES: dict[str, Rule] = {
     "threshold": one_of("static", "dynamic", None),
     "text_guidance_scale": (lambda value: value is None or GUIDANCE[0](value), f"null or {GUIDANCE[1]}"),
     "clip_guidance_scale": (number(0, MAX_CLIP_GUIDANCE), f"a number from 0 to {MAX_CLIP_GUIDANCE:,}"),
+    "threshold_limit": (number(1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 
 DECODER_ONLY: dict[str, object] = {"text_guidance_scale": None, "clip_guidance_scale": 0.0}
 """Those that need a caption and an embedding as two conditions, with the values at which they do nothing."""
+
+DECODER_RULES: dict[str, Rule] = {
+    "noise_level": (lambda value: type(value) is int and value >= 0, "a whole number of 0 or more"),
+}
+"""The settings of a decoder's sampling that are no sampler's, and which values they may have."""

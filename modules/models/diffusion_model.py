@@ -112,7 +112,7 @@ class DiffusionModel(Model[B]):
     def denoiser(self, batch: B) -> tuple[Denoiser, Tensor]:
         """As `conditioned`, but as a denoiser, thresholded as in sampling and without guidance."""
         predict, x0 = self.conditioned(batch)
-        return self.as_denoiser(predict, self.sampler.threshold), x0
+        return self.as_denoiser(predict, self.sampler.clip), x0
 
     @torch.no_grad()
     def bound(
@@ -213,7 +213,7 @@ class DiffusionModel(Model[B]):
             InputError: for clip_guidance_scale without a similarity; for analytic_dpm and analytic_ddim without
                 statistics, or with those of other timesteps.
         """
-        denoiser = self.as_denoiser(predict, threshold or self.sampler.threshold)
+        denoiser = self.as_denoiser(predict, threshold or self.sampler.clip)
         scale = self.sampler.clip_guidance_scale
         if scale:
             if similarity is None:

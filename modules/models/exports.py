@@ -23,7 +23,7 @@ from modules.errors import InputError
 from modules.models.base import Model, field_names
 from modules.placement.precision import narrowed
 from modules.untrusted.allowed import Resolve, class_named, made
-from modules.untrusted.reading import printable, read_yaml
+from modules.untrusted.reading import printable, read_yaml, reason
 from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights, widened
 
 M = TypeVar("M", bound=Model)
@@ -187,7 +187,7 @@ def _absent(folder: str | Path, path: Path, error: OSError) -> InputError:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged ({error!r}): train this stage again")
+    return InputError(f"{path} is damaged ({reason(error)}): train this stage again")
 
 
 def build(kind: type[M], config: dict[str, Any], resolve: Resolve | None = None) -> M:

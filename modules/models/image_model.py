@@ -10,10 +10,14 @@ from torch import Tensor
 
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
+from modules.models.configs import check_value, whole
 from modules.models.data_sizes import NETWORK, DataSizes
 from modules.models.diffusion_model import DiffusionModel
 from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet, UNetConfig
+
+SIDE = whole(4096)
+"""Pixels of the side of what a U-Net draws; the paper's largest has 1,024."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,10 @@ class ImageModel(DiffusionModel[ImageTextBatch]):
     def unet(self) -> UNet | LeanUNet:
         """The U-Net in the network."""
         raise NotImplementedError
+
+    def check(self) -> None:
+        super().check()
+        check_value(f"{NETWORK}.unet.image_size", self.image_size, SIDE)
 
     @property
     def takes_pictures(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.batches import ImageTextBatch
+from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import Generators, randn_per_image
@@ -19,12 +19,34 @@ from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.models.base import Evaluations
-from modules.models.data_sizes import MODEL, NETWORK, DataSizes, check_share
+from modules.models.configs import check_value, whole
+from modules.models.data_sizes import MODEL, NETWORK, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
-from modules.models.image_model import ImageModel, nearest
+from modules.models.image_model import SIDE, ImageModel, nearest
 from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
-from modules.networks.upsampler import UpsamplerNetwork
+from modules.networks.upsampler import Caption, UpsamplerNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class WithLastStep:
+    """An upsampler with a second U-Net for t = 0, given enlarged images; see `denoiser.at_timestep`."""
+
+    network: UpsamplerNetwork
+    enlarged: Tensor
+    caption: Caption | None = None
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        found: Tensor = self.network(x_t, t, self.enlarged, None, self.caption)
+        return found
+
+    def at_timestep(self, timestep: int) -> Predictor:
+        """The same for batches at one timestep, which need not be read from the device."""
+        return lambda x_t, t: self.network(x_t, t, self.enlarged, timestep == 0, self.caption)
+
+
+FACTOR = whole(16)
+"""How much larger the side of an upsampler's picture may be; the paper's is 4."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +64,10 @@ class UpsamplerModel(ImageModel):
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0
+
+    def check(self) -> None:
+        super().check()
+        check_value(f"{NETWORK}.factor", self.network.factor, FACTOR)
 
     def check_settings(self, sizes: DataSizes) -> None:
         check_share("corruption_share", self.corruption_share)
@@ -119,44 +145,76 @@ class UpsamplerModel(ImageModel):
         x0 = self.in_layout(random_crop(batch.images, side, self.network.factor, generator))
         enlarged = self.enlarged(self._corrupted(x0, generator))
         t, noise, x_t = self.drawn(x0, generator)
-        return Evaluation(x0, noise, t, self.network(x_t, t, enlarged))
+        return Evaluation(x0, noise, t, self.network(x_t, t, enlarged, None, self._caption(batch)))
 
     def conditioned(self, batch: ImageTextBatch) -> tuple[Predictor, Tensor]:
         # At full size and without corruption, as in sampling.
-        return self.predictor(self.shrunk(batch.images)), batch.images
+        return self.predictor(self.shrunk(batch.images), self._tokens(batch)), batch.images
 
     def example_batch(self, count: int) -> ImageTextBatch:
         """Of the crop's size, which is what the network sees in training."""
         side = round(self.image_size * self.crop)
-        images = torch.zeros(count, self.network.channels, side, side)
-        return ImageTextBatch(images, [""] * count, torch.zeros(count, dtype=torch.int64))
+        images, index = torch.zeros(count, self.network.channels, side, side), torch.zeros(count, dtype=torch.int64)
+        embeddings = None
+        if self.network.text is not None:
+            tokens = torch.zeros(count, self.network.text.context_length, dtype=torch.int64)
+            embeddings = EmbeddingBatch(torch.zeros(count, 1), torch.zeros(count, 1), tokens, index)
+        return ImageTextBatch(images, [""] * count, index, None, embeddings)
 
     def output(self, batch: ImageTextBatch) -> Tensor:
-        found: Tensor = self.network(batch.images, torch.zeros_like(batch.index), batch.images)
+        t = torch.zeros_like(batch.index)
+        found: Tensor = self.network(batch.images, t, batch.images, False, self._caption(batch))
         return found
 
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The U-Net at every step, convolutionally at full size."""
         x, t = torch.zeros(1, self.network.channels, self.image_size, self.image_size), torch.zeros(1).long()
-        yield self.sampler.steps, lambda: self.network(x, t, x)
+        caption = self._caption(self.example_batch(1))
+        yield self.sampler.steps, lambda: self.network(x, t, x, False, caption)
 
-    def predictor(self, low: Tensor) -> Predictor:
-        """The network given low-resolution images (B, C, H, W) in [-1, 1]."""
-        enlarged = self.enlarged(low)
-        return lambda x_t, t: self.network(x_t, t, enlarged)
+    @property
+    def reader(self) -> CaptionReader | None:
+        return self.network.text
+
+    def _tokens(self, batch: ImageTextBatch) -> Tensor | None:
+        return None if self.network.text is None else embeddings_of(batch).tokens
+
+    def _caption(self, batch: ImageTextBatch) -> Caption | None:
+        tokens = self._tokens(batch)
+        return None if tokens is None else self.network.read(tokens)
+
+    def predictor(self, low: Tensor, tokens: Tensor | None = None) -> Predictor:
+        """The network given low-resolution images (B, C, H, W) in [-1, 1].
+
+        Args:
+            low: the images.
+            tokens: (B, L) of their captions, for a network with text; None for no captions.
+        """
+        enlarged, caption = self.enlarged(low), None
+        if self.network.text is not None:
+            none = torch.zeros(len(low), self.network.text.context_length, dtype=torch.int64, device=low.device)
+            caption = self.network.read(none if tokens is None else tokens)
+        if self.network.last_unet is not None:
+            return WithLastStep(self.network, enlarged, caption)
+        return lambda x_t, t: self.network(x_t, t, enlarged, None, caption)
 
     def denoiser_for(self, low: Tensor, threshold: Threshold | None = None) -> Denoiser:
         """`predictor` as a denoiser."""
         return self.as_denoiser(self.predictor(low), threshold)
 
     @torch.no_grad()
-    def sample(self, low: Tensor, generators: Generators, *, on_step: OnStep | None = None) -> Tensor:
+    def sample(
+        self, low: Tensor, generators: Generators, *, on_step: OnStep | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
         """(B, C, H, W) images in [-1, 1] -> (B, C, factor H, factor W), run convolutionally at full size (unCLIP 2.1).
 
         Args:
             generators: one an image.
             on_step: called after every step.
+            tokens: see `predictor`.
         """
         shape = (len(low), low.shape[1], *(side * self.network.factor for side in low.shape[2:]))
+        for side in shape[2:]:
+            check_value("the side of the enlarged picture", side, SIDE)
         x_T = randn_per_image(generators, shape, low.device)
-        return self.draw(self.predictor(low), x_T, generators, on_step=on_step).clamp(-1, 1)
+        return self.draw(self.predictor(low, tokens), x_T, generators, on_step=on_step).clamp(-1, 1)

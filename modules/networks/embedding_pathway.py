@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +25,29 @@ class EmbeddingPathway:
             lies in directions of little variance.
         hidden_width: of a two-layer MLP, whose output joins z_i; 0 for none.
         spatial_map: also project to a map over the U-Net's lowest resolution, which is added there.
+        raw: the embeddings are a CLIP's own, not of unit norm (Karlo): they are not scaled by sqrt(D).
+        learned_null: a learned vector stands for no embedding, instead of zero (Karlo).
     """
 
     whiten: bool = False
     hidden_width: int = 0
     spatial_map: bool = False
+    raw: bool = False
+    learned_null: bool = False
+
+
+class EmbeddingNoise(NamedTuple):
+    """Noise on B embeddings, in the scale in which their projections read them (mean square 1).
+
+    Attributes:
+        level: (B,) int64, 0 for none.
+        signal: (B,) what the embedding is multiplied with; 1 at level 0.
+        noise: (B, D) what is added, scaled already; 0 at level 0.
+    """
+
+    level: Tensor
+    signal: Tensor
+    noise: Tensor
 
 
 class Whitening(nn.Module):
@@ -85,12 +104,26 @@ class EmbeddingFeatures(nn.Module):
         if pathway.hidden_width:
             self.first = _scaled(nn.Linear(dim, pathway.hidden_width))
             self.second = _scaled(nn.Linear(pathway.hidden_width, pathway.hidden_width))
-        self.width = dim + pathway.hidden_width
+        self.width, self.dim, self.raw = dim + pathway.hidden_width, dim, pathway.raw
+        self.null = nn.Parameter(torch.zeros(dim)) if pathway.learned_null else None
 
-    def forward(self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None) -> Tensor:
-        """(B, D) embeddings of unit norm -> (B, width) of type `dtype`; where keep (B,) is False, of no embedding."""
-        z = (scale_to_unit_variance(z) if self.whitening is None else self.whitening(z)).to(dtype)
-        return self.features(z if keep is None else torch.where(keep[:, None], z, 0.0))
+    def forward(
+        self, z: Tensor, dtype: torch.dtype, keep: Tensor | None = None, noised: EmbeddingNoise | None = None
+    ) -> Tensor:
+        """(B, D) embeddings -> (B, width) of type `dtype`; where keep (B,) is False, of no embedding."""
+        if self.whitening is not None:
+            z = self.whitening(z)
+        elif not self.raw:
+            z = scale_to_unit_variance(z)
+        z, none = z.to(dtype), 0.0 if self.null is None else self.null.to(dtype)
+        if noised is not None:
+            z = noised.signal[:, None].to(dtype) * z + noised.noise.to(dtype)
+        return self.features(z if keep is None else torch.where(keep[:, None], z, none))
+
+    def absent(self, count: int, like: Tensor) -> Tensor:
+        """(count, width) of no embedding, of the type and on the device of `like`."""
+        none = like.new_zeros(count, self.dim) if self.null is None else self.null.to(like.dtype).expand(count, -1)
+        return self.features(none)
 
     def features(self, z: Tensor) -> Tensor:
         """(B, D) scaled or whitened embeddings, 0 for none -> (B, width)."""

@@ -15,17 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.blocks import TimeEmbedding, silu_, zero_init
 from modules.networks.unet import (
-    AttentionBlock,
-    ResidualBlock,
+    Body,
     Stage,
     UNet,
     UNetConfig,
     add_map,
-    check_config,
-    group_norm,
-    unshuffle,
+    blocks_of,
 )
 
 
@@ -51,7 +47,7 @@ class Upsample(nn.Module):
         return F.pixel_shuffle(self.mix(x), 2)
 
 
-class LeanUNet(nn.Module):
+class LeanUNet(Body):
     """The lean body; arguments, inputs and output are those of `UNet`.
 
     `config.depth` counts the blocks of each resolution but the lowest, down and up each; `config.middle_depth` those of
@@ -61,13 +57,8 @@ class LeanUNet(nn.Module):
     def __init__(
         self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
     ) -> None:
-        super().__init__()
-        check_config(config)
-        self.config, self.context_width = config, context_width
-        self.emb_width = 4 * config.channels
-        self.time = TimeEmbedding(2 * config.channels, self.emb_width)
-        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        self.first = nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1)
+        super().__init__(config, in_channels, context_width, time_width=2 * config.channels)
+        widths = self.widths
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, (width, below) in enumerate(pairwise(widths)):
             self.down.append(self._blocks(level, width, width, config.depth))
@@ -77,13 +68,7 @@ class LeanUNet(nn.Module):
         for level, (width, below) in reversed(list(enumerate(pairwise(widths)))):
             self.grow.append(Upsample(below, width))
             self.up.append(self._blocks(level, 2 * width, width, config.depth))
-        self.last_norm = group_norm(widths[0])
-        self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
-
-    @property
-    def multiple(self) -> int:
-        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
-        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+        self._make_last(out_channels)
 
     def _blocks(self, level: int, c_in: int, c_out: int, count: int, *, middle: bool = False) -> nn.ModuleList:
         config = self.config
@@ -91,8 +76,8 @@ class LeanUNet(nn.Module):
         attend = side in config.attention_resolutions or (middle and bool(config.attention_resolutions))
         blocks = nn.ModuleList()
         for number in range(count):
-            residual = ResidualBlock(c_in if number == 0 else c_out, c_out, self.emb_width, dropout=config.dropout)
-            attention = AttentionBlock(c_out, config.head_channels, self.context_width) if attend else None
+            first = c_in if number == 0 else c_out
+            residual, attention = blocks_of(config, first, c_out, self.context_width, attend=attend)
             blocks.append(Stage(residual, attention, checkpointing=config.checkpointing))
         return blocks
 
@@ -103,28 +88,25 @@ class LeanUNet(nn.Module):
         emb: Tensor | None = None,
         context: Tensor | None = None,
         spatial: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """See `UNet.forward`."""
-        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
-        emb = self.time(t) if emb is None else self.time(t) + emb
-        h = self.first(unshuffle(x, self.config.patch_size))
+        h, emb = self._enter(x, t, emb)
         skips = []
         for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            h = _run(blocks, h, emb, context)
+            h = _run(blocks, h, emb, context, context_mask)
             skips.append(h)
             h = shrink(h)
-        h = _run(self.middle, add_map(h, spatial), emb, context)
+        h = _run(self.middle, add_map(h, spatial), emb, context, context_mask)
         for grow, blocks in zip(self.grow, self.up, strict=True):
-            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context)
-        h = self.last(silu_(self.last_norm(h)))
-        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+            h = _run(blocks, torch.cat([grow(h), skips.pop()], dim=1), emb, context, context_mask)
+        return self._leave(h)
 
 
-def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+def _run(blocks: nn.Module, h: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
     assert isinstance(blocks, nn.ModuleList)
     for block in blocks:
-        h = block(h, emb, context)
+        h = block(h, emb, context, context_mask)
     return h
 
 

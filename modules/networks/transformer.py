@@ -7,6 +7,7 @@ and values can be computed once and shared by all the later steps: exact, and th
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,11 @@ class KeyValueCache:
 
     Args:
         keys, values: (depth, B, heads, capacity, head width).
+        mask: (B, capacity) bool, False where a position is not looked at; None where all are.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values, self.length = keys, values, 0
+    def __init__(self, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> None:
+        self.keys, self.values, self.mask, self.length = keys, values, mask, 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, heads, L, head width) behind what is there; return all keys and values of this layer so far.
@@ -49,6 +51,9 @@ class KeyValueCache:
         chosen.length = self.length
         for new, old in ((chosen.keys, self.keys), (chosen.values, self.values)):
             new[..., : self.length, :] = old[..., : self.length, :].index_select(1, rows)
+        if self.mask is not None:
+            past = self.mask[:, : self.length].index_select(0, rows)
+            chosen.mask = F.pad(past, (0, capacity - self.length), value=True)
         return chosen
 
 
@@ -73,19 +78,24 @@ class TransformerBlock(nn.Module):
         last_only: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """(B, L, W) -> (B, L, W), or (B, 1, W) where only the last position's output is wanted.
 
-        With a cache, x holds the positions that follow those in the cache.
+        With a cache, x holds the positions that follow those in the cache. Where `mask` (B, all positions) is False, a
+        position is seen by itself alone.
         """
         q, k, v = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         if last_only:
             q, x = q[:, :, -1:], x[:, -1:]
-        mask = _causal_mask(q, k) if causal and q.shape[2] != k.shape[2] and q.shape[2] > 1 else None
-        square = causal and q.shape[2] == k.shape[2]
-        x = x + self.dropout(self.out(merge_heads(attention(q, k, v, mask=mask, causal=square))))
+        if mask is not None:
+            seen = _seen(q, k, mask, causal=causal)
+        else:
+            seen = _causal_mask(q, k) if causal and q.shape[2] != k.shape[2] and q.shape[2] > 1 else None
+        square = causal and mask is None and q.shape[2] == k.shape[2]
+        x = x + self.dropout(self.out(merge_heads(attention(q, k, v, mask=seen, causal=square))))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
 
 
@@ -93,6 +103,14 @@ def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
     """(Lq, Lk) bool, True where query i (the last Lq positions) may look."""
     lq, lk = q.shape[2], k.shape[2]
     return torch.ones(lq, lk, dtype=torch.bool, device=q.device).tril(lk - lq)
+
+
+def _seen(q: Tensor, k: Tensor, mask: Tensor, *, causal: bool) -> Tensor:
+    """(B, 1, Lq, Lk) bool, True where query i may look: at keys of the mask (B, Lk), and always at itself."""
+    lq, lk = q.shape[2], k.shape[2]
+    itself = torch.eye(lk, dtype=torch.bool, device=q.device)[lk - lq :]
+    seen = mask[:, None, None, :lk] | itself
+    return seen & _causal_mask(q, k) if causal else seen
 
 
 class Transformer(nn.Module):
@@ -139,48 +157,73 @@ class Transformer(nn.Module):
             with torch.no_grad():
                 last.weight.mul_(0.5)  # Its input is four times as wide.
 
-    def make_cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `batch` sequences of up to `capacity` positions, on the weights' device."""
+    def make_cache(self, batch: int, capacity: int, mask: Tensor | None = None) -> KeyValueCache:
+        """An empty cache for `batch` sequences of up to `capacity` positions, on the weights' device.
+
+        Where `mask` (batch, capacity) is False, a position is seen by itself alone, now and by what follows.
+        """
         weight = self.norm.weight
         shape = (len(self.blocks), batch, self.heads, capacity, self.width // self.heads)
-        return KeyValueCache(weight.new_empty(shape), weight.new_empty(shape))
+        return KeyValueCache(weight.new_empty(shape), weight.new_empty(shape), mask)
 
-    def forward(self, x: Tensor, *, last_only: bool = False, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, last_only: bool = False, cache: KeyValueCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """(B, L, W) embeddings -> (B, L, W) outputs, or (B, 1, W) with `last_only`.
 
-        With a cache, x follows the cached positions, and is itself cached (`cache.length` moves on by L).
+        With a cache, x follows the cached positions, and is itself cached (`cache.length` moves on by L); the mask is
+        then the cache's. Where `mask` (B, L) is False, a position is seen by itself alone.
         """
+        mask = mask if cache is None else cache.mask
         for layer, block in enumerate(self.blocks):
             last = last_only and layer == len(self.blocks) - 1
             if self.checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, causal=self.causal, last_only=last, use_reentrant=False)
+                x = checkpoint(block, x, causal=self.causal, last_only=last, mask=mask, use_reentrant=False)
             else:
-                x = block(x, causal=self.causal, last_only=last, cache=cache, layer=layer)
+                x = block(x, causal=self.causal, last_only=last, cache=cache, layer=layer, mask=mask)
         if cache is not None:
             cache.length += x.shape[1] if not last_only else 0
         return self.norm(x)
+
+
+Padding = Literal["token", "position"]
+"""What stands for padding: one embedding, beside the position's; or one for each position, instead of it (GLIDE)."""
 
 
 class TokenEmbedding(nn.Module):
     """Caption tokens and their positions: (B, L) int64 -> (B, L, width). Token 0, padding, has its own embedding.
 
     The tables start small (standard deviation 0.02 to 0.05): with torch's default of 1 a small prior does not learn.
+
+    Args:
+        vocab_size: number of tokens, padding included. With `padding` "position" the table lacks padding's row.
+        context_length, width: L and the width.
+        std: of the fresh embeddings.
+        padding: see `Padding`.
     """
 
     feature_dim = None
 
-    def __init__(self, vocab_size: int, context_length: int, width: int, *, std: float = 0.05) -> None:
+    def __init__(
+        self, vocab_size: int, context_length: int, width: int, *, std: float = 0.05, padding: Padding = "token"
+    ) -> None:
         super().__init__()
         self.vocab_size, self.context_length = vocab_size, context_length
-        self.tokens = nn.Embedding(vocab_size, width)
+        self.tokens = nn.Embedding(vocab_size - (padding == "position"), width)
         self.positions = nn.Parameter(torch.empty(context_length, width))
+        self.padding = nn.Parameter(torch.empty(context_length, width)) if padding == "position" else None
         nn.init.normal_(self.tokens.weight, std=std)
         nn.init.normal_(self.positions, std=std)
+        if self.padding is not None:
+            nn.init.normal_(self.padding, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] != self.context_length:
             raise ValueError(f"captions have {tokens.shape[1]} tokens, the network's context is {self.context_length}")
-        return self.tokens(tokens) + self.positions
+        if self.padding is None:
+            return self.tokens(tokens) + self.positions
+        embedded = self.tokens((tokens - 1).clamp(min=0)) + self.positions
+        return torch.where((tokens == 0)[..., None], self.padding, embedded)
 
 
 class FeatureEmbedding(nn.Module):
@@ -212,6 +255,7 @@ class TextEncoder(nn.Module):
         vocab_size, context_length: of the tokeniser.
         width, depth, heads, dropout, checkpointing: see Transformer.
         std: of the fresh embeddings.
+        padding: see `Padding`.
     """
 
     feature_dim = None
@@ -226,10 +270,11 @@ class TextEncoder(nn.Module):
         dropout: float = 0.0,
         checkpointing: bool = False,
         std: float = 0.05,
+        padding: Padding = "token",
     ) -> None:
         super().__init__()
         self.width, self.vocab_size, self.context_length = width, vocab_size, context_length
-        self.embedding = TokenEmbedding(vocab_size, context_length, width, std=std)
+        self.embedding = TokenEmbedding(vocab_size, context_length, width, std=std, padding=padding)
         self.transformer = Transformer(width, depth, heads, causal=False, dropout=dropout, checkpointing=checkpointing)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -45,6 +45,10 @@ class UNetConfig:
         checkpointing: recompute activations in the backward pass instead of keeping them.
         body: "adm" is this file's network, the paper's; "lean" is `modules.networks.lean_unet`, for small budgets.
         middle_depth: blocks at the lowest resolution of a lean body; ADM always has two.
+        norm_groups: of every group norm; null is 32, or as many as leave 4 channels or more in a group.
+        time_embedding: how a residual block takes the embedding of the timestep and of what conditions the network as a
+            vector: "scale_shift" scales and shifts its second norm (ADM); "additive" adds it before that norm (DDPM,
+            and Karlo's super-resolution networks).
     """
 
     channels: int
@@ -58,10 +62,14 @@ class UNetConfig:
     checkpointing: bool = False
     body: Literal["adm", "lean"] = "adm"
     middle_depth: int = 2
+    norm_groups: int | None = None
+    time_embedding: Literal["scale_shift", "additive"] = "scale_shift"
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm of 32 groups (ADM), or as many as leave 4 channels or more in a group."""
+def group_norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
+    """Group norm of so many groups; by default 32 (ADM), or as many as leave 4 channels or more in a group."""
+    if groups is not None:
+        return nn.GroupNorm(groups, channels)
     groups = 32
     while groups > 1 and (channels % groups or channels // groups < 4):
         groups //= 2
@@ -69,14 +77,27 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions; the embedding scales and shifts the second norm; optionally resamples by 2 (ADM)."""
+    """Two 3 x 3 convolutions; the embedding scales and shifts the second norm; optionally resamples by 2 (ADM).
 
-    def __init__(self, c_in: int, c_out: int, emb_width: int, *, dropout: float = 0.0, resample: str = "none") -> None:
+    With `additive` the embedding is added before the second norm instead. `groups` are those of both norms.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        emb_width: int,
+        *,
+        dropout: float = 0.0,
+        resample: str = "none",
+        additive: bool = False,
+        groups: int | None = None,
+    ) -> None:
         super().__init__()
-        self.resample = resample
-        self.norm_1, self.conv_1 = group_norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.emb = nn.Linear(emb_width, 2 * c_out)
-        self.norm_2, self.dropout = group_norm(c_out), nn.Dropout(dropout)
+        self.resample, self.additive = resample, additive
+        self.norm_1, self.conv_1 = group_norm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(emb_width, c_out if additive else 2 * c_out)
+        self.norm_2, self.dropout = group_norm(c_out, groups), nn.Dropout(dropout)
         self.conv_2 = zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
@@ -89,34 +110,43 @@ class ResidualBlock(nn.Module):
         """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
         h = silu_(self.norm_1(x))
         h = upsampled_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(self._resample(h))
-        h = self.norm_2(h)
-        # In float32 at least: in bfloat16 1 + scale is 1 for every scale below 0.0039.
-        exact = torch.promote_types(h.dtype, torch.float32)
-        scale, shift = self.emb(F.silu(emb))[:, :, None, None].to(exact).chunk(2, dim=1)
-        h = torch.addcmul(shift, h.to(exact), 1 + scale).to(h.dtype)
+        vector = self.emb(F.silu(emb))[:, :, None, None]
+        h = self.norm_2(h + vector) if self.additive else self._scaled_and_shifted(self.norm_2(h), vector)
         h = self.conv_2(self.dropout(silu_(h)))
         return add_(h, self.skip(self._resample(x)))
+
+    def _scaled_and_shifted(self, h: Tensor, vector: Tensor) -> Tensor:
+        # In float32 at least: in bfloat16 1 + scale is 1 for every scale below 0.0039.
+        exact = torch.promote_types(h.dtype, torch.float32)
+        scale, shift = vector.to(exact).chunk(2, dim=1)
+        return torch.addcmul(shift, h.to(exact), 1 + scale).to(h.dtype)
 
 
 class AttentionBlock(nn.Module):
     """Self-attention over an image's positions, and over a context's where there is one."""
 
-    def __init__(self, channels: int, head_channels: int, context_width: int | None) -> None:
+    def __init__(self, channels: int, head_channels: int, context_width: int | None, groups: int | None = None) -> None:
         super().__init__()
         self.heads = max(1, channels // head_channels)
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B, L, context width) or None -> (B, C, H, W)."""
+    def forward(self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, L, context width) or None -> (B, C, H, W).
+
+        Where `context_mask` (B, L) is False, a token of the context is not looked at; the image's positions always are.
+        """
+        mask = None
         tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
         q, k, v = (split_heads(y, self.heads) for y in tokens.chunk(3, dim=-1))
         if self.context_kv is not None and context is not None:
             context_k, context_v = (split_heads(y, self.heads) for y in self.context_kv(context).chunk(2, dim=-1))
             k, v = torch.cat([context_k, k], dim=2), torch.cat([context_v, v], dim=2)
-        h = merge_heads(attention(q, k, v)).transpose(1, 2).unflatten(2, x.shape[2:])
+            if context_mask is not None:
+                mask = F.pad(context_mask, (0, q.shape[2]), value=True)[:, None, None]
+        h = merge_heads(attention(q, k, v, mask=mask)).transpose(1, 2).unflatten(2, x.shape[2:])
         return add_(self.out(h), x)
 
 
@@ -127,17 +157,78 @@ class Stage(nn.Module):
         super().__init__()
         self.residual, self.attend, self.checkpointing = residual, attend, checkpointing
 
-    def _run(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         x = self.residual(x, emb)
-        return x if self.attend is None else self.attend(x, context)
+        return x if self.attend is None else self.attend(x, context, context_mask)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, context_mask: Tensor | None = None) -> Tensor:
         if self.checkpointing and self.training:
-            return checkpoint(self._run, x, emb, context, use_reentrant=False)
-        return self._run(x, emb, context)
+            return checkpoint(self._run, x, emb, context, context_mask, use_reentrant=False)
+        return self._run(x, emb, context, context_mask)
 
 
-class UNet(nn.Module):
+def blocks_of(
+    config: UNetConfig, c_in: int, c_out: int, context_width: int | None, *, attend: bool, resample: str = "none"
+) -> tuple[ResidualBlock, AttentionBlock | None]:
+    """A residual block and, with `attend`, an attention block, as a U-Net's config has them."""
+    residual = ResidualBlock(
+        c_in,
+        c_out,
+        4 * config.channels,
+        dropout=config.dropout,
+        resample=resample,
+        additive=config.time_embedding == "additive",
+        groups=config.norm_groups,
+    )
+    return residual, AttentionBlock(c_out, config.head_channels, context_width, config.norm_groups) if attend else None
+
+
+class Body(nn.Module):
+    """What the two bodies share: the embedding of the timestep, the first and the last layers.
+
+    Args:
+        config: the shape.
+        in_channels: of the images that go in.
+        context_width: see `UNet`.
+        time_width: of the sinusoids of the timestep.
+
+    Raises:
+        ValueError: a setting with which no image could go through.
+    """
+
+    def __init__(self, config: UNetConfig, in_channels: int, context_width: int | None, time_width: int) -> None:
+        super().__init__()
+        check_config(config)
+        self.config, self.context_width = config, context_width
+        self.emb_width = 4 * config.channels
+        self.time = TimeEmbedding(time_width, self.emb_width)
+        self.widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+        self.first = nn.Conv2d(in_channels * config.patch_size**2, self.widths[0], 3, padding=1)
+
+    def _make_last(self, out_channels: int) -> None:
+        """Make the last layers, behind all others."""
+        self.last_norm = group_norm(self.widths[0], self.config.norm_groups)
+        self.last = zero_init(nn.Conv2d(self.widths[0], out_channels * self.config.patch_size**2, 3, padding=1))
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
+        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+
+    def _enter(self, x: Tensor, t: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) images, (B,) timesteps, (B, E) or None -> features at the highest resolution, and (B, E)."""
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
+        time = self.time(t)
+        return self.first(unshuffle(x, self.config.patch_size)), time if emb is None else time + emb
+
+    def _leave(self, h: Tensor) -> Tensor:
+        """Features at the highest resolution -> (B, out_channels, H, W)."""
+        h = self.last(silu_(self.last_norm(h)))
+        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+
+
+class UNet(Body):
     """The U-Net over images of `in_channels`, conditioned on a timestep, an embedding and a context.
 
     Args:
@@ -155,13 +246,8 @@ class UNet(nn.Module):
     def __init__(
         self, config: UNetConfig, in_channels: int, out_channels: int, context_width: int | None = None
     ) -> None:
-        super().__init__()
-        check_config(config)
-        self.config, self.context_width = config, context_width
-        self.emb_width = 4 * config.channels
-        self.time = TimeEmbedding(config.channels, self.emb_width)
-        widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
-        self.first = nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1)
+        super().__init__(config, in_channels, context_width, time_width=config.channels)
+        widths = self.widths
         skips = self._build_down(widths)
         self.middle = nn.ModuleList(
             [
@@ -170,17 +256,10 @@ class UNet(nn.Module):
             ]
         )
         self._build_up(widths, skips)
-        self.last_norm = group_norm(widths[0])
-        self.last = zero_init(nn.Conv2d(widths[0], out_channels * config.patch_size**2, 3, padding=1))
-
-    @property
-    def multiple(self) -> int:
-        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
-        return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
+        self._make_last(out_channels)
 
     def _stage(self, c_in: int, c_out: int, *, attend: bool, resample: str = "none") -> Stage:
-        residual = ResidualBlock(c_in, c_out, self.emb_width, dropout=self.config.dropout, resample=resample)
-        block = AttentionBlock(c_out, self.config.head_channels, self.context_width) if attend else None
+        residual, block = blocks_of(self.config, c_in, c_out, self.context_width, attend=attend, resample=resample)
         return Stage(residual, block, checkpointing=self.config.checkpointing)
 
     def _attends(self, level: int) -> bool:
@@ -219,6 +298,7 @@ class UNet(nn.Module):
         emb: Tensor | None = None,
         context: Tensor | None = None,
         spatial: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
         """One evaluation.
 
@@ -228,6 +308,7 @@ class UNet(nn.Module):
             emb: (B, emb_width) added to the timestep's embedding.
             context: (B, L, context_width) tokens for the attention layers.
             spatial: (B, C, h, w) added at the lowest resolution, of that resolution's width.
+            context_mask: (B, L) bool, False where a token of the context is not looked at; None for all.
 
         Returns:
             (B, out_channels, H, W).
@@ -235,22 +316,19 @@ class UNet(nn.Module):
         Raises:
             ValueError: where H or W is not such a multiple.
         """
-        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
-        emb = self.time(t) if emb is None else self.time(t) + emb
-        h = self.first(unshuffle(x, self.config.patch_size))
+        h, emb = self._enter(x, t, emb)
         skips = [h]
         for stage in self.down:
-            h = stage(h, emb, context)
+            h = stage(h, emb, context, context_mask)
             skips.append(h)
         h = add_map(h, spatial)
         for stage in self.middle:
-            h = stage(h, emb, context)
+            h = stage(h, emb, context, context_mask)
         for stage in self.up:
             assert isinstance(stage, Stage)
-            h = stage(h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1), emb, context)
-        h = self.last(silu_(self.last_norm(h)))
-        return F.pixel_shuffle(h, self.config.patch_size) if self.config.patch_size > 1 else h
+            h = h if stage.residual.resample == "up" else torch.cat([h, skips.pop()], dim=1)
+            h = stage(h, emb, context, context_mask)
+        return self._leave(h)
 
 
 def add_map(h: Tensor, spatial: Tensor | None) -> Tensor:
@@ -276,9 +354,15 @@ def check_config(config: UNetConfig) -> None:
         named["middle_depth"] = config.middle_depth
     elif config.middle_depth != 2:
         raise ValueError(f"unet.middle_depth is {config.middle_depth}: only a lean body has another than 2")
+    if config.norm_groups is not None:
+        named["norm_groups"] = config.norm_groups
     for name, value in named.items():
         if value < 1:
             raise ValueError(f"unet.{name} is {value}: give 1 or more")
+    widths = [config.channels * multiplier for multiplier in config.channel_multipliers]
+    wrong = next((width for width in widths if config.norm_groups and width % config.norm_groups), None)
+    if wrong is not None:
+        raise ValueError(f"unet.norm_groups is {config.norm_groups}, which does not divide a layer's {wrong} channels")
 
 
 def unshuffle(x: Tensor, patch: int) -> Tensor:

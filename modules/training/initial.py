@@ -202,7 +202,7 @@ def _wanted(module: nn.Module) -> dict[str, Tensor]:
     network = getattr(module, "network", None)
     if not isinstance(network, nn.Module):
         raise InputError(f"init_from: {type(module).__name__} has no network to give weights to")
-    beside = getattr(getattr(module, "_model", None), "tensors", dict)()
+    beside: dict[str, Tensor] = getattr(getattr(module, "_model", None), "tensors", dict)()
     return {**network.state_dict(), **{k: v for k, v in beside.items() if not k.startswith(STATISTICS)}}
 
 

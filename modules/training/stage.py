@@ -35,6 +35,7 @@ from modules.training.image_log import log_images, shows_images
 from modules.training.muon import NamedParameters
 from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
+from modules.untrusted.reading import read_yaml
 
 
 @dataclass(frozen=True)
@@ -428,7 +429,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         state = self.exported_state()
         if self.global_rank != 0:
             return
-        whole = yaml.safe_load((root / "config.yaml").read_text())
+        whole = read_yaml(root / "config.yaml")
         config, folder = whole["model"], root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")

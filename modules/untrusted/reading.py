@@ -21,6 +21,9 @@ from modules.errors import InputError
 MAX_CONFIG = 2**18
 """Bytes of a config: ours have 2 to 20 kB."""
 
+MAX_TABLE = 2**31
+"""Bytes of a table or a COCO file of captions, which is read whole: ten million pairs have one of 1 GB."""
+
 MAX_NODES = 20_000
 """Values that a config's YAML may hold when its aliases are written out."""
 
@@ -191,6 +194,11 @@ def _finite(text: str) -> float:
 
 def _short(error: Exception) -> str:
     return printable(" ".join(str(error).split())[:120])
+
+
+def reason(error: Exception) -> str:
+    """What an error says, for a line: its class too, since a KeyError says a name alone; never what the file holds."""
+    return f"{type(error).__name__}: {_short(error)}"
 
 
 def printable(text: str) -> str:

@@ -112,7 +112,7 @@ def check_shapes(expected: int, found: int, path: Path) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights with NaN or infinity, and of types that cannot be looked at (8 bits and fewer).
+    """Refuse weights with NaN or infinity, of types that cannot be looked at (8 bits and fewer), or all of them zero.
 
     Raises:
         InputError: names the tensor and the file.
@@ -125,6 +125,9 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {printable(name)} is not finite (NaN or infinity): what it draws would be black. Get or "
                 "export this stage again"
             )
+    matrices = [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.ndim > 1]
+    if matrices and not any(bool(tensor.any()) for tensor in matrices):
+        raise InputError(f"{path}: all of its weights are 0, which no training leaves: get or export this stage again")
 
 
 def check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

@@ -123,7 +123,7 @@ SAMPLE = {
     ),
     "no pictures": ([CAPTION, "-n", "0"], "-n and --batch-size must be 1 or more, got 0"),
     "a batch of none": ([CAPTION, "--batch-size", "0"], "-n and --batch-size must be 1 or more, got 1 and 0"),
-    "no steps": ([CAPTION, "--decoder-steps", "0"], "decoder: steps must be a whole number of 1 or more, found 0"),
+    "no steps": ([CAPTION, "--decoder-steps", "0"], "decoder: steps must be a whole number from 1 to 10,000, found 0"),
     "too many steps": ([CAPTION, "--upsampler-steps", "2000"], "upsampler: cannot take 2000 steps of a schedule"),
     "steps without statistics": ([CAPTION, "--prior-steps", "7"], "analytic_dpm has statistics"),
     "a device that is not here": ([CAPTION, "--device", "toaster"], "--device toaster: not available here"),

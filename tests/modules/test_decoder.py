@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from modules.decoder import Decoder
+from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel
 from modules.networks.decoder import Condition
@@ -230,3 +231,72 @@ def test_what_is_shown_is_drawn_from_the_average_beside_the_truth(make, batch, t
     rows = batch.embeddings
     drawn = DecoderModel(stage.averaged, OBJECTIVE, stage.sampler).sample(rows.tokens, rows.z_i, generators)
     assert torch.equal(shown[:8], drawn)
+
+
+def noisy(tiny, make, **changes) -> Decoder:
+    return make(network=tiny.make_network("decoder", noise_levels=True), **{"embedding_noise": 600, **changes})
+
+
+def test_noise_on_z_i_is_that_of_the_schedule(tiny, make, batch):
+    model = noisy(tiny, make).model
+    z = batch.embeddings.z_i
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    levels = torch.tensor([0, 1, 300, 600, 0, 1, 300, 600])
+    found = model._noised(levels, noise)
+    # Nichol and Dhariwal's cosine schedule: alpha_bar = f(t) / f(0), f(t) = cos^2((t / 1000 + 0.008) / 1.008 pi / 2).
+    f = lambda t: math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    alpha_bar = torch.tensor([1.0 if level == 0 else f(level) / f(0) for level in levels.tolist()])
+    assert_close(found.signal, alpha_bar.sqrt(), atol=1e-4, rtol=0)
+    assert_close(found.noise, (1 - alpha_bar).sqrt()[:, None] * noise, atol=1e-4, rtol=0)
+    pathway = model.network.clip_features
+    assert_close(
+        pathway(z, z.dtype, None, found)[:, : z.shape[1]],
+        found.signal[:, None] * pathway(z, z.dtype)[:, : z.shape[1]] + found.noise,
+    )
+
+
+def test_levels_are_drawn_alike_and_told_to_the_network(tiny, make, batch):
+    model = noisy(tiny, make, embedding_noise=3).model
+    z = batch.embeddings.z_i.repeat(200, 1)
+    levels = model._noised_in_training(z, torch.Generator().manual_seed(0)).level
+    assert levels.bincount().tolist() == pytest.approx([400] * 4, abs=60)
+    tiny.randomise(model.network)
+    tokens = batch.embeddings.tokens
+    plain = model.network.condition(tokens, batch.embeddings.z_i)
+    for level in (0, 2):
+        told = model._noised(torch.full((8,), level), torch.zeros(8, tiny.DIM))
+        found = model.network.condition(tokens, batch.embeddings.z_i, noised=told)
+        assert torch.equal(found.emb, plain.emb) == (level == 0)
+
+
+def test_sampling_with_noise_on_z_i(tiny, make, batch):
+    model = noisy(tiny, make).averaged_model
+    tiny.randomise(model.network)
+    tokens, z_i = batch.embeddings.tokens, batch.embeddings.z_i
+    draw = lambda m: m.sample(tokens, z_i, [torch.Generator().manual_seed(k) for k in range(8)])  # noqa: E731
+    plain, noised = draw(model), draw(model.overridden("decoder", {"noise_level": 300}))
+    assert (plain - noised).abs().max() > 1e-3
+    assert torch.equal(plain, draw(model.overridden("decoder", {"noise_level": 0})))
+    assert torch.equal(noised, draw(model.overridden("decoder", {"noise_level": 300})))
+    with pytest.raises(InputError, match="decoder: noise_level must be a whole number from 0 to 600, found 601"):
+        model.overridden("decoder", {"noise_level": 601})
+
+
+def test_noise_needs_a_network_that_is_told_of_it(tiny, make):
+    with pytest.raises(InputError, match=r"embedding_noise is 5, network.init_args.noise_levels is false"):
+        make(embedding_noise=5)
+    with pytest.raises(InputError, match=r"embedding_noise is 0, network.init_args.noise_levels is true"):
+        noisy(tiny, make, embedding_noise=0)
+
+
+def test_a_decoder_reads_characters(tiny, make, batch):
+    sizes = {"vocab_size": 98, "context_length": 90}
+    model = make(network=tiny.make_network("decoder", **sizes), reads="characters").model
+    tokens, _ = model.conditions(batch)
+    spelled = ["".join(chr(k + 31) for k in row if 0 < k < 96) for row in tokens.tolist()]
+    assert spelled == batch.captions and all(97 in row for row in tokens.tolist())
+    empty = torch.where(torch.arange(8)[:, None] == 2, 0, batch.embeddings.tokens)
+    assert model.tokens_of(batch.captions, empty).eq(0).all(dim=1).tolist() == [k == 2 for k in range(8)]
+    assert torch.isfinite(model.loss(batch, torch.Generator().manual_seed(0)))
+    with pytest.raises(InputError, match="vocab_size is 30, reads: characters has 98 tokens: set it to 98"):
+        make(reads="characters")

@@ -18,6 +18,7 @@ from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.gaussian import q_sample
 from modules.diffusion.schedules import respace
 from modules.diffusion_prior import DiffusionPrior
+from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.training.stage import TrainingConfig
 
@@ -162,3 +163,17 @@ def test_the_papers_objective_is_the_default(tiny):
     assert (stage.objective.weighting, stage.objective.learned_sigma) == ("none", False)
     assert (stage.sampler.name, stage.sampler.steps, stage.sampler.threshold) == ("analytic_dpm", 64, None)
     assert stage.model.drop_text == 0.1
+
+
+def test_without_text_it_is_sampled_without_text(make, rows):
+    stage = make(drop_text=1.0, candidates=1)
+    model = stage.averaged_model
+    generators = lambda: [torch.Generator().manual_seed(k) for k in range(8)]  # noqa: E731
+    drawn = model.sample(rows.captions, generators())
+    assert_close(
+        model.sample(rows.captions._replace(z_t=rows.z_t.flip(0), tokens=rows.tokens.flip(0)), generators()), drawn
+    )
+    with_text = replace(model, drop_text=0.1)
+    assert (with_text.sample(rows.captions, generators()) - drawn).abs().max() > 1e-4
+    with pytest.raises(InputError, match=r"model.init_args.candidates is 2 .* with drop_text 1 no text is known"):
+        make(drop_text=1.0)

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.batches import Captions
-from modules.conditions import priors, sampled
+from modules.conditions import priors
 from modules.errors import InputError
+from modules.manipulations import Walk
 from modules.models.diffusion_prior import DiffusionPriorModel
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds, image_generators
 
 CAPTIONS = ["a small red circle", "a large blue square above a green triangle", "two shapes"]
 PLACES = [(0, 0), (1, 0), (2, 0)]
+PRIORS = ("linear_prior", "ar_prior", "diffusion_prior")
+THERE = ("caption_only", "glide", "text_embedding", *PRIORS, "image_embedding")
+"""Conditions whose stages the run has."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +35,9 @@ def given(system, monkeypatch):
     """What the decoder is given as z_i, call by call."""
     seen, decode = [], system.decode
 
-    def spy(tokens, z_i, generators, decoder="decoder", captions=None):
+    def spy(tokens, z_i, generators, decoder="decoder", captions=None, negative=None):
         seen.append((decoder, z_i))
-        return decode(tokens, z_i, generators, decoder, captions)
+        return decode(tokens, z_i, generators, decoder, captions, negative)
 
     monkeypatch.setattr(system, "decode", spy)
     return seen
@@ -68,7 +72,7 @@ def test_text_and_image_embeddings_are_the_clips_of_unit_norm(system):
     assert_close(z_i, system.clip.encode_image(images()))
 
 
-@pytest.mark.parametrize("condition", sampled())
+@pytest.mark.parametrize("condition", THERE)
 def test_what_a_condition_gives_to_the_decoder(system, given, condition):
     generate(system, condition)
     ((decoder, z_i),) = given
@@ -98,7 +102,7 @@ def test_the_diffusion_prior_is_sampled_with_its_own_settings_and_statistics(sys
     assert torch.equal(drawn, expected)
 
 
-@pytest.mark.parametrize("condition", sampled())
+@pytest.mark.parametrize("condition", THERE)
 def test_the_same_place_gives_the_same_picture_at_any_batch_size_and_order(system, condition):
     together = generate(system, condition)
     for rows in ([1], [2, 0]):
@@ -108,7 +112,7 @@ def test_the_same_place_gives_the_same_picture_at_any_batch_size_and_order(syste
         assert_close(apart, together[rows], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("condition", sampled())
+@pytest.mark.parametrize("condition", THERE)
 def test_seed_sample_and_caption_change_the_picture(system, condition):
     base = generate(system, condition, upsample=False)
     changes = {
@@ -211,3 +215,26 @@ def test_what_is_wrong_is_named(system, tmp_path):
         UnCLIP(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"the caption has 30 words, the model's context holds 19"):
         generate(system, "caption_only", captions=["red " * 30])
+
+
+def test_a_notebook_reads_what_a_run_and_latents_are(stored_run, capsys):
+    system = UnCLIP.from_run(stored_run, decoder={"steps": 2})
+    shown = repr(system)
+    assert shown.startswith(f"UnCLIP({str(stored_run)!r}, stages: ar_prior, clip, decoder, ")
+    assert shown.endswith("on cpu, overrides {'decoder': {'steps': 2}})")
+    pictures = system.text_to_image("a crimson circle", seed=[0, 1])
+    assert capsys.readouterr().err == "the model does not know 'crimson': read as unknown words\n"
+    latents = system.invert(pictures, walk=Walk(steps=2))
+    size = latents.x_T.shape[-1]
+    assert repr(latents) == (
+        f"Latents of 2: z_i (2, {latents.z_i.shape[1]}), x_T (2, 3, {size}, {size}), tokens "
+        f"{tuple(latents.tokens.shape)}; inverted in 2 steps"
+    )
+
+
+def test_z_i_alone_is_the_decoder_without_a_caption(system):
+    drawn = system.generate(CAPTIONS, "image_embedding_alone", places=PLACES, images=images(), upsample=False)
+    tokens, z_i = system.embed_text(CAPTIONS)[0], system.embed_image(images())
+    alone = system.decode(torch.zeros_like(tokens), z_i, image_generators(0, PLACES, "decoder"))
+    assert torch.equal(drawn, alone)
+    assert (alone - system.decode(tokens, z_i, image_generators(0, PLACES, "decoder"))).abs().max() > 1e-3

@@ -41,7 +41,7 @@ CHANGES = {
 def unsigned(folder):
     path = folder / MANIFEST
     content = json.loads(path.read_text())
-    del content["checksums"]
+    del content["checksums"], content["version"]
     path.write_text(json.dumps(content))
 
 
@@ -65,6 +65,51 @@ def test_without_checksums_norms_are_looked_at(folder, change):
     assert len(open_embeddings(folder).rows("train")) == 64  # As before there were checksums.
     rewritten(folder, "img_emb", CHANGES[change])
     with pytest.raises(InputError, match="has norm"):
+        open_embeddings(folder).rows("train")
+
+
+def without(*kinds):
+    def change(content):
+        train = content["checksums"]["train"]
+        content["checksums"]["train"] = {name: digest for name, digest in train.items() if name.split("/")[0] in kinds}
+
+    return change
+
+
+STRIPPED = {
+    "all": lambda content: content.pop("checksums"),
+    "those of a split": lambda content: content["checksums"].pop("train"),
+    "those of z_i": without("text_emb", "tokens"),
+    "those of a split, of no version": lambda content: (content["checksums"].pop("train"), content.pop("version")),
+    "a version that there is not": lambda content: content.update(version=2),
+}
+
+
+@pytest.mark.parametrize("what", STRIPPED)
+def test_checksums_that_were_removed_are_missed(folder, what, caplog):
+    content = json.loads((folder / MANIFEST).read_text())
+    STRIPPED[what](content)
+    (folder / MANIFEST).write_text(json.dumps(content))
+    rewritten(folder, "img_emb", CHANGES["reversed"])
+    if what == "those of a split, of no version":  # As a split of an earlier version beside others.
+        open_embeddings(folder).rows("train")
+        assert "has no checksums" in caplog.text
+        return
+    with pytest.raises(InputError, match=r"has no checksum in embeddings\.json|version is 2"):
+        open_embeddings(folder).rows("train")
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_said_once(folder, caplog):
+    unsigned(folder)
+    for _ in range(2):
+        open_embeddings(folder).rows("train")
+    assert caplog.text.count("has no checksums") == 1
+
+
+def test_a_shard_that_was_added_is_noticed(folder):
+    path = folder / "train" / "img_emb" / "img_emb_1.npy"
+    np.save(path, np.load(path.with_name("img_emb_0.npy"))[:0])
+    with pytest.raises(InputError, match=r"img_emb_1\.npy has no checksum"):
         open_embeddings(folder).rows("train")
 
 

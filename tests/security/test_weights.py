@@ -130,12 +130,22 @@ def test_an_odd_tensor_beside_the_others_is_one_line(sent, capsys, kind, shape):
         assert code in (0, 2) and capsys.readouterr().err.count("\n") == (code == 2)
 
 
+@pytest.mark.parametrize("stage", ["decoder", "linear_prior", "ar_prior"])
+def test_weights_that_are_all_zero_are_none(weights_of, stage):
+    def change(tensors):
+        for name, tensor in tensors.items():
+            tensors[name] = torch.zeros_like(tensor)
+
+    with pytest.raises(InputError, match="all of its weights are 0"):
+        load_model(weights_of(stage, change))
+
+
 @pytest.mark.parametrize("steps", [10**9, 10**12, 0, -1])
 def test_a_schedule_is_bounded(config_of, steps):
     def change(config):
         config["init_args"]["objective"] = {**(config["init_args"].get("objective") or {}), "num_steps": steps}
 
-    with pytest.raises(InputError, match="num_steps must be a whole number from 1 to 1,000,000"):
+    with pytest.raises(InputError, match="num_steps must be a whole number from 1 to 100,000"):
         load_model(config_of("decoder", change))
 
 

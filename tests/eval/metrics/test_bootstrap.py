@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.metrics.bootstrap import Resampler, exact
+from eval.metrics.bootstrap import Resampler, clustered, exact
 
 
 def test_the_interval_of_a_mean():
@@ -79,9 +79,32 @@ def test_a_share_without_spread_has_the_exact_interval_over_captions():
     assert half == pytest.approx(exact(0.5, 50)) and half.low < 0.4 < 0.6 < half.high
     some = np.where(np.arange(100) < 20, none, np.nan)
     assert resampler.share(some).high == pytest.approx(1 - 0.025 ** (1 / 10))
-    one = np.where(np.arange(100) == 3, 1.0, none)
-    assert resampler.share(one) == resampler.mean(one)
     assert np.isnan(resampler.share(np.full(100, np.nan)).value)
+
+
+def test_a_share_over_captions_of_one_sample_is_nearly_binomial():
+    from scipy.stats import t
+
+    hits = (np.arange(200) < 160).astype(float)
+    narrower = (1.9599639845400545 / t.ppf(0.975, 199)) ** 2
+    assert clustered(hits, np.ones(200)) == pytest.approx(exact(0.8, 199 * narrower), abs=1e-12)
+
+
+def test_samples_of_a_caption_that_agree_tell_nothing_new():
+    hits = (np.arange(200) < 160).astype(float)
+    once, twice = clustered(hits, np.ones(200)), clustered(2 * hits, np.full(200, 2))
+    assert once == pytest.approx(twice, abs=1e-12)
+    apart = clustered(np.where(np.arange(200) < 80, 1.0, 2.0), np.full(200, 2))  # 0.8 too, never both wrong
+    assert apart.value == 0.8 and apart.high - apart.low < 0.8 * (once.high - once.low)
+
+
+def test_a_share_that_few_captions_decide_counts_captions():
+    sizes = np.full(256, 2)
+    wrong = np.where(np.arange(256) < 3, 1.0, 2.0)  # 3 captions with one of two samples wrong
+    assert clustered(wrong, sizes) == pytest.approx(exact(509 / 512, 256), abs=1e-12)
+    more = np.where(np.arange(256) < 30, 1.0, 2.0)
+    found = clustered(more, sizes)
+    assert found.high - found.low < 0.75 * (lambda i: i.high - i.low)(exact(482 / 512, 256))
 
 
 def test_draws():

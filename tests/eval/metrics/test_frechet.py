@@ -146,8 +146,8 @@ def test_costly_intervals_take_few_draws(monkeypatch: pytest.MonkeyPatch):
     assert few.high - few.low == pytest.approx(usual.high - usual.low, rel=0.6)
     distance = FrechetDistance(reference)
     twenty = [distance(FeatureStatistics.of(x, counts)) for counts in Resampler(np.arange(200), 20, seed=0).counts()]
-    half = 1.959964 * np.std(twenty, ddof=1)  # 1.96 standard deviations to each side: 95 % of a normal distribution
-    assert few == pytest.approx((usual.value, usual.value - half, usual.value + half), rel=1e-9)
+    half = 2.093024 * np.std(twenty, ddof=1)  # Student's quantile of 19 degrees of freedom
+    assert few == pytest.approx((usual.value, usual.value - half, usual.value + half), rel=1e-6)
 
 
 def test_square_root():

@@ -8,7 +8,7 @@ import pytest
 from eval.judges.features import AttributeExtractor
 from eval.judges.judges import Judges, look
 from eval.measure import held_out_note, measure, read_reference
-from eval.metrics.bootstrap import Resampler
+from eval.metrics.bootstrap import Resampler, exact
 from eval.metrics.kinds import KINDS, accuracy_by_kind, kinds_of
 from eval.pages.collected import paper_tables
 from eval.tables.kinds import kind_table
@@ -49,8 +49,9 @@ def test_values():
         "seen": (pytest.approx(2 / 5), 5),
         "held_out": (pytest.approx(1 / 4), 4),
     }
-    # Held out: captions 2 (1 of 3) and 3 (0 of 1), drawn whole.
-    assert (found["held_out"]["low"], found["held_out"]["high"]) == (0, pytest.approx(1 / 3))
+    # Held out: captions 2 (1 of 3) and 3 (0 of 1), a variance of 1/64; Student's quantile of one degree of freedom.
+    low, high = exact(1 / 4, 3 / 16 * 64 * (1.959964 / 12.706205) ** 2)[1:]
+    assert (found["held_out"]["low"], found["held_out"]["high"]) == pytest.approx((low, high), abs=1e-6)
     assert all(number["low"] <= number["value"] <= number["high"] for number in found.values())
 
 
@@ -71,7 +72,8 @@ def test_table(row):
     ]  # fmt: skip
     assert [line[0].text for line in table.rows] == ["GLIDE", "real images (floor)"]
     assert table.rows[0][3].text == "0.33" and table.rows[0][4] == Cell("6")
-    assert table.rows[0][7:] == [Cell("0.25", "[0.00, 0.33]"), Cell("4")]
+    low, high = (found["held_out"][key] for key in ("low", "high"))
+    assert table.rows[0][7:] == [Cell("0.25", f"[{low:.2f}, {high:.2f}]"), Cell("4")]
     assert table.rows[1][3:5] == [Cell("–"), Cell("0")]
     assert any("no training or validation picture shows" in note for note in table.notes)
 

@@ -85,7 +85,7 @@ def test_tables_for_people(run: Path):
 def test_the_page_needs_no_other_file(run: Path):
     write_report(run)
     page = (run / "report.html").read_text()
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    sources = re.findall(r'(?:src|href)="([^#"][^"]*)"', page)
     assert len(sources) == 4  # the comparison, two grids, one stage's curves
     assert all(source.startswith("data:image/") for source in sources)
     assert "http" not in page and "viewport" in page and "<small>[1.49, 1.52]</small>" in page
@@ -114,7 +114,7 @@ def test_the_only_link_says_what_it_needs(run: Path):
     (run / "manipulations.html").write_text("")
     write_report(run)
     page = (run / "report.html").read_text()
-    assert re.findall(r'href="([^"]*)"', page) == ["manipulations.html"]
+    assert re.findall(r'href="([^#"][^"]*)"', page) == ["manipulations.html"]
     assert "(a page of its own, manipulations.html: the link needs it beside this one)" in page
 
 
@@ -200,3 +200,17 @@ def test_damage_is_named_and_nothing_written(run: Path, words: str):
 def test_no_such_run(tmp_path: Path):
     with pytest.raises(InputError, match="nowhere does not exist"):
         write_report(tmp_path / "nowhere")
+
+
+def test_the_page_says_what_it_is_when_and_where_things_are(run: Path):
+    import os
+
+    for k, condition in enumerate(("glide", "real")):
+        os.utime(run / "samples" / condition / "metrics.json", (86_400 * k, 86_400 * k + 43_200))
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert "What the run <em>small</em> has learned" in page and "Measured on 1970-01-02." in page
+    anchors = dict(re.findall(r'<li><a href="#([\w-]+)">([^<]+)</a></li>', page))
+    headings = dict(re.findall(r'<h2 id="([\w-]+)">([^<]+)</h2>', page))
+    assert anchors == headings and "Main table" in anchors.values() and "How it was made" in anchors.values()
+    assert '<td data-label="CLIP score ↑">' in page and "<figcaption>GLIDE: the first held-out captions" in page

@@ -165,3 +165,16 @@ def test_misspelt_and_empty_extends_are_refused(tmp_path, text, message):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_config(tmp_path / "a.yaml")
+
+
+def test_a_config_anywhere_extends_one_that_ships(folder):
+    own = folder / "own" / "clip.yaml"
+    own.write_text("extends: experiments/quickstart/clip.yaml\ntrainer: {max_steps: 3}\n")
+    found, base = read_config(own), read_config(SHIPPED / "experiments" / "quickstart" / "clip.yaml")
+    assert found == overlaid(base, {"trainer": {"max_steps": 3}})
+    (folder / "own" / "experiments" / "quickstart").mkdir(parents=True)
+    (folder / "own" / "experiments" / "quickstart" / "clip.yaml").write_text("trainer: {max_steps: 9, devices: 2}\n")
+    assert read_config(own) == {"trainer": {"max_steps": 3, "devices": 2}}  # What lies beside it comes first.
+    own.write_text("extends: experiments/quickstart/none.yaml\n")
+    with pytest.raises(InputError, match=r"none\.yaml.*does not exist"):
+        read_config(own)

@@ -95,3 +95,21 @@ def test_lines_and_clock():
     assert progress_line({"label": "a", "done": 3, "total": None, "rate": 0.25, "eta_s": None}) == "a: 3, 0.25/s"
     assert progress_line({}) == ": 0"
     assert (clock(59.6), clock(61), clock(3723)) == ("1:00", "1:01", "1:02:03")
+
+
+def test_a_note_stands_beside_the_count_and_is_asked_for_only_when_shown(time, capsys):
+    asked = []
+
+    def note():
+        asked.append(time.now)
+        return f"loss {len(asked)}"
+
+    with Progress("x", 100) as bar:
+        for _ in range(30):
+            time.now += 1
+            bar.update(bar.done + 1, note)
+    assert capsys.readouterr().err.splitlines() == [
+        "x: 15 of 100, 1/s, 1:25 left, loss 1",
+        "x: 30 of 100, 1/s, 1:10 left, loss 2",
+    ]
+    assert asked == [115.0, 130.0]

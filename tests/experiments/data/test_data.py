@@ -152,3 +152,30 @@ def test_a_command_that_was_killed_in_its_last_moment_is_done(config, capsys):
         assert "is not empty; choose another folder or pass --overwrite" in capsys.readouterr().err
     (config.parent / "real" / "00000.png").unlink()
     assert export(config, "--captions", "2") == 2
+
+
+def test_a_picture_that_cannot_be_read_is_passed_over(tmp_path, capsys, caplog):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(6):
+        Image.new("RGB", (20, 20), (40 * k, 0, 0)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"picture {k}")
+    (folder / "1.png").write_bytes(b"broken")
+    config = tmp_path / "data.yaml"
+    arguments = {"train": str(folder), "image_size": 16, "faults": {"max_skipped": 2}}
+    arguments["splits"] = {"val_size": 1, "test_size": 1}
+    section = {"class_path": "datamodules.image_folder.ImageFolderDataModule", "init_args": arguments}
+    config.write_text(json.dumps({"data": section}))
+    data, _ = load_data(config)
+    broken = data.captions("train").index("picture 1") if "picture 1" in data.captions("train") else None
+    assert broken is not None, "the hash has put it into another split: choose another picture"
+    size = data.size("train")
+    assert export(config, "--split", "train", "--captions", str(size - 1)) == 0
+    records = SampleFolder.open(tmp_path / "real").records
+    assert [record["caption_index"] for record in records] == [k for k in range(size) if k != broken]
+    assert [record["caption"] for record in records] == [c for c in data.captions("train") if c != "picture 1"]
+    assert "1.png: no readable picture" in caplog.text
+    assert export(config, "--split", "train", "--captions", str(size), "--overwrite") == 2
+    assert f"only {size - 1} pairs of the train split have a picture that can be read" in capsys.readouterr().err

@@ -175,7 +175,7 @@ BAD = {
     "decoder.guidance_scale must be a number from -100 to 100, found nan": {
         "points": [{"decoder.guidance_scale": float("nan")}]
     },
-    "decoder.steps must be a whole number of 1 or more, found 2.5": {"fixed": {"decoder.steps": 2.5}},
+    "decoder.steps must be a whole number from 1 to 10,000, found 2.5": {"fixed": {"decoder.steps": 2.5}},
     "glide: cannot take 2000 steps of a schedule of 1000": {"fixed": {"decoder.steps": 2000}},
     "decoder: variance learned needs a stage that was trained with learned sigma": {
         "fixed": {"decoder.name": "ddpm", "decoder.variance": "learned"}, "conditions": ["diffusion_prior"],

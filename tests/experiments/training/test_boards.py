@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 
@@ -15,8 +16,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from eval.samples.folder import SampleFolder, write_samples
 from experiments.cli import main
-from experiments.evaluation.board import log_evaluation, scalars
+from experiments.evaluation.board import Evaluated, log_evaluation, scalars
+from experiments.evaluation.loggers import log_to_loggers, make_loggers
 from experiments.training.boards import hyperparameters
+from modules.errors import InputError
 
 
 def read(folder) -> EventAccumulator:
@@ -121,7 +124,7 @@ def test_an_evaluated_condition(tmp_path):
     records = [{"caption": f"c{k}", "caption_index": k, "sample_index": 0, **record} for k in range(4)]
     folder = write_samples(tmp_path / "samples" / "glide", images, records)
     for _ in range(2):  # the second takes the place of the first
-        log_evaluation(tmp_path, "glide", ROW, folder.records[0], folder.path / "grid.png")
+        log_evaluation(tmp_path, "glide", Evaluated.of_folder(folder, ROW))
     events = read(tmp_path / "evaluation" / "glide")
     assert [event.value for event in events.Scalars("evaluation/frechet")] == [1.5]
     assert events.Scalars("evaluation/accuracy/colour")[0].value == 0.25
@@ -135,3 +138,40 @@ def test_an_evaluated_condition(tmp_path):
     }  # fmt: skip
     assert "evaluation/frechet" in metrics
     assert len(SampleFolder.open(folder.path)) == 4 and json.loads(json.dumps(settings)) == settings
+
+
+def written(tmp_path):
+    images = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    records = [
+        {"caption": f"c{k}", "caption_index": k, "sample_index": 0, "condition": "glide", "seed": 7} for k in range(4)
+    ]
+    return write_samples(tmp_path / "samples" / "glide", images, records)
+
+
+def test_any_logger_is_given_the_numbers(tmp_path):
+    folder = written(tmp_path)
+    board = "{class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: %s}}" % (tmp_path / "b")
+    log_to_loggers(make_loggers(["CSVLogger", board], folder.path), Evaluated.of_folder(folder, ROW))
+    with (tmp_path / "evaluation" / "glide" / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["evaluation/frechet"]) == 1.5 and float(row["evaluation/accuracy/colour"]) == 0.25
+    assert "condition: glide" in (tmp_path / "evaluation" / "glide" / "hparams.yaml").read_text()
+    events = read(tmp_path / "b" / "glide")
+    assert events.Scalars("evaluation/frechet")[0].value == 1.5 and len(events.Images("evaluation/samples")) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ("NoLogger", "NoLogger"),
+        ("os.system", "os.system"),
+        ("[CSVLogger]", "name a class"),
+        ("{class_path: CSVLogger, init_args: {flush: 3}}", "flush"),
+        ("{class_path: 3}", "name a class"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_a_logger_that_cannot_be_made_is_one_line(tmp_path, named, line):
+    with pytest.raises(InputError, match=line) as error:
+        make_loggers([named], tmp_path / "samples" / "glide")
+    assert "\n" not in str(error.value)

@@ -174,3 +174,24 @@ def test_pictures_hold_their_tensor():
     assert torch.equal(made.tensor, image)
     assert np.array_equal(np.asarray(made[0]), np.asarray(gradient()))
     assert torch.equal(load_image(to_pil(image[0])), image[0])
+
+
+def test_a_list_of_pictures_is_a_grid():
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from modules.images.tensors import Pictures
+
+    pictures = Pictures(torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 1.0)]))
+    sheet = np.asarray(pictures.grid(columns=2, gap=1))
+    assert sheet.shape == (9, 9, 3)
+    assert (sheet[:4, :4] == 0).all() and (sheet[:4, 5:] == 128).all() and (sheet[:, 4] == 255).all()
+    assert (sheet[5:] == 255).all()  # The third is white, and its neighbour is the ground.
+    shown = Image.open(io.BytesIO(pictures._repr_png_()))
+    assert shown.size == (3 * 4 + 2 * 2, 4)
+    empty = Pictures(torch.zeros(0, 3, 4, 4))
+    assert empty._repr_png_() is None
+    with pytest.raises(InputError, match="no picture to show"):
+        empty.grid()

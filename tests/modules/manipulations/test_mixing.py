@@ -18,10 +18,17 @@ def test_the_weighted_sum_of_orthogonal_embeddings():
     assert torch.equal(weighted_sum(parts, [0.0, 1.0]), parts[1])
 
 
-def test_what_cancels_is_refused():
+def test_raw_embeddings_keep_their_norms():
+    parts = torch.tensor([[[2.0, 0.0]], [[0.0, 4.0]]])
+    assert torch.allclose(weighted_sum(parts, [0.3, 0.7], raw=True), torch.tensor([[0.6, 2.8]]))
+    assert torch.allclose(weighted_sum(parts, [3.0, 7.0], raw=True), torch.tensor([[0.6, 2.8]]))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_cancels_is_refused(raw):
     same = torch.eye(3)[:1].expand(2, 1, 3)
     with pytest.raises(InputError, match="cancel"):
-        weighted_sum(same, [1.0, -1.0])
+        weighted_sum(same, [1.0, -1.0], raw)
 
 
 @pytest.mark.parametrize(

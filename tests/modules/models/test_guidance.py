@@ -156,7 +156,7 @@ def test_what_is_not_a_decoders_is_refused(tiny):
         ({"linear_prior": {"steps": 4}}, r"linear_prior has no settings of sampling, so 'steps' cannot be overridden"),
         ({"upsampler": {"eta": -1}}, r"upsampler: eta must be a number from 0 to 1, found -1"),
         ({"upsampler": {"guidance_scale": 2.0}}, r"upsampler has no setting 'guidance_scale'"),
-        ({"diffusion_prior": {"candidates": 0}}, r"diffusion_prior: candidates must be a whole number of 1 or more"),
+        ({"diffusion_prior": {"candidates": 0}}, r"diffusion_prior: candidates must be a whole number from 1 to 1,024"),
     ],
 )
 def test_an_override_that_has_no_effect_is_refused_by_name(stored_run, overrides, line):

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from modules.diffusion.guidance import guide_logits
 from modules.models.diffusion_prior import embedding_scale
 from modules.networks import ar_prior as module
+from modules.networks.mlp_prior import MLPBlock, MLPPriorNetwork
 
 B, D, L = 3, 16, 20
 
@@ -258,3 +259,34 @@ def test_without_plain_weights_the_transformer_itself_is_stepped(autoregressive,
     monkeypatch.setattr(module, "plain", lambda transformer: False)
     monkeypatch.setattr(module, "Stepper", None)
     assert torch.equal(autoregressive.sample(*arguments, generators(), guidance=guided(2.0)), expected)
+
+
+def test_the_mlp_prior_reads_time_z_t_and_the_noised_embedding_only(tiny, batch):
+    network = tiny.randomise(MLPPriorNetwork(D, width=24, depth=2))
+    x_t, t, tokens, z_t = (batch[key] for key in ("x_t", "t", "tokens", "z_t"))
+    found = network(x_t, t, tokens, z_t)
+    for changed in ((x_t + 1, t, tokens, z_t), (x_t, t + 1, tokens, z_t), (x_t, t, tokens, z_t.flip(0))):
+        assert (network(*changed) - found).abs().max() > 1e-4
+    assert_close(network(x_t, t, tokens.flip(0), z_t), found)
+    keep = torch.tensor([True, False, True])
+    dropped = network(x_t, t, tokens, z_t, keep)
+    assert_close(dropped[keep], found[keep])
+    assert_close(dropped, network(x_t, t, tokens, torch.where(keep[:, None], z_t, 7.0), keep))
+    assert_close(network.given(tokens, z_t, keep)(x_t, t), dropped)
+
+
+def test_an_mlp_block_by_hand():
+    torch.manual_seed(0)
+    block = MLPBlock(8)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    x, condition = torch.randn(2, B, 8).unbind(0)
+    norm = lambda v, layer: (  # noqa: E731
+        (v - v.mean(1, keepdim=True)) / (v.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt() * layer.weight
+        + layer.bias
+    )
+    silu = lambda v: v * torch.sigmoid(v)  # noqa: E731
+    hidden = silu(norm(x, block.norm_1)) @ block.first.weight.T + block.first.bias
+    hidden = hidden + silu(condition) @ block.condition.weight.T + block.condition.bias
+    by_hand = x + silu(norm(hidden, block.norm_2)) @ block.second.weight.T + block.second.bias
+    assert_close(block(x, condition), by_hand, atol=1e-4, rtol=1e-4)

@@ -23,6 +23,9 @@ from modules.untrusted.allowed import class_named
 pytest.importorskip("diffusers")
 
 B, LENGTH, DIM, WIDTH = 6, 77, 16, 24
+SEED = 1
+"""Of the losses' draws, with which some captions are dropped and some are not."""
+
 NULL = B - 1
 """The row of the captions that stands for the empty one."""
 
@@ -99,10 +102,10 @@ def test_the_priors_loss_is_that_of_diffusers_network(folder, pairs):
     batch, mask = pairs
     model = model_of(karlo.prior(place))
     model.network.empty.set(batch.features[NULL], batch.z_t[NULL], mask[NULL])
-    ours = model.loss(batch, torch.Generator().manual_seed(3))
+    ours = model.loss(batch, torch.Generator().manual_seed(SEED))
     ours.backward()
 
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(SEED)
     x0 = ((batch.z_i - theirs.clip_mean) / theirs.clip_std).detach()
     t, noise, _ = model.objective.draw(x0, generator)
     keep = torch.rand(B, generator=generator) >= 0.2
@@ -131,12 +134,13 @@ def test_the_decoders_loss_is_that_of_diffusers_networks(folder, pairs):
     model = model_of(karlo.decoder(place))
     model.network.text.empty.set(batch.features[NULL], batch.z_t[NULL], mask[NULL])
     images = torch.rand(B, 3, 16, 16, generator=torch.Generator().manual_seed(4)) * 2 - 1
-    ours = model.loss(ImageTextBatch(images, [""] * B, batch.index, None, batch), torch.Generator().manual_seed(5))
+    ours = model.loss(ImageTextBatch(images, [""] * B, batch.index, None, batch), torch.Generator().manual_seed(SEED))
 
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(SEED)
     t, noise, _ = model.objective.draw(images, generator)
     keep_text = torch.rand(B, generator=generator) >= 0.3
     keep_z_i = torch.rand(B, generator=generator) >= 0.1
+    assert all(0 < int(keep.sum()) < B for keep in (keep_text, keep_z_i))
     z_i = torch.where(keep_z_i[:, None], batch.z_i, text.learned_classifier_free_guidance_embeddings)
     hidden, added = text(
         image_embeddings=z_i,
@@ -192,5 +196,5 @@ def test_the_yamls_are_of_the_released_configs(name):
     content = yaml.safe_load(Path(f"experiments/karlo/{name}.yaml").read_text())
     ours = content["model"]["init_args"]["network"]["init_args"]
     assert list(changes_of(released, ours, "network", MEANING["network"])) == []
-    assert released.keys() <= ours.keys()
+    assert released.keys() <= ours.keys() and ours.get("conditioning") == released.get("conditioning")
     assert content["init_from"].endswith(f"/{name}")

@@ -1,0 +1,217 @@
+"""The page of claims: what the paper says, what was found here, with intervals, and by which command.
+
+    python -m eval.pages.claims docs/results.md                   # fills the table of the page, from docs/results/
+    python -m eval.pages.claims --store runs/quickstart docs/results/quickstart.json
+
+docs/results/claims.yaml lists the claims. A number is named by file and path, as in quickstart:main/ar_prior/frechet;
+the files hold those numbers of a run that claims name, and nothing else. Verdicts follow from intervals:
+
+    claims:
+      - paper: section 5.1, figure 8                # where the paper says it
+        claim: A prior is worth having.
+        here: Frechet distance, z_t as z_i against the diffusion prior
+        numbers: [quickstart:main/text_embedding/frechet, quickstart:main/diffusion_prior/frechet]
+        expect: above                               # the first is above the second; or below, near
+        margin: 0.02                                # for near: how much may lie between them
+        command: unclip reproduce quickstart
+
+Without `expect` the verdict is what `verdict` says, for claims that were not tested or that no number decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from eval.errors import InputError
+from eval.files import write_file
+from eval.metrics.bootstrap import Interval
+from eval.pages.stored import stored
+from eval.tables.seeds import t_interval
+from eval.tables.tabular import Cell, Table
+from eval.untrusted import read_json, read_yaml
+
+BEGIN, END = "<!-- claims: written by python -m eval.pages.claims -->", "<!-- end of claims -->"
+HOLDS, FAILS, OPEN = "agrees", "does not agree", "not decided"
+EXPECTED = ("above", "below", "near")
+DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A line of the table, as the module's docstring describes it."""
+
+    paper: str
+    claim: str
+    here: str
+    command: str
+    numbers: Sequence[str] = ()
+    expect: str | None = None
+    margin: float = 0.0
+    verdict: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.expect not in (None, *EXPECTED) or (self.expect is None) == (self.verdict is None):
+            raise InputError(
+                f"{self.claim!r}: give one of expect ({', '.join(EXPECTED)}) and verdict, found {self.expect!r} and "
+                f"{self.verdict!r}"
+            )
+        if self.expect is not None and len(self.numbers) != 2:
+            raise InputError(f"{self.claim!r}: expect compares two numbers, found {len(self.numbers)}")
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims of a YAML.
+
+    Raises:
+        InputError: a key is unknown or missing; the message names the claim.
+    """
+    content = read_yaml(path)
+    known = {field.name for field in fields(Claim)}
+    found = []
+    for entry in content["claims"]:
+        wrong = [*(set(entry) - known), *({"paper", "claim", "here", "command"} - set(entry))]
+        if wrong:
+            raise InputError(f"{path}: {entry.get('claim', entry)!r}: the key {wrong[0]!r} is unknown or missing")
+        found.append(Claim(**entry))
+    return found
+
+
+class Numbers:
+    """The numbers of stored runs.
+
+    Args:
+        folder: of the JSON files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, Any] = {}
+
+    def __call__(self, name: str) -> Mapping[str, Any]:
+        """The number that FILE:part/of/a/path names: {"value", "low", "high"}, over seeds with "values" too.
+
+        Raises:
+            InputError: there is no such file or number.
+        """
+        file, _, path = name.partition(":")
+        if file not in self.files:
+            place = self.folder / f"{file}.json"
+            if not place.is_file():
+                raise InputError(f"{name}: no file {place}; write it with --store RUN {place}")
+            self.files[file] = read_json(place)
+        found = self.files[file]
+        for part in path.split("/"):
+            if not isinstance(found, dict) or part not in found:
+                raise InputError(f"{name}: {self.folder / file}.json has no {part!r} there")
+            found = found[part]
+        if not isinstance(found, dict) or "value" not in found:
+            raise InputError(f"{name} is no number")
+        return found
+
+
+def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[str, Any]:
+    """Those of a run's numbers that claims name in a file.
+
+    Raises:
+        InputError: the run does not have one of them.
+    """
+    kept: dict[str, Any] = {}
+    for name in dict.fromkeys(name for claim in claims for name in claim.numbers):
+        own, _, path = name.partition(":")
+        if own != file:
+            continue
+        found, place = whole, kept
+        for part in path.split("/"):
+            if not isinstance(found, Mapping) or part not in found:
+                raise InputError(f"{name}: the run has no {part!r} there")
+            found, before, place = found[part], place, place.setdefault(part, {})
+        before[part] = found
+    return kept
+
+
+def shown(number: Mapping[str, Any]) -> str:
+    """ "0.85 [0.80, 0.88]", with as many digits as an interval of this width has to say."""
+    if "low" not in number:
+        return f"{number['value']:.{DIGITS}g}"
+    digits = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)
+    low, high = (f"{number[key]:.{digits}f}" for key in ("low", "high"))
+    return f"{number['value']:.{digits}f} [{low}, {high}]"
+
+
+def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval | None:
+    """First minus second: within seeds where both have them; None without, since runs' intervals are not of it."""
+    if "values" not in first or "values" not in second or len(first["values"]) != len(second["values"]):
+        return None
+    return t_interval([a - b for a, b in zip(first["values"], second["values"], strict=True)])
+
+
+def verdict_of(expect: str, margin: float, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """What two numbers say: over seeds by the interval of their difference, else by whether intervals overlap.
+
+    "above" and "below" agree where all of the difference's interval is on that side of the margin (0 by default, below
+    0 for "at least nearly"); "near" where all of it lies within the margin.
+    """
+    apart = difference(first, second)
+    low, high = first["low"] - second["high"], first["high"] - second["low"]
+    if apart is not None:
+        low, high = apart.low, apart.high
+    if expect == "near":
+        return HOLDS if -margin <= low and high <= margin else FAILS if low > margin or high < -margin else OPEN
+    if expect == "below":
+        low, high = -high, -low
+    return HOLDS if low > margin else FAILS if high < margin else OPEN
+
+
+def claims_table(claims: Sequence[Claim], numbers: Numbers) -> Table:
+    """The table of the page."""
+    body = []
+    for claim in claims:
+        found = [numbers(name) for name in claim.numbers]
+        said = ", ".join(map(shown, found)) or "–"
+        apart = difference(*found) if claim.expect is not None else None
+        if apart is not None:
+            said += f"; difference {shown(apart._asdict())}"
+        verdict = claim.verdict or verdict_of(str(claim.expect), claim.margin, *found)
+        cells = (claim.paper, claim.claim, claim.here, verdict, said, f"`{claim.command}`" if claim.command else "–")
+        body.append([Cell(text) for text in cells])
+    return Table("Claims", ["the paper", "claim", "here", "verdict", "numbers", "command"], body, [])
+
+
+def filled(page: str, table: Table) -> str:
+    """The page with the table between its marks.
+
+    Raises:
+        InputError: it has no marks.
+    """
+    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+    pattern = re.compile(rf"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(page):
+        raise InputError(f"the page has no place for the table: write {BEGIN} and {END} on lines of their own")
+    return pattern.sub(lambda _: "\n".join([BEGIN, "", *lines, "", END]), page)
+
+
+def main() -> int:
+    """Fills a page, or stores a run's numbers; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m eval.pages.claims", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--store", type=Path, metavar="RUN", help="write the numbers of this run instead")
+    parser.add_argument("path", type=Path, help="the page; with --store the JSON file")
+    options = parser.parse_args()
+    if options.store is not None:
+        claims = read_claims(options.path.parent / "claims.yaml")
+        kept = named(stored(options.store), claims, options.path.stem)
+        write_file(options.path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+        return 0
+    folder = options.path.with_suffix("")
+    table = claims_table(read_claims(folder / "claims.yaml"), Numbers(folder))
+    write_file(options.path, filled(options.path.read_text(encoding="utf-8"), table))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

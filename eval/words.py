@@ -1,0 +1,8 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """'1 picture', '2,048 pictures'; `things` is the plural where an s does not make it."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"

@@ -1,0 +1,1 @@
+"""Released weights into a run folder: `unclip import`."""

@@ -1,0 +1,44 @@
+"""The options of `unclip import`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.console.arguments import CommandParser, Parsers
+
+KINDS = {
+    "karlo": "Karlo v1.0 alpha: CLIP, prior, decoder, upsampler to 256 px",
+    "kandinsky-prior": "the prior of Kandinsky 2.1 or 2.2, with its CLIP",
+    "eclipse": "a prior of ECLIPSE, into a run that has its CLIP",
+    "glide": "GLIDE (filtered): base model and upsampler",
+    "clip": "a CLIP alone: of transformers' layout, or of open_clip's",
+}
+
+
+def import_() -> argparse.ArgumentParser:
+    """Of `unclip import`."""
+    lines = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+    made = CommandParser(prog="unclip import", description="Make a run folder of weights that others released.")
+    made.add_argument("kind", choices=list(KINDS), metavar="KIND", help=lines)
+    made.add_argument("source", help="folder of the files, or a name on the hub (USER/NAME)")
+    made.add_argument("--out", type=Path, required=True, help="run folder to make, or to add the stages to")
+    made.add_argument(
+        "--clip", type=Path, help="folder of the CLIP, if the source has none: transformers' or open_clip's layout"
+    )
+    made.add_argument(
+        "--embeddings",
+        choices=("raw", "unit"),
+        default="unit",
+        help="of a CLIP alone: whether its embeddings get unit norm, or are used as they are (default unit)",
+    )
+    made.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="store matrices so (default: as they are); they are computed with as float32",
+    )
+    made.add_argument("--overwrite", action="store_true", help="replace stages that are there")
+    return made
+
+
+PARSERS: Parsers = {"import": import_}

@@ -1,0 +1,111 @@
+"""An imported stage as a stage's folder: export/ with weights and config, config.yaml for training on, a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from eval.files import replacing_folder
+from experiments.importing.cards import CARD, Release, stage_card
+from modules.clip.frozen import CONFIG_FILE, WEIGHTS_FILE, FrozenCLIP, caption_of
+from modules.clip.origin import KEY
+from modules.errors import InputError
+from modules.models.exports import load_model, write_weights
+from modules.pretrained.clip import ImportedCLIP
+from modules.pretrained.stages import ImportedStage
+
+EMPTY = ".empty."
+"""In the names of the buffers that hold the empty caption: "text.empty.z_t" of a decoder, "empty.z_t" of a prior."""
+
+
+def check_place(out: Path, names: list[str], overwrite: bool) -> None:
+    """Refuse to write over a stage that is there.
+
+    Raises:
+        InputError: names the first one.
+    """
+    there = [name for name in names if (out / name).exists()]
+    if there and not overwrite:
+        raise InputError(f"{out / there[0]} exists; --overwrite replaces it, or name another --out")
+
+
+def write_clip(out: Path, clip: ImportedCLIP, release: Release, dtype: str | None) -> FrozenCLIP:
+    """Write RUN/clip, and read it as whatever draws with the run will read it."""
+    with replacing_folder(out / "clip") as folder:
+        export = folder / "export"
+        export.mkdir()
+        (export / CONFIG_FILE).write_text(json.dumps(clip.config, indent=1), encoding="utf-8")
+        write_weights(stored(clip.tensors, dtype), export / WEIGHTS_FILE)
+        found = FrozenCLIP(str(export))
+        section = {"class_path": "modules.clip.CLIPTrainer", "init_args": {"model_cfg": clip.config["model_cfg"]}}
+        _write(folder, release, "clip", section, export / WEIGHTS_FILE)
+    return found
+
+
+def write_stage(
+    out: Path, name: str, stage: ImportedStage, clip: FrozenCLIP | None, release: Release, dtype: str | None
+) -> None:
+    """Write RUN/NAME, and load it once as whatever draws with the run will load it.
+
+    Args:
+        clip: what gives the empty caption; None for a stage that sees pictures only, or reads tokens.
+    """
+    section = {"class_path": stage.class_path, "init_args": stage.settings}
+    about = {**section, "model": stage.model, **({} if clip is None else {KEY: clip.fingerprint})}
+    with replacing_folder(out / name) as folder:
+        export = folder / "export"
+        export.mkdir()
+        tensors = stored(stage.tensors, dtype) | _empty(stage, clip)
+        write_weights(tensors, export / "model.safetensors")
+        (export / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
+        del tensors
+        load_model(export)
+        _write(folder, release, name, section, export / "model.safetensors")
+
+
+def _write(folder: Path, release: Release, name: str, section: Mapping[str, object], weights: Path) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": dict(section)}, sort_keys=False), encoding="utf-8")
+    (folder / "export" / CARD).write_text(stage_card(release, name, section, weights), encoding="utf-8")
+
+
+def stored(tensors: Mapping[str, Tensor], dtype: str | None) -> dict[str, Tensor]:
+    """The tensors as they are stored: matrices of that type, and the rest as it is; float64 becomes float32."""
+    found = {}
+    for name, tensor in tensors.items():
+        wide = tensor.float() if tensor.dtype == torch.float64 else tensor
+        half = dtype is not None and wide.is_floating_point() and wide.ndim > 1
+        found[name] = wide.to(getattr(torch, str(dtype))) if half else wide
+    return found
+
+
+def _empty(stage: ImportedStage, clip: FrozenCLIP | None) -> dict[str, Tensor]:
+    """The buffers of the empty caption, of a stage whose network has them."""
+    network = stage.settings["network"]["init_args"]
+    decoder, prior = "frozen_text" in network, network.get("conditioning", {}).get("null") == "empty_caption"
+    if not (decoder or prior):
+        return {}
+    if clip is None:
+        raise InputError("this stage needs its CLIP, for the empty caption: name one with --clip")
+    with torch.inference_mode():
+        caption = caption_of(clip, clip.tokenize([""]))
+    dim, width = caption.z_t.shape[1], caption.features.shape[2]
+    wanted = (
+        (network["frozen_text"]["z_t_dim"], network["frozen_text"]["feature_dim"])
+        if decoder
+        else (
+            network["embedding_dim"],
+            network["feature_dim"],
+        )
+    )
+    if (dim, width) != wanted:
+        raise InputError(
+            f"the CLIP gives embeddings and features of {dim} and {width} dimensions, the stage takes {wanted}"
+        )
+    prefix = "text.empty." if decoder else "empty."
+    parts = {"text": caption.features[0], "z_t": caption.z_t[0], "mask": caption.mask[0]}
+    return {prefix + name: x.clone() for name, x in parts.items()}

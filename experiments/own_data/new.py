@@ -1,0 +1,64 @@
+"""`unclip new`: a commented suite, fitted to a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.data.check import faults_on_the_page
+from experiments.own_data.choices import Choices, choose, pretrained_clip
+from experiments.own_data.survey import Survey, look
+from experiments.own_data.writing import suite_files
+from experiments.suites.suite import load_suite
+from modules.errors import InputError
+from modules.untrusted.reading import printable
+
+FEW = 2_000
+"""Training pairs below which a model learns them by heart."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `unclip new`; returns the exit code."""
+    folder = Path(options.suite)
+    if folder.suffix in (".yaml", ".yml"):
+        raise InputError(f"{folder}: give a folder's name, as in {folder.with_suffix('')}; the suite is several YAMLs")
+    suite = folder / "suite.yaml"
+    if suite.exists() and not options.overwrite:
+        raise InputError(f"{suite} is there already: choose another folder, or --overwrite it")
+    pretrained = pretrained_clip(options.clip) if options.clip else None
+    with faults_on_the_page():
+        survey = look(options.data, options.captions_from, options.limit)
+    choices = choose(survey, options.size, pretrained)
+    run_folder = options.run or f"runs/{folder.resolve().name}"
+    files = suite_files(survey, choices, folder, run_folder, pretrained)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    stages = load_suite(suite).stages
+    print(printable_lines(told(options.data, survey, choices)))
+    print(f"\n{folder}: suite.yaml with {len(stages)} stages, and a YAML for each of {len(files) - 2} trainings")
+    print(f"look:  unclip data check {folder}/data.yaml --out {folder}/data.html")
+    print(f"plan:  unclip reproduce {suite} --dry-run")
+    print(f"run:   unclip reproduce {suite}      # ends with {run_folder}/report.html; goes on after an interruption")
+    return 0
+
+
+def told(place: str, survey: Survey, choices: Choices) -> str:
+    """What was seen and chosen, a line each."""
+    counts = ", ".join(f"{count:,} for {split}" for split, count in survey.sizes.items())
+    own = f" ({' and '.join(survey.own_splits)} from a source of their own)" if survey.own_splits else ""
+    lines = [f"{place}: {survey.pairs:,} pairs: {counts}{own}"]
+    if survey.faults:
+        lines.append(f"  {survey.faults:,} cannot be used; `unclip data check` names them")
+    lines += [f"  {what}: {reason}" for what, reason in choices.reasons.items()]
+    if survey.sizes["train"] < FEW:
+        lines.append(
+            f"  note: {survey.sizes['train']:,} training pairs are few: expect a model that knows them by heart; "
+            "compare the training and validation loss, and take a pretrained CLIP (--clip)"
+        )
+    return "\n".join(lines)
+
+
+def printable_lines(text: str) -> str:
+    """A text whose control characters, which captions and paths may hold, are shown as escapes."""
+    return "\n".join(printable(line) for line in text.split("\n"))

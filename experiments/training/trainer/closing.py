@@ -1,0 +1,42 @@
+"""The last lines of `unclip fit`: what was trained, where its export lies, what can be done next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+
+from experiments.console.progress import clock
+from experiments.training.callbacks import label, losses
+from modules.clip import CLIPTrainer
+from modules.models.exports import is_export
+from modules.shipped import NEEDED
+
+
+def closing(trainer: Trainer, module: LightningModule, folder: Path, seconds: float) -> str:
+    """Two lines: the training, and the next command; of a suite's stage, whose next command is known, only the first.
+
+    Args:
+        folder: the stage's, whose parent is the run folder.
+        seconds: that training took.
+    """
+    said = losses(trainer)
+    line = f"{label(trainer)}: {trainer.global_step:,} steps done, {clock(seconds)} of this start"
+    line += f" ({said})" if said else ""
+    export = folder / "export"
+    if not export.is_dir():
+        return f"{line}; in {folder}"
+    line = f"{line}; export: {export}"
+    return line if "UNCLIP_RUN" in os.environ else f"{line}\nnext: {next_command(module, folder)}"
+
+
+def next_command(module: LightningModule, folder: Path) -> str:
+    """What one does with a trained stage."""
+    run = shlex.quote(str(folder.parent))
+    if isinstance(module, CLIPTrainer):
+        return f"unclip embed DATA --clip {shlex.quote(str(folder / 'export'))} --out {run}/embeddings"
+    missing = [stage for stage in NEEDED if not is_export(folder.parent / stage)]
+    draw = f'unclip sample "CAPTION" --run {run} --out pictures'
+    return f"train {', '.join(missing)} into {run}/; then {draw}" if missing else draw

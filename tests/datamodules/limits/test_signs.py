@@ -1,0 +1,56 @@
+"""Signs: lengths alike, unseen words on no training sign, words inside of the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from datamodules.limits import sign_scenes
+from datamodules.limits.signs import SignsDataModule
+
+
+def test_words():
+    assert len(set(sign_scenes.WORDS)) == len(sign_scenes.WORDS) == 187
+    assert set(map(len, sign_scenes.WORDS)) == {2, 3, 4, 5, 6}
+    assert all(set(word) <= set(sign_scenes.LETTERS) for word in sign_scenes.WORDS)
+    assert set(map(len, sign_scenes.UNSEEN)) == {2, 3, 4, 5, 6} and len(sign_scenes.UNSEEN) == 23
+    assert set("".join(sign_scenes.UNSEEN)) <= set("".join(sign_scenes.SEEN))  # no letter is new
+
+
+def test_splits():
+    words = {
+        s: [sign_scenes.make_sign(s, k).word for k in range(400)] for s in ("train", "val", "test", "unrestricted")
+    }
+    for split, found in words.items():
+        assert np.bincount([len(word) for word in found]).tolist() == [0, 0, 80, 80, 80, 80, 80]
+        unseen = np.mean([word in sign_scenes.UNSEEN for word in found])
+        assert unseen == {"train": 0, "val": 0, "test": 0.5}.get(split, unseen) and (
+            split != "unrestricted" or unseen > 0
+        )
+    assert words["train"] != words["val"]
+
+
+def test_attributes_spell_the_word():
+    data = SignsDataModule(train_size=20, val_size=5, test_size=20, cache_dir=None)
+    batch = data.dataset("train").__getitems__(range(20))
+    for caption, row in zip(batch.captions, batch.attributes.tolist(), strict=True):
+        spelled = "".join(names[k] for names, k in zip(data.attributes.values(), row, strict=True)).replace("-", "")
+        assert caption == f"a sign that says {spelled}"
+    assert len(data.vocabulary()) == 191  # 187 words, and "a sign that says"
+    assert batch.images.shape == (20, 3, 32, 32) and batch.images.dtype == torch.float32
+
+
+def test_words_stay_inside_and_can_be_told_from_the_board():
+    for index in range(40):
+        sign = sign_scenes.make_sign("train", index)
+        picture = sign_scenes.render(sign, 32).astype(int)
+        inked = np.abs(picture - np.array(sign.board)).sum(2) > 120
+        assert 20 < inked.sum() < 500, sign
+        assert not inked[0].any() and not inked[-1].any() and not inked[:, 0].any() and not inked[:, -1].any(), sign
+
+
+def test_another_sign_with_the_same_word():
+    data = SignsDataModule(train_size=1, val_size=1, test_size=10, cache_dir=None)
+    own, truth = data.real("test", 7, 0, 32, 0)
+    other, same = data.real("test", 7, 1, 32, 3)
+    assert truth == same == {"sign": truth["sign"], "held_out": True} and not np.array_equal(own, other)

@@ -1,0 +1,183 @@
+"""Kandinsky's and ECLIPSE's priors against diffusers' class, and what the other networks' maps leave over."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import original
+import released
+
+from experiments.cli import main
+from modules.batches import Captions
+from modules.errors import InputError
+from modules.models.exports import load_model
+from modules.networks.eclipse_prior import EclipsePriorNetwork
+from modules.networks.frozen_text import real_tokens
+from modules.pretrained import priors
+from modules.pretrained.key_map import to_ours, to_theirs
+from modules.pretrained.reading import tensors_of
+from modules.pretrained.transformer_keys import prior_entries
+from modules.trained_run import TrainedRun
+
+
+def close(ours, theirs, bound=1e-5):
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).detach().abs().max() / theirs.detach().abs().max()) < bound
+
+
+def caption(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.where(torch.arange(77) < torch.tensor([[5], [9]]), 7, 0)
+    z_t, features = torch.randn(2, 32, generator=generator), torch.randn(2, 77, 32, generator=generator)
+    return tokens, z_t, features, torch.randn(2, 32, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def kandinsky(tmp_path_factory):
+    """A folder of Kandinsky's prior with its CLIP, whose activation is the exact GELU as ViT-bigG's is; the run."""
+    folder = tmp_path_factory.mktemp("kandinsky")
+    prior = released.prior()
+    text, image = released.text_encoder("gelu"), released.image_encoder("gelu")
+    for name, part in (("prior", prior), ("text_encoder", text), ("image_encoder", image)):
+        part.save_pretrained(folder / "files" / name)
+    scheduler = released.UnCLIPScheduler(prediction_type="sample", clip_sample_range=10.0)
+    scheduler.save_pretrained(folder / "files" / "scheduler")
+    assert main(["import", "kandinsky-prior", str(folder / "files"), "--out", str(folder / "run")]) == 0
+    return folder, prior, text
+
+
+@torch.no_grad()
+def test_kandinskys_prior_is_karlos_with_its_own_clip_and_range(kandinsky):
+    folder, theirs, text = kandinsky
+    system = TrainedRun(folder / "run")
+    model = system.prior("diffusion_prior")
+    assert (model.sampler.threshold, model.sampler.threshold_limit) == ("static", 10.0)
+    tokens, z_t, features, x_t = caption()
+    mask, t = real_tokens(tokens), torch.tensor([3, 900])
+    close(model.network(x_t, t, features, z_t, None, mask), theirs(x_t, t, z_t, features, mask)[0])
+    ids = system.clip.tokenize(["a red ball"])
+    close(system.clip.encode_text(ids), text(ids).text_embeds)
+
+
+def without_timestep(theirs, noise, z_t, features, mask):
+    """ECLIPSE's forward, from the parts of diffusers' class: the sequence without its timestep, under both masks."""
+    parts = [
+        theirs.encoder_hidden_states_proj(features),
+        theirs.embedding_proj(z_t)[:, None],
+        theirs.proj_in(noise)[:, None],
+        theirs.prd_embedding.expand(len(noise), -1, -1),
+    ]
+    hidden = torch.cat(parts, dim=1) + theirs.positional_embedding
+    length = hidden.shape[1]
+    bias = torch.full((length, length), -10000.0).triu(1)[None]
+    bias = bias + torch.nn.functional.pad((1 - mask.float()) * -10000.0, (0, 3))[:, None, :]
+    for block in theirs.transformer_blocks:
+        hidden = block(hidden, attention_mask=bias.repeat_interleave(2, dim=0))
+    return theirs.proj_to_clip_embeddings(theirs.norm_out(hidden)[:, -1])
+
+
+@torch.no_grad()
+def test_eclipses_prior_is_theirs_and_joins_a_run(kandinsky, tmp_path):
+    folder = kandinsky[0]
+    theirs = released.prior(additional_embeddings=3)
+    place = tmp_path / "eclipse"
+    place.mkdir()
+    config = {k: v for k, v in theirs.config.items() if not k.startswith("_")}
+    (place / "config.json").write_text(json.dumps(config))
+    own = {k: v for k, v in theirs.state_dict().items() if not k.startswith("time_embedding")}
+    save_file(own, place / "diffusion_pytorch_model.safetensors")
+    assert main(["import", "eclipse", str(place), "--out", str(folder / "run")]) == 0
+    model = TrainedRun(folder / "run").prior("eclipse_prior")
+    assert isinstance(model.network, EclipsePriorNetwork)
+    tokens, z_t, features, _ = caption()
+    generators = [torch.Generator().manual_seed(k) for k in (4, 5)]
+    noise = torch.stack([torch.randn(32, generator=torch.Generator().manual_seed(k)) for k in (4, 5)])
+    drawn = model.sample(Captions(tokens, z_t, features), generators)
+    close(drawn, without_timestep(theirs, noise, z_t, features, real_tokens(tokens)))
+
+
+def test_the_map_of_a_prior_is_its_own_inverse_and_names_what_is_wrong(tmp_path):
+    theirs = released.prior()
+    theirs.save_pretrained(tmp_path / "prior")
+    _, stage = next(priors.kandinsky(tmp_path))
+    network = released_network(stage)
+    for layout in (False, True):
+        entries = prior_entries(network, layout)
+        names = {name: x.shape for name, x in stage.tensors.items()}
+        back = to_theirs(entries, stage.tensors)
+        again = to_ours(entries, back, names, "a file")
+        assert all(torch.equal(again[name], stage.tensors[name]) for name in names)
+    entries, known = prior_entries(network, False), theirs.state_dict()
+    lost = {name: x for name, x in known.items() if name != "prd_embedding"}
+    with pytest.raises(InputError, match="a file has no tensor prd_embedding"):
+        to_ours(entries, lost, names, "a file")
+    with pytest.raises(InputError, match=r"a file holds a tensor extra\.weight that the model has no place for"):
+        to_ours(entries, {**known, "extra.weight": torch.zeros(1)}, names, "a file")
+    with pytest.raises(InputError, match=r"time\.first\.weight would be"):
+        to_ours(entries, {**known, "time_embedding.linear_1.weight": torch.zeros(3, 3)}, names, "a file")
+
+
+def released_network(stage):
+    from modules.networks.diffusion_prior import DiffusionPriorNetwork
+    from modules.pretrained.shapes import network_of
+
+    return network_of(DiffusionPriorNetwork, stage.settings["network"]["init_args"])
+
+
+class Runs:
+    """What a pickle would call."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_pickle_that_would_run_code_is_named_with_the_way_to_convert_it(tmp_path, capsys):
+    path = tmp_path / "prior-ckpt-step=1.ckpt"
+    torch.save({"state_dict": {}, "config": Runs()}, path)
+    with pytest.raises(InputError, match=r"holds more than tensors, and nothing of it is run\. On a machine where you"):
+        tensors_of(path)
+    assert "run" not in capsys.readouterr().out
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(InputError, match="is a TorchScript program, and is not run"):
+        tensors_of(path)
+
+
+@pytest.mark.parametrize("kind", ["karlo", "kandinsky-prior", "eclipse", "glide", "clip"])
+def test_a_folder_without_files_is_told_what_to_get(kind, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["import", kind, str(tmp_path / "empty"), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "empty") in said and "https://" in said and said.count("\n") == 1
+
+
+def test_glides_files_load_without_a_tensor_left_over(tmp_path):
+    """The names and shapes of OpenAI's files, written from the notes of their layout, at a small size."""
+    folder = tmp_path / "glide"
+    folder.mkdir()
+    for name, file in (("glide", "base.pt"), ("upsampler", "upsample.pt")):
+        torch.save(original.glide(upsampler=name == "upsampler"), folder / file)
+    assert main(["import", "glide", str(folder), "--out", str(tmp_path / "run")]) == 0
+    base = load_model(tmp_path / "run" / "glide").model
+    state = original.glide(upsampler=False)
+    text = base.network.text.embedding
+    tokens = torch.tensor([[5, 9, 0, 0, 0, 0, 0, 0]])
+    embedded = text(tokens)[0]
+    table, places, padding = (state[k] for k in ("token_embedding.weight", "positional_embedding", "padding_embedding"))
+    assert torch.equal(embedded[:2], table[[4, 8]] + places[:2])
+    assert torch.equal(embedded[2:], padding[2:])
+    upsampler = load_model(tmp_path / "run" / "upsampler").model
+    assert (upsampler.objective.schedule, upsampler.network.learned_sigma) == ("linear", True)
+    low, generators = torch.zeros(1, 3, 8, 8), [torch.Generator().manual_seed(0)]
+    with_caption, without = (
+        upsampler.overridden("upsampler", {"steps": 2}).sample(low, generators, tokens=x) for x in (tokens, None)
+    )
+    assert float((with_caption - without).abs().max()) > 0
