@@ -13,7 +13,7 @@ from experiments.console.shipped import located
 from experiments.console.show import aligned
 from experiments.costs import flops
 from experiments.costs.flops import Count
-from experiments.costs.table3 import read
+from experiments.costs.stage_config import stage_config
 from experiments.storage.folders import write_text
 from modules.models.base import Model
 from modules.models.dalle1.dvae import DVAEModel
@@ -65,7 +65,7 @@ PAPER: dict[str, dict[str, tuple[str, object]]] = {
 def run(options: argparse.Namespace) -> int:
     """Run `unclip dalle1-table`; returns the exit code."""
     folder = located(options.folder)
-    configs = {stage: read(folder / f"{stage}.yaml") for stage in MODELS}
+    configs = {stage: stage_config(folder / f"{stage}.yaml", tuple(MODELS)) for stage in MODELS}
     text = "\n\n".join(
         table(stage, config, flops.count(flops.model_of(MODELS[stage], config))) for stage, config in configs.items()
     )

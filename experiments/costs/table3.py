@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from eval.tables.hyperparameters import (
@@ -24,13 +23,12 @@ from eval.tables.hyperparameters import (
     size_text,
     text_of,
 )
-from experiments.console.configs import check_config_file
 from experiments.console.shipped import located
 from experiments.console.show import aligned
 from experiments.costs import flops
 from experiments.costs.flops import Count
+from experiments.costs.stage_config import stage_config
 from experiments.storage.folders import write_text
-from experiments.training.config import read as read_config
 from modules.errors import InputError
 from modules.models.base import Model
 from modules.models.decoder import DecoderModel
@@ -67,27 +65,12 @@ SHAPE = (
 def run(options: argparse.Namespace) -> int:
     """Run `unclip table3`; returns the exit code."""
     folder = located(options.folder)
-    configs = {stage: read(folder / f"{stage}.yaml") for stage in STAGES}
+    configs = {stage: stage_config(folder / f"{stage}.yaml", STAGES) for stage in STAGES}
     text = table(configs, {stage: count(stage, configs[stage]) for stage in STAGES})
     print(text)
     if options.out:
         write_text(options.out, text + "\n")
     return 0
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `unclip fit` makes of a stage's YAML: defaults included, references to other settings resolved.
-
-    Raises:
-        InputError: there is none, or it is not the config of a stage.
-    """
-    if not path.is_file():
-        raise InputError(f"no {path}: --folder names a folder with {', '.join(f'{stage}.yaml' for stage in STAGES)}")
-    check_config_file(path)
-    try:
-        return read_config(["--config", str(path)])
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def count(stage: str, config: dict[str, Any]) -> Count:

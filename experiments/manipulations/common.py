@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.rendered.scenes import caption_of
 from eval.figures.folder import FigureRecord, require_writable_figure, write_figure
 from eval.metrics.bootstrap import Interval, Resampler
 from eval.samples.folder import SampleFolder
@@ -247,3 +248,17 @@ def use_sampler(system: UnCLIP, steps: int | None, guidance: float | None) -> No
     fields = {key: value for key, value in chosen.items() if value is not None}
     own = {name: {**system.overrides.get(name, {}), **fields} for name in ("decoder", "glide") if system.has(name)}
     system.overrides = {**system.overrides, **own}
+
+
+def hatched(side: int) -> Tensor:
+    """(3, side, side) magenta and white stripes, which no picture is taken for."""
+    places = torch.arange(side)
+    width = max(2, side // 16)
+    stripe = ((places[:, None] + places[None]) // width % 2).float()
+    return torch.stack([torch.ones(side, side), stripe * 2 - 1, torch.ones(side, side)])
+
+
+def whole_caption(record: dict[str, Any]) -> str:
+    """A test picture's caption; with all that is true of it where that is known, so that the new part can fit."""
+    scene = record.get("scene")
+    return caption_of(scene) if scene else record.get("caption", "")

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from experiments.manipulations.common import finish, numbered, pictures, sources, start
-from experiments.manipulations.inpaint import hatched, whole_caption
+from experiments.manipulations.common import finish, hatched, numbered, pictures, sources, start, whole_caption
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.images.tensors import resized

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules.rendered.scenes import caption_of
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
-from experiments.manipulations.common import cell, finish, interval, numbered, pictures, sources, start, walk_of
+from experiments.manipulations.common import (
+    cell,
+    finish,
+    hatched,
+    interval,
+    numbered,
+    pictures,
+    sources,
+    start,
+    walk_of,
+    whole_caption,
+)
 from modules.errors import InputError
 from modules.images.tensors import resized, sides_of
 from modules.manipulations import Hole, inpaint, tokens_of
@@ -70,14 +79,6 @@ def run(options: argparse.Namespace) -> int:
     return finish(options, "inpaint", record, {"figure.png": page}, numbered(cells))
 
 
-def hatched(side: int) -> Tensor:
-    """(3, side, side) magenta and white stripes, which no picture is taken for."""
-    places = torch.arange(side)
-    width = max(2, side // 16)
-    stripe = ((places[:, None] + places[None]) // width % 2).float()
-    return torch.stack([torch.ones(side, side), stripe * 2 - 1, torch.ones(side, side)])
-
-
 def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[Table, dict[str, float]]:
     """How much neighbouring pixels differ across the hole's border, beside elsewhere and beside the true picture.
 
@@ -116,12 +117,6 @@ def _steps(images: Tensor, keep: Tensor, inside: Callable[[Tensor, Tensor], Tens
         total += ((images[a] - images[b]).abs().mean(dim=1, keepdim=True) / 2 * wanted).flatten(1).sum(dim=1)
         count += wanted.flatten(1).sum(dim=1)
     return torch.where(count > 0, total / count.clamp(min=1), torch.nan)
-
-
-def whole_caption(record: dict[str, Any]) -> str:
-    """A test picture's caption; with all that is true of it where that is known, so that the new part can fit."""
-    scene = record.get("scene")
-    return caption_of(scene) if scene else record.get("caption", "")
 
 
 def mask_of(name: str, side: int, files: Sequence[str] = ()) -> Tensor:

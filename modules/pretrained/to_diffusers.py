@@ -13,8 +13,8 @@ from modules.models.decoder import DecoderModel
 from modules.models.diffusion_model import DiffusionModel
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
-from modules.networks.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.frozen_text import FrozenText
+from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet
 from modules.pretrained.clip_keys import text_entries, vision_entries
 from modules.pretrained.decoder_keys import karlo_decoder_entries

@@ -16,11 +16,12 @@ from experiments.console.arguments import parsed
 from experiments.costs import table3
 from experiments.costs.flops import Count, flops_of
 from experiments.costs.options import PARSERS
-from experiments.costs.table3 import count, model_of, note, read, table, why
+from experiments.costs.stage_config import stage_config
+from experiments.costs.table3 import STAGES, count, model_of, note, table, why
 from modules.errors import InputError
 
 PAPER = Path("experiments/paper")
-papers = cache(lambda stage: read(PAPER / f"{stage}.yaml"))
+papers = cache(lambda stage: stage_config(PAPER / f"{stage}.yaml", STAGES))
 """Not to be changed."""
 
 KNOWN = {("ar_prior", "latent decoder context")}  # the table says why

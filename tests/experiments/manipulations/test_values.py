@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from eval.figures.folder import read_figure
 from experiments import cli
-from experiments.manipulations.inpaint import hatched, seams
+from experiments.manipulations.common import hatched
+from experiments.manipulations.inpaint import seams
 from experiments.manipulations.pca import ATTRIBUTES, first_seen, heads, table
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
