@@ -17,7 +17,7 @@ from experiments.costs import table3
 from experiments.costs.flops import Count, flops_of
 from experiments.costs.options import PARSERS
 from experiments.costs.stage_config import stage_config
-from experiments.costs.table3 import STAGES, count, model_of, note, table, why
+from experiments.costs.table3 import count, model_of, note, table, why
 from modules.errors import InputError
 
 PAPER = Path("experiments/paper")
