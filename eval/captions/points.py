@@ -42,7 +42,10 @@ class Point:
     def summary(self, draws: int) -> dict[str, Any]:
         """JSON-ready: intervals over prompts of every score."""
         resampler = Resampler(self.folder.caption_index, draws, 0)
-        found = {name: as_json(resampler.mean(values)) for name, values in self.scores.items()}
+        found = {
+            name: as_json(resampler.mean(values) if name == "clip_score" else resampler.share(values))
+            for name, values in self.scores.items()
+        }
         return {"prompts": self.prompts, "model": self.model, "part": self.part, "n": len(self.folder), **found}
 
 

@@ -59,10 +59,10 @@ def _summary(name: str, rows: list[tuple[bool, bool, bool]], point: Point, draws
         "model": point.model,
         "attribute": name,
         "pictures": len(rows),
-        "wrong_pictures": as_json(resampler.mean(picture)),
-        "wrong_captions": as_json(resampler.mean(caption)),
-        "explained": as_json(resampler.mean(np.where(picture == 1, caption, np.nan))),
-        "followed": as_json(resampler.mean(np.where(caption == 1, followed, np.nan))),
+        "wrong_pictures": as_json(resampler.share(picture)),
+        "wrong_captions": as_json(resampler.share(caption)),
+        "explained": as_json(resampler.share(np.where(picture == 1, caption, np.nan))),
+        "followed": as_json(resampler.share(np.where(caption == 1, followed, np.nan))),
     }
 
 
