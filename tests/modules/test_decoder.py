@@ -72,14 +72,15 @@ def batch(shapes, tiny):
 class Spy(nn.Module):
     """In place of the network: predicts zero, and remembers what it was asked."""
 
-    learned_sigma, embedding_dim = False, 16
+    learned_sigma, embedding_dim, text, noise_level = False, 16, None, None
     unet = SimpleNamespace(first=nn.Conv2d(3, 1, 3))
 
     def __init__(self) -> None:
         super().__init__()
         self.conditions, self.asked = [], []
 
-    def condition(self, tokens, z_i, *, keep_text=None, keep_embedding=None):
+    def condition(self, tokens, z_i, *, keep_text=None, keep_embedding=None, noised=None):
+        assert noised is None
         self.conditions.append((tokens, z_i, keep_text, keep_embedding))
         return Condition(torch.zeros(len(tokens), 1), None)
 

@@ -20,6 +20,7 @@ from modules.diffusion.schedules import respace
 from modules.diffusion_prior import DiffusionPrior
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
+from modules.networks.priors.prior_conditioning import PriorConditioning
 from modules.training.stage import TrainingConfig
 
 TRAINING = TrainingConfig(warmup_steps=0, ema_decay=0.98, decay_share=0.5)
@@ -50,12 +51,14 @@ class Spy(nn.Module):
     """In place of the network: predicts zero, and remembers what it was asked."""
 
     embedding_dim, tokens = 16, SimpleNamespace(feature_dim=None)
+    conditioning, standardisation = PriorConditioning(), None
 
     def __init__(self) -> None:
         super().__init__()
         self.asked = []
 
-    def forward(self, x_t, t, tokens, z_t, keep=None):
+    def forward(self, x_t, t, tokens, z_t, keep=None, mask=None):
+        assert mask is None
         self.asked.append((x_t, t, tokens, z_t, keep))
         return torch.zeros_like(x_t)
 

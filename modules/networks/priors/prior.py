@@ -33,7 +33,11 @@ class DenoisingPriorNetwork(PriorNetwork):
     """
 
     conditioning: PriorConditioning = PriorConditioning()
-    standardisation: Standardisation | None = None
+    standardisation: Standardisation | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standardisation = None
 
     def forward(
         self,
