@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
 from datamodules.faults import Fault, FaultPolicy
@@ -169,8 +169,8 @@ def lacking(entry: Any, *keys: str) -> str:
     return ""
 
 
-def id_of(value: Id | float) -> Id | float:
+def id_of(value: Id | float) -> Id:
     """An id as it is compared: "12" and 12.0, as tables of numbers write it, are 12; "0012" and "a1" are texts."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value) else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]*", value) else cast(Id, value)

@@ -14,7 +14,7 @@ from modules.batches import ImageTextBatch, embeddings_of
 from modules.clip.caption_tokens import Reads
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.decoder import DecoderModel
+from modules.models.decoder import DecoderModel, first_captions
 from modules.networks.decoder import DecoderNetwork
 from modules.networks.embedding_pathway import Whitening
 from modules.training.diffusion_stage import DiffusionStage
@@ -103,9 +103,10 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
         model, count = self.drawing_model, self.judged_count or 0
         if count < 2:
             return {}
-        tokens, z_i = model.conditions(batch)
-        tokens, z_i, images = tokens[:count], None if z_i is None else z_i[:count], batch.images[:count]
-        drawn = model.sample(tokens, z_i, per_sample_generators(len(tokens)), size=images.shape[-1])
+        captions, z_i = model.conditions(batch)
+        tokens = first_captions(captions, count)
+        z_i, images = None if z_i is None else z_i[:count], batch.images[:count]
+        drawn = model.sample(tokens, z_i, per_sample_generators(len(images)), size=images.shape[-1])
         return {"frechet": self.frechet_of(thumbnails(drawn), thumbnails(images))}
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:

@@ -17,7 +17,7 @@ from modules.diffusion.samplers.distillation import trajectory_pairs, two_steps_
 from modules.errors import InputError
 from modules.models.base import outputs_of
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.decoder import DecoderModel, no_captions
+from modules.models.decoder import CaptionInput, DecoderModel, no_captions
 from modules.models.exports import load_model
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.training.stage import TrainingConfig, adamw
@@ -116,14 +116,20 @@ class DistilledDecoder(Decoder):
             x_t = q_sample(schedule, x0, t, noise)
         with torch.no_grad():
             target = two_steps_as_one(teach, schedule, x_t, places) if self.progressive else teach(x_t, t)
-        output = student.network(x_t, t, student.network.condition(tokens, z_i, **keep))
+        output = student.network(
+            x_t,
+            t,
+            student.network.condition(tokens, z_i, keep_text=keep["keep_text"], keep_embedding=keep["keep_embedding"]),
+        )
         return self.objective.loss(output, target.x0, target.epsilon, t).mean()
 
-    def _guided(self, tokens: Tensor, z_i: Tensor | None, keep: dict[str, Tensor]) -> Denoiser:
+    def _guided(self, tokens: CaptionInput, z_i: Tensor | None, keep: dict[str, Tensor]) -> Denoiser:
         """The teacher under its guidance, given what the student is given."""
         teacher = self.teacher
         with torch.no_grad():
-            both = teacher.network.condition(tokens, z_i, **keep)
+            both = teacher.network.condition(
+                tokens, z_i, keep_text=keep["keep_text"], keep_embedding=keep["keep_embedding"]
+            )
             if teacher.sampler.guidance_scale == 1:
                 predict: Callable[[Tensor, Tensor], Tensor] = lambda x, t: teacher.network(x, t, both)  # noqa: E731
             else:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def _archive_reader(path: Path) -> Read:
     try:
         with (
             gzip.GzipFile(fileobj=open_regular(path)) as file,
-            tarfile.open(fileobj=_Bounded(file), mode="r|") as archive,
+            tarfile.open(fileobj=cast(IO[bytes], _Bounded(file)), mode="r|") as archive,
         ):
             for member in archive:
                 if member.name in wanted and member.isfile():

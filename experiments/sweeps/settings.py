@@ -21,7 +21,11 @@ def setting_problem(condition: str, space: str, upsample: bool, name: str, value
         name: as in "decoder.steps".
         value: of the setting.
     """
-    from modules.models.configs import DECODER_RULES, SAMPLER_RULES, WHOLE  # It needs torch, and `--help` does not.
+    from modules.models.configs import (  # It needs torch, and `--help` does not.
+        DECODER_RULES,
+        SAMPLER_RULES,
+        SAMPLING_STEPS,
+    )
 
     stage, _, setting = name.partition(".")
     takes_part = {
@@ -35,7 +39,7 @@ def setting_problem(condition: str, space: str, upsample: bool, name: str, value
     if stage == "prior":
         return None
     if stage == "ranking":
-        fits, wanted = WHOLE
+        fits, wanted = SAMPLING_STEPS
         known = setting == "best_of" and fits(value)
         return None if known else f"{name} is {value!r}: a ranking has best_of, {wanted}"
     if CONDITIONS[condition].z_i in ("tokens", "true tokens"):

@@ -75,8 +75,8 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
     def model(self) -> DVAEModel:
         """The trained network, with beta and tau of this step."""
         step = self.global_step
-        now = {"beta": self.schedules.beta.at(step), "temperature": self.schedules.temperature.at(step)}
-        return replace(super().model, **now)
+        beta, temperature = self.schedules.beta.at(step), self.schedules.temperature.at(step)
+        return replace(super().model, beta=beta, temperature=temperature)
 
     @property
     def averaged_model(self) -> DVAEModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -68,7 +69,13 @@ class TokenTransformer(ModelStage[TokenTransformerModel, ImageTextBatch]):
 
     def example_loss(self, batch: ImageTextBatch) -> Tensor:
         """As in ModelStage, without the dVAE, which need not be there when memory is planned."""
-        return replace(self._model, network=self.trained).output(batch).float().square().mean()
+        return (
+            replace(self._model, network=cast(TokenTransformerNetwork, self.trained))
+            .output(batch)
+            .float()
+            .square()
+            .mean()
+        )
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         if self.bpe_dropout is not None:

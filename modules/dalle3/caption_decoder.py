@@ -65,6 +65,7 @@ class CaptionDecoder(Decoder):
     def check_data(self, sizes: DataSizes) -> None:
         super().check_data(sizes)
         reader = self._model.reader
+        assert reader is not None  # It reads captions by the CLIP's tokeniser.
         tokens = self.tokenize(["a"])
         if tokens.shape[1] != reader.context_length:
             raise InputError(

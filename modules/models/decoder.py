@@ -43,6 +43,13 @@ def no_captions(captions: CaptionInput) -> CaptionInput:
     return torch.zeros_like(captions)
 
 
+def first_captions(captions: CaptionInput, count: int) -> CaptionInput:
+    """The first `count` captions."""
+    if isinstance(captions, CaptionFeatures):
+        return CaptionFeatures(*(part[:count] for part in captions))
+    return captions[:count]
+
+
 def level(highest: int) -> Callable[[object], bool]:
     """A test for whole numbers from 0 to `highest`."""
     return lambda value: type(value) is int and 0 <= value <= highest

@@ -71,7 +71,7 @@ def draw(run: Path, steps: int) -> dict[str, Any]:
 
     start, peaks = time.monotonic(), {"imports": resident("VmHWM")}
     few = {"steps": steps}
-    overrides = {"diffusion_prior": few, "decoder": few, "upsampler": few}
+    overrides: Any = {"diffusion_prior": few, "decoder": few, "upsampler": few}
     system = UnCLIP.from_run(run, precision="bf16", offload=True, **overrides)
     seeds, captions = ImageSeeds.of([0], 1), ["a corgi wearing a red bow tie"]
     with torch.no_grad():

@@ -45,8 +45,21 @@ class MaskedTransformer(Transformer):
         """(end - start, end) bool: what the places from start to end see of all places up to end."""
         return sequence_mask(name, self.prefix, self.grid, self.kernel, device)[start:end, :end]
 
-    def forward(self, x: Tensor, *, last_only: bool = False, cache: KeyValueCache | None = None) -> Tensor:
-        """(B, S, W) embeddings -> (B, S, W) outputs; see Transformer. x begins at the cache's end."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        last_only: bool = False,
+        cache: KeyValueCache | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S, W) embeddings -> (B, S, W) outputs; see Transformer. x begins at the cache's end; `mask` must be None.
+
+        Raises:
+            ValueError: a mask beside those of the layers.
+        """
+        if mask is not None:
+            raise ValueError("a MaskedTransformer has masks of its own: give none")
         start = 0 if cache is None else cache.length
         masks = {name: self.mask(name, start, start + x.shape[1], x.device) for name in set(self.masks)}
         for layer, (block, name) in enumerate(zip(self.blocks, self.masks, strict=True)):
