@@ -102,8 +102,8 @@ NAMING = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglo
 
 
 def own_paths(text: str) -> set[str]:
-    """Paths of this repository: all that begin with one of its folders."""
-    return set(re.findall(rf"(?<![\w./-])((?:{PACKAGES}|tests|docs)/[\w./-]*[\w/])", text))
+    """Paths of this repository: all that begin with one of its folders. A path with a {part} of a matrix is none."""
+    return set(re.findall(rf"(?<![\w./-])((?:{PACKAGES}|tests|docs)/[\w./-]*[\w/])(?![\w./-]*\{{)", text))
 
 
 def own_names(text: str) -> set[str]:
