@@ -21,7 +21,6 @@ from typing import Any
 from experiments.console.shipped import FOLDER, SHIPPED, located
 from modules.aliases import today
 from modules.errors import InputError
-from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 EXTENDS = "extends"
@@ -53,6 +52,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def config_text(path: Path) -> str:
     """A config as YAML text: the file's own, or `read_config`'s if it extends another or class paths moved."""
     import yaml
+
+    from modules.untrusted.reading import parse_yaml
 
     path = located(path)
     content, text = read_alone(path), path.read_text(encoding="utf-8")
@@ -131,6 +132,8 @@ def read_alone(path: Path, reader: str = "") -> dict[str, Any]:
         InputError: it is missing, unreadable, not YAML, or no mapping.
     """
     import yaml
+
+    from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
     if path.is_dir():
         raise InputError(f"config {str(path)!r}{reader} is a folder; give a YAML file in it")

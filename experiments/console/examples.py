@@ -25,6 +25,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip probe --config experiments/quickstart/data.yaml --embeddings runs/quickstart/embeddings "
         "--out runs/quickstart/probe.json",
     ),
+    "complete": ("unclip complete circles/00000.png --run runs/dalle1 --out completed",),
+    "blur": ("unclip blur runs/dalle1/samples/dalle --run runs/dalle1",),
+    "dalle1-table": ("unclip dalle1-table",),
+    "import-dvae": ("unclip import-dvae --encoder encoder.pt --decoder decoder.pt --out runs/dalle1/dvae",),
     "rank": ("unclip rank runs/quickstart/embeddings --out rank.json",),
     "sample": (
         'unclip sample "a small red circle" -n 4 --out circles',

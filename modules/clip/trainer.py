@@ -99,12 +99,12 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             if swap_words:
                 raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
         self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
-        self.order = MeanMetric()
         self._perturbation: Perturbation | None = None
         if sam_rho:
             self._perturbation = Perturbation(list(model.parameters()), sam_rho)
 
     def setup(self, stage: str) -> None:
+        self.order = MeanMetric()  # Not before: where memory is planned, tensors are fake, which metrics can't copy.
         if isinstance(self.tokenize, open_clip.SimpleTokenizer):
             return
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def there(tmp_path, stored_run):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00a")
     (tmp_path / "long.txt").write_text(f"{CAPTION}\n{LONG}\n")
     (tmp_path / "broken.jsonl").write_text('{"caption": \n')
-    (tmp_path / "other.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "other.jsonl").write_text('{"words": "a"}\n')
     (tmp_path / "numbers.jsonl").write_text("1\n")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"caption": CAPTION, "caption_index": 0}) + "\n")
     (tmp_path / "untold.jsonl").write_text(json.dumps({"caption": None, "caption_index": 0}) + "\n")

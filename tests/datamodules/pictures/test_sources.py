@@ -362,7 +362,7 @@ def test_a_pair_never_changes_its_split_when_others_are_added():
         (lambda: SplitConfig(val_share=1.2), "splits.val_share must be in 0 to 1"),
         (lambda: SplitConfig(val_share=0.5, test_share=0.5), "leave nothing to train on"),
         (lambda: SplitConfig(train_size=0), "splits.train_size must be 1 or more"),
-        (lambda: CaptionConfig(shares={"synthetic": 1.0}), "captions.shares names 'synthetic'; captions.columns has"),
+        (lambda: CaptionConfig(shares={"synthetic": 1.0}), "captions.shares names 'synthetic'; there are ground_truth"),
         (lambda: CaptionConfig(shares={"ground_truth": -1.0}), "share of ground_truth is -1"),
         (lambda: CaptionConfig(shares={"ground_truth": 0.0}), "are all 0"),
         (lambda: CaptionConfig(max_words=0), "captions.max_words"),

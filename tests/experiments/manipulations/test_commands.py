@@ -93,7 +93,7 @@ def test_latents_go_through_a_file(unclip, whole_run, tmp_path):
     picture = str(whole_run / "samples" / "real" / "00000.png")
     code, out, err, file = unclip("invert", picture, "--steps", "3", out=tmp_path / "latents.safetensors")
     assert (code, err) == (0, "")
-    assert "latents of 1 pictures" in out
+    assert "latents of 1 picture" in out
     code, again, _, _ = unclip("reconstruct", picture, "--latents", str(file), *COMMANDS["reconstruct"][2:])
     assert code == 0
     shown = out.split("reconstructed at ")[1].split(" dB")[0]
@@ -274,7 +274,7 @@ def test_a_row_stops_at_every_picture(stops, count, expected):
         ("pca", ["--components", "99"], "--components go from 0 to 16"),
         ("inpaint", ["--mask", "absent.png"], "absent.png: No such file"),
         ("inpaint", ["--fills", "0"], "--fills and --resamples are 1 or more"),
-        ("conditioning-grid", ["--conditions", "image_embedding"], "no condition 'image_embedding' here"),
+        ("conditioning-grid", ["--conditions", "real"], "no condition 'real' here"),
         ("guidance-grid", ["--prior", "glide"], "no prior 'glide'"),
     ],
 )

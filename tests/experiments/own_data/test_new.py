@@ -166,7 +166,7 @@ def test_one_command_does_the_rest(own_pictures, tmp_path, monkeypatch, capsys):
     rows = json.loads(Path("runs/mine/results.json").read_text())["rows"]
     assert [row["condition"] for row in rows] == [
         *("caption_only", "glide", "text_embedding", "linear_prior", "ar_prior", "diffusion_prior"),
-        *("image_embedding", "real"),
+        *("image_embedding_alone", "image_embedding", "real"),
     ]
     assert all(row["n"] == 11 and row["frechet"]["value"] >= 0 for row in rows)
     assert yaml.safe_load(Path("mine/data.yaml").read_text())["data"]["init_args"]["splits"] == {

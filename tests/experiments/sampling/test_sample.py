@@ -232,7 +232,7 @@ def test_words_that_the_model_does_not_know_are_named(stored_run, tmp_path, caps
     assert main(["sample", "a crimson circle", *words]) == 0
     captured = capsys.readouterr()
     assert "the model does not know 'crimson'" in captured.err
-    assert captured.out == f"{Path(tmp_path, 'a')}: 1 pictures of 1 captions, condition caption_only\n"
+    assert captured.out == f"{Path(tmp_path, 'a')}: 1 picture of 1 caption, condition caption_only\n"
 
 
 def test_progress_counts_pictures(sample, captions, tmp_path, monkeypatch):

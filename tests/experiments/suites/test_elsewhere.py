@@ -65,7 +65,7 @@ def test_an_unknown_suite_is_named_with_those_that_there_are(elsewhere):
         find_suite("quikstart")
     assert str(raised.value) == (
         "no suite 'quikstart'; did you mean 'quickstart'? (give a YAML file, or one that ships: "
-        "drawings, emoji, quickstart, sam, shapes)"
+        "crowds, dalle1, dalle3, drawings, emoji, priors, quickstart, sam, shapes, signs)"
     )
     with pytest.raises(InputError, match=r"config 'none\.yaml' does not exist"):
         load_suite(find_suite("none.yaml"))

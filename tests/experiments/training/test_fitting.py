@@ -218,7 +218,8 @@ REFUSED = {
     ),
     "an unknown interpolation": (
         ("upsampler", {"interpolation": "magic"}, {}, {}),
-        "model: unknown interpolation 'magic'; there are bicubic, bilinear, area, nearest, nearest-exact",
+        "model: unknown interpolation 'magic'; there are bicubic, bicubic-antialiased, bilinear, area, nearest, "
+        "nearest-exact",
     ),
     "a factor that does not divide the side": (
         ("upsampler", {"factor": 3}, {}, {"image_size": 32}),
@@ -311,7 +312,7 @@ def test_a_decoder_wants_pictures(stage, refused, embeddings):
         (
             "diffusion_prior",
             {"vocab_size": 30},
-            {"drop_text": 1.0, "objective": {"parameterization": "x0", "num_steps": 4}},
+            {"drop_text": 0.99, "objective": {"parameterization": "x0", "num_steps": 4}},
             {},
         ),
         ("ar_prior", {}, {"percentile": 0.0, "drop_text": 0.0}, {}),

@@ -274,7 +274,7 @@ class Runs:
         ({"state_dict": {"x": Runs()}}, "cannot read the weights"),
         ({"a": 1}, "holds no tensors by name"),
         ({"layers.0.weight": torch.full((2, 2), torch.nan)}, "cannot read the weights"),
-        ({"cls_token": torch.zeros(1, 1, 4)}, "lacks 'patch_embed.proj.weight'"),
+        ({"cls_token": torch.ones(1, 1, 4)}, "lacks 'patch_embed.proj.weight'"),
     ],
 )
 def test_other_files_are_refused_in_a_line(tmp_path: Path, content: object, told: str, capsys):
