@@ -91,7 +91,7 @@ def test_markdown():
     assert table.markdown() == "## Title\n\n| a | b\\|c |\n| --- | --- |\n| x | 1 [0, 2] |\n\n- a note\n"
 
 
-@pytest.mark.parametrize(("width", "intervals"), [(180, True), (116, False)])
+@pytest.mark.parametrize(("width", "intervals"), [(200, True), (140, False)])
 def test_terminal(row, width: int, intervals: bool):
     from rich.console import Console
 

@@ -29,6 +29,7 @@ def test_table(sweep: Sweep):
         "CLIP score ↑",
         "precision ↑",
         "recall ↑",
+        "diversity",
         "all right ↑",
     ]
     assert table.columns == heads
@@ -36,7 +37,7 @@ def test_table(sweep: Sweep):
     assert table.rows[5] == [
         Cell("diffusion prior"), Cell("guidance 3.0, steps 8"), Cell("16"), Cell("4.50", "[4.49, 4.52]"),
         Cell("0.300", "[0.290, 0.320]"), Cell("0.50", "[0.49, 0.52]"), Cell("0.25", "[0.24, 0.27]"),
-        Cell("0.25", "[0.24, 0.27]"),
+        Cell("2.00", "[1.99, 2.02]"), Cell("0.25", "[0.24, 0.27]"),
     ]  # fmt: skip
     said = "\n".join(table.notes)
     for words in ("n = 512 a point: 256 captions, 2 samples", "attribute classifier 12ab, 64 features",
