@@ -46,16 +46,16 @@ class EclipsePrior(PriorStage[EclipsePriorModel]):
 
     Args:
         network: what is trained.
-        contrast_weight, logit_scale: of the contrastive part of the loss, see EclipsePriorModel.
+        contrastive_weight, temperature: of the contrastive part of the loss, see EclipsePriorModel.
         optimizer, training: see Stage.
     """
 
     def __init__(
         self,
         network: EclipsePriorNetwork,
-        contrast_weight: float = 0.2,
-        logit_scale: float = 100.0,
+        contrastive_weight: float = 0.2,
+        temperature: float = 0.01,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
     ) -> None:
-        super().__init__(EclipsePriorModel(network, contrast_weight, logit_scale), optimizer, training)
+        super().__init__(EclipsePriorModel(network, contrastive_weight, temperature), optimizer, training)

@@ -53,5 +53,5 @@ def eclipse(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
     # Their class has mean and deviation from diffusers', and uses neither: its output is z_i itself.
     tensors = {name: x for name, x in component(place).items() if name not in ("clip_mean", "clip_std")}
     network = network_of(EclipsePriorNetwork, settings)
-    beside = {"contrast_weight": 0.2, "logit_scale": 100.0}
+    beside = {"contrastive_weight": 0.2, "temperature": 0.01}
     yield "eclipse_prior", stage(network, settings, beside, prior_entries(network, False), tensors, str(place))

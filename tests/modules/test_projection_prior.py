@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.errors import InputError
+from modules.models.priors.eclipse_prior import EclipsePriorModel
 from modules.models.priors.projection_prior import ProjectionPriorModel, contrastive
+from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 from modules.networks.priors.projection_prior import ProjectionPriorNetwork
-from modules.projection_prior import ProjectionPrior
+from modules.projection_prior import EclipsePrior, ProjectionPrior
 from modules.training.stage import TrainingConfig
 
 B, D, L = 6, 16, 20
@@ -51,6 +53,28 @@ def test_the_loss_is_the_squared_distance_plus_the_weighted_contrast(rows):
     assert_close(plain.loss(rows, generator), squared)
     assert_close(eclipse.loss(rows, generator), squared + 0.2 * contrastive(found, rows.z_t, rows.tokens, 0.1))
     assert_close(eclipse.validation_loss(rows, generator), squared)
+
+
+def released() -> EclipsePriorNetwork:
+    torch.manual_seed(0)
+    return EclipsePriorNetwork(D, 30, L, width=32, depth=2, heads=4)
+
+
+def test_the_released_networks_loss_looks_from_pictures_to_captions_only(rows):
+    model = EclipsePriorModel(released(), 0.2, 0.1)
+    noise = torch.randn(B, D, generator=torch.Generator().manual_seed(3))
+    found = model.network.draw(noise, rows.tokens, rows.z_t)
+    cosines = F.cosine_similarity(found[:, None], rows.z_t[None], dim=2) / 0.1
+    by_hand = (found - rows.z_i).square().mean() + 0.2 * (cosines.logsumexp(1) - cosines.diagonal()).mean()
+    assert_close(model.loss(rows, torch.Generator().manual_seed(3)), by_hand)
+
+
+def test_the_released_network_trains(rows, shapes, tiny, tmp_path):
+    optimizer = lambda params: torch.optim.AdamW(params, lr=3e-3)  # noqa: E731
+    stage = EclipsePrior(released(), temperature=0.1, optimizer=optimizer, training=TrainingConfig(0.9, 0))
+    before = stage.validation_loss(rows, torch.Generator().manual_seed(0))
+    tiny.fit(stage, tiny.repeat(shapes(), rows, 60), 60, tmp_path)
+    assert stage.validation_loss(rows, torch.Generator().manual_seed(0)) < 0.5 * before
 
 
 def test_without_text_every_caption_has_the_mean_embedding(rows, shapes, tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""ECLIPSE's prior: z_i in one evaluation, by regression and a CLIP's contrast (Patel et al. 2312.04655)."""
+"""ECLIPSE's released prior: z_i in one evaluation from noise (Patel et al. 2312.04655, equations 3 to 5)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from modules.batches import Captions, embeddings_of
 from modules.diffusion.noise import randn_per_image
 from modules.errors import InputError
 from modules.models.base import Batch, Prior
-from modules.models.configs import Rule, check_value, number
+from modules.models.configs import check_value
 from modules.models.data_sizes import CaptionReader
+from modules.models.priors.projection_prior import TEMPERATURE, WEIGHT, contrastive
 from modules.networks.frozen_text import real_tokens
 from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
-
-WEIGHT: Rule = (number(0), "a number of 0 or more")
 
 
 @dataclass(frozen=True, eq=False)
 class EclipsePriorModel(Prior):
-    """Squared distance to z_i, and the cross-entropy of finding the caption of each drawn z_i and the other way round.
+    """Mean squared error to z_i, and `contrastive` of what is drawn.
 
     Attributes:
         network: what is trained.
-        contrast_weight: of the cross-entropy (the paper's lambda, 0.2).
-        logit_scale: of its cosines: OpenAI's CLIPs have 100.
+        contrastive_weight: the paper's lambda, 0.2.
+        temperature: of the contrastive loss; OpenAI's CLIPs have 0.01.
     """
 
     network: EclipsePriorNetwork
-    contrast_weight: float = 0.2
-    logit_scale: float = 100.0
+    contrastive_weight: float = 0.2
+    temperature: float = 0.01
 
     def check(self) -> None:
-        for name in ("contrast_weight", "logit_scale"):
-            check_value(name, getattr(self, name), WEIGHT)
+        super().check()
+        check_value("contrastive_weight", self.contrastive_weight, WEIGHT)
+        check_value("temperature", self.temperature, TEMPERATURE)
         if self.network.conditioning.standardise:
             raise InputError(
                 "model.network.conditioning.standardise: ECLIPSE's prior gives z_i itself; set it to false"
@@ -56,13 +56,10 @@ class EclipsePriorModel(Prior):
         noise = torch.randn(rows.z_i.shape, generator=generator).to(rows.z_i.device)
         drawn = self._drawn(noise, rows.captions)
         regression = F.mse_loss(drawn, rows.z_i)
-        if self.contrast_weight == 0:
+        if self.contrastive_weight == 0:
             return regression
-        found, z_t = F.normalize(drawn, dim=1), F.normalize(rows.z_t, dim=1)
-        logits = self.logit_scale * found @ z_t.T
-        place = torch.arange(len(logits), device=logits.device)
-        contrast = (F.cross_entropy(logits, place) + F.cross_entropy(logits.T, place)) / 2
-        return regression + self.contrast_weight * contrast
+        z_t = F.normalize(rows.z_t, dim=1)  # Raw embeddings are not of unit norm.
+        return regression + self.contrastive_weight * contrastive(drawn, z_t, rows.tokens, self.temperature)
 
     def _drawn(self, noise: Tensor, captions: Captions) -> Tensor:
         mask = real_tokens(captions.tokens) if self.network.conditioning.padding_mask else None
