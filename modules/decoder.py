@@ -10,19 +10,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
 
-from modules.batches import ImageTextBatch, embeddings_of
+from modules.batches import ImageTextBatch
 from modules.clip.caption_tokens import Reads
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel, first_captions
 from modules.networks.decoder import DecoderNetwork
-from modules.networks.embedding_pathway import Whitening
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.measures import thumbnails
 from modules.training.model_stage import per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
-
-WHITENING_SAMPLES = 65_536
+from modules.training.whitening import fit_whitenings
 
 
 class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
@@ -76,21 +74,7 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
         A resumed run has it already, and so has one that starts from other weights, which were trained behind it.
         """
-        whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
-        given = any("whitening." in name for name in self.initial)
-        if whitenings and self.global_step == 0 and not given:
-            z = self._training_embeddings().to(self.device)
-            for whitening in whitenings:  # the trained network's and the average's
-                whitening.fit(z)
-
-    def _training_embeddings(self) -> Tensor:
-        """(N, D): up to WHITENING_SAMPLES embeddings, spread over the training split; the same on every rank."""
-        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
-        rows = getattr(data, "embeddings", None) or data  # Without the pictures, where the data allow it.
-        count = min(WHITENING_SAMPLES, len(data))
-        positions = [k * len(data) // count for k in range(count)]
-        batches = (rows.__getitems__(positions[start : start + 1024]) for start in range(0, count, 1024))
-        return torch.cat([getattr(embeddings_of(batch), self._model.embedding) for batch in batches])
+        fit_whitenings(self, self._model.embedding)
 
     @property
     def drawing_model(self) -> DecoderModel:

@@ -15,12 +15,10 @@ from modules.clip.word_tokenizer import WholeCaptions, WordTokenizer
 from modules.models.base import Batch
 from modules.models.dalle3.captioner import IGNORED, CaptionerModel
 from modules.networks.dalle3.captioner import CaptionerNetwork
-from modules.networks.embedding_pathway import Whitening
 from modules.training.image_log import log_text
 from modules.training.model_stage import ModelStage, per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
-
-WHITENING_SAMPLES = 65_536
+from modules.training.whitening import fit_whitenings
 
 
 class Captioner(ModelStage[CaptionerModel, Batch]):
@@ -55,21 +53,7 @@ class Captioner(ModelStage[CaptionerModel, Batch]):
 
     def on_fit_start(self) -> None:
         """Fit the whitening of z_i to the training embeddings; a resumed run and a fine-tune (`init_from`) have it."""
-        whitenings = [module for module in self.modules() if isinstance(module, Whitening)]
-        given = any("whitening." in name for name in self.initial)
-        if whitenings and self.global_step == 0 and not given:
-            z = self._training_embeddings().to(self.device)
-            for whitening in whitenings:  # the trained network's and the average's
-                whitening.fit(z)
-
-    def _training_embeddings(self) -> Tensor:
-        """(N, D): up to WHITENING_SAMPLES z_i, spread over the training split."""
-        data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
-        rows = getattr(data, "embeddings", None) or data
-        count = min(WHITENING_SAMPLES, len(data))
-        places = [k * len(data) // count for k in range(count)]
-        batches = (rows.__getitems__(places[start : start + 1024]) for start in range(0, count, 1024))
-        return torch.cat([embeddings_of(batch).z_i for batch in batches])
+        fit_whitenings(self)
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:
         """How often the next token is the right one, and how often a whole caption is word for word the pair's."""
