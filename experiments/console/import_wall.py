@@ -42,10 +42,24 @@ def trust(content: Any) -> None:
     Args:
         content: parsed YAML; every text in it that looks like `package.module.Class` counts.
     """
-    roots = {text.partition(".")[0] for text in _texts(content) if _PATH.fullmatch(text)}
-    allowed = sorted(root for root in roots - {"jsonargparse"} if root not in sys.stdlib_module_names)
+    allowed = sorted({opened for text in _texts(content) if _PATH.fullmatch(text) for opened in _opened(text)})
     if allowed:
         jsonargparse.set_parsing_settings(import_path_allowlist=allowed)
+
+
+def _opened(path: str) -> Iterator[str]:
+    """What a named class path opens: its package; of packages that stand in `OTHERS` in part, its module only.
+
+    A config that names torch.optim.AdamW, as most do, so opens nothing: torch.load and torch.hub stay shut.
+    """
+    root = path.partition(".")[0]
+    if root == "jsonargparse" or root in sys.stdlib_module_names:
+        return
+    if any(path.startswith(f"{known}.") for known in (*OWN, *OTHERS)):
+        return
+    in_part = {known.partition(".")[0] for known in OTHERS}
+    module = path.rpartition(".")[0]
+    yield root if root not in in_part else (path if module == root else module)
 
 
 def _texts(content: Any) -> Iterator[str]:

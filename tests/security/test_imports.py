@@ -86,6 +86,16 @@ def test_no_person_names_modules_that_run_commands(place):
             parse(path)
 
 
+@pytest.mark.parametrize(
+    "named", ["torch.optim.AdamW", "lightning.pytorch.callbacks.Timer", "torch.utils.data.Dataset"]
+)
+def test_a_class_of_torch_opens_no_more_of_torch(place, named):
+    trust({"optimizer": {"class_path": named}})
+    for path in ("torch.load", "torch.hub.load", "torch.utils.cpp_extension.load", "modules.decoder.torch"):
+        with pytest.raises(InputError, match=r"not allowed|Unexpected import path|no class"):
+            parse(path)
+
+
 def test_our_own_need_no_word():
     assert parse("torch.nn.Identity").part.class_path == "torch.nn.Identity"
     with pytest.raises(InputError, match="arguments are required: embedding_dim"):  # It was found.
