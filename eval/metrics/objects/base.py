@@ -140,6 +140,9 @@ class CaptionShare(CaptionMean):
 
 
 def measured(metric: CaptionMetric, *seen: Tensor) -> Interval:
-    """The interval of a metric that is given all samples at once: `seen` are the arguments of its `update`."""
+    """The interval of a metric that is given all samples at once: `seen` are the arguments of its `update`.
+
+    It asks no other rank: where several processes draw, one of them measures, and the others do not wait for it here.
+    """
     metric.update(*seen)
-    return metric.interval()
+    return metric.found()

@@ -19,7 +19,7 @@ from eval.metrics.diversity import vendi_interval, vendi_score, within_caption_d
 from eval.metrics.frechet import FeatureStatistics, frechet_infinity, frechet_interval
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
-from eval.metrics.objects.base import CaptionMean, CaptionMetric, CaptionShare
+from eval.metrics.objects.base import CaptionMean, CaptionMetric, CaptionShare, measured
 from eval.metrics.objects.captions import CLIPScore, Diversity, InceptionScore, RPrecision
 from eval.metrics.objects.distances import (
     CMMD,
@@ -97,6 +97,21 @@ def test_one_update_gives_the_pure_functions_interval(name: str):
     metric, seen = fresh(name)
     metric.update(*seen, torch.from_numpy(CAPTIONS))
     assert metric.interval() == KNOWN[name][2]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_one_of_several_processes_measures_alone(name: str, monkeypatch: pytest.MonkeyPatch):
+    """`measured` has all samples: a sweep's first process would wait for ever for others that do not measure."""
+    metric, seen = fresh(name)
+
+    def gather(*_args, **_kwargs):
+        raise AssertionError("another rank was waited for")
+
+    monkeypatch.setattr(metric, "distributed_available_fn", lambda: True)
+    monkeypatch.setattr(metric, "dist_sync_fn", gather)
+    assert measured(metric, *seen, torch.from_numpy(CAPTIONS)) == KNOWN[name][2]
+    with pytest.raises(AssertionError, match="waited for"):
+        metric.interval()
 
 
 @pytest.mark.parametrize("name", KNOWN)
