@@ -28,6 +28,7 @@ from eval.metrics.scoring import describe, score_all
 from eval.protocol import captions_digest, exported_protocol
 from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
+from eval.samples.geneval import KEY as GENEVAL
 
 FEWEST = DENSITY_NEIGHBOURS + 1  # density and coverage need the most
 
@@ -177,6 +178,7 @@ def measure(
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
         + caption_note(folder)
         + uncaptioned_note(folder, judges)
+        + geneval_note(folder, judges)
         + copies_note(folder)
         + exported_protocol(folder.records, reference.folder.path)[1]
         + held_out_note(folder, reference.folder),
@@ -197,6 +199,16 @@ def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
         return []
     by_clip = "CLIP score and R-precision are" if judges.clip is not None else "what needs captions is"
     return [f"{folder.condition}: the pictures have no captions: {by_clip} left out, and intervals are over pictures."]
+
+
+def geneval_note(folder: SampleFolder, judges: Judges) -> list[str]:
+    """Says that GenEval is left out where no picture has its metadata, without which nobody knows what to look for."""
+    if "geneval" not in judges.published.scorers or any(record.get(GENEVAL) for record in folder.records):
+        return []
+    return [
+        f"{folder.condition}: no picture has GenEval's metadata, so geneval is left out: draw its prompts by `unclip"
+        " sample --captions evaluation_metadata.jsonl`, or give folders in GenEval's layout."
+    ]
 
 
 def copies_note(folder: SampleFolder) -> list[str]:

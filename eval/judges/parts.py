@@ -35,21 +35,27 @@ def look_at_part(
     wanted = missing_files(folder, judges, cache, scores)
     if not wanted:
         return
-    rows: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in wanted}
     names = {name for name, _ in wanted}
     chosen = {name: judge for name, judge in judges.everyone(scores).items() if name in names}
+    places = {key: part_file(target, rank, world) for key, target in wanted.items()}
+    partial = {key: place.with_name(f"{place.name}.tmp") for key, place in places.items()}
+    count = sum(min(BATCH, len(folder) - start) for start in range(rank * BATCH, len(folder), world * BATCH))
+    arrays: dict[tuple[str, str], np.ndarray] = {}
+    done = 0
     for start, images in part_batches(folder, BATCH, rank, world):
         for key, values in seen_by(chosen, images, folder.records[start : start + len(images)]):
-            rows[key].append(values)
+            if key not in arrays:  # A memory map: the part lies on the disk, however many pictures there are.
+                arrays[key] = open_features(partial[key], (count, *values.shape[1:]), values.dtype)
+            arrays[key][done : done + len(values)] = values
+        done += len(images)
         if tick is not None:
             tick(len(images))
-    (cache / PARTS).mkdir(parents=True, exist_ok=True)
-    for key, target in wanted.items():
-        place = part_file(target, rank, world)
-        partial = place.with_name(f"{place.name}.tmp")
-        with partial.open("wb") as file:
-            np.save(file, np.concatenate(rows[key]) if rows[key] else np.empty(0))
-        os.replace(partial, place)  # noqa: PTH105
+    for key, place in places.items():
+        if key in arrays:
+            arrays[key].flush()  # type: ignore[attr-defined]
+        else:  # There were fewer batches than processes.
+            open_features(partial[key], (0,), np.dtype(np.float32))
+        os.replace(partial[key], place)  # noqa: PTH105
 
 
 def join_parts(folder: SampleFolder, judges: Judges, cache: Path, world: int, scores: bool = True) -> None:

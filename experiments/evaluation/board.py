@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ class Evaluated:
     def of_folder(cls, folder: SampleFolder, row: Mapping[str, Any]) -> Evaluated:
         """A measured sample folder."""
         return cls.of(row, folder.records[0], folder.path / GRID)
+
+
+def differing(conditions: Sequence[Evaluated]) -> list[Evaluated]:
+    """Conditions with those settings in which they differ, which TensorBoard's table of runs has as columns.
+
+    Of one condition alone nothing is left out.
+    """
+    names = list(dict.fromkeys(name for each in conditions for name in each.settings))
+    if len(conditions) > 1:
+        values = {name: {each.settings.get(name) for each in conditions} for name in names}
+        names = [name for name in names if name == "condition" or len(values[name]) > 1]
+    return [replace(e, settings={n: e.settings[n] for n in names if n in e.settings}) for e in conditions]
 
 
 def log_to_board(folder: SampleFolder, evaluated: Evaluated) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eval.runs import run_of
 from experiments.console.progress import Progress, progress
 from experiments.console.show import show
-from experiments.evaluation.board import Evaluated, log_to_board
+from experiments.evaluation.board import Evaluated, differing, log_to_board
 from experiments.evaluation.judges import feature_folder, judges_of, make_judges, named_judges
 from experiments.evaluation.processes import look_in_processes
 from experiments.evaluation.statistics import read_statistics, statistics_files, statistics_paths, with_statistics
@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
     texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     listed = {Path(options.csv): flat_csv(rows)} if options.csv else {}
     write_files({**written, **listed, **dict(zip(targets, texts, strict=True))})
-    for folder, row, own in zip(folders, rows, loggers, strict=True):
-        evaluated = Evaluated.of_folder(folder, row)
-        log_to_board(folder, evaluated)
+    found = [Evaluated.of_folder(folder, row) for folder, row in zip(folders, rows, strict=True)]
+    for folder, evaluated, shown, own in zip(folders, found, differing(found), loggers, strict=True):
+        log_to_board(folder, shown)
         if own:
             from experiments.evaluation.loggers import log_to_loggers
 

@@ -128,6 +128,7 @@ def blur() -> argparse.ArgumentParser:
     made.add_argument("--run", required=True, help="run folder: its judges are used, and blur.json goes there")
     made.add_argument("--radii", nargs="+", type=float, default=[0, 1, 2, 4, 8], help="in pixels (default: 0 1 2 4 8)")
     made.add_argument("--bootstrap", type=positive, default=200, help="draws for the 95%% intervals (default 200)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made, required=False, reference="real images (default: RUN/samples/reference)")
     return made
 

@@ -9,7 +9,7 @@ import torch
 from eval.errors import InputError
 from eval.judges.aesthetics import LinearProbe
 from eval.judges.features import NO_INCEPTION, AttributeExtractor
-from eval.judges.judges import Judges, look
+from eval.judges.judges import Judges, PublishedJudges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.diversity import within_caption_distance
@@ -38,6 +38,26 @@ class FakeCLIP:
 @pytest.fixture
 def judges(classifier) -> Judges:
     return Judges(AttributeExtractor(classifier), FakeCLIP())
+
+
+def test_geneval_without_its_metadata_is_said_to_be_left_out(make_folder, classifier):
+    class Detector:
+        name, resizing = "GenEval", "none"
+
+        def score(self, images, records):
+            return torch.tensor([[float("nan") if r.get("geneval") is None else 1.0] for r in records])
+
+    with_it = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"geneval": Detector()}))
+    real, folder = make_folder("real", captions=12, seed=1), make_folder("a", condition="glide", mentioned=False)
+    reference = read_reference(real, with_it)
+    row = measure(folder, look(folder, with_it), with_it, reference, draws=5, seed=0)
+    assert row["published"] == {} and any("no picture has GenEval's metadata" in text for text in row["warnings"])
+    metadata = {"tag": "counting", "include": [{"class": "dog", "count": 2}], "prompt": "two dogs"}
+    for record in folder.records:
+        record["geneval"] = metadata
+    row = measure(folder, look(folder, with_it), with_it, reference, draws=5, seed=0)
+    assert row["published"]["geneval_counting"]["value"] == 1.0
+    assert not any("GenEval's metadata" in text for text in row["warnings"])
 
 
 def test_every_number(make_folder, judges):

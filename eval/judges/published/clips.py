@@ -22,8 +22,8 @@ ARCHITECTURES = {
     "geneval": "ViT-L-14-quickgelu",
 }
 """Metric -> the open_clip architecture of its CLIP; OpenAI's have the quick GELU."""
-RESIZE_MODES = {"hpsv2": "longest", "hpsv2.1": "longest", "cmmd": "squash"}
-"""Where pictures that are not square are not cropped to their centre."""
+RESIZE_MODES = {"hpsv2": "longest", "hpsv2.1": "longest"}
+"""Where pictures that are not square are not cropped to their centre; CMMD's authors crop, as CLIP does."""
 OF_TRANSFORMERS = "text_model.embeddings.token_embedding.weight"
 
 

@@ -62,7 +62,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, ignore: tu
             raise InputError(
                 f"{path}: {name} has the shape {found}, {expected} is needed: it is another network's file"
             )
-    extra = [name for name in state if name not in wanted and not name.startswith(ignore)] if ignore != ("",) else []
+    extra = [name for name in state if name not in wanted and not name.startswith(ignore)]
     if extra:
         raise InputError(f"{path} holds {extra[0]}, which the network does not have: it is another network's file")
     network.load_state_dict({name: state[name] for name in wanted}, assign=True)

@@ -40,6 +40,21 @@ def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_
     assert not list((tmp_path / "several" / parts.PARTS).iterdir())
 
 
+def test_a_part_lies_on_the_disk_while_it_is_made(make_folder, classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "BATCH", 5)
+    made = []
+
+    def opened(path, shape, dtype, real=parts.open_features):
+        made.append((path.name, shape))
+        return real(path, shape, dtype)
+
+    monkeypatch.setattr(parts, "open_features", opened)
+    folder = make_folder("a", captions=9, per_caption=2)
+    parts.look_at_part(folder, Judges(AttributeExtractor(classifier)), tmp_path, 1, 2)
+    assert [shape[0] for _, shape in made] == [8, 8]  # Of 18 pictures in batches of 5, the second and the fourth.
+    assert all(name.endswith("-1-of-2.npy.tmp") for name, _ in made)
+
+
 def test_a_missing_part_is_told(make_folder, classifier, tmp_path):
     folder, judge = make_folder("a"), Judges(AttributeExtractor(classifier))
     parts.look_at_part(folder, judge, tmp_path, 0, 2)

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from eval.samples.folder import SampleFolder, write_samples
 from experiments.cli import main
-from experiments.evaluation.board import Evaluated, log_evaluation, scalars
+from experiments.evaluation.board import Evaluated, differing, log_evaluation, scalars
 from experiments.evaluation.loggers import log_to_loggers, make_loggers
 from experiments.training.boards import hyperparameters
 from modules.errors import InputError
@@ -138,6 +138,18 @@ def test_an_evaluated_condition(tmp_path):
     }  # fmt: skip
     assert "evaluation/frechet" in metrics
     assert len(SampleFolder.open(folder.path)) == 4 and json.loads(json.dumps(settings)) == settings
+
+
+def test_conditions_are_shown_with_the_settings_in_which_they_differ():
+    common = {"n": 4, "seed": 7, "guidance.decoder": 2.0}
+    first = Evaluated({"condition": "glide", **common, "steps.decoder": 5}, {"x": 1.0}, None)
+    second = Evaluated(
+        {"condition": "diffusion_prior", **common, "steps.decoder": 9, "steps.prior": 3}, {"x": 2.0}, None
+    )
+    a, b = differing([first, second])
+    assert a.settings == {"condition": "glide", "steps.decoder": 5} and a.metrics == {"x": 1.0}
+    assert b.settings == {"condition": "diffusion_prior", "steps.decoder": 9, "steps.prior": 3}
+    assert differing([first]) == [first]
 
 
 def written(tmp_path):

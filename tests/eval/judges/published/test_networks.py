@@ -323,3 +323,18 @@ def test_files_are_found_by_their_published_names(tmp_path: Path, monkeypatch: p
 
 def test_published_judges_are_judges():
     assert list(Judges(published=PublishedJudges({"dinov2": lambda images: images})).extractors()) == ["dinov2"]
+
+
+def test_cmmds_pictures_are_cropped_to_their_centre(tmp_path: Path):
+    """Its authors crop the centre square, and then resize: io_util._center_crop_and_resize."""
+    from PIL import Image
+
+    model = randomised(open_clip.CLIP(**TINY))
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    clip = clips.published_clip("cmmd", tmp_path / "clip.pt", config=TINY)
+    wide = F.interpolate(pictures(1, 8).float(), (64, 96), mode="bicubic").clamp(0, 255).round().to(torch.uint8)
+    square = Image.fromarray(wide[0, :, :, 16:80].permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BICUBIC)
+    theirs = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None]
+    assert_close(F.normalize(clip(wide), dim=1), F.normalize(clip(theirs), dim=1), atol=2e-2, rtol=0)
+    squashed = F.interpolate(wide.float(), (32, 32), mode="bicubic", antialias=True).round().to(torch.uint8)
+    assert float((F.normalize(clip(squashed), dim=1) - F.normalize(clip(theirs), dim=1)).abs().max()) > 5e-2
