@@ -6,10 +6,11 @@ import argparse
 
 from experiments.console.arguments import SPLITS, CommandParser, Parsers, positive
 
-KINDS = (
-    "a YAML with a data: section; or a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify "
-    "packages, a folder of pictures with captions, or hf:NAME for one of Hugging Face's"
+PLACES = (
+    "a COCO folder, webdataset shards (FOLDER, GLOB.tar), a folder of Iconify packages, a folder of pictures with "
+    "captions, or hf:NAME for one of Hugging Face's"
 )
+KINDS = f"a YAML with a data: section; or {PLACES}"
 EMOJI_SETS = ("noto", "fluent-emoji-flat", "twemoji", "openmoji")
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiments.demo.mask import mask_of
 from experiments.demo.studio import MOST_SEEDS, Studio
-from experiments.demo.widgets import bind, gallery, picture, seed_row, share_of
+from experiments.demo.widgets import bind, gallery, picture, seed_of, seed_row, share_of
 
 SLIDERS = 8
 """Principal components that have a slider."""
@@ -28,11 +28,11 @@ def variations(studio: Studio) -> None:
 
     def drawn(
         given: Image.Image | None,
-        first: float,
+        first: float | None,
         pictures: float,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> object:
-        seeds = [int(first) + k for k in range(int(pictures))]
+        seeds = [seed_of(first) + k for k in range(int(pictures))]
         return share_of(
             lambda: studio.variations(given, (0.0, 0.5, 1.0), seeds, progress), {"variations": True, "seeds": seeds}
         )
@@ -64,19 +64,20 @@ def interpolation(studio: Studio) -> None:
         other: Image.Image | None,
         pictures: float,
         shared: bool,
-        number: float,
+        number: float | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> object:
-        noise = int(number) if shared else None
+        noise = seed_of(number) if shared else None
         return share_of(
             lambda: studio.between_pictures(one, other, int(pictures), noise, progress),
             {"interpolation": "pictures", "count": int(pictures), "noise_seed": noise},
         )
 
-    def said(one: str, other: str, pictures: float, number: float) -> object:
+    def said(one: str, other: str, pictures: float, number: float | None) -> object:
+        seed = seed_of(number)
         return share_of(
-            lambda: studio.between_captions([one, other], int(pictures), int(number)),
-            {"interpolation": [one, other], "count": int(pictures), "seed": int(number)},
+            lambda: studio.between_captions([one, other], int(pictures), seed),
+            {"interpolation": [one, other], "count": int(pictures), "seed": seed},
             studio.unknown(f"{one} {other}"),
         )
 
@@ -138,9 +139,11 @@ def inpainting(studio: Studio) -> None:
     draw = gr.Button("Fill", variant="primary", elem_id="draw-inpaint")
     shown, download = gallery("inpaint")
 
-    def drawn(painted: dict[str, object] | None, text: str, first: float, pictures: float, times: float) -> object:
+    def drawn(
+        painted: dict[str, object] | None, text: str, first: float | None, pictures: float, times: float
+    ) -> object:
         given, mask = mask_of(painted)
-        seeds = [int(first) + k for k in range(int(pictures))]
+        seeds = [seed_of(first) + k for k in range(int(pictures))]
         return share_of(
             lambda: studio.inpaint(given, mask, text, seeds, int(times)),
             {"inpainting": text, "seeds": seeds, "resamples": int(times)},
@@ -169,8 +172,9 @@ def principal(studio: Studio) -> None:
     draw = gr.Button("Draw", variant="primary", elem_id="draw-components")
     shown, download = gallery("components", 2)
 
-    def drawn(given: Image.Image | None, first: float, *shifts: float) -> object:
-        return share_of(lambda: studio.moved(given, shifts, int(first)), {"shifts": list(shifts), "seed": int(first)})
+    def drawn(given: Image.Image | None, first: float | None, *shifts: float) -> object:
+        number = seed_of(first)
+        return share_of(lambda: studio.moved(given, shifts, number), {"shifts": list(shifts), "seed": number})
 
     inputs = [image, seed, *sliders]
     bind(draw, drawn, inputs, [shown, download], dice)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from experiments.demo.edits import inpainting, interpolation, principal, text_diffs, variations
 from experiments.demo.studio import MOST_SEEDS, Drawing, Studio
-from experiments.demo.widgets import bind, gallery, seed_row, share_of
+from experiments.demo.widgets import bind, gallery, seed_of, seed_row, share_of
 from modules.conditions import CONDITIONS
 
 HEAD = """<style>
@@ -21,6 +21,10 @@ HEAD = """<style>
 """In the page's head, where gradio leaves it as it is. A phone's width has two pictures beside each other."""
 
 
+OLD = (3600, 24 * 3600)
+"""Every hour, pictures that the page has shown are deleted from the temporary folder when they are a day old."""
+
+
 def theme() -> gr.themes.Base:
     """A theme whose fonts are the machine's own: the page loads nothing from elsewhere."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -28,7 +32,7 @@ def theme() -> gr.themes.Base:
 
 def page(studio: Studio) -> gr.Blocks:
     """The page of a run. One picture is drawn at a time; who comes meanwhile waits in the queue."""
-    with gr.Blocks(title=f"unclip: {studio.name}", analytics_enabled=False) as blocks:
+    with gr.Blocks(title=f"unclip: {studio.name}", analytics_enabled=False, delete_cache=OLD) as blocks:
         gr.Markdown(
             f"# unclip\nThe run `{studio.name}`: a caption becomes a CLIP image embedding z_i (by a prior), and z_i "
             "becomes a picture (by the decoder and the upsampler). The same seed draws the same picture."
@@ -74,7 +78,7 @@ def _captions(studio: Studio) -> None:
     def drawn(
         text: str,
         names: list[str],
-        first: float,
+        first: float | None,
         pictures: float,
         decoder_steps: float,
         decoder_scale: float,
@@ -84,7 +88,7 @@ def _captions(studio: Studio) -> None:
     ) -> object:
         chosen = Drawing(
             [name for name in studio.conditions if name in names],
-            int(first),
+            seed_of(first),
             int(pictures),
             {"steps": int(decoder_steps), "guidance_scale": float(decoder_scale)},
             {"candidates": int(prior_candidates), "guidance_scale": float(prior_scale)},

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +239,7 @@ class Studio:
             raise InputError(f"{self.name} has neither embeddings nor a whitened decoder: its components are not known")
         picture = load_image(given(image))[None].to(self.system.device)
         z_i = self.system.embed_image(picture)
-        there = self.components.moved(z_i.cpu(), torch.tensor([list(shifts)])).to(z_i)
+        there = self.components.moved(z_i.cpu(), torch.tensor([list(shifts)]), self.system.raw).to(z_i)
         tokens, noise = tokens_of(self.system, None, 2), fresh_noise(self.system, ImageSeeds.of([seed], 1))
         latents = Latents(torch.cat([z_i, there]), noise.expand(2, -1, -1, -1), tokens)
         low = redraw(self.system, latents, Walk(16))
@@ -263,9 +263,18 @@ def along(pictures: Sequence[Image.Image]) -> Shown:
     return [(picture, f"{k / (len(pictures) - 1):.2f}") for k, picture in enumerate(pictures)]
 
 
+@cache
+def downloads() -> tempfile.TemporaryDirectory[str]:
+    """Where archives are made; the folder goes when the program ends."""
+    return tempfile.TemporaryDirectory(prefix="unclip-demo-", ignore_cleanup_errors=True)
+
+
 def archive(shown: Shown, how: dict[str, object]) -> str:
-    """A zip file of the pictures and of how they were drawn; returns its path, in a temporary folder."""
-    path = Path(tempfile.mkdtemp(prefix="unclip-demo-")) / "pictures.zip"
+    """A zip file of the pictures and of how they were drawn; returns its path, in `downloads`.
+
+    The page hands out a copy of its own, so that the next archive takes its place.
+    """
+    path = Path(downloads().name) / "pictures.zip"
     with zipfile.ZipFile(path, "w") as file:
         for k, (picture, _) in enumerate(shown):
             with file.open(f"{k:02d}.png", "w") as entry:

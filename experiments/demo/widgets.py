@@ -26,6 +26,13 @@ def gallery(name: str, columns: int = 4) -> tuple[gr.Gallery, gr.DownloadButton]
     return shown, gr.DownloadButton("Download all, with settings", interactive=False, elem_id=f"download-{name}")
 
 
+def seed_of(number: float | None) -> int:
+    """The first seed, if the field is not empty; a message on the page says so."""
+    if number is None:
+        raise gr.Error("the first seed is empty: give a whole number")
+    return int(number)
+
+
 def seed_row() -> tuple[gr.Number, gr.Button]:
     """The first seed, and a button for another one."""
     seed = gr.Number(0, label="first seed", precision=0, minimum=0)

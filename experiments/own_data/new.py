@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from pathlib import Path
 
 from experiments.data.check import faults_on_the_page
@@ -22,6 +24,10 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.suite)
     if folder.suffix in (".yaml", ".yml"):
         raise InputError(f"{folder}: give a folder's name, as in {folder.with_suffix('')}; the suite is several YAMLs")
+    for text in (options.suite, *([options.run] if options.run else [])):
+        check_name(text)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder to write the suite into")
     suite = folder / "suite.yaml"
     if suite.exists() and not options.overwrite:
         raise InputError(f"{suite} is there already: choose another folder, or --overwrite it")
@@ -37,10 +43,24 @@ def run(options: argparse.Namespace) -> int:
     stages = load_suite(suite).stages
     print(printable_lines(told(options.data, survey, choices)))
     print(f"\n{folder}: suite.yaml with {len(stages)} stages, and a YAML for each of {len(files) - 2} trainings")
-    print(f"look:  unclip data check {folder}/data.yaml --out {folder}/data.html")
-    print(f"plan:  unclip reproduce {suite} --dry-run")
-    print(f"run:   unclip reproduce {suite}      # ends with {run_folder}/report.html; goes on after an interruption")
+    place, whole = shlex.quote(str(folder)), shlex.quote(str(suite))
+    print(f"look:  unclip data check {place}/data.yaml --out {place}/data.html")
+    print(f"plan:  unclip reproduce {whole} --dry-run")
+    print(f"run:   unclip reproduce {whole}      # ends with {run_folder}/report.html; goes on after an interruption")
     return 0
+
+
+def check_name(text: str) -> None:
+    """Refuse a folder's name that YAML, or the commands in a suite, would read as something else.
+
+    Raises:
+        InputError: says which characters there may be.
+    """
+    if not re.fullmatch(r"[\w./~+=@ -]+", text):
+        raise InputError(
+            f"{printable(text)}: the suite's YAMLs name this folder, so choose a name of letters, digits, spaces and "
+            "any of . _ - + = @"
+        )
 
 
 def told(place: str, survey: Survey, choices: Choices) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from experiments.console.arguments import CommandParser, Parsers, positive
-from experiments.data.options import KINDS
+from experiments.data.options import PLACES
 
 SIDES = (32, 64, 128)
 """Pixels that a decoder of `unclip new` may have."""
@@ -18,7 +18,7 @@ def new() -> argparse.ArgumentParser:
         description="Look at a data set, and write a suite that trains and evaluates everything on it.",
     )
     parser.add_argument("suite", metavar="FOLDER", help="folder to write the suite's YAMLs into")
-    parser.add_argument("--data", required=True, metavar="DATA", help=f"the place where they lie: {KINDS[17:]}")
+    parser.add_argument("--data", required=True, metavar="DATA", help=f"the place where they lie: {PLACES}")
     parser.add_argument(
         "--captions-from",
         choices=("auto", "metadata", "text", "names"),

@@ -176,3 +176,25 @@ def test_one_command_does_the_rest(own_pictures, tmp_path, monkeypatch, capsys):
     log = Path("runs/mine/decoder/log.txt").read_text()
     assert re.search(r"decoder: step 2 of 2: train/loss [\d.]+, val/loss [\d.]+", log)
     assert "export: runs/mine/decoder/export" in log
+
+
+@pytest.mark.parametrize("name", ["birds #2", "a: b", "my{suite}", "a$b"])
+def test_names_that_yaml_reads_otherwise_are_refused(own_pictures, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    for words in (["new", name], ["new", "suite", "--run", name]):
+        assert main([*words, "--data", str(own_pictures)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"{name}: the suite's YAMLs name this folder" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_with_a_space_is_quoted_where_commands_name_it(own_pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "my suite", "--data", str(own_pictures)]) == 0
+    assert "unclip reproduce 'my suite/suite.yaml'" in capsys.readouterr().out
+    stages = load_suite(Path("my suite/suite.yaml")).stages
+    assert stages["clip"].words(Path("r"))[-1] == "my suite/clip.yaml"
+    assert read_config(Path("my suite/clip.yaml"))["trainer"]["default_root_dir"].endswith("runs/my suite}/clip")
+    (tmp_path / "file").touch()
+    assert main(["new", "file", "--data", str(own_pictures)]) == 2
+    assert "file is a file: name a folder" in capsys.readouterr().err
