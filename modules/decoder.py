@@ -16,6 +16,7 @@ from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import DecoderModel, first_captions
 from modules.networks.decoder import DecoderNetwork
+from modules.training.conditioning import fit_conditioning
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.measures import thumbnails
 from modules.training.model_stage import per_sample_generators
@@ -70,11 +71,12 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
     judged: ClassVar[int | None] = 0
 
     def on_fit_start(self) -> None:
-        """Fit the whitening of z_i, where the network has one, to the training embeddings.
+        """Fit the whitening of z_i to the training embeddings, and take the empty caption, where the network has them.
 
         A resumed run has it already, and so has one that starts from other weights, which were trained behind it.
         """
         fit_whitenings(self, self._model.embedding)
+        fit_conditioning(self)
 
     @property
     def drawing_model(self) -> DecoderModel:

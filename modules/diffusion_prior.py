@@ -8,6 +8,7 @@ from modules.models.base import Batch
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.networks.priors.prior import DenoisingPriorNetwork
+from modules.training.conditioning import fit_conditioning
 from modules.training.diffusion_stage import DiffusionStage
 from modules.training.model_stage import PriorStage
 from modules.training.stage import TrainingConfig, adamw
@@ -39,3 +40,7 @@ class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPr
     ) -> None:
         model = DiffusionPriorModel(network, objective, sampler, drop_text=drop_text, candidates=candidates)
         super().__init__(model, optimizer, training, statistics_samples)
+
+    def on_fit_start(self) -> None:
+        """Take the scale of z_i and the empty caption of the data, where the network has them."""
+        fit_conditioning(self)

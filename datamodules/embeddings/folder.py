@@ -3,6 +3,7 @@
     DIR/embeddings.json                     what made them: CLIP, data, dimensions, rows a split
     DIR/train/img_emb/img_emb_0.npy         (n, D) float32, unit norm; and so on, see `datamodules.embeddings.shards`
     DIR/val/..., DIR/test/...
+    DIR/empty_caption.safetensors           tokens, z_t and features of "", which stands for a dropped caption
 
 Row i belongs to pair i of the split. A split is there whole or not at all.
 """
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
@@ -32,11 +34,13 @@ from datamodules.embeddings.shards import (
     read_replaced,
     shard_path,
 )
-from modules.batches import EmbeddingBatch
+from modules.batches import Captions, EmbeddingBatch
 from modules.errors import InputError
-from modules.untrusted.reading import printable, read_json
+from modules.untrusted.reading import printable, read_json, reason
+from modules.untrusted.weights import read_weights
 
 MANIFEST = "embeddings.json"
+EMPTY = "empty_caption.safetensors"
 VERSION = 1
 MAX_MANIFEST = 2**26
 """Bytes of it: a checksum a file, 10,000 files a split, take 1 MB."""
@@ -182,6 +186,30 @@ class EmbeddingsFolder:
         for kind, rows in (("z_i", z_i), ("z_t", z_t)):
             check_norms(rows, folder / PLACES[kind], self.info.normalised)
         return EmbeddingRows(z_i, z_t, tokens, features, replaced=replaced)
+
+    def empty_caption(self) -> Captions:
+        """The caption "" as the CLIP gives it: one row, with features where the folder has them.
+
+        Raises:
+            InputError: the folder has none, or a damaged one.
+        """
+        path, info = self.path / EMPTY, self.info
+        again = "run `unclip embed` as before, which adds it and keeps what is there"
+        if not path.is_file():
+            raise InputError(f"{path} is missing, which stands for a dropped caption: {again}")
+        try:
+            tensors, _ = read_weights(path)
+            found = Captions(tensors["tokens"], tensors["z_t"], tensors.get("features"))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({reason(error)}): remove it, and {again}") from error
+        shapes = [tuple(found.tokens.shape), tuple(found.z_t.shape)]
+        wanted = [(1, info.context), (1, info.dim)]
+        if info.features is not None:
+            shapes.append(() if found.features is None else tuple(found.features.shape))
+            wanted.append((1, info.context, info.features))
+        if shapes != wanted:
+            raise InputError(f"{path} is of other embeddings ({shapes}, not {wanted}): remove it, and {again}")
+        return found
 
     def replaced(self, split: str) -> np.ndarray:
         """(K, 2) int64: rows of a split that hold the embeddings of another pair, and which pair's.

@@ -15,6 +15,7 @@ from datamodules.embeddings.folder import MANIFEST, EmbeddingRows, EmbeddingsFol
 from datamodules.embeddings.shards import REPLACED
 from datamodules.fault_counting import FaultCounting
 from datamodules.faults import Fault, FaultPolicy
+from modules.batches import Captions
 from modules.errors import InputError
 
 Tokenizer = Callable[[list[str]], Any]
@@ -77,6 +78,16 @@ class EmbeddingsDataModule(FaultCounting):
     def embedding_dim(self) -> int | None:
         """Width of the embeddings; None for clip-retrieval's, which do not say before they are read."""
         return None if self._foreign else self.info.dim
+
+    def empty_caption(self) -> Captions:
+        """The caption "" as the CLIP gives it, one row.
+
+        Raises:
+            InputError: the folder has none.
+        """
+        if self._foreign:
+            raise InputError(f"{self.folder}: clip-retrieval writes no empty caption; use `unclip embed`")
+        return self._open().empty_caption()
 
     def dataset(self, split: str) -> EmbeddingRows:
         if check_split(split) not in self._rows:

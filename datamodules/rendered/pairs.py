@@ -17,6 +17,7 @@ from datamodules.embeddings.folder import EmbeddingRows, open_embeddings
 from datamodules.pictures.caption_table import Captions, CaptionTable
 from datamodules.rendered.cache import MappedArray, RenderedOnDemand, cached_images, digest
 from datamodules.transforms import to_float
+from modules.batches import Captions as EmbeddedCaptions
 from modules.batches import ImageTextBatch
 from modules.errors import InputError
 
@@ -165,6 +166,16 @@ class PairDataModule(SplitDataModule):
             return RenderedOnDemand(count, render)
         key = self.source_key(split)
         return cached_images(self.cache_dir, f"{key[0]}-{key[1]}", key, count, size, render)
+
+    def empty_caption(self) -> EmbeddedCaptions:
+        """The caption "" as the embeddings' CLIP gives it, one row.
+
+        Raises:
+            InputError: there are no embeddings, or their folder has none.
+        """
+        if self.embeddings is None:
+            raise InputError("an empty caption comes with embeddings: make some and set data.init_args.embeddings")
+        return open_embeddings(self.embeddings).empty_caption()
 
     def dataset(self, split: str) -> ImageTextDataset:
         if check_split(split) not in self._datasets:

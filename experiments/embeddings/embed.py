@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.base import SPLITS, SplitDataModule
-from datamodules.embeddings.folder import EmbeddingsInfo, open_embeddings
+from datamodules.embeddings.folder import EMPTY, EmbeddingsInfo, open_embeddings
 from datamodules.embeddings.shards import REPLACED
 from datamodules.embeddings.writer import EmbeddingsWriter
 from datamodules.faults import LOG_FILE
@@ -21,7 +21,9 @@ from experiments.data.sources import is_yaml, open_data
 from experiments.embeddings.clip_splits import warn_of_shared_pairs
 from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
 from experiments.embeddings.options import SHARD_ROWS
+from modules.clip.frozen import caption_features
 from modules.errors import InputError
+from modules.models.exports import write_weights
 
 SAME = 0.98
 """Cosine of an embedding and the same one made again: bfloat16 and other devices change it by less than 0.01."""
@@ -132,6 +134,7 @@ def embed(
     info = _info(clip, source or {}, token_features)
     settings = dict(trainer or trainer_device(device))
     writer = EmbeddingsWriter(out, info, overwrite, _settings(data, settings.get("precision", "32-true")))
+    write_empty_caption(clip, writer.path, token_features)
     module = Embedder(clip, token_features)
     for split in splits:
         log = data.log(split) if hasattr(data, "log") else None
@@ -152,6 +155,18 @@ def embed(
         write_split(module, work, settings)
         _say_replaced(writer.path, split)
         _say(f"{split}: {size} rows of {info.dim} written to {out}")
+
+
+@rank_zero_only
+def write_empty_caption(clip: Encoder, folder: Path, token_features: bool) -> None:
+    """Write the caption "" as the CLIP gives it, for networks that have it stand for a dropped one."""
+    with torch.inference_mode():
+        tokens = clip.tokenize([""])
+        here = next(clip.parameters()).device if isinstance(clip, torch.nn.Module) else torch.device("cpu")
+        found = {"tokens": tokens, "z_t": clip.encode_text(tokens.to(here)).float().cpu()}
+        if token_features:
+            found["features"] = caption_features(clip, tokens.to(here)).float().cpu()
+    write_weights({name: tensor.clone() for name, tensor in found.items()}, folder / EMPTY)
 
 
 def spot_check(data: SplitDataModule, clip: Encoder, folder: Path, split: str) -> None:
