@@ -52,10 +52,9 @@ def run(options: argparse.Namespace) -> int:
         captions = [text for text in texts for _ in range(count)]
         tokens, z_t = system.embed_text(captions)
         z_i = system.embedding(options.prior, tokens, z_t, seeds.generators("prior"))
-        z_i = torch.zeros_like(z_t) if z_i is None else z_i
     else:  # Without a caption the picture's own z_i says what it is.
         z_i = system.embed_image(found.images).repeat_interleave(count, dim=0)
-        tokens = tokens_of(system, None, len(z_i))
+        tokens = tokens_of(system, None, len(found) * count)
     hole = Hole(found.images.repeat_interleave(count, dim=0), keep.expand(len(found) * count, -1, -1, -1))
     drawn = inpaint(system, hole, z_i, tokens, seeds, walk_of(options), size=options.size, resamples=options.resamples)
     known = hole.at(drawn.shape[-1])

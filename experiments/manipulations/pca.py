@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     # One seed for all pictures, as in the paper: what differs between them is z_i.
     noise = fresh_noise(system, ImageSeeds.of([options.seed] * len(found), len(found)))
     tokens = tokens_of(system, None, len(found))
-    drawn = [redraw(system, Latents(codec.reconstruct(z_i, k), noise, tokens), walk) for k in counts]
+    drawn = [redraw(system, Latents(codec.reconstruct(z_i, k, system.raw), noise, tokens), walk) for k in counts]
     drawn.append(redraw(system, Latents(z_i, noise, tokens), walk))
     kept = codec.eigenvalues.cumsum(0) / codec.eigenvalues.sum()
     variance = float(kept[counts[-1] - 1]) if counts[-1] else 0.0

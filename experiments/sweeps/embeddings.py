@@ -51,8 +51,8 @@ class EmbeddingJudge:
 
     def measure(self, condition: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Draws z_i; compares sample k's with real image k's, and all of them with those of all real images."""
-        true, text = self.true, self.text
         seconds, z_i = self.timed(condition, settings)
+        drawn, true, text = map(self._directions, (z_i, self.true, self.text))
         rows = np.array([row for row, _ in self.places])
         resampler = Resampler(rows, self.plan.bootstrap, self.plan.seed)
         warned = singular_warning(len(z_i), z_i.shape[1])
@@ -60,8 +60,8 @@ class EmbeddingJudge:
             "n": len(z_i),
             "seconds": {"value": seconds / len(z_i)},
             "frechet": as_json(frechet_interval(z_i, FeatureStatistics.of(self.population), resampler)),
-            "cosine_true": as_json(resampler.mean((z_i * true).sum(1))),
-            "cosine_text": as_json(resampler.mean((z_i * text[rows]).sum(1))),
+            "cosine_true": as_json(resampler.mean((drawn * true).sum(1))),
+            "cosine_text": as_json(resampler.mean((drawn * text[rows]).sum(1))),
             "diversity": as_json(resampler.mean(within_caption_distance(z_i, rows))),
             "warnings": [f"z_i: {warned}"] if warned else [],
             "protocol": {
@@ -78,6 +78,13 @@ class EmbeddingJudge:
                 "seed": self.plan.seed,
             },
         }
+
+    def _directions(self, z: np.ndarray) -> np.ndarray:
+        """(N, D) embeddings of unit norm, as which they come unless they are a CLIP's own."""
+        if not self.sampler.system.raw:
+            return z
+        found: np.ndarray = z / np.linalg.norm(z, axis=1, keepdims=True)
+        return found
 
     @cached_property
     def population(self) -> np.ndarray:

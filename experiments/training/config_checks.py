@@ -82,7 +82,7 @@ def captions_of(data: LightningDataModule, splits: Sequence[str]) -> CaptionSize
     if isinstance(data, EmbeddingsDataModule) and data.embedding_dim is None:  # Of clip-retrieval: it says nothing.
         rows = data.dataset(splits[0])
         batch = rows[range(0, len(rows), -(-len(rows) // 1024))]
-        return CaptionSizes(batch.tokens.shape[1], int(batch.tokens.max()), batch.z_i.shape[1], None)
+        return CaptionSizes(batch.tokens.shape[1], int(batch.tokens.max()), batch.z_i.shape[1], None, raw=False)
     path = data.folder if isinstance(data, EmbeddingsDataModule) else getattr(data, "embeddings", None)
     if path is None:
         return None
@@ -93,4 +93,5 @@ def captions_of(data: LightningDataModule, splits: Sequence[str]) -> CaptionSize
         tokens = folder.rows(split).tokens
         stride = max(1, math.ceil(count * folder.info.context / TOKENS))
         largest = max(largest, int(np.max(tokens[range(0, count, stride)], initial=0)))
-    return CaptionSizes(folder.info.context, largest, folder.info.dim, folder.info.features)
+    info = folder.info
+    return CaptionSizes(info.context, largest, info.dim, info.features, raw=not info.normalised)

@@ -30,11 +30,14 @@ class Components:
         """(B, D) embeddings -> (B, D) where they lie on the components, in standard deviations."""
         return (z_i - self.mean) @ self.directions.T / self.deviations.clamp(min=1e-8)
 
-    def moved(self, z_i: Tensor, shifts: Tensor) -> Tensor:
-        """z_i (B, D) of unit norm, moved by `shifts` (B, K) standard deviations along the first K components."""
+    def moved(self, z_i: Tensor, shifts: Tensor, raw: bool = False) -> Tensor:
+        """z_i (B, D) moved by `shifts` (B, K) standard deviations along the first K components.
+
+        Of unit norm, unless embeddings are `raw`, a CLIP's own.
+        """
         count = shifts.shape[1]
         step = (shifts * self.deviations[:count]) @ self.directions[:count]
-        return F.normalize(z_i + step, dim=1)
+        return z_i + step if raw else F.normalize(z_i + step, dim=1)
 
 
 def components_of(z_i: Tensor) -> Components:

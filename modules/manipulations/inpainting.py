@@ -14,8 +14,8 @@ from modules.diffusion.schedules import NoiseSchedule
 from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
-from modules.manipulations.inversion import decoder_denoiser, decoder_size, walk_schedule
-from modules.manipulations.latents import Latents, Walk
+from modules.manipulations.inversion import decoder_size, given_denoiser, walk_schedule
+from modules.manipulations.latents import Walk
 from modules.seeds import ImageSeeds
 from modules.trained_run import TrainedRun
 
@@ -48,7 +48,7 @@ class Hole:
 def inpaint(
     system: TrainedRun,
     hole: Hole,
-    z_i: Tensor,
+    z_i: Tensor | None,
     tokens: Tensor,
     seeds: ImageSeeds,
     walk: Walk = Walk(guidance_scale=1.5),
@@ -59,7 +59,7 @@ def inpaint(
     """Draws the open part of images for (z_i, caption), at the decoder's size and then at each upsampler's.
 
     Args:
-        z_i: (B, D) of what the whole image is to be.
+        z_i: (B, D) of what the whole image is to be; None where the caption alone says it.
         tokens: (B, L), all 0 for no caption.
         seeds: one an image.
         walk: steps and guidance; the upsamplers keep their own.
@@ -75,11 +75,11 @@ def inpaint(
     hole = Hole(hole.images.to(system.device), hole.keep.to(system.device))
     sizes = reachable_sizes(system, size)
     drawn = []
-    for start in range(0, len(z_i), walk.batch_size):
+    for start in range(0, len(tokens), walk.batch_size):
         rows = slice(start, start + walk.batch_size)
         part = Hole(hole.images[rows], hole.keep[rows])
-        latents = Latents(z_i[rows], z_i[rows], tokens[rows])
-        denoiser = decoder_denoiser(system, latents, walk.guidance_scale, "static")
+        own = None if z_i is None else z_i[rows]
+        denoiser = given_denoiser(system, tokens[rows], own, walk.guidance_scale, "static")
         low = _fill(
             denoiser, walk_schedule(system, walk), part.at(decoder_size(system)), seeds[rows], "decoder", resamples
         )

@@ -108,16 +108,27 @@ def decoder_denoiser(
     Raises:
         InputError: if the decoder takes no z_i, or one of another width.
     """
+    return given_denoiser(system, latents.tokens, latents.z_i, guidance_scale, threshold)
+
+
+def given_denoiser(
+    system: TrainedRun, tokens: Tensor, z_i: Tensor | None, guidance_scale: float, threshold: Threshold | None = None
+) -> Denoiser:
+    """`decoder_denoiser` of tokens (B, L) and z_i (B, D); None is no z_i, as the decoder was trained without one.
+
+    Raises:
+        InputError: see `decoder_denoiser`.
+    """
     decoder = system.decoder()
     width = decoder.network.embedding_dim
-    if width != latents.z_i.shape[1]:
+    if z_i is not None and width != z_i.shape[1]:
         raise InputError(
             f"the decoder of {system.run} takes z_i of {width} dimensions, the CLIP there gives "
-            f"{latents.z_i.shape[1]}: manipulations need a decoder trained on this CLIP's embeddings"
+            f"{z_i.shape[1]}: manipulations need a decoder trained on this CLIP's embeddings"
         )
     # Only the walk's guidance, at every step: with the sampler's interval or rescaling, up and down would differ.
     walked = replace(decoder, sampler=SamplerConfig(guidance_scale=guidance_scale))
-    return walked.denoiser_for(latents.tokens, latents.z_i, threshold)
+    return walked.denoiser_for(tokens, z_i, threshold)
 
 
 def walk_schedule(system: TrainedRun, walk: Walk) -> NoiseSchedule:

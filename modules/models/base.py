@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modules.batches import Captions, EmbeddingBatch, ImageTextBatch
 from modules.errors import InputError
 from modules.models.configs import Rule
-from modules.models.data_sizes import CaptionReader, DataSizes, check_captions
+from modules.models.data_sizes import CaptionReader, DataSizes, check_captions, check_raw
 from modules.networks.priors.prior import PriorNetwork
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ class Model(Generic[B]):
     STATE: ClassVar[tuple[str, ...]] = ()
     """Fields that a YAML does not set: they are found in training and lie in the export's file of weights."""
 
+    RAW_SETTING: ClassVar[str] = ""
+    """Where a network's settings say whether it takes a CLIP's own embeddings; "" if they do not."""
+
     def check(self) -> None:
         """Refuse parts that do not go together, and values that are out of range.
 
@@ -71,15 +74,23 @@ class Model(Generic[B]):
         Raises:
             InputError: they differ; names the setting as a YAML has it, and a value that will do.
         """
-        if self.reader is None:
+        if self.reader is None and self.takes_raw is None:
             return
         found = sizes.captions()
-        if found is not None:
+        if found is None:
+            return
+        check_raw(self.takes_raw, self.RAW_SETTING, found)
+        if self.reader is not None:
             check_captions(self.reader, self.embedding_dim, found)
 
     @property
     def embedding_dim(self) -> int | None:
         """D of the CLIP embeddings that the network takes; None if it takes none."""
+        return None
+
+    @property
+    def takes_raw(self) -> bool | None:
+        """Whether it takes a CLIP's own embeddings, not those of unit norm; None if it takes none, or any."""
         return None
 
     @property
@@ -209,6 +220,10 @@ class Prior(Model[Batch]):
     def raw(self) -> bool:
         """Whether its z_t and z_i are the CLIP's own, not of unit norm."""
         return False
+
+    @property
+    def takes_raw(self) -> bool | None:
+        return self.raw
 
     def sample(self, captions: Captions, generators: list[torch.Generator]) -> Tensor:
         """z_i (B, D) for B captions, one generator each; of unit norm unless `raw`."""

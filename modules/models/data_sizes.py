@@ -23,12 +23,14 @@ class CaptionSizes(NamedTuple):
         largest: the largest token that occurs.
         dim: width of the embeddings beside them.
         features: width of the features of a token; None where there are none.
+        raw: whether the embeddings are a CLIP's own, not of unit norm; None where it is not known.
     """
 
     length: int
     largest: int
     dim: int
     features: int | None
+    raw: bool | None = None
 
 
 def _no_captions() -> CaptionSizes | None:
@@ -81,6 +83,30 @@ def check_share(name: str, value: float) -> None:
     """
     if not 0 <= value <= 1:
         raise InputError(f"{MODEL}.{name} is {value:g}: it is a share, from 0 to 1")
+
+
+RAW, UNIT = "a CLIP's own (raw), not of unit norm", "of unit norm"
+
+
+def check_raw(raw: bool | None, setting: str, found: CaptionSizes) -> None:
+    """Refuse a network that takes embeddings of the other kind than the data's: raw ones, or those of unit norm.
+
+    Args:
+        raw: whether the network takes raw ones; None if it takes none, or any.
+        setting: by which a YAML says it; "" for a network that has no such setting.
+        found: the data's captions.
+
+    Raises:
+        InputError: they differ.
+    """
+    if raw is None or found.raw is None or raw == found.raw:
+        return
+    theirs, ours = (RAW if kind else UNIT for kind in (found.raw, raw))
+    way = f"set {NETWORK}.{setting} to {str(found.raw).lower()}, or " if setting else ""
+    raise InputError(
+        f"the data's embeddings are {theirs}, and this stage takes embeddings that are {ours}: {way}name embeddings of "
+        'the other kind, made with a CLIP whose open_clip_config.json says "embeddings": "raw", or does not'
+    )
 
 
 def check_captions(reader: CaptionReader, embedding_dim: int | None, found: CaptionSizes) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
@@ -107,7 +108,7 @@ class PriorStage(ModelStage[P, Batch]):
         """`cosines`, and a Frechet distance of z_i where `training.samples_judged` is above their dimension."""
         rows = embeddings_of(batch).rows(slice(self.judged_count))
         drawn = self.averaged_model.sample(rows.captions, per_sample_generators(len(rows.z_t)))
-        found: dict[str, Tensor | Metric] = {**cosines(drawn, rows)}
+        found: dict[str, Tensor | Metric] = {**cosines(drawn, rows, self._model.raw)}
         if (self.training_config.samples_judged or 0) > drawn.shape[1]:
             found["frechet"] = self.frechet_of(drawn, rows.z_i)
         return found
@@ -117,15 +118,22 @@ class PriorStage(ModelStage[P, Batch]):
         return {"z_i": self.averaged_model.sample(embeddings_of(batch).captions, generators)}
 
 
-def cosines(z_i: Tensor, batch: EmbeddingBatch) -> dict[str, Tensor]:
+def cosines(z_i: Tensor, batch: EmbeddingBatch, raw: bool = False) -> dict[str, Tensor]:
     """How near drawn embeddings lie to the truth: (N,) one number a sample.
 
     Keys: cosine to the true z_i, cosine to z_t, and, as a floor, the cosine of z_t itself to the true z_i.
+
+    Args:
+        z_i: (N, D) drawn.
+        batch: the truth.
+        raw: whether embeddings are a CLIP's own; otherwise all have unit norm already.
     """
+    parts = (z_i, batch.z_i, batch.z_t)
+    drawn, true, text = (F.normalize(part, dim=1) for part in parts) if raw else parts
     return {
-        "cosine_to_z_i": (z_i * batch.z_i).sum(dim=1),
-        "cosine_to_z_t": (z_i * batch.z_t).sum(dim=1),
-        "cosine_of_z_t": (batch.z_t * batch.z_i).sum(dim=1),
+        "cosine_to_z_i": (drawn * true).sum(dim=1),
+        "cosine_to_z_t": (drawn * text).sum(dim=1),
+        "cosine_of_z_t": (text * true).sum(dim=1),
     }
 
 

@@ -61,6 +61,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
     cuda_graph: bool = False
 
     likelihood: ClassVar[Likelihood] = "gaussian"
+    RAW_SETTING: ClassVar[str] = "conditioning.raw"
 
     def check(self) -> None:
         super().check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ class EclipsePriorModel(Prior):
     network: EclipsePriorNetwork
     contrastive_weight: float = 0.2
     temperature: float = 0.01
+
+    RAW_SETTING: ClassVar[str] = "conditioning.raw"
 
     def check(self) -> None:
         super().check()

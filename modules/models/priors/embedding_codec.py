@@ -151,8 +151,13 @@ class EmbeddingCodec(nn.Module):
         with exact_products(scores):
             return nn.functional.normalize(scores @ self.components[: self.kept] + self.mean, dim=1)
 
-    def reconstruct(self, z_i: Tensor, num_components: int) -> Tensor:
+    def reconstruct(self, z_i: Tensor, num_components: int, raw: bool = False) -> Tensor:
         """(B, D) -> (B, D): z_i from its leading components alone, unquantised (the paper's figure 7).
+
+        Args:
+            z_i: embeddings.
+            num_components: how many of them.
+            raw: whether embeddings are a CLIP's own, so that the result is not brought to unit norm.
 
         Raises:
             ValueError: for more components than are kept.
@@ -161,7 +166,8 @@ class EmbeddingCodec(nn.Module):
             raise ValueError(f"the codec keeps {self.kept} components, {num_components} were asked for")
         kept = self.components[:num_components]
         with exact_products(z_i):
-            return nn.functional.normalize((z_i - self.mean) @ kept.T @ kept + self.mean, dim=1)
+            rebuilt = (z_i - self.mean) @ kept.T @ kept + self.mean
+        return rebuilt if raw else nn.functional.normalize(rebuilt, dim=1)
 
     def encode_dot(self, z_i: Tensor, z_t: Tensor) -> Tensor:
         """(B, D), (B, D) -> (B,) int64 bucket of z_i . z_t."""

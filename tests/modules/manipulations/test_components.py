@@ -47,3 +47,11 @@ def test_a_shift_is_in_standard_deviations(z_i):
 def test_one_embedding_has_no_components():
     with pytest.raises(InputError, match="two embeddings or more, found 1"):
         components_of(torch.ones(1, 4))
+
+
+def test_a_clips_own_embeddings_keep_their_norm(z_i):
+    raw = 7 * z_i
+    found = components_of(raw)
+    assert torch.equal(found.moved(raw[:3], torch.zeros(3, 2), raw=True), raw[:3])
+    moved = found.moved(raw[:1], torch.tensor([[2.0]]), raw=True)
+    assert torch.allclose(moved, raw[:1] + 2 * found.deviations[0] * found.directions[0], atol=1e-5)

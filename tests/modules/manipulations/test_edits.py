@@ -111,6 +111,8 @@ def test_components_rebuild_more_the_more_there_are():
     kept = codec.eigenvalues.cumsum(0) / codec.eigenvalues.sum()
     assert kept[counts[-1] - 1] >= 0.99 > kept[counts[-1] - 2]
     assert counts == sorted(set(counts))
+    raw = principal_components(5 * z_i)
+    assert_close(raw.reconstruct(5 * z_i, 8, raw=True), 5 * z_i, atol=1e-5, rtol=0)
     with pytest.raises(InputError, match="too few"):
         principal_components(z_i[:8])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,8 @@ from modules.errors import InputError
 from modules.images.tensors import Pictures, to_pil
 from modules.manipulations import Hole, Walk, write_over, zero_shot
 from modules.manipulations.methods import open_part
+from modules.networks.embedding_pathway import EmbeddingPathway
+from modules.pipeline import UnCLIP
 
 QUICK = Walk(steps=4)
 
@@ -155,6 +158,28 @@ def test_inpainting_keeps_what_is_known_and_draws_the_rest(system, test_pictures
     assert large[0].size == (32, 32)
     kept = torch.nn.functional.interpolate(test_pictures[:1], (32, 32), mode="bicubic", antialias=True).clamp(-1, 1)
     assert_close(large.tensor[..., :16], kept[..., :16])
+
+
+def test_inpainting_by_the_caption_alone_has_no_z_i(stored_run, tiny, test_pictures, monkeypatch):
+    """Zeros would be an embedding to a decoder that whitens them, or that has learned a vector for none."""
+    system = UnCLIP(stored_run)
+    network = tiny.randomise(tiny.make_network("decoder", pathway=EmbeddingPathway(whiten=True, learned_null=True)))
+    network.clip_features.whitening.fit(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) + 2)
+    system.replace_model("decoder", replace(system.stage("decoder").model, network=network))
+    given, condition = [], network.condition
+
+    def watched(tokens, z_i, **more):
+        given.append(z_i)
+        return condition(tokens, z_i, **more)
+
+    monkeypatch.setattr(network, "condition", watched)
+    mask = torch.ones(16, 16, dtype=torch.bool)
+    system.inpaint(
+        test_pictures[0], mask, "a red circle", prior="caption_only", walk=Walk(1, 1.5), resamples=1, size=16
+    )
+    assert given and all(z_i is None for z_i in given)
+    system.inpaint(test_pictures[0], mask, "a red circle", walk=Walk(1, 1.5), resamples=1, size=16)
+    assert any(z_i is not None for z_i in given)
 
 
 def test_a_small_pixel_is_known_only_if_all_below_it_is():

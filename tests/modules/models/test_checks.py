@@ -19,6 +19,8 @@ from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.models.priors.linear_prior import LinearPriorModel
 from modules.models.upsampler import UpsamplerModel
+from modules.networks.embedding_pathway import EmbeddingPathway
+from modules.networks.priors.prior_conditioning import PriorConditioning
 
 NETWORK = "model.init_args.network.init_args"
 
@@ -93,7 +95,7 @@ def test_features_of_another_width(model, captions):
     )
 
 
-@pytest.mark.parametrize("stage", ["linear_prior", "upsampler"])
+@pytest.mark.parametrize("stage", ["upsampler"])
 def test_captions_that_nobody_reads_are_not_looked_up(model, stage):
     def looked_up():
         raise AssertionError
@@ -210,3 +212,28 @@ def test_guidance_of_the_other_kinds_is_within_bounds(model):
         Walk(guidance_scale=float("nan"))
     with pytest.raises(InputError, match=r"^clip_guidance_scale must be a number from 0 to 100,000, found 1e"):
         SamplerConfig(clip_guidance_scale=1e30)
+
+
+RAW = "a CLIP's own (raw), not of unit norm"
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [("diffusion_prior", "conditioning.raw"), ("decoder", "pathway.raw"), ("linear_prior", ""), ("ar_prior", "")],
+)
+def test_raw_embeddings_for_a_stage_of_unit_ones(model, captions, stage, setting):
+    made = model(stage)
+    made.check_data(sizes(captions._replace(raw=False)))
+    way = f"set {NETWORK}.{setting} to true, or name" if setting else "of unit norm: name"
+    said = refusal(made.check_data, sizes(captions._replace(raw=True)))
+    assert said.startswith(f"the data's embeddings are {RAW}, and this stage takes") and way in said
+    model("glide").check_data(sizes(captions._replace(raw=True)))  # It takes none.
+
+
+def test_unit_embeddings_for_a_stage_of_raw_ones(model, captions):
+    own = model("diffusion_prior", conditioning=PriorConditioning(raw=True))
+    own.check_data(sizes(captions._replace(raw=True)))
+    assert f"{NETWORK}.conditioning.raw to false" in refusal(own.check_data, sizes(captions._replace(raw=False)))
+    whitened = model("decoder", pathway=EmbeddingPathway(whiten=True))
+    for raw in (True, False, None):
+        whitened.check_data(sizes(captions._replace(raw=raw)))  # What is whitened may have any scale.

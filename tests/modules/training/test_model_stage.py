@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
@@ -30,6 +31,14 @@ def test_cosines_are_of_each_sample():
     drawn = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     found = {name: value.mean().item() for name, value in cosines(drawn, ROWS).items()}
     assert found == pytest.approx({"cosine_to_z_i": 0.5, "cosine_to_z_t": 0.7, "cosine_of_z_t": 0.6})
+
+
+def test_cosines_of_a_clips_own_embeddings_are_cosines():
+    drawn = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    longer = ROWS._replace(z_i=5 * ROWS.z_i, z_t=0.1 * ROWS.z_t)
+    found, wanted = cosines(drawn, longer, raw=True), cosines(F.normalize(drawn, dim=1), ROWS)
+    for name in wanted:
+        assert_close(found[name], wanted[name])
 
 
 def test_each_position_has_its_own_noise_whatever_the_batch():
