@@ -45,18 +45,21 @@ class UnCLIP(ImageMethods):
         """
         return cls(run, device, overrides, Placement(precision, offload))
 
-    def upsample(self, low: Tensor, seeds: ImageSeeds, size: int | None = None) -> Tensor:
+    def upsample(
+        self, low: Tensor, seeds: ImageSeeds, size: int | None = None, captions: Sequence[str] | None = None
+    ) -> Tensor:
         """(B, 3, s, s) in [-1, 1] -> (B, 3, size, size), through as many of the run's upsamplers as that takes.
 
         Args:
             size: a side that they reach; by default the largest.
+            captions: B of them, for upsamplers that read captions.
 
         Raises:
             InputError: the run has no upsampler, or none that makes pictures of that size.
         """
         if not upsampler_names(self):
             raise InputError(f"no trained stage at {self.run / 'upsampler'}: train it, or keep the decoder's own size")
-        return enlarge(self, low, size, seeds, batch_size=len(low))
+        return enlarge(self, low, size, seeds, batch_size=len(low), captions=captions)
 
     def generate(
         self,
@@ -96,7 +99,8 @@ class UnCLIP(ImageMethods):
         else:
             best = self.ranked(captions, condition, seed, where, candidates, images, negative, decoder=decoder)
             low, where = best.pictures, best.places
-        return self.upsample(low, ImageSeeds.at(seed, where), size) if upsample else low
+        told = captions if condition_named(condition).caption else None
+        return self.upsample(low, ImageSeeds.at(seed, where), size, told) if upsample else low
 
     def draw_low(
         self,
@@ -109,10 +113,11 @@ class UnCLIP(ImageMethods):
         decoder: str | None = None,
     ) -> Tensor:
         """(B, 3, h, w) in [-1, 1]: one image for each caption at the decoder's own size; see `generate`."""
-        tokens, z_t = self.embed_text(captions)
+        stage = decoder or condition_named(condition).decoder
+        tokens, z_t = self.embed_text(captions) if self.needs_clip(condition, stage) else self.unread(len(captions))
         away = self.negative_captions(negative, len(captions))
         z_i = self.embedding(condition, tokens, z_t, image_generators(seed, where, "prior"), images, away)
-        stage, other = decoder or condition_named(condition).decoder, image_generators(seed, where, "prior")
+        other = image_generators(seed, where, "prior")
         not_this = self.negative_of(condition, away, other)
         tokens = tokens if condition_named(condition).caption else torch.zeros_like(tokens)
         return self.decode(tokens, z_i, image_generators(seed, where, "decoder"), stage, captions, not_this)

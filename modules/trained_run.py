@@ -189,14 +189,16 @@ class TrainedRun:
 
     def _check_clip(self, name: str, stored: Stored[Model]) -> None:
         width = getattr(stored.model.network, "embedding_dim", None)
-        if width not in (None, self.clip_facts[0]):
+        if width is not None and width != self.clip_facts[0]:
             raise InputError(
                 f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
                 f"{self.clip_facts[0]}: train it again on this CLIP's (`unclip embed`)"
             )
         if stored.clip_fingerprint is not None:
             check_origin(stored.clip_fingerprint, self.clip_facts[1], f"the run's {name}", "the run has")
-        elif not isinstance(stored.model, UpsamplerModel | DVAEModel):  # These see pictures only.
+        elif isinstance(stored.model, UpsamplerModel | DVAEModel) or getattr(stored.model, "reads", "clip") != "clip":
+            return  # They see pictures only, or read captions by themselves.
+        else:
             warn_unknown_origin(str(self.run))
 
     def model(self, name: str, kind: type[M]) -> M:
@@ -255,6 +257,25 @@ class TrainedRun:
         """Put another model in the place of a loaded one, such as the same with statistics of the score."""
         self._stored[name] = replace(self.stage(name), model=model)
         self._replaced.add(name)
+
+    def needs_clip(self, condition: str, decoder: str | None = None) -> bool:
+        """Whether drawing under a condition takes the run's CLIP; GLIDE's released weights read captions by themselves.
+
+        Args:
+            condition: its name.
+            decoder: the stage that draws; by default the condition's own.
+        """
+        own = condition_named(condition)
+        name = decoder or own.decoder
+        if own.z_i != "none" or not self.has(name):
+            return True
+        settings = read_config(self.run / name)["init_args"]  # No stage is read for it: they may be offloaded.
+        guided = {**(settings.get("sampler") or {}), **self._overrides.get(name, {})}.get("clip_guidance_scale")
+        return bool(settings.get("reads", "clip") == "clip" or guided)
+
+    def unread(self, count: int) -> tuple[Tensor, Tensor]:
+        """What stands for `embed_text` of captions that no CLIP reads: tokens (B, 1) that are none, z_t (B, 0)."""
+        return torch.ones(count, 1, dtype=torch.int64, device=self.device), torch.zeros(count, 0, device=self.device)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Captions -> tokens (B, L) and z_t (B, D), of unit norm unless the CLIP's embeddings are raw.

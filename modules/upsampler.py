@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batches import ImageTextBatch
+from modules.clip.caption_tokens import Reads
 from modules.images.tensors import to_uint8
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.upsampler import UpsamplerModel
@@ -34,6 +35,7 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         corruption_share: how often it is applied.
         statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
+        reads: of a network with text: which tokens of the caption it reads.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         statistics_samples: int = 2048,
         optimizer: OptimizerCallable = adamw,
         training: TrainingConfig = TrainingConfig(),
+        reads: Reads = "clip",
     ) -> None:
         model = UpsamplerModel(
             network,
@@ -55,14 +58,17 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
             crop=crop,
             corruption=corruption,
             corruption_share=corruption_share,
+            reads=reads,
         )
         super().__init__(model, optimizer, training, statistics_samples)
 
-    def _drawn(self, low: Tensor) -> Tensor:
-        """(N, C, H, W) small pictures, enlarged by sampling, as few at once as their size asks for."""
+    def _drawn(self, low: Tensor, batch: ImageTextBatch) -> Tensor:
+        """(N, C, H, W) the first of a batch, made small, enlarged by sampling, as few at once as their size asks."""
         model, generators = self.averaged_model, per_sample_generators(len(low))
-        parts = picture_parts(len(low), low.shape[-1] * model.network.factor)
-        return torch.cat([model.sample(low[part], generators[part]) for part in parts])
+        parts, tokens = picture_parts(len(low), low.shape[-1] * model.network.factor), model.batch_tokens(batch)
+        texts = [None if tokens is None else tokens[: len(low)][part] for part in parts]
+        drawn = [model.sample(low[p], generators[p], tokens=text) for p, text in zip(parts, texts, strict=True)]
+        return torch.cat(drawn)
 
     def _count(self, wanted: int | None, most: int, batch: ImageTextBatch) -> int:
         return picture_count(most, batch.images.shape[-1]) if wanted is None else wanted
@@ -72,7 +78,7 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
         images = batch.images[: self._count(self.training_config.samples_judged, JUDGED, batch)]
         model = self.averaged_model
         low = model.shrunk(images)
-        high = self._drawn(low)
+        high = self._drawn(low, batch)
         enlarged = model.enlarged(low)
         found = {"psnr": psnr(high, images), "psnr_bicubic": psnr(enlarged, images)}
         if min(images.shape[-2:]) >= SSIM_SIDE:
@@ -82,10 +88,12 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
     def predictions(self, batch: ImageTextBatch, generators: list[torch.Generator]) -> dict[str, Tensor]:
         """images (B, C, H, W) uint8, drawn for the batch's own ones made small."""
         model = self.averaged_model
-        return {"images": to_uint8(model.sample(model.shrunk(batch.images), generators))}
+        return {
+            "images": to_uint8(model.sample(model.shrunk(batch.images), generators, tokens=model.batch_tokens(batch)))
+        }
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(3 x N, 3, H, W), N `samples_shown` or 4: enlarged conditions, samples, and the true images."""
         images = batch.images[: self._count(self.training_config.samples_shown, SHOWN, batch)]
         low = self.averaged_model.shrunk(images)
-        return torch.cat([self.averaged_model.enlarged(low), self._drawn(low), images])
+        return torch.cat([self.averaged_model.enlarged(low), self._drawn(low, batch), images])

@@ -68,10 +68,12 @@ def needs(run: str, condition: str, batch: int) -> list[Need]:
         raise InputError(f"unknown condition {condition!r}; there are {', '.join(CONDITIONS)}")
     system, own = TrainedRun(run), CONDITIONS[condition]
     names = [*((own.prior,) if own.prior else ()), own.decoder, *upsampler_names(system)]
-    for name in ("clip", *names):
+    names = ["clip", *names] if system.needs_clip(condition) else names
+    for name in names:
         if not system.has(name):
             raise InputError(f"the run {system.run} holds no trained {name}: train it, or name another --condition")
-    return [_clip(system, batch), *(_stage(system, name, batch) for name in names)]
+    clip = [_clip(system, batch)] if "clip" in names else []
+    return [*clip, *(_stage(system, name, batch) for name in names if name != "clip")]
 
 
 def total(found: list[Need], placement: Placement) -> int:

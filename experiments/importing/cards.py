@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,16 @@ def stage_card(release: Release, name: str, section: Mapping[str, object], weigh
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
 
 
+def merged(before: str, section: str) -> str:
+    """A run folder's card with the section of a release: beside those of others, in the place of its own old one."""
+    title = section.partition("\n")[0]
+    parts = [part for part in re.split(r"^(?=# )", before, flags=re.MULTILINE) if part.strip()]
+    kept = [part.rstrip() + "\n" for part in parts if part.partition("\n")[0] != title]
+    return "\n".join([*kept, section])
+
+
 def overview(release: Release, names: list[str]) -> str:
-    """The card of the run folder."""
+    """The section of the run folder's card that tells of a release."""
     lines = [f"# {release.title}", "", f"Licence: {release.licence[1]}. Source: {release.page}.", ""]
     lines += [f"- [{name}]({name}/export/{CARD})" for name in names]
     return "\n".join(lines) + "\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from experiments.importing.cards import CARD, Release, overview, release_of
+from experiments.importing.cards import CARD, Release, merged, overview, release_of
 from experiments.importing.run_folder import check_place, write_clip, write_stage
 from experiments.importing.sources import source_folder
 from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
@@ -14,11 +14,9 @@ from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
 from modules.pretrained import glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
-from modules.pretrained.stages import ImportedStage
+from modules.pretrained.stages import Stages
 
-Stages = Callable[[Path], Iterator[tuple[str, ImportedStage]]]
-
-READERS: dict[str, tuple[Stages, str]] = {
+READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
     "karlo": (karlo.stages, karlo.FILES),
     "kandinsky-prior": (priors.kandinsky, priors.KANDINSKY),
     "eclipse": (priors.eclipse, priors.ECLIPSE),
@@ -30,9 +28,10 @@ CLIP_FILES = (
     "a folder of transformers' layout (config.json with model.safetensors, or text_encoder and image_encoder), or of "
     f"open_clip's ({CONFIG_FILE} with open_clip_model.safetensors)"
 )
+OPENAI = "openai/clip-vit-large-patch14"
 LARGE = (
-    "For Karlo and Kandinsky 2.1 that is OpenAI's ViT-L/14: https://huggingface.co/openai/clip-vit-large-patch14 has "
-    "both towers. Put it anywhere and name it with --clip"
+    f"For Karlo, Kandinsky 2.1 and ECLIPSE's prior for Karlo that is OpenAI's ViT-L/14: --clip {OPENAI}, or a folder "
+    f"with the files of https://huggingface.co/{OPENAI}"
 )
 
 
@@ -41,43 +40,52 @@ def run(options: argparse.Namespace) -> int:
     reader, files = READERS.get(options.kind, (_nothing, CLIP_FILES))
     folder = source_folder(options.source, files)
     release = release_of(options.kind, options.source, folder)
-    found = reader(folder)
-    names = write_run(found, folder, release, options)
+    stages = reader(folder)
+    check_place(options.out, list(stages), options.overwrite)
+    names = write_run(stages, folder, release, options)
     print(f"{options.out}: {', '.join(names)}; {CARD} says whose they are and under which licence")
     return 0
 
 
-def _nothing(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
-    return iter(())
+def _nothing(folder: Path) -> Stages:
+    return {}
 
 
-def write_run(
-    found: Iterator[tuple[str, ImportedStage]], folder: Path, release: Release, options: argparse.Namespace
-) -> list[str]:
+def write_run(stages: Stages, folder: Path, release: Release, options: argparse.Namespace) -> list[str]:
     """Write the CLIP, if the run has none, and then one stage after another; returns their names."""
     out: Path = options.out
     clip: FrozenCLIP | None = None
     names: list[str] = []
     if options.kind != "glide":
         clip, names = _clip(folder, release, options)
-    for name, stage in found:
-        check_place(out, [name], options.overwrite)
-        reads = stage.settings["network"]["class_path"] != "modules.networks.upsampler.UpsamplerNetwork"
-        write_stage(out, name, stage, clip if reads else None, release, options.dtype)
+    for name, read in stages.items():
+        write_stage(out, name, read(), clip, release, options.dtype)
         names.append(name)
-    (out / CARD).write_text(overview(release, names), encoding="utf-8")
+    card = out / CARD
+    before = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    card.write_text(merged(before, overview(release, names)), encoding="utf-8")
     return names
 
 
 def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[FrozenCLIP, list[str]]:
-    """The run's CLIP: the one that is there, unless another is named; and the names of stages that were written."""
+    """The run's CLIP: the one that is there, unless another is named; and the names of stages that were written.
+
+    Raises:
+        InputError: the one that is there gives embeddings of unit norm, and released stages take its own.
+    """
     there = options.out / "clip"
     if is_export(there) and options.kind != "clip" and not options.overwrite and options.clip is None:
-        return FrozenCLIP(str(export_folder(there))), []
+        found = FrozenCLIP(str(export_folder(there)))
+        if not found.raw:
+            raise InputError(
+                f"{there} gives embeddings of unit norm, and released priors and decoders take a CLIP's own: name "
+                "another --out, or import that CLIP again with --embeddings raw --overwrite"
+            )
+        return found, []
     check_place(options.out, ["clip"], options.overwrite)
     embeddings: Embeddings = options.embeddings if options.kind == "clip" else "raw"
-    found = _read_clip(options.clip or folder, embeddings)
-    return write_clip(options.out, found, release, options.dtype), ["clip"]
+    place = folder if options.clip is None else source_folder(options.clip, CLIP_FILES)
+    return write_clip(options.out, _read_clip(place, embeddings), release, options.dtype), ["clip"]
 
 
 def _read_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
@@ -86,14 +94,12 @@ def _read_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
     Raises:
         InputError: the folder has none, or one tower alone; says which files are needed.
     """
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}: --clip names {CLIP_FILES}")
     if (folder / CONFIG_FILE).is_file():
         return of_open_clip(folder, embeddings)
     text = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     vision = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
     lost = next((place for place in (text, vision) if not (place / "config.json").is_file()), None)
-    if lost is not None:
+    if lost is not None or (text == folder) != (vision == folder):
         missing = "image_encoder" if text != folder else "text_encoder and image_encoder"
         raise InputError(f"{folder} has no {missing}, and a run needs the whole CLIP: {CLIP_FILES}. {LARGE}")
     place = next(

@@ -24,7 +24,7 @@ def import_() -> argparse.ArgumentParser:
     made.add_argument("source", help="folder of the files, or a name on the hub (USER/NAME)")
     made.add_argument("--out", type=Path, required=True, help="run folder to make, or to add the stages to")
     made.add_argument(
-        "--clip", type=Path, help="folder of the CLIP, if the source has none: transformers' or open_clip's layout"
+        "--clip", help="the CLIP, if the source has not both towers: a folder, or a name on the hub (USER/NAME)"
     )
     made.add_argument(
         "--embeddings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -18,9 +19,6 @@ from modules.errors import InputError
 from modules.models.exports import load_model, write_weights
 from modules.pretrained.clip import ImportedCLIP
 from modules.pretrained.stages import ImportedStage
-
-EMPTY = ".empty."
-"""In the names of the buffers that hold the empty caption: "text.empty.z_t" of a decoder, "empty.z_t" of a prior."""
 
 
 def check_place(out: Path, names: list[str], overwrite: bool) -> None:
@@ -53,9 +51,16 @@ def write_stage(
     """Write RUN/NAME, and load it once as whatever draws with the run will load it.
 
     Args:
-        clip: what gives the empty caption; None for a stage that sees pictures only, or reads tokens.
+        clip: what gives the empty caption; None for a stage that reads tokens of its own.
+
+    Raises:
+        InputError: the stage takes embeddings of another width than the CLIP's.
     """
     section = {"class_path": stage.class_path, "init_args": stage.settings}
+    sees_pictures = stage.class_path == "modules.upsampler.Upsampler"
+    clip = None if sees_pictures else clip
+    if clip is not None:
+        check_width(name, stage.settings["network"]["init_args"], clip)
     about = {**section, "model": stage.model, **({} if clip is None else {KEY: clip.fingerprint})}
     with replacing_folder(out / name) as folder:
         export = folder / "export"
@@ -66,6 +71,20 @@ def write_stage(
         del tensors
         load_model(export)
         _write(folder, release, name, section, export / "model.safetensors")
+
+
+def check_width(name: str, network: Mapping[str, Any], clip: FrozenCLIP) -> None:
+    """Refuse a stage whose embeddings have another width than the run's CLIP gives.
+
+    Raises:
+        InputError: says both.
+    """
+    width = network.get("embedding_dim")
+    if width not in (None, clip.embedding_dim):
+        raise InputError(
+            f"{name} takes embeddings of {width} dimensions, the run's CLIP gives {clip.embedding_dim}: it is of "
+            "another release, so name another --out, with the CLIP that it was trained on (--clip)"
+        )
 
 
 def _write(folder: Path, release: Release, name: str, section: Mapping[str, object], weights: Path) -> None:

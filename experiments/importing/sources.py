@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 from modules.errors import InputError
+from modules.untrusted.reading import printable
 
-WANTED = ("*.json", "*.txt", "*.safetensors", "*.model")
-"""Files of a hub's folder that are taken; pickles only where there is nothing else."""
+WEIGHTS = "*.safetensors"
+WANTED = ("*.json", "*.txt", "*.md", "*.model", WEIGHTS)
+"""Files of a hub's folder that are taken; pickles only of components that have nothing else."""
 
 
 def source_folder(source: str, what: str) -> Path:
@@ -27,16 +29,21 @@ def source_folder(source: str, what: str) -> Path:
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(f"no folder {source}: give {what}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         found = Path(snapshot_download(source, allow_patterns=list(WANTED)))
-        if not any(found.rglob("*.safetensors")):
-            found = Path(snapshot_download(source, allow_patterns=[*WANTED, "*.bin"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        lacking = [place.relative_to(found) / "*.bin" for place in components(found) if not any(place.glob(WEIGHTS))]
+        if lacking:
+            snapshot_download(source, allow_patterns=[path.as_posix() for path in lacking])
+    except Exception as error:  # Of the hub, of the network, or of the name: each library has its own.
+        reason = printable(" ".join(str(error).split())[:200])
         raise InputError(
             f"{source} is no folder, and cannot be had from the hub ({reason}): download it elsewhere, put it into a "
             f"folder and name that. It should be {what}"
         ) from error
     return found
+
+
+def components(folder: Path) -> list[Path]:
+    """The folder and those in it that have a model's config.json."""
+    return sorted({path.parent for path in (*folder.glob("config.json"), *folder.glob("*/config.json"))})

@@ -224,12 +224,13 @@ def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     if system.ranking_clip is not None:
         how |= {"best_of": count, "rank_clip": system.ranking_clip.fingerprint}
     condition = row_name(options.condition, count)
-    made_with = {"condition": condition, **how, "weights": weights, "clip": system.clip_facts[1]}
+    clip = system.clip_facts[1] if system.needs_clip(options.condition, options.decoder) else None
+    made_with = {"condition": condition, **how, "weights": weights, "clip": clip}
     return {
         "condition": condition,
         **how,
         "config_hash": config_hash(made_with),
-        "clip": system.clip_facts[1],
+        "clip": clip,
         "commit": commit(),
     }
 

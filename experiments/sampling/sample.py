@@ -30,12 +30,19 @@ def run(options: argparse.Namespace) -> int:
     if options.negative is not None:
         system.check_negative(options.condition)
         captions.append(options.negative)
-    system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
+    reads = system.needs_clip(options.condition, options.decoder)
+    if reads:
+        system.clip.tokenize(captions)  # A caption that does not fit is refused before any work.
+    else:
+        system.decoder(options.decoder or CONDITIONS[options.condition].decoder).tokens_of(
+            captions, system.unread(len(captions))[0]
+        )
     images = _true_images(options, source)
     how = (options.n, options.condition, options.seed, options.upsample, provenance(system, options), images)
     job = Job(requests, *how, options.size, options.negative, options.decoder, options.best_of)
     if session.first:
-        warn_unknown_words(system.clip.tokenize, captions)
+        if reads:
+            warn_unknown_words(system.clip.tokenize, captions)
         if images is not None:
             _warn_few_images(requests, options.n)
     folder = drawn(session, options, job)

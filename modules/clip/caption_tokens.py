@@ -15,8 +15,11 @@ from torch import Tensor
 
 from modules.errors import InputError
 
-Reads = Literal["clip", "bpe", "characters"]
-"""What a decoder's text encoder reads: the tokens of the run's CLIP, CLIP's byte pairs, or characters."""
+Reads = Literal["clip", "bpe", "characters", "gpt2"]
+"""What a text encoder reads: the run's CLIP's tokens, CLIP's byte pairs, characters, or GPT-2's byte pairs (GLIDE)."""
+
+MERGES = "caption_merges"
+"""The tensor of GPT-2's byte pairs beside a network's in an export: the bytes of their file."""
 
 FIRST, LAST = 32, 126
 """The printable characters of ASCII, which have a token each."""
@@ -54,13 +57,52 @@ class CharacterTokenizer:
         return tokens
 
 
+def merges_of(merges: Tensor | None) -> bytes | None:
+    """What the tensor holds."""
+    return None if merges is None else merges.cpu().numpy().tobytes()
+
+
+def own_tokens(
+    reads: Reads, context_length: int, merges: Tensor | None, captions: Sequence[str], tokens: Tensor
+) -> Tensor:
+    """(B, L) tokens that a text encoder reads.
+
+    Args:
+        reads, context_length: see `tokenizer_of`.
+        merges: the tensor of byte pairs, for "gpt2".
+        captions: B of them.
+        tokens: (B, L') the CLIP's tokens; where all are 0 there is no caption.
+    """
+    if reads == "clip":
+        return tokens
+    own = tokenizer_of(reads, context_length, merges_of(merges))[0](captions).to(tokens.device)
+    return torch.where((tokens == 0).all(dim=1, keepdim=True), 0, own)
+
+
 @lru_cache
-def tokenizer_of(reads: Reads, context_length: int) -> tuple[Callable[[Sequence[str]], Tensor], int]:
+def tokenizer_of(
+    reads: Reads, context_length: int, merges: bytes | None = None
+) -> tuple[Callable[[Sequence[str]], Tensor], int]:
     """A tokeniser by its name, and how many tokens it has.
 
+    Args:
+        reads: the name.
+        context_length: tokens of a caption.
+        merges: for "gpt2", the content of the file of byte pairs.
+
     Raises:
-        InputError: "clip", which a decoder has no tokeniser of its own for.
+        InputError: "clip", which a decoder has no tokeniser of its own for; or "gpt2" without merges.
     """
+    if reads == "gpt2":
+        from modules.clip.byte_pairs import SOURCE, byte_pairs
+
+        if merges is None:
+            raise InputError(
+                f"captions are read as GPT-2's byte pairs, and these weights came without them: put {SOURCE} beside "
+                "GLIDE's files and import them again with --overwrite"
+            )
+        found = byte_pairs(merges, context_length)
+        return found, found.vocab_size
     if reads == "characters":
         return CharacterTokenizer(context_length), CHARACTERS
     if reads == "bpe":
@@ -70,4 +112,4 @@ def tokenizer_of(reads: Reads, context_length: int) -> tuple[Callable[[Sequence[
 
         byte_pairs = open_clip.SimpleTokenizer(context_length=context_length)
         return WholeCaptions(byte_pairs), byte_pairs.vocab_size
-    raise InputError(f"reads must be clip, bpe or characters, found {reads!r}")
+    raise InputError(f"reads must be clip, bpe, characters or gpt2, found {reads!r}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from modules.errors import InputError
 from modules.manipulations.inversion import decoder_size
+from modules.models.upsampler import UpsamplerModel
 from modules.seeds import ImageSeeds
 from modules.trained_run import TrainedRun
 
@@ -43,18 +45,41 @@ def reachable_sizes(system: TrainedRun, size: int | None = None, first: int | No
     return sizes[: sizes.index(size) + 1]
 
 
-def enlarge(system: TrainedRun, low: Tensor, size: int | None, seeds: ImageSeeds, batch_size: int = 32) -> Tensor:
+def enlarge(
+    system: TrainedRun,
+    low: Tensor,
+    size: int | None,
+    seeds: ImageSeeds,
+    batch_size: int = 32,
+    captions: Sequence[str] | None = None,
+) -> Tensor:
     """(B, 3, s, s) as a decoder drew them -> (B, 3, size, size), both in [-1, 1].
 
     Args:
         size: see `reachable_sizes`; None is the largest.
         seeds: one an image.
         batch_size: images at once; changes no image.
+        captions: B of them, for upsamplers that read captions; None for none.
     """
     names = upsampler_names(system)[: len(reachable_sizes(system, size, low.shape[-1])) - 1]
     for name in names:
         upsampler = system.upsampler(name)
         parts = [slice(k, k + batch_size) for k in range(0, len(low), batch_size)]
-        low = torch.cat([upsampler.sample(low[part], seeds[part].generators(name)) for part in parts])
+        tokens = None if captions is None else upsampler_tokens(system, upsampler, captions)
+        drawn = [
+            upsampler.sample(low[p], seeds[p].generators(name), tokens=None if tokens is None else tokens[p])
+            for p in parts
+        ]
+        low = torch.cat(drawn)
         system.finite(name, low)
     return low
+
+
+def upsampler_tokens(system: TrainedRun, upsampler: UpsamplerModel, captions: Sequence[str]) -> Tensor | None:
+    """(B, L) tokens of captions as an upsampler reads them; None for one that reads none."""
+    if upsampler.network.text is None:
+        return None
+    if upsampler.reads == "clip":
+        return upsampler.tokens_of(captions, system.clip.tokenize(list(captions)).to(system.device))
+    some = torch.ones(len(captions), 1, dtype=torch.int64, device=system.device)  # None of them is dropped.
+    return upsampler.tokens_of(captions, some)

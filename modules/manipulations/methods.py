@@ -61,15 +61,18 @@ class ImageMethods(TrainedRun):
         chosen = condition_named(condition)
         if chosen.needs_images:
             raise InputError("text_to_image has no image to embed: take image_variations, or another condition")
-        warn_unknown_words(self.clip.tokenize, set(texts))
-        tokens, z_t = self.embed_text(texts)
+        reads = self.needs_clip(condition)
+        if reads:
+            warn_unknown_words(self.clip.tokenize, set(texts))
+        tokens, z_t = self.embed_text(texts) if reads else self.unread(len(texts))
         away = self.negative_captions(negative, len(texts))
         if away is not None:
             self.check_negative(condition)
         z_i = self.embedding(condition, tokens, z_t, seeds.generators("prior"), None, away)
         not_this = self.negative_of(condition, away, seeds.generators("prior"))
+        tokens = tokens if chosen.caption else torch.zeros_like(tokens)
         low = self.decode(tokens, z_i, seeds.generators("decoder"), chosen.decoder, texts, not_this)
-        return Pictures(enlarge(self, low, size, seeds))
+        return Pictures(enlarge(self, low, size, seeds, captions=texts if chosen.caption else None))
 
     def invert(self, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
         """The two-part latents (z_i, x_T) of pictures; every method below takes them in place of pictures."""
@@ -242,14 +245,14 @@ class ImageMethods(TrainedRun):
         picture = load_image(image)[None]
         hole = Hole(picture, 1 - open_part(mask, picture.shape[-1], [sides_of(image)]))
         seeds = ImageSeeds.of(_alike(seed, 1), len(_alike(seed, 1)))
+        z_i: Tensor | None
         if caption is None:
-            z_i, tokens = self.embed_image(picture), tokens_of(self, None, 1)
-            z_i, tokens = z_i.expand(len(seeds), -1), tokens.expand(len(seeds), -1)
+            tokens = tokens_of(self, None, 1).expand(len(seeds), -1)
+            z_i = self.embed_image(picture).expand(len(seeds), -1)
         else:
             warn_unknown_words(self.clip.tokenize, [caption])
             tokens, z_t = self.embed_text([caption] * len(seeds))
-            drawn = self.embedding(prior, tokens, z_t, seeds.generators("prior"))
-            z_i = torch.zeros_like(z_t) if drawn is None else drawn
+            z_i = self.embedding(prior, tokens, z_t, seeds.generators("prior"))
         hole = Hole(hole.images.expand(len(seeds), -1, -1, -1), hole.keep.expand(len(seeds), -1, -1, -1))
         side = reachable_sizes(self, size)[-1]
         return Pictures(inpaint(self, hole, z_i, tokens, seeds, walk, size=side, resamples=resamples))

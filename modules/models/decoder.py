@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
-from modules.clip.caption_tokens import Reads, tokenizer_of
+from modules.clip.caption_tokens import MERGES, Reads, merges_of, own_tokens, tokenizer_of
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.guidance import guide_two
@@ -76,6 +76,7 @@ class DecoderModel(ImageModel):
         drop_text, drop_embedding: how often caption and z_i are dropped in training, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
+        merges: of the byte pairs, for `reads` "gpt2": the bytes of their file. They come with the weights.
         embedding_noise: the highest level of noise that is put on z_i in training, 0 for none. Level k is timestep
             k - 1 of the objective's schedule; a level from 0 on is drawn for each sample, and the network is told
             (Stable unCLIP's noise augmentation), so that it can forgive a prior's errors.
@@ -92,14 +93,18 @@ class DecoderModel(ImageModel):
     embedding_noise: int = 0
     noise_level: int = 0
     features: Callable[[Tensor], CaptionFeatures] | None = None
+    merges: Tensor | None = None
 
-    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features")
+    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features", "merges")
+    RAW_SETTING: ClassVar[str] = "pathway.raw"
 
     def check(self) -> None:
         super().check()
         self._check_noise()
         text = self.network.text
-        if self.reads != "clip" and text.vocab_size != (size := tokenizer_of(self.reads, text.context_length)[1]):
+        known = self.reads != "clip" and (self.reads != "gpt2" or self.merges is not None)
+        own = (self.reads, text.context_length, merges_of(self.merges))
+        if known and text.vocab_size != (size := tokenizer_of(*own)[1]):
             raise InputError(
                 f"network.init_args.vocab_size is {text.vocab_size}, reads: {self.reads} has {size} tokens: set it to "
                 f"{size}"
@@ -138,6 +143,12 @@ class DecoderModel(ImageModel):
         return self.network.embedding_dim
 
     @property
+    def takes_raw(self) -> bool | None:
+        if self.network.embedding_dim is None or self.network.clip_features.whitening is not None:
+            return None  # What is whitened may have had any scale.
+        return bool(self.network.clip_features.raw)
+
+    @property
     def reader(self) -> CaptionReader | None:
         return self.network.text if self.reads == "clip" else None
 
@@ -148,10 +159,14 @@ class DecoderModel(ImageModel):
             captions: B of them.
             tokens: (B, L') the CLIP's tokens; where all are 0 there is no caption.
         """
-        if self.reads == "clip":
-            return tokens
-        own = tokenizer_of(self.reads, self.network.text.context_length)[0](captions).to(tokens.device)
-        return torch.where((tokens == 0).all(dim=1, keepdim=True), 0, own)
+        return own_tokens(self.reads, self.network.text.context_length, self.merges, captions, tokens)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), **({} if self.merges is None else {MERGES: self.merges})}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        merges = tensors.get(MERGES, self.merges)
+        return replace(super().with_tensors({k: v for k, v in tensors.items() if k != MERGES}), merges=merges)
 
     @property
     def reads_features(self) -> bool:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
+from modules.clip.caption_tokens import MERGES, Reads, own_tokens
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
 from modules.diffusion.noise import Generators, randn_per_image
@@ -26,6 +27,9 @@ from modules.models.image_model import SIDE, ImageModel, nearest
 from modules.networks.lean_unet import LeanUNet
 from modules.networks.unet import UNet
 from modules.networks.upsampler import Caption, UpsamplerNetwork
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +62,18 @@ class UpsamplerModel(ImageModel):
         crop: side of the training window as a share of the target's; the paper's 0.25.
         corruption: of the low-resolution condition in training: "gaussian_blur" (64 -> 256) or "bsr" (256 -> 1024).
         corruption_share: how often it is applied.
+        reads: of a network with text: which tokens of the caption it reads, see `modules.clip.caption_tokens`.
+        merges: of the byte pairs, for `reads` "gpt2"; they come with the weights.
     """
 
     network: UpsamplerNetwork
     crop: float = 0.25
     corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur"
     corruption_share: float = 1.0
+    reads: Reads = "clip"
+    merges: Tensor | None = None
+
+    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "merges")
 
     def check(self) -> None:
         super().check()
@@ -149,7 +159,7 @@ class UpsamplerModel(ImageModel):
 
     def conditioned(self, batch: ImageTextBatch) -> tuple[Predictor, Tensor]:
         # At full size and without corruption, as in sampling.
-        return self.predictor(self.shrunk(batch.images), self._tokens(batch)), batch.images
+        return self.predictor(self.shrunk(batch.images), self.batch_tokens(batch)), batch.images
 
     def example_batch(self, count: int) -> ImageTextBatch:
         """Of the crop's size, which is what the network sees in training."""
@@ -174,13 +184,32 @@ class UpsamplerModel(ImageModel):
 
     @property
     def reader(self) -> CaptionReader | None:
-        return self.network.text
+        return self.network.text if self.reads == "clip" else None
 
-    def _tokens(self, batch: ImageTextBatch) -> Tensor | None:
-        return None if self.network.text is None else embeddings_of(batch).tokens
+    def tokens_of(self, captions: Sequence[str], tokens: Tensor) -> Tensor | None:
+        """(B, L) tokens that the network reads; None for one without text.
+
+        Args:
+            captions: B of them.
+            tokens: (B, L') the CLIP's tokens; where all are 0 there is no caption.
+        """
+        if self.network.text is None:
+            return None
+        return own_tokens(self.reads, self.network.text.context_length, self.merges, captions, tokens)
+
+    def batch_tokens(self, batch: ImageTextBatch) -> Tensor | None:
+        """(B, L) tokens of a batch's captions that the network reads; None for one without text."""
+        return None if self.network.text is None else self.tokens_of(batch.captions, embeddings_of(batch).tokens)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**super().tensors(), **({} if self.merges is None else {MERGES: self.merges})}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        merges = tensors.get(MERGES, self.merges)
+        return replace(super().with_tensors({k: v for k, v in tensors.items() if k != MERGES}), merges=merges)
 
     def _caption(self, batch: ImageTextBatch) -> Caption | None:
-        tokens = self._tokens(batch)
+        tokens = self.batch_tokens(batch)
         return None if tokens is None else self.network.read(tokens)
 
     def predictor(self, low: Tensor, tokens: Tensor | None = None) -> Predictor:

@@ -16,7 +16,9 @@ from modules.errors import InputError
 from modules.pretrained.clip_keys import text_entries, vision_entries
 from modules.pretrained.key_map import to_ours
 from modules.pretrained.reading import component, read_config
-from modules.pretrained.shapes import expect
+from modules.pretrained.shapes import expect, number
+from modules.untrusted.reading import printable
+from modules.untrusted.weights import at_most_parameters
 
 Embeddings = Literal["raw", "unit"]
 """How a CLIP's embeddings are used: as its projections give them, or with unit norm."""
@@ -56,7 +58,7 @@ def of_transformers(text: Path, vision: Path, preprocess: Path | None, embedding
     parts = [{k: x for k, x in part.items() if not k.endswith("position_ids")} for part in own]
     config = _config(sections[0], sections[1], [str(text), str(vision)])
     found: dict[str, Tensor] = {"logit_scale": tensors.get("logit_scale", torch.tensor(math.log(100.0)))}
-    shapes = _shapes(config)
+    shapes = _shapes(config, len(tensors) + len(images))
     for part, entries, source in (
         (parts[0], text_entries(sections[0]["num_hidden_layers"]), text),
         (parts[1], vision_entries(sections[1]["num_hidden_layers"]), vision),
@@ -78,6 +80,8 @@ def _section(folder: Path, name: str) -> dict[str, Any]:
     if lost:
         raise InputError(f"{folder / 'config.json'} has no {lost}: it is no CLIP's of transformers")
     expect(found, {"layer_norm_eps": 1e-5}, str(folder / "config.json"))
+    for key in (*needed[:-1], "projection_dim"):
+        number(found, key, str(folder / "config.json"))
     return found
 
 
@@ -114,17 +118,37 @@ def _config(text: Mapping[str, Any], vision: Mapping[str, Any], sources: list[st
     }
 
 
+RESAMPLE = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers of the filters that open_clip has, too."""
+
+
 def _preprocess(path: Path | None, vision: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preprocessor_config.json says, as open_clip says it: the filter, and what becomes of pictures that are no
+    squares.
+
+    Raises:
+        InputError: a step that open_clip's preprocessing has not.
+    """
     config = read_config(path) if path is not None and path.is_file() else {}
     side = vision.get("image_size", 224)
     mean, std = config.get("image_mean") or OPENAI["mean"], config.get("image_std") or OPENAI["std"]
-    return {"size": side, "mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    resample, size = config.get("resample", 3), config.get("size", side)
+    if resample not in RESAMPLE:
+        raise InputError(
+            f"{path}: resample is {printable(repr(resample)[:20])}; of Pillow's filters {RESAMPLE} are read"
+        )
+    sides = set(size.values()) if isinstance(size, dict) else {size}
+    if sides != {side}:
+        raise InputError(f"{path}: size is {printable(repr(size)[:60])}, and the model takes {side} pixels a side")
+    squash = isinstance(size, dict) and "shortest_edge" not in size
+    mode = "squash" if squash else "shortest"
+    return {"size": side, "mean": mean, "std": std, "interpolation": RESAMPLE[resample], "resize_mode": mode}
 
 
-def _shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
+def _shapes(config: dict[str, Any], tensors: int) -> dict[str, torch.Size]:
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    with torch.device("meta"):
+    with torch.device("meta"), at_most_parameters(2 * tensors + 64):
         model = CLIP(
             config["embed_dim"],
             CLIPVisionCfg(**config["vision_cfg"]),

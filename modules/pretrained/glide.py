@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from modules.clip.byte_pairs import SOURCE, byte_pairs, find_merges
+from modules.clip.caption_tokens import MERGES
 from modules.errors import InputError
 from modules.networks.decoder import DecoderNetwork
 from modules.networks.upsampler import UpsamplerNetwork
 from modules.pretrained.decoder_keys import glide_entries
 from modules.pretrained.reading import first_file, tensors_of
 from modules.pretrained.shapes import HEAD, Settings, network_of, unet_of_tensors
-from modules.pretrained.stages import ImportedStage, stage
+from modules.pretrained.stages import ImportedStage, Stages, stage
 
 FILES = (
     "a folder with base.pt and upsample.pt, or one of them "
-    "(https://openaipublic.blob.core.windows.net/diffusion/dec-2021/base.pt and upsample.pt)"
+    "(https://openaipublic.blob.core.windows.net/diffusion/dec-2021/base.pt and upsample.pt), and with the byte pairs "
+    f"of captions ({SOURCE})"
 )
 PATTERNS = {"glide": ("base.*",), "upsampler": ("upsample.*",)}
 
 
-def stages(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
+def stages(folder: Path) -> Stages:
     """The base model as the stage glide, and the upsampler.
 
     Raises:
-        InputError: the folder has neither, or a file cannot be read.
+        InputError: the folder has neither; or, from their functions, a file cannot be read.
     """
     found = {name: path for name, patterns in PATTERNS.items() if (path := first_file(folder, patterns)) is not None}
     if not found:
         raise InputError(f"{folder} holds nothing of GLIDE's: give {FILES}")
-    for name, path in found.items():
-        yield name, (base if name == "glide" else upsampler)(tensors_of(path), str(path))
+    merges = find_merges(folder)
+    return {name: partial(_read, name, path, merges) for name, path in found.items()}
+
+
+def _read(name: str, path: Path, merges: bytes | None) -> ImportedStage:
+    found = (base if name == "glide" else upsampler)(tensors_of(path), str(path))
+    if merges is None:
+        return found
+    words = found.settings["network"]["init_args"]
+    size = words["vocab_size"] if name == "glide" else words["text"]["vocab_size"]
+    if size != (told := byte_pairs(merges, 1).vocab_size):
+        raise InputError(f"{path} knows {size - 1:,} tokens, the byte pairs beside it make {told - 1:,}: take {SOURCE}")
+    return replace(found, tensors={**found.tensors, MERGES: torch.frombuffer(bytearray(merges), dtype=torch.uint8)})
 
 
 def base(tensors: Mapping[str, Tensor], source: str) -> ImportedStage:
@@ -46,9 +63,9 @@ def base(tensors: Mapping[str, Tensor], source: str) -> ImportedStage:
             for key, x in _text(tensors, source).items()
         },
     }
-    network = network_of(DecoderNetwork, settings)
+    network = network_of(DecoderNetwork, settings, len(tensors))
     sampler = {"name": "ddpm", "steps": 100, "spacing": "adm", "variance": "learned", "guidance_scale": 3.0}
-    beside = {"objective": {"learned_sigma": True}, "sampler": sampler, "drop_text": 0.2}
+    beside = {"objective": {"learned_sigma": True}, "sampler": sampler, "drop_text": 0.2, "reads": "gpt2"}
     return stage(network, settings, beside, glide_entries(network), tensors, source)
 
 
@@ -61,10 +78,11 @@ def upsampler(tensors: Mapping[str, Tensor], source: str) -> ImportedStage:
     )
     unet = unet_of_tensors(tensors, source, 256)
     settings = {"unet": unet, "learned_sigma": learned, "interpolation": "bilinear", "text": _text(tensors, source)}
-    network = network_of(UpsamplerNetwork, settings)
+    network = network_of(UpsamplerNetwork, settings, len(tensors))
     beside = {
         "objective": {"schedule": "linear", "learned_sigma": learned},
-        "sampler": {"name": "ddim", "steps": 27, "spacing": "adm"},
+        "sampler": {"name": "ddim", "steps": 27, "spacing": "fast27"},
+        "reads": "gpt2",
     }
     return stage(network, settings, beside, glide_entries(network), tensors, source)
 

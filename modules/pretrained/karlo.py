@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from modules.pretrained.shapes import (
     Settings,
     expect,
     network_of,
+    number,
     prior_of_config,
     prior_of_tensors,
     unet_of_config,
     unet_of_tensors,
 )
-from modules.pretrained.stages import ImportedStage, stage
+from modules.pretrained.stages import ImportedStage, Stages, stage
 from modules.pretrained.transformer_keys import prior_entries
+from modules.untrusted.reading import printable
 
 ORIGINAL = {
     "diffusion_prior": ("prior-ckpt*", "prior*"),
@@ -50,17 +53,16 @@ def is_diffusers(folder: Path) -> bool:
     return any((folder / name / "config.json").is_file() for name in ("prior", "decoder"))
 
 
-def stages(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
-    """Name and content of each stage that the folder holds; each is read when it is asked for.
+def stages(folder: Path) -> Stages:
+    """The stages that the folder holds.
 
     Raises:
-        InputError: it holds none, or one that cannot be read.
+        InputError: it holds none; or, from their functions, one that cannot be read.
     """
     makers = _diffusers(folder) if is_diffusers(folder) else _original(folder)
     if not makers:
         raise InputError(f"{folder} holds nothing of Karlo's: give {FILES}")
-    for name, make in makers.items():
-        yield name, make(folder)
+    return {name: partial(make, folder) for name, make in makers.items()}
 
 
 def _diffusers(folder: Path) -> dict[str, Callable[[Path], ImportedStage]]:
@@ -96,14 +98,18 @@ def schedule(path: Path, wanted: Mapping[str, object], limit: float = 1.0) -> tu
     """
     config = read_config(path)
     expect(config, {**SCHEDULER, **wanted}, str(path))
-    return {"num_steps": int(config.get("num_train_timesteps", 1000))}, float(config.get("clip_sample_range", limit))
+    found = config.get("clip_sample_range", limit)
+    if type(found) not in (int, float) or not found > 0:
+        raise InputError(f"{path}: clip_sample_range should be a number above 0, found {printable(repr(found)[:60])}")
+    steps = number({"num_train_timesteps": 1000, **config}, "num_train_timesteps", str(path))
+    return {"num_steps": steps}, float(found)
 
 
 def prior_stage(
     settings: Settings, tensors: Mapping[str, Tensor], source: str, limit: float, objective: Settings, original: bool
 ) -> ImportedStage:
     """The prior of their tensors; `limit` is the range of clipping."""
-    network = network_of(DiffusionPriorNetwork, settings)
+    network = network_of(DiffusionPriorNetwork, settings, len(tensors))
     sampler = {"name": "ddpm", "steps": 25, "spacing": "adm", "variance": "fixed_small", "guidance_scale": 4.0}
     sampler |= {"threshold": "static", "threshold_limit": limit}
     beside = {
@@ -122,14 +128,16 @@ def decoder(folder: Path) -> ImportedStage:
     wanted = {"in_channels": 3, "out_channels": 6, "class_embed_type": "identity", "only_cross_attention": False}
     expect(config, {**wanted, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, str(source))
     expect(text, {"clip_extra_context_tokens": 4}, str(folder / "text_proj" / "config.json"))
-    unet = unet_of_config(config, str(source), config["sample_size"])
+    names = ("clip_embeddings_dim", "cross_attention_dim")
+    dim, width = (number(text, name, str(folder / "text_proj" / "config.json")) for name in names)
+    unet = unet_of_config(config, str(source), number(config, "sample_size", str(source)))
     beside: Settings = {"num_steps": 1000}
     if (path := folder / "decoder_scheduler" / FILE).is_file():
         wanted = {"prediction_type": "epsilon", "variance_type": "learned_range", "clip_sample_range": 1.0}
         beside = schedule(path, wanted)[0]
     tensors = {f"decoder.{name}": x for name, x in component(folder / "decoder").items()}
     tensors |= {f"text_proj.{name}": x for name, x in component(folder / "text_proj").items()}
-    return _decoder(unet, text["clip_embeddings_dim"], text["cross_attention_dim"], tensors, str(folder), beside, False)
+    return _decoder(unet, dim, width, tensors, str(folder), beside, False)
 
 
 def _decoder(
@@ -152,7 +160,7 @@ def _decoder(
         "pathway": {"raw": True, "learned_null": True},
         "frozen_text": {"feature_dim": dim, "z_t_dim": dim},
     }
-    network = network_of(DecoderNetwork, settings)
+    network = network_of(DecoderNetwork, settings, len(tensors))
     sampler = {"name": "ddpm", "steps": 25, "spacing": "adm", "variance": "learned", "guidance_scale": 8.0}
     beside: dict[str, Any] = {"objective": {**objective, "learned_sigma": True}, "sampler": sampler}
     beside |= {"drop_text": 0.3, "drop_embedding": 0.1}
@@ -166,13 +174,14 @@ def upsampler(folder: Path) -> ImportedStage:
     for part, config in zip(parts, configs, strict=True):
         wanted = {"in_channels": 6, "out_channels": 3, "add_attention": False, "time_embedding_type": "positional"}
         expect(config, wanted, str(folder / part / "config.json"))
-    size = configs[0].get("sample_size") or 256
+    size = number({"sample_size": configs[0].get("sample_size") or 256}, "sample_size", str(folder / parts[0]))
     unets = [
         unet_of_config(c, str(folder / part / "config.json"), size) for part, c in zip(parts, configs, strict=True)
     ]
     if unets[0] != unets[1]:
         raise InputError(f"{folder}: super_res_first and super_res_last have other shapes: {unets[0]} and {unets[1]}")
-    small = read_config(folder / "decoder" / "config.json").get("sample_size", 64)
+    of_decoder = folder / "decoder" / "config.json"
+    small = number(read_config(of_decoder), "sample_size", str(of_decoder)) if of_decoder.is_file() else 64
     objective: Settings = {"num_steps": 1000}
     if (path := folder / "super_res_scheduler" / FILE).is_file():
         wanted = {"prediction_type": "epsilon", "variance_type": "fixed_small_log", "clip_sample_range": 1.0}
@@ -185,7 +194,7 @@ def _upsampler(
     unet: Settings, factor: int, tensors: Mapping[str, Tensor], source: str, objective: Settings, original: bool
 ) -> ImportedStage:
     settings = {"unet": unet, "factor": factor, "interpolation": "bicubic-antialiased", "last_step": True}
-    network = network_of(UpsamplerNetwork, settings)
+    network = network_of(UpsamplerNetwork, settings, len(tensors))
     sampler = {"name": "ddpm", "steps": 7, "spacing": "adm", "variance": "fixed_small"}
     beside = {"objective": objective, "sampler": sampler}
     return stage(network, settings, beside, karlo_upsampler_entries(network, original), tensors, source)
@@ -212,6 +221,8 @@ def original_prior(folder: Path) -> ImportedStage:
             "trained on: put it beside the checkpoints (https://github.com/kakaobrain/karlo says where it is)"
         )
     found = list(tensors_of(statistics).values())
+    if len(found) != 2 or found[0].numel() != found[1].numel():
+        raise InputError(f"{statistics} should hold two tensors of one length, a mean and a deviation; get it again")
     own = without_prefix(tensors, "model.")
     own |= {name: x.reshape(1, -1).float() for name, x in zip(("clip_mean", "clip_std"), found, strict=True)}
     # Differs from diffusers' folder, whose scheduler says 5: Karlo's own code clips at 10.
@@ -223,7 +234,10 @@ def original_decoder(folder: Path) -> ImportedStage:
     path, tensors = _checkpoint(folder, "decoder")
     own = without_prefix(tensors, "model.")
     unet = unet_of_tensors(own, str(path), 64)
-    dim, width = len(own["cf_param"].flatten()), len(own["text_seq_proj.0.weight"])
+    lost = next((name for name in ("cf_param", "text_seq_proj.0.weight") if name not in own), None)
+    if lost:
+        raise InputError(f"{path} holds no decoder of Karlo's: it has no {lost}")
+    dim, width = own["cf_param"].numel(), len(own["text_seq_proj.0.weight"])
     own["cf_param"] = own["cf_param"].flatten()
     return _decoder(unet, dim, width, own, str(path), {"num_steps": 1000}, True)
 

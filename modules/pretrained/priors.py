@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from modules.errors import InputError
@@ -10,7 +10,7 @@ from modules.networks.priors.eclipse_prior import EclipsePriorNetwork
 from modules.pretrained import karlo
 from modules.pretrained.reading import component, first_file, read_config
 from modules.pretrained.shapes import network_of, prior_of_config
-from modules.pretrained.stages import ImportedStage, stage
+from modules.pretrained.stages import ImportedStage, Stages, stage
 from modules.pretrained.transformer_keys import prior_entries
 
 KANDINSKY = (
@@ -25,33 +25,36 @@ KANDINSKY_LIMIT = 10.0
 """The range of clipping in Kandinsky's schedulers."""
 
 
-def kandinsky(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
+def kandinsky(folder: Path) -> Stages:
     """The prior, of the same class as Karlo's; its scheduler clips at 10.
 
     Raises:
-        InputError: the folder has none, or it cannot be read.
+        InputError: the folder has none; or, from the function, it cannot be read.
     """
     if any((place / "config.json").is_file() for place in (folder / "prior", folder)):
-        yield "diffusion_prior", karlo.prior(folder, KANDINSKY_LIMIT)
-    elif first_file(folder, karlo.ORIGINAL["diffusion_prior"]) is not None:
-        yield "diffusion_prior", karlo.original_prior(folder)
-    else:
-        raise InputError(f"{folder} holds no prior: give {KANDINSKY}")
+        return {"diffusion_prior": partial(karlo.prior, folder, KANDINSKY_LIMIT)}
+    if first_file(folder, karlo.ORIGINAL["diffusion_prior"]) is not None:
+        return {"diffusion_prior": partial(karlo.original_prior, folder)}
+    raise InputError(f"{folder} holds no prior: give {KANDINSKY}")
 
 
-def eclipse(folder: Path) -> Iterator[tuple[str, ImportedStage]]:
+def eclipse(folder: Path) -> Stages:
     """ECLIPSE's prior: Karlo's without a timestep.
 
     Raises:
-        InputError: the folder has none, or it cannot be read.
+        InputError: the folder has none; or, from the function, it cannot be read.
     """
     place = folder / "prior" if (folder / "prior").is_dir() else folder
     if not (place / "config.json").is_file():
         raise InputError(f"{folder} holds no prior: give {ECLIPSE}")
+    return {"eclipse_prior": partial(_eclipse, place)}
+
+
+def _eclipse(place: Path) -> ImportedStage:
     settings = prior_of_config(read_config(place / "config.json"), str(place / "config.json"), timestep=False)
     settings["conditioning"] = {"padding_mask": True, "raw": True}
     # Their class has mean and deviation from diffusers', and uses neither: its output is z_i itself.
     tensors = {name: x for name, x in component(place).items() if name not in ("clip_mean", "clip_std")}
-    network = network_of(EclipsePriorNetwork, settings)
+    network = network_of(EclipsePriorNetwork, settings, len(tensors))
     beside = {"contrastive_weight": 0.2, "temperature": 0.01}
-    yield "eclipse_prior", stage(network, settings, beside, prior_entries(network, False), tensors, str(place))
+    return stage(network, settings, beside, prior_entries(network, False), tensors, str(place))

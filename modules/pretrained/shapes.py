@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from modules.errors import InputError
 from modules.untrusted.allowed import class_named, made
+from modules.untrusted.reading import printable
+from modules.untrusted.weights import at_most_parameters
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -24,11 +26,50 @@ DOWN = {"ResnetDownsampleBlock2D": False, "SimpleCrossAttnDownBlock2D": True}
 UP = {"ResnetUpsampleBlock2D": False, "SimpleCrossAttnUpBlock2D": True}
 
 
-def network_of(kind: type[N], settings: Settings) -> N:
-    """The network of these settings, as shapes alone."""
-    with torch.device("meta"):
-        found: N = made(kind, settings, kind.__name__, class_named)
+def network_of(kind: type[N], settings: Settings, tensors: int) -> N:
+    """The network of these settings, as shapes alone.
+
+    Args:
+        kind: its class.
+        settings: of it.
+        tensors: how many the file has; ours has no more parameters than twice as many.
+
+    Raises:
+        InputError: it would have more, or sizes that do not go together.
+    """
+    try:
+        with torch.device("meta"), at_most_parameters(2 * tensors + 64):
+            found: N = made(kind, settings, kind.__name__, class_named)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"a {kind.__name__} of these sizes there is not ({printable(str(error)[:200])})") from error
     return found
+
+
+def number(config: Mapping[str, Any], key: str, source: str) -> int:
+    """A size that a config says.
+
+    Raises:
+        InputError: it does not, or it is no whole number above 0.
+    """
+    found = config.get(key)
+    if type(found) is not int or found < 1:
+        raise InputError(f"{source}: {key} should be a whole number above 0, found {printable(repr(found)[:60])}")
+    return found
+
+
+def listed(config: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
+    """A list of texts, or of sizes, that a config has.
+
+    Raises:
+        InputError: it has none, or one of something else.
+    """
+    found = config.get(key)
+    fits = isinstance(found, list) and found and all(type(x) is kind and x not in (0, "") for x in found)
+    if not fits:
+        raise InputError(f"{source}: {key} should be a list, found {printable(repr(found)[:60])}")
+    return list(found)  # type: ignore[arg-type]
 
 
 def expect(config: Mapping[str, Any], wanted: Mapping[str, object], source: str) -> None:
@@ -40,7 +81,7 @@ def expect(config: Mapping[str, Any], wanted: Mapping[str, object], source: str)
     for key, value in wanted.items():
         found = config.get(key, value)
         if found not in (value, None):
-            raise InputError(f"{source}: {key} is {found!r}; only {value!r} is read here")
+            raise InputError(f"{source}: {key} is {printable(repr(found)[:60])}; only {value!r} is read here")
 
 
 def unet_of_config(config: Mapping[str, Any], source: str, image_size: int) -> Settings:
@@ -52,22 +93,24 @@ def unet_of_config(config: Mapping[str, Any], source: str, image_size: int) -> S
     wanted = {"act_fn": "silu", "center_input_sample": False, "norm_eps": 1e-5, "freq_shift": 0}
     wanted |= {"flip_sin_to_cos": True, "mid_block_scale_factor": 1, "downsample_padding": 1}
     expect(config, wanted, source)
-    channels, blocks = config["block_out_channels"], (config["down_block_types"], config["up_block_types"])
+    channels = listed(config, "block_out_channels", int, source)
+    blocks = tuple(listed(config, f"{way}_block_types", str, source) for way in ("down", "up"))
     unknown = [kind for kinds, known in zip(blocks, (DOWN, UP), strict=True) for kind in kinds if kind not in known]
     if unknown:
-        raise InputError(f"{source}: blocks of the kind {unknown[0]} are not read here")
+        raise InputError(f"{source}: blocks of the kind {printable(unknown[0])} are not read here")
     attends = [DOWN[kind] for kind in blocks[0]]
-    if attends != [UP[kind] for kind in reversed(blocks[1])] or any(width % channels[0] for width in channels):
+    alike = len(attends) == len(channels) and attends == [UP[kind] for kind in reversed(blocks[1])]
+    if not alike or any(width % channels[0] for width in channels):
         raise InputError(f"{source}: block_out_channels, down_block_types and up_block_types are of no ADM network")
-    head = config.get("attention_head_dim", 8)
+    head = number({"attention_head_dim": 8, **config}, "attention_head_dim", source)
     return {
         "channels": channels[0],
         "channel_multipliers": [width // channels[0] for width in channels],
-        "depth": config["layers_per_block"],
+        "depth": number(config, "layers_per_block", source),
         "attention_resolutions": [image_size // 2**level for level, on in enumerate(attends) if on],
         "head_channels": head if any(attends) else HEAD,
         "image_size": image_size,
-        "norm_groups": config.get("norm_num_groups", 32),
+        "norm_groups": number({"norm_num_groups": 32, **config}, "norm_num_groups", source),
         "time_embedding": "scale_shift" if config.get("resnet_time_scale_shift") == "scale_shift" else "additive",
     }
 
@@ -113,13 +156,11 @@ def prior_of_config(config: Mapping[str, Any], source: str, timestep: bool = Tru
         "time_embed_act_fn": "silu",
     }
     wanted |= dict.fromkeys(("norm_in_type", "embedding_proj_norm_type", "embedding_proj_dim", "clip_embed_dim"))
-    dim = config["embedding_dim"]
-    wanted |= {"time_embed_dim": config["num_attention_heads"] * config["attention_head_dim"]}
-    extra = 4 if timestep else 3
-    expect(config, {**wanted, "additional_embeddings": extra, "embedding_proj_dim": dim, "clip_embed_dim": dim}, source)
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    sizes = (dim, config["num_embeddings"], width, config["num_layers"], config["num_attention_heads"])
-    return _prior(*sizes, feature_dim=dim)
+    names = ("embedding_dim", "num_embeddings", "num_layers", "num_attention_heads", "attention_head_dim")
+    dim, length, depth, heads, head = (number(config, name, source) for name in names)
+    wanted |= {"time_embed_dim": heads * head, "additional_embeddings": 4 if timestep else 3}
+    expect(config, {**wanted, "embedding_proj_dim": dim, "clip_embed_dim": dim}, source)
+    return _prior(dim, length, heads * head, depth, heads, feature_dim=dim)
 
 
 def prior_of_tensors(tensors: Mapping[str, Tensor], source: str) -> Settings:

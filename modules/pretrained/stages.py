@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,10 @@ class ImportedStage:
     model: str
     settings: Settings
     tensors: dict[str, Tensor]
+
+
+Stages = Mapping[str, Callable[[], ImportedStage]]
+"""The stages that a source holds, by name; each is read when its function is called."""
 
 
 def stage(

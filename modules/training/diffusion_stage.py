@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from modules.clip.caption_tokens import MERGES
 from modules.diffusion.analytic import ScoreStatistics, estimate_statistics
 from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.schedules import NoiseSchedule
@@ -119,8 +120,12 @@ class DiffusionStage(ModelStage[D, B]):
         super().on_save_checkpoint(checkpoint)
         if self.statistics is not None:
             checkpoint[CHECKPOINT_KEY] = self.statistics.to_tensors()
+        if MERGES in (beside := self._model.tensors()):
+            checkpoint[MERGES] = beside[MERGES]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if CHECKPOINT_KEY in checkpoint:
             self._model = replace(self._model, statistics=ScoreStatistics.from_tensors(checkpoint[CHECKPOINT_KEY]))
+        if MERGES in checkpoint:
+            self._model = self._model.with_tensors({MERGES: checkpoint[MERGES]})

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from modules.aliases import today
+from modules.clip.caption_tokens import MERGES
 from modules.clip.folder import CONFIG_FILE, check_config
 from modules.clip.origin import KEY, same_clip
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
@@ -178,7 +179,9 @@ def compare(source: Source, module: nn.Module, here: Here = Here()) -> Fit:
         here: its settings and its data.
     """
     wanted = _wanted(module)
+    own = getattr(getattr(module, "_model", None), "reads", None) == "gpt2"
     held = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(STATISTICS)}
+    wanted |= {MERGES: held[MERGES]} if own and MERGES in held else {}  # They come with the weights, of any length.
     both = [name for name in wanted if name in held]
     taken = tuple(name for name in both if held[name].shape == wanted[name].shape)
     lines = [

@@ -216,3 +216,11 @@ def test_at_positions_of_one_step() -> None:
     schedule = at_positions(cosine(10), [4])
     assert schedule.num_steps == 1
     assert schedule.posterior_log_variance.item() == pytest.approx(math.log(schedule.betas.item()))
+
+
+def test_glides_fast27_spares_the_noisiest_timestep() -> None:
+    """GLIDE's upsampler: sections of 10, 10, 3, 2 and 2 steps, 997 in the place of 999."""
+    steps = respace(linear(1000), 27, "fast27").timesteps.tolist()
+    assert steps == [*adm_spacing(1000, [10, 10, 3, 2, 2])[:-1], 997] and len(steps) == 27
+    with pytest.raises(ValueError, match="fast27 spacing has 27 steps, not 8"):
+        respace(linear(1000), 8, "fast27")

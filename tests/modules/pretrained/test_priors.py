@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import glide_network
 import original
 import released
 
@@ -108,7 +109,7 @@ def test_eclipses_prior_is_theirs_and_joins_a_run(kandinsky, tmp_path):
 def test_the_map_of_a_prior_is_its_own_inverse_and_names_what_is_wrong(tmp_path):
     theirs = released.prior()
     theirs.save_pretrained(tmp_path / "prior")
-    _, stage = next(priors.kandinsky(tmp_path))
+    stage = priors.kandinsky(tmp_path)["diffusion_prior"]()
     network = released_network(stage)
     for layout in (False, True):
         entries = prior_entries(network, layout)
@@ -130,7 +131,7 @@ def released_network(stage):
     from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
     from modules.pretrained.shapes import network_of
 
-    return network_of(DiffusionPriorNetwork, stage.settings["network"]["init_args"])
+    return network_of(DiffusionPriorNetwork, stage.settings["network"]["init_args"], len(stage.tensors))
 
 
 class Runs:
@@ -178,6 +179,34 @@ def test_glides_files_load_without_a_tensor_left_over(tmp_path):
     assert (upsampler.objective.schedule, upsampler.network.learned_sigma) == ("linear", True)
     low, generators = torch.zeros(1, 3, 8, 8), [torch.Generator().manual_seed(0)]
     with_caption, without = (
-        upsampler.overridden("upsampler", {"steps": 2}).sample(low, generators, tokens=x) for x in (tokens, None)
+        upsampler.overridden("upsampler", {"steps": 2, "spacing": "adm"}).sample(low, generators, tokens=x)
+        for x in (tokens, None)
     )
     assert float((with_caption - without).abs().max()) > 0
+
+
+@torch.no_grad()
+def test_glides_networks_are_the_function_of_their_files(tmp_path):
+    """Against functions of the state dicts that use nothing of this project (`glide_network`)."""
+    folder, generator = tmp_path / "glide", torch.Generator().manual_seed(1)
+    folder.mkdir()
+    states = {name: original.glide(upsampler=name == "upsampler") for name in ("glide", "upsampler")}
+    for state in states.values():
+        for name, tensor in state.items():
+            fan = tensor[0].numel() if tensor.ndim > 1 else 4
+            state[name] = torch.randn(tensor.shape, generator=generator) * fan**-0.5
+    torch.save(states["glide"], folder / "base.pt")
+    torch.save(states["upsampler"], folder / "upsample.pt")
+    assert main(["import", "glide", str(folder), "--out", str(tmp_path / "run")]) == 0
+    tokens = torch.randint(20, (2, 8), generator=generator)
+    mask = torch.arange(8) < torch.tensor([[3], [8]])
+    ours, t = torch.where(mask, tokens + 1, 0), torch.tensor([3, 870])
+    x_t, low = (torch.randn(2, 3, side, side, generator=generator) for side in (16, 4))
+    base = load_model(tmp_path / "run" / "glide").model.network
+    close(base(x_t, t, base.condition(ours, None)), glide_network.network(states["glide"], x_t, t, tokens, mask, 2))
+    low = low.clamp(-1, 1)
+    enlarged = torch.nn.functional.interpolate(low, (16, 16), mode="bilinear")
+    wanted = glide_network.network(states["upsampler"], torch.cat([x_t, enlarged], dim=1), t, tokens, mask, 1)
+    upsampler = load_model(tmp_path / "run" / "upsampler").model
+    assert torch.equal(upsampler.enlarged(low), enlarged)
+    close(upsampler.network(x_t, t, enlarged, None, upsampler.network.read(ours)), wanted)

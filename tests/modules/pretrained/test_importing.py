@@ -1,0 +1,304 @@
+"""`unclip import` as a person uses it: what is refused in one line, what cards say, what the hub is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import original
+import released
+
+from experiments.cli import main
+from modules.clip.frozen import FrozenCLIP
+from modules.errors import InputError
+from modules.pipeline import UnCLIP
+from modules.pretrained import karlo
+from modules.pretrained.clip import of_transformers
+from modules.seeds import ImageSeeds
+
+FEW = ["--prior-steps", "2", "--decoder-steps", "2", "--upsampler-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Karlo's files in diffusers' layout, with both towers of the CLIP."""
+    folder = tmp_path_factory.mktemp("karlo") / "karlo-v1-alpha"
+    released.karlo(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(files):
+    out = files.parent / "run"
+    assert main(["import", "karlo", str(files), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def prior_files(files, tmp_path):
+    """A copy of the prior and its CLIP, to be changed."""
+    for name in ("prior", "text_encoder", "image_encoder"):
+        shutil.copytree(files / name, tmp_path / "files" / name)
+    return tmp_path / "files"
+
+
+def changed(path: Path, **settings: object) -> None:
+    """A config with other settings; None takes one out."""
+    content = {**json.loads(path.read_text()), **settings}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def refused(words: list[str], capsys) -> str:
+    """The one line that a command says when it ends with exit code 2."""
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_an_imported_run_is_drawn_from_by_the_command(run, tmp_path, capsys):
+    words = ["sample", "a red cube", "-n", "2", "--run", str(run), "--seed", "3", "--set", "prior.guidance_scale=4.0"]
+    assert main([*words, *FEW, "--out", str(tmp_path / "out")]) == 0
+    settings = {"diffusion_prior": {"steps": 2, "guidance_scale": 4.0}, "decoder": {"steps": 2}}
+    system = UnCLIP(run, overrides={**settings, "upsampler": {"steps": 2}})
+    drawn = system.generate(["a red cube"] * 2, seed=3, places=[(0, 0), (0, 1)])
+    wanted = ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for k, pixels in enumerate(wanted):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{k:05d}.png")), pixels)
+    assert wanted.shape == (2, 64, 64, 3) and not np.array_equal(*wanted)
+
+
+def test_a_run_whose_clip_is_of_unit_norm_takes_no_released_stage(prior_files, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["import", "clip", str(prior_files), "--out", str(out)]) == 0
+    capsys.readouterr()
+    words = ["import", "kandinsky-prior", str(prior_files), "--out", str(out)]
+    assert "gives embeddings of unit norm, and released priors" in refused(words, capsys)
+    assert not (out / "diffusion_prior").exists()
+    assert main(["import", "clip", str(prior_files), "--out", str(out), "--embeddings", "raw", "--overwrite"]) == 0
+    assert main(words) == 0
+
+
+def eclipse(folder: Path, dim: int) -> Path:
+    theirs = released.prior(additional_embeddings=3, embedding_dim=dim)
+    theirs.save_pretrained(folder)
+    tensors = {k: x for k, x in theirs.state_dict().items() if not k.startswith("time_embedding")}
+    released_file = folder / "diffusion_pytorch_model.safetensors"
+    released_file.unlink()
+    from safetensors.torch import save_file
+
+    save_file(tensors, released_file)
+    return folder
+
+
+def test_every_release_keeps_its_section_of_the_card(prior_files, tmp_path):
+    out = tmp_path / "run"
+    (prior_files / "README.md").write_text("---\nlicense: mine-1.0\n---\nA card.\n")
+    assert main(["import", "kandinsky-prior", str(prior_files), "--out", str(out)]) == 0
+    assert main(["import", "eclipse", str(eclipse(tmp_path / "eclipse", 32)), "--out", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    assert "# Kandinsky's prior, AI Forever" in card and "Licence: mine-1.0" in card and "# ECLIPSE's prior" in card
+    assert "(eclipse_prior/export/README.md)" in card and "(diffusion_prior/export/README.md)" in card
+    words = ["import", "eclipse", str(tmp_path / "eclipse"), "--out", str(out), "--clip", str(prior_files)]
+    assert main([*words, "--overwrite"]) == 0
+    assert (out / "README.md").read_text().count("# ECLIPSE's prior") == 1
+
+
+def test_a_stage_of_another_width_than_the_clips_is_refused(prior_files, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["import", "kandinsky-prior", str(prior_files), "--out", str(out)]) == 0
+    capsys.readouterr()
+    said = refused(["import", "eclipse", str(eclipse(tmp_path / "eclipse", 64)), "--out", str(out)], capsys)
+    assert "eclipse_prior takes embeddings of 64 dimensions, the run's CLIP gives 32" in said
+    assert not (out / "eclipse_prior").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"embedding_dim": None}, "embedding_dim should be a whole number above 0, found None"),
+        ({"num_layers": "two"}, "num_layers should be a whole number above 0, found 'two'"),
+        ({"num_attention_heads": 0}, "num_attention_heads should be"),
+        ({"num_layers": 10**9}, "the network has more layers than the file of weights has tensors"),
+        ({"norm_in_type": "layer"}, "norm_in_type is 'layer'; only None is read here"),
+        ({"num_layers": 1}, "holds a tensor transformer_blocks.1."),
+        ({"num_layers": 3}, "has no tensor transformer_blocks.2."),
+    ],
+)
+def test_a_config_that_is_not_the_weights_is_one_line(prior_files, tmp_path, capsys, settings, told):
+    changed(prior_files / "prior" / "config.json", **settings)
+    assert told in refused(["import", "kandinsky-prior", str(prior_files), "--out", str(tmp_path / "run")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "told"),
+    [
+        ("decoder", {"sample_size": None}, "sample_size should be a whole number above 0, found None"),
+        ("decoder", {"block_out_channels": None}, "block_out_channels should be a list, found None"),
+        ("decoder", {"block_out_channels": [0, 128]}, r"block_out_channels should be a list, found [0, 128]"),
+        ("decoder", {"block_out_channels": [64, 100]}, "are of no ADM network"),
+        ("decoder", {"down_block_types": ["DownBlock2D", "DownBlock2D"]}, "blocks of the kind DownBlock2D"),
+        ("decoder", {"norm_num_groups": 7}, "a DecoderNetwork of these sizes there is not"),
+        ("text_proj", {"cross_attention_dim": None}, "cross_attention_dim should be a whole number"),
+        ("decoder_scheduler", {"clip_sample_range": "one"}, "clip_sample_range is 'one'; only 1.0 is read here"),
+    ],
+)
+def test_a_decoders_config_is_looked_at(files, tmp_path, part, settings, told):
+    for name in ("decoder", "text_proj", "decoder_scheduler"):
+        shutil.copytree(files / name, tmp_path / name)
+    name = "scheduler_config.json" if part.endswith("scheduler") else "config.json"
+    changed(tmp_path / part / name, **settings)
+    with pytest.raises(InputError) as error:
+        karlo.decoder(tmp_path)
+    assert told in str(error.value)
+
+
+def test_statistics_of_another_form_are_refused(files, tmp_path):
+    parts = {"prior": released.prior()}
+    state = {f"model.{k}": x for k, x in original.prior(parts["prior"]).items()}
+    torch.save({"state_dict": state}, tmp_path / "prior-ckpt-step=1.ckpt")
+    torch.save((torch.zeros(32),), tmp_path / "ViT-L-14_stats.th")
+    with pytest.raises(InputError, match="should hold two tensors of one length"):
+        karlo.original_prior(tmp_path)
+
+
+def test_a_folder_of_nothing_is_told_so_before_a_clip_is_looked_for(tmp_path, capsys):
+    (tmp_path / "files").mkdir()
+    words = ["import", "karlo", str(tmp_path / "files"), "--out", str(tmp_path / "run")]
+    assert "holds nothing of Karlo's" in refused(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("processor", "wanted"),
+    [
+        ({}, ("bicubic", "shortest")),
+        ({"resample": 2, "size": {"shortest_edge": 32}}, ("bilinear", "shortest")),
+        ({"size": {"height": 32, "width": 32}, "do_center_crop": False}, ("bicubic", "squash")),
+        ({"resample": 0}, "resample is 0"),
+        ({"size": {"shortest_edge": 64}}, "the model takes 32 pixels a side"),
+    ],
+)
+def test_a_clips_preprocessing_is_what_its_processor_says(files, tmp_path, processor, wanted):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    places = files / "text_encoder", files / "image_encoder", tmp_path / "preprocessor_config.json"
+    if isinstance(wanted, str):
+        with pytest.raises(InputError, match=wanted):
+            of_transformers(*places, "raw")
+        return
+    found = of_transformers(*places, "raw").config["preprocess_cfg"]
+    assert (found["interpolation"], found["resize_mode"]) == wanted
+
+
+spec = importlib.util.spec_from_file_location(
+    "hub_server", Path(__file__).parents[2] / "experiments" / "publishing" / "hub_server.py"
+)
+assert spec is not None and spec.loader is not None
+hub_server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hub_server)
+
+
+def test_names_on_the_hub_for_source_and_clip(files, run, monkeypatch, tmp_path, capsys):
+    """The prior lies there as a pickle beside a decoder in safetensors, and the picture's tower in another folder."""
+    from huggingface_hub import constants
+
+    with hub_server.serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        content = {}
+        for path in files.rglob("*"):
+            if path.is_file() and "image_encoder" not in path.parts:
+                content[path.relative_to(files).as_posix()] = path.read_bytes()
+        weights = content.pop("prior/diffusion_pytorch_model.safetensors")
+        (tmp_path / "x.safetensors").write_bytes(weights)
+        torch.save(load_file(tmp_path / "x.safetensors"), tmp_path / "x.bin")
+        content["prior/diffusion_pytorch_model.bin"] = (tmp_path / "x.bin").read_bytes()
+        content["decoder/diffusion_pytorch_model.bin"] = b"never asked for"
+        hub.commit("somebody/karlo", content)
+        towers = {
+            f"{name}/{path.name}": path.read_bytes()
+            for name in ("text_encoder", "image_encoder")
+            for path in (files / name).iterdir()
+        }
+        hub.commit("somebody/clip", towers)
+        words = ["import", "karlo", "somebody/karlo", "--out", str(tmp_path / "run")]
+        assert main(words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]  # Behind the bars of what was fetched.
+        assert "has no image_encoder" in said and "--clip openai/clip-vit-large-patch14" in said
+        assert main([*words, "--clip", "somebody/clip"]) == 0
+        assert "decoder/diffusion_pytorch_model.bin" not in hub.asked
+    assert FrozenCLIP(str(tmp_path / "run" / "clip" / "export")).fingerprint == (
+        FrozenCLIP(str(run / "clip" / "export")).fingerprint
+    )
+    ours, theirs = (
+        load_file(place / "diffusion_prior" / "export" / "model.safetensors") for place in (tmp_path / "run", run)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+PAIRS = "#version: 0.2\n\u0120 r\n\u0120r e\n\u0120re d\n\u0120 c\n\u0120c u\n\u0120cu b\n\u0120cub e\n"
+"""Byte pairs by which "a red cube" is three tokens."""
+KNOWN = 256 + 7 + 1
+
+
+@pytest.fixture(scope="module")
+def glide_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("glide") / "files"
+    folder.mkdir()
+    for name, file in (("base", "base.pt"), ("upsampler", "upsample.pt")):
+        torch.save(original.glide(upsampler=name == "upsampler", words=KNOWN), folder / file)
+    return folder
+
+
+def test_glide_draws_captions_by_its_own_byte_pairs(glide_files, tmp_path, capsys):
+    """No CLIP is in the run; the caption reaches the upsampler, too."""
+    files, run = tmp_path / "files", tmp_path / "run"
+    shutil.copytree(glide_files, files)
+    (files / "vocab.bpe").write_text(PAIRS, encoding="utf-8")
+    assert main(["import", "glide", str(files), "--out", str(run)]) == 0
+    few = ["--decoder-steps", "2", "--set", "upsampler.spacing=adm", "--upsampler-steps", "2"]
+    words = ["sample", "A red cube", "--run", str(run), "--condition", "glide", "--seed", "5", *few]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    pixels = np.asarray(Image.open(tmp_path / "out" / "00000.png"))
+
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    tokens[0, :3] = torch.tensor([ord("a") - ord("!"), 256 + 2, 256 + 6]) + 1
+    settings = {"glide": {"steps": 2}, "upsampler": {"spacing": "adm", "steps": 2}}
+    system = UnCLIP(run, overrides=settings)
+    seeds = ImageSeeds.at(5, [(0, 0)])
+    low = system.decoder("glide").sample(tokens, None, seeds.generators("decoder"))
+    high = system.upsampler("upsampler").sample(low, seeds.generators("upsampler"), tokens=tokens)
+    wanted = ((high + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels, wanted)
+    untold = system.upsampler("upsampler").sample(low, seeds.generators("upsampler"))
+    assert float((untold - high).abs().max()) > 1e-3
+    assert np.array_equal(np.asarray(system.text_to_image("a red cube", seed=5, condition="glide")[0]), wanted)
+    capsys.readouterr()
+    assert main(["plan", "--sample", str(run), "--condition", "glide"]) == 0
+    assert "clip" not in capsys.readouterr().out.split("stage", 1)[1].split("way")[0]
+
+
+def test_glide_without_its_byte_pairs_says_what_to_get(glide_files, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["import", "glide", str(glide_files), "--out", str(run)]) == 0
+    words = ["sample", "a red cube", "--run", str(run), "--condition", "glide", "--out", str(tmp_path / "out")]
+    assert "vocab.bpe beside GLIDE's files and import them again" in refused(words, capsys)
+    files = tmp_path / "files"
+    shutil.copytree(glide_files, files)
+    (files / "merges.txt").write_text("a b\n")
+    said = refused(["import", "glide", str(files), "--out", str(tmp_path / "other")], capsys)
+    assert "knows 264 tokens, the byte pairs beside it make 258" in said
