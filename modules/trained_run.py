@@ -459,7 +459,7 @@ class TrainedRun:
                 raise InputError(
                     f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
                 )
-            tokens = model.tokens_of(captions, tokens)
+            read = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(read, z_i, generators, negative=negative))
         if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.network.parameters()):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from modules.clip.caption_tokens import CHARACTERS, CharacterTokenizer
 from modules.errors import InputError
 from modules.images.tensors import Pictures, to_pil
 from modules.manipulations import Hole, Walk, write_over, zero_shot
@@ -180,6 +181,23 @@ def test_inpainting_by_the_caption_alone_has_no_z_i(stored_run, tiny, test_pictu
     assert given and all(z_i is None for z_i in given)
     system.inpaint(test_pictures[0], mask, "a red circle", walk=Walk(1, 1.5), resamples=1, size=16)
     assert any(z_i is not None for z_i in given)
+
+
+def test_a_decoder_with_tokens_of_its_own_is_given_these(stored_run, tiny, monkeypatch):
+    """And not the CLIP's, which may be as many."""
+    system = UnCLIP(stored_run)
+    network = tiny.randomise(tiny.make_network("decoder", vocab_size=CHARACTERS))
+    system.replace_model("decoder", replace(system.stage("decoder").model, network=network, reads="characters"))
+    given, condition = [], network.condition
+
+    def watched(tokens, z_i, **more):
+        given.append(tokens)
+        return condition(tokens, z_i, **more)
+
+    monkeypatch.setattr(network, "condition", watched)
+    system.text_to_image("a red circle", size=16)
+    own = CharacterTokenizer(tiny.CONTEXT)(["a red circle"])
+    assert torch.equal(given[0], own) and not given[1].any()  # With the caption, and without for guidance.
 
 
 def test_a_small_pixel_is_known_only_if_all_below_it_is():
