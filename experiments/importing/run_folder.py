@@ -113,17 +113,12 @@ def _empty(stage: ImportedStage, clip: FrozenCLIP | None) -> dict[str, Tensor]:
     with torch.inference_mode():
         caption = caption_of(clip, clip.tokenize([""]))
     dim, width = caption.z_t.shape[1], caption.features.shape[2]
-    wanted = (
-        (network["frozen_text"]["z_t_dim"], network["frozen_text"]["feature_dim"])
-        if decoder
-        else (
-            network["embedding_dim"],
-            network["feature_dim"],
-        )
-    )
+    text = network["frozen_text"] if decoder else {**network, "z_t_dim": network["embedding_dim"]}
+    wanted = text["z_t_dim"], text["feature_dim"]
     if (dim, width) != wanted:
         raise InputError(
-            f"the CLIP gives embeddings and features of {dim} and {width} dimensions, the stage takes {wanted}"
+            f"the CLIP gives embeddings of {dim} and features of {width} dimensions, the stage takes {wanted[0]} and "
+            f"{wanted[1]}: name the CLIP that it was trained on (--clip)"
         )
     prefix = "text.empty." if decoder else "empty."
     parts = {"text": caption.features[0], "z_t": caption.z_t[0], "mask": caption.mask[0]}

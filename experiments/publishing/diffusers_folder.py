@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,33 @@ def _clips_own(folder: Path, clip: Path, whole: bool) -> list[str]:
         raise InputError("clip: its tokens are words of its own, for which transformers has no tokeniser")
     own, length = content.get("preprocess_cfg") or {}, content["model_cfg"]["text_cfg"].get("context_length", 77)
     _tokenizer(folder / "tokenizer", length)
-    side = own.get("size", 224)
-    side = side[0] if isinstance(side, list) else side
-    processor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": side},
-        "crop_size": {"height": side, "width": side},
-        "image_mean": own.get("mean"),
-        "image_std": own.get("std"),
-        "resample": 3,
-    }
     name = "feature_extractor" if whole else "image_processor"
     (folder / name).mkdir()
-    _json(folder / name / "preprocessor_config.json", {key: x for key, x in processor.items() if x is not None})
+    _json(folder / name / "preprocessor_config.json", processor(own))
     return ["tokenizer", name]
+
+
+def processor(own: Mapping[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json of transformers' CLIPImageProcessor, for an open_clip preprocess_cfg.
+
+    Raises:
+        InputError: the longer side is brought to the size, which CLIPImageProcessor cannot do.
+    """
+    mode = own.get("resize_mode") or "shortest"
+    if mode == "longest":
+        raise InputError("clip: transformers' CLIPImageProcessor has no resize_mode longest; export without --format")
+    side = own.get("size", 224)
+    side = side[0] if isinstance(side, list) else side
+    square = {"height": side, "width": side}
+    found = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": square if mode == "squash" else {"shortest_edge": side},
+        "crop_size": square,
+        "image_mean": own.get("mean"),
+        "image_std": own.get("std"),
+        "resample": 2 if own.get("interpolation") == "bilinear" else 3,  # Pillow's numbers.
+    }
+    return {key: x for key, x in found.items() if x is not None}
 
 
 def _tokenizer(folder: Path, length: int) -> None:

@@ -21,6 +21,7 @@ import original
 import released
 
 from experiments.cli import main
+from experiments.publishing.diffusers_folder import processor
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.pipeline import UnCLIP
@@ -181,7 +182,7 @@ def test_a_folder_of_nothing_is_told_so_before_a_clip_is_looked_for(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("processor", "wanted"),
+    ("config", "wanted"),
     [
         ({}, ("bicubic", "shortest")),
         ({"resample": 2, "size": {"shortest_edge": 32}}, ("bilinear", "shortest")),
@@ -190,8 +191,8 @@ def test_a_folder_of_nothing_is_told_so_before_a_clip_is_looked_for(tmp_path, ca
         ({"size": {"shortest_edge": 64}}, "the model takes 32 pixels a side"),
     ],
 )
-def test_a_clips_preprocessing_is_what_its_processor_says(files, tmp_path, processor, wanted):
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+def test_a_clips_preprocessing_is_what_its_processor_says(files, tmp_path, config, wanted):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     places = files / "text_encoder", files / "image_encoder", tmp_path / "preprocessor_config.json"
     if isinstance(wanted, str):
         with pytest.raises(InputError, match=wanted):
@@ -199,6 +200,17 @@ def test_a_clips_preprocessing_is_what_its_processor_says(files, tmp_path, proce
         return
     found = of_transformers(*places, "raw").config["preprocess_cfg"]
     assert (found["interpolation"], found["resize_mode"]) == wanted
+
+
+def test_a_clips_preprocessing_goes_back_to_transformers(files, tmp_path):
+    for own in (("bilinear", "squash"), ("bicubic", "shortest"), ("bilinear", "shortest")):
+        config = {"size": 32, "interpolation": own[0], "resize_mode": own[1]}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor(config)))
+        places = files / "text_encoder", files / "image_encoder", tmp_path / "preprocessor_config.json"
+        found = of_transformers(*places, "raw").config["preprocess_cfg"]
+        assert (found["interpolation"], found["resize_mode"]) == own
+    with pytest.raises(InputError, match="no resize_mode longest"):
+        processor({"resize_mode": "longest"})
 
 
 spec = importlib.util.spec_from_file_location(
