@@ -100,8 +100,11 @@ def test_the_interval_changes_nothing_inside_of_it(given):
 @pytest.fixture
 def weak(tiny):
     """A network of other weights."""
-    torch.manual_seed(1)
-    return tiny.randomise(tiny.make_network("decoder"))
+    network, g = tiny.randomise(tiny.make_network("decoder")), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=g), alpha=0.05)
+    return network
 
 
 def autoguided(given, weak, **settings):
