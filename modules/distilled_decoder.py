@@ -80,8 +80,8 @@ class DistilledDecoder(Decoder):
         return self._teacher
 
     def on_fit_start(self) -> None:
-        """Start from the teacher's weights; a resumed run has its own."""
-        if self.global_step > 0:
+        """Start from the teacher's weights; a resumed run has its own, and `init_from` gives others."""
+        if not self.begins or self.initial:
             return
         state = self.teacher.network.state_dict()
         for network in (self.network, self.averaged):

@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.base import check_split
 from datamodules.captioned.folder import MANIFEST, CaptionsInfo, open_captions
 from datamodules.captions import CaptionFault, clean
+from datamodules.writing import check_whole, show_split
 from modules.errors import InputError
 
 PLAN = "plan.json"
@@ -169,14 +170,8 @@ class CaptionsWriter:
         Raises:
             ValueError: shards are missing.
         """
-        missing = files.missing()
-        if missing:
-            raise ValueError(f"{files.partial}: shards {missing} are missing")
-        if files.path.exists():
-            self._record(files.split)  # Forget the old split first: no old record stands beside new captions.
-            shutil.rmtree(files.path)
-        files.partial.replace(files.path)
-        self._record(files.split, files)
+        check_whole(files)
+        show_split(files, lambda: self._record(files.split), lambda: self._record(files.split, files))
         (files.path / PLAN).unlink()
 
     def _record(self, split: str, files: CaptionFiles | None = None) -> None:

@@ -20,6 +20,7 @@ from datamodules.embeddings.checks import checksums
 from datamodules.embeddings.folder import MANIFEST, VERSION, EmbeddingsInfo, open_embeddings
 from datamodules.embeddings.shards import has_parquet, remove_unfinished
 from datamodules.embeddings.split import PLAN, SHARD_ROWS, Encoded, SplitFiles, differences
+from datamodules.writing import check_whole, show_split
 from modules.errors import InputError
 
 _OTHER = "name another folder or pass --overwrite"
@@ -105,16 +106,10 @@ class EmbeddingsWriter:
         Raises:
             ValueError: shards are missing.
         """
-        missing = files.missing()
-        if missing:
-            raise ValueError(f"{files.partial}: shards {missing} are missing")
+        check_whole(files)
         replaced = len(files.replaced())
-        if files.path.exists():
-            self._record(files.split)  # Forget the old split first, so that no old record stands beside new arrays.
-            shutil.rmtree(files.path)
         remove_unfinished(files.partial)
-        files.partial.replace(files.path)
-        self._record(files.split, files, replaced)
+        show_split(files, lambda: self._record(files.split), lambda: self._record(files.split, files, replaced))
         (files.path / PLAN).unlink()
 
     def write(self, split: str, size: int, data_hash: str, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:

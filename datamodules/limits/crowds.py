@@ -10,37 +10,17 @@ import numpy as np
 
 from datamodules.base import check_split
 from datamodules.limits import crowd_scenes
+from datamodules.limits.base import LimitsDataModule
 from datamodules.rendered import scenes
 from datamodules.rendered.cache import cached_json, source_hash
-from datamodules.rendered.pairs import PairDataModule, Records, checked_sizes
+from datamodules.rendered.pairs import Records
 
 
-class CrowdsDataModule(PairDataModule):
+class CrowdsDataModule(LimitsDataModule):
     """Image-text pairs of one to six objects, equally often, with the true attributes of every picture.
 
-    Args:
-        image_size, batch_size, train_size, val_size, test_size, embeddings, cache_dir, seed, num_workers: as in
-            `datamodules.shapes.ShapesDataModule`.
-
-    Raises:
-        InputError: as there.
+    The arguments are those of `datamodules.limits.base.LimitsDataModule`.
     """
-
-    def __init__(
-        self,
-        image_size: int = 32,
-        batch_size: int = 64,
-        train_size: int = 40_000,
-        val_size: int = 2_048,
-        test_size: int = 2_048,
-        embeddings: str | None = None,
-        cache_dir: str | None = "runs/cache",
-        seed: int = 0,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
-        self.sizes = checked_sizes(train_size, val_size, test_size)
-        self._records: dict[str, Records] = {}
 
     @property
     def attributes(self) -> dict[str, tuple[str, ...]]:
@@ -61,9 +41,6 @@ class CrowdsDataModule(PairDataModule):
 
     def source_key(self, split: str) -> list[str]:
         return ["crowds", check_split(split), source_hash(crowd_scenes), source_hash(scenes)]
-
-    def size(self, split: str) -> int:
-        return self.sizes[check_split(split)]
 
     def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """As in the base class; sample k > 0 is another scene of the same objects, drawn from `seed`."""

@@ -1,7 +1,10 @@
 """Signs with a word in one of several fonts, and captions that say the word (unCLIP, figure 16): is it spelled right?
 
-A pure function of (split, index). Board, ink, font, size and place are never mentioned. An eighth of the words stand on
-no training or validation sign, and on half of the test signs: these can be spelled only by whoever reads letters.
+A pure function of (split, index). Board, ink, font, size and place are never mentioned. Some words stand on no training
+or validation sign, and on half of the test signs: these can be spelled only by whoever reads letters.
+
+CLIP's byte pair encoding has one token for a common word, which hides its letters, and parts a rare one into two or
+three. The paper suspects that this is why words in pictures are wrong, so that there are words of each kind here.
 """
 
 from __future__ import annotations
@@ -16,9 +19,15 @@ from PIL import Image, ImageDraw, ImageFont
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NONE = "-"
 LONGEST = 6
-WORDS = tuple((Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split())
-"""Common words of two to six letters, written down for this data set."""
-UNSEEN = tuple(word for place, word in enumerate(WORDS) if place % 8 == 3)
+_LINES = (Path(__file__).parent / "split_words.txt").read_text(encoding="utf-8").splitlines()
+WHOLE = tuple((Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split())
+"""Common words of two to six letters, a token of CLIP's byte pair encoding each; written down for this data set."""
+PARTED = {word: int(line.split()[0]) for line in _LINES for word in line.split()[1:]}
+"""Rare words of three to six letters, and how many of these tokens they are: 2 or, of five and six letters, 3."""
+BYTE_PAIRS = dict.fromkeys(WHOLE, 1) | PARTED
+WORDS = tuple(BYTE_PAIRS)
+UNSEEN = (*WHOLE[3::8], *tuple(PARTED)[1::4])
+"""An eighth of the common words and a fourth of the rare ones."""
 SEEN = tuple(word for word in WORDS if word not in UNSEEN)
 FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf", "DejaVuSans-BoldOblique.ttf")
 """Of matplotlib, which brings them along."""

@@ -10,16 +10,17 @@ import numpy as np
 
 from datamodules.base import check_split
 from datamodules.limits import sign_scenes
+from datamodules.limits.base import LimitsDataModule
 from datamodules.rendered.cache import source_hash
-from datamodules.rendered.pairs import PairDataModule, Records, checked_sizes
+from datamodules.rendered.pairs import Records
 
 
-class SignsDataModule(PairDataModule):
+class SignsDataModule(LimitsDataModule):
     """Image-text pairs of signs, with the letters of every picture.
 
     Args:
-        image_size, batch_size, train_size, val_size, test_size, embeddings, cache_dir, seed, num_workers: as in
-            `datamodules.shapes.ShapesDataModule`.
+        image_size, batch_size, train_size, val_size, test_size, embeddings, cache_dir, seed, num_workers: see
+            LimitsDataModule.
         train_split: "train", or "unrestricted" to train on all words, for a reader, which judges pictures and takes no
             part in making them.
 
@@ -40,10 +41,9 @@ class SignsDataModule(PairDataModule):
         num_workers: int = 0,
         train_split: Literal["train", "unrestricted"] = "train",
     ) -> None:
-        super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
-        self.sizes = checked_sizes(train_size, val_size, test_size)
+        sizes = train_size, val_size, test_size
+        super().__init__(image_size, batch_size, *sizes, embeddings, cache_dir, seed, num_workers)
         self._sources = {"train": train_split, "val": "val", "test": "test"}
-        self._records: dict[str, Records] = {}
 
     @property
     def attributes(self) -> dict[str, tuple[str, ...]]:
@@ -67,17 +67,17 @@ class SignsDataModule(PairDataModule):
         words = ",".join(sign_scenes.WORDS)
         return ["signs", self._sources[check_split(split)], source_hash(sign_scenes), words]
 
-    def size(self, split: str) -> int:
-        return self.sizes[check_split(split)]
-
     def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """As in the base class; sample k > 0 is another sign with the same word, drawn from `seed`.
 
-        The truth is {"sign": the word, "held_out": whether no training sign shows it}.
+        The truth is {"sign": the word, "held_out": whether no training sign shows it, "byte_pairs": how many tokens of
+        CLIP's byte pair encoding it is}.
         """
         own = sign_scenes.make_sign(self._sources[check_split(split)], index)
         sign = sign_scenes.sign_for(own.word, seed) if sample else own
-        return sign_scenes.render(sign, size), {"sign": own.word, "held_out": own.word in sign_scenes.UNSEEN}
+        word = own.word
+        truth = {"sign": word, "held_out": word in sign_scenes.UNSEEN, "byte_pairs": sign_scenes.BYTE_PAIRS[word]}
+        return sign_scenes.render(sign, size), truth
 
 
 def _render(split: str, size: int, index: int) -> np.ndarray:

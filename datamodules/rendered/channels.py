@@ -34,7 +34,7 @@ class AltText:
     Attributes:
         colour, shape, size, background, relation, count: how often an attribute is said, of each object that is named.
         second: how often the second of two objects is named.
-        wrong: how often something that is said is another value than the true one.
+        wrong: how often something that is said is another value than the true one; the count is always true.
         unrelated: how often a caption has one to three words of `UNRELATED`, before or behind the rest.
         full_stop: how often it ends in a full stop.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from eval.captions.models import MODELS, PROMPTS
 from eval.captions.points import Point, final
+from eval.errors import InputError
 from eval.metrics.bootstrap import Interval, Resampler, as_json
 from eval.tables.seeds import t_interval
 from eval.tables.tabular import Cell, Table, number
@@ -73,12 +74,16 @@ def differences(points: Points, draws: int) -> list[dict[str, Any]]:
 
     Returns:
         {"paper", "label", "metric", "difference": {"value", "low", "high"}, "n"} each, JSON-ready.
+
+    Raises:
+        InputError: the two sides of a claim were drawn from other prompts.
     """
     found = []
     for claim in CLAIMS:
         better, worse = final(points, *claim.better), final(points, *claim.worse)
         if better is None or worse is None:
             continue
+        check_same_prompts(better, worse)
         gap = better.scores[claim.metric] - worse.scores[claim.metric]
         interval = as_json(Resampler(better.folder.caption_index, draws, 0).mean(gap))
         if interval is not None:
@@ -87,6 +92,19 @@ def differences(points: Points, draws: int) -> list[dict[str, Any]]:
                 {"paper": claim.paper, "label": claim.label, "metric": claim.metric, "difference": interval, "n": n}
             )
     return found
+
+
+def check_same_prompts(first: Point, second: Point) -> None:
+    """Refuse two folders whose pictures cannot be paired by prompt.
+
+    Raises:
+        InputError: names them.
+    """
+    if not np.array_equal(first.folder.caption_index, second.folder.caption_index):
+        raise InputError(
+            f"{first.folder.path} and {second.folder.path} hold pictures of other prompts, or in another order, and "
+            "are compared prompt by prompt: draw both from the same prompts"
+        )
 
 
 def over_seeds(replicas: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

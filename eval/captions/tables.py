@@ -10,7 +10,7 @@ from eval.tables.tabular import DASH, Cell, Table, number
 
 ACCURACIES = ("colour", "shape", "size", "background", "relation", "all")
 FORMS = {
-    "descriptive": "as trained on",
+    "descriptive": "as it is",
     "form_leading_space": "a leading space",
     "form_upper_case": "UPPER CASE",
     "form_capital": "Capital first",

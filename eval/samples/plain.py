@@ -20,7 +20,7 @@ from eval.samples.pictures import SUFFIXES, picture_size
 from eval.untrusted import MAX_PICTURE, parse_json, read_bytes
 
 THREADS = 8
-COPIED = ("mentioned", "sign", "held_out")
+COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
 """What a manifest knows of a caption, whoever draws pictures for it."""
 
 

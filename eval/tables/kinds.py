@@ -66,6 +66,7 @@ def lettering_table(rows: Sequence[Row]) -> Table:
     said = [
         "Letters: 1 - edits / length, at least 0, between the word of the caption and what a reader reads; word: all of"
         " them. The reader was trained on true signs; its own row is that of real images. Seen, held out: whether"
-        " training showed signs with this word. Intervals of shares as in the main table.",
+        " training showed signs with this word. Tokens: of CLIP's byte pair encoding, for words of those lengths of"
+        " which there are words of every number of tokens. Intervals of shares as in the main table.",
     ]
-    return Table("Words in pictures", ["condition", "length", "n", "letters ↑", "word ↑"], body, said)
+    return Table("Words in pictures", ["condition", "words", "n", "letters ↑", "word ↑"], body, said)

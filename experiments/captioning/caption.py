@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.captioned.folder import CaptionsInfo
 from datamodules.captioned.writer import CaptionsWriter, Written
 from datamodules.rendered.pairs import PairDataModule
-from experiments.captioning.captioners import PretrainedCaptioner, TrainedCaptioner, open_captioner
+from experiments.captioning.captioners import CaptionWriter, open_captioner
 from experiments.console.devices import find_device, trainer_device
 from experiments.console.quiet import quiet
 from experiments.data.sources import open_data
@@ -46,7 +46,7 @@ class Captioning(LightningModule):
         captioner: it writes.
     """
 
-    def __init__(self, captioner: TrainedCaptioner | PretrainedCaptioner) -> None:
+    def __init__(self, captioner: CaptionWriter) -> None:
         super().__init__()
         self.captioner = captioner
         self.allow_zero_length_dataloader_with_multiple_devices = True  # A process may have no shard left to make.
@@ -58,7 +58,7 @@ class Captioning(LightningModule):
 
 def write_captions(
     data: PairDataModule,
-    captioner: TrainedCaptioner | PretrainedCaptioner,
+    captioner: CaptionWriter,
     out: str,
     splits: list[str],
     batch_size: int,

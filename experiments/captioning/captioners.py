@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from modules.clip.frozen import FrozenCLIP
@@ -18,13 +17,14 @@ from modules.images.tensors import to_pil
 from modules.models.dalle3.captioner import CaptionerModel
 from modules.models.exports import export_folder, is_export, load_model
 from modules.seeds import image_generators
+from modules.untrusted.weights import file_hash
 
 MAX_TOKENS = 80
 """Tokens of a pretrained captioner's caption, at most."""
 
 
-class Writes(Protocol):
-    """What writes captions.
+class CaptionWriter(nn.Module):
+    """Base of what writes captions.
 
     Attributes:
         identity: tells one captioner from another.
@@ -34,10 +34,10 @@ class Writes(Protocol):
 
     def describe(self, images: Tensor, index: list[int]) -> list[str]:
         """(B, 3, H, W) in [-1, 1] and the pairs' numbers -> B captions."""
-        ...
+        raise NotImplementedError
 
 
-class TrainedCaptioner(nn.Module):
+class TrainedCaptioner(CaptionWriter):
     """A captioner of `unclip fit`, with the CLIP that it was trained on.
 
     Args:
@@ -63,13 +63,13 @@ class TrainedCaptioner(nn.Module):
         self.identity = f"{stored.fingerprint} temperature {self.model.temperature:g} seed {seed}"
 
     def describe(self, images: Tensor, index: list[int]) -> list[str]:
-        """See `Writes`. A pair's draw depends on the seed and its number alone."""
+        """As in the base class. A pair's draw depends on the seed and its number alone."""
         generators = image_generators(self.seed, [(k, 0) for k in index], "caption")
         tokens = self.model.sample(self.clip.encode_image(images), generators)
         return [self.words.decode(row) for row in tokens.tolist()]
 
 
-class PretrainedCaptioner(nn.Module):
+class PretrainedCaptioner(CaptionWriter):
     """A captioner of transformers' (BLIP, GIT, ...) in a local folder; nothing is downloaded, and no code is run.
 
     Args:
@@ -94,7 +94,7 @@ class PretrainedCaptioner(nn.Module):
         self.identity = f"transformers {_digest(folder)} greedy"
 
     def describe(self, images: Tensor, index: list[int]) -> list[str]:
-        """See `Writes`; the most likely token at every place."""
+        """As in the base class; the most likely token at every place."""
         pictures = [to_pil(image) for image in images.cpu()]
         inputs = self.processor(images=pictures, return_tensors="pt").to(images.device)
         ids = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
@@ -116,7 +116,7 @@ def need_transformers() -> Any:
 
 def open_captioner(
     place: str, clip: str | None = None, temperature: float | None = None, seed: int = 0
-) -> TrainedCaptioner | PretrainedCaptioner:
+) -> CaptionWriter:
     """The captioner in a folder: a stage's, or one of transformers'.
 
     Raises:
@@ -136,14 +136,7 @@ def open_captioner(
 
 
 def _digest(folder: Path) -> str:
-    """Hash of a folder's files of settings and of the sizes of its weights."""
-    hashed = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        content = path.read_bytes() if path.suffix in (".json", ".txt") else str(path.stat().st_size).encode()
-        hashed.update(path.name.encode() + b"\0" + content)
-    return hashed.hexdigest()[:16]
-
-
-def device_of(captioner: nn.Module) -> torch.device:
-    """Where a captioner computes."""
-    return next(captioner.parameters()).device
+    """Hash of a folder's files, weights included: the fine-tunes of one model differ in nothing else."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    content = "".join(f"{path.name} {file_hash(path)}\n" for path in files)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -32,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("these pictures have no captions: give --caption")
     seeds = ImageSeeds.of([options.seed + k for k in range(count)] * len(found), len(found) * count)
     images = found.images.repeat_interleave(count, dim=0)
-    low = complete(system, images, [text for text in texts for _ in range(count)], options.rows, seeds)
+    captions, size = [text for text in texts for _ in range(count)], options.batch_size
+    parts = [slice(first, first + size) for first in range(0, len(images), size)]
+    low = torch.cat([complete(system, images[p], captions[p], options.rows, seeds[p]) for p in parts])
     drawn = enlarge(system, low, options.size, seeds, options.batch_size)
     side = drawn.shape[-1]
     shown = resized(found.images, side)
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         system,
         dvae.decode(dvae.encode(resized(found.images, dvae.image_size))),
         options.size,
-        seeds[: len(found)],
+        seeds[::count],
         options.batch_size,
     )
     cells = pictures(drawn)

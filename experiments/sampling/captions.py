@@ -17,7 +17,7 @@ from experiments.console.arguments import check_text
 from modules.errors import InputError
 from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
 
-COPIED = ("mentioned", "sign", "held_out", "attribution", "prompt", GENEVAL, "category", "challenge")
+COPIED = ("mentioned", "sign", "held_out", "byte_pairs", "attribution", "prompt", GENEVAL, "category", "challenge")
 """What a manifest of captions knows and the manifest of their pictures keeps."""
 
 

@@ -86,10 +86,11 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
 def summarise(suite: Suite, seeds: int) -> list[Any]:
     """Writes what the replicas' numbers say together; returns the tables.
 
-    RUN/seeds.json and RUN/seeds.md are of the main table, RUN/seeds_NAME.json and .md of the sweep NAME. A suite that
-    evaluates nothing has sweeps at least.
+    RUN/seeds.json and RUN/seeds.md are of the main table, RUN/seeds_NAME.json and .md of the sweep NAME. A suite
+    without a stage `unclip evaluate` has no main table, and one without sweeps either has no tables here.
     """
     from eval.files import write_file
+    from eval.runs import read_run
     from eval.tables.seeds import gather, orderings_table, seeds_table
     from eval.tables.sweep_seeds import gather_sweeps, sweep_seeds_table
 
@@ -100,7 +101,7 @@ def summarise(suite: Suite, seeds: int) -> list[Any]:
         tables.append(sweep_seeds_table(sweep, numbers, seeds))
         write_file(suite.run / f"seeds_{name}.json", as_text(numbers))
         write_file(suite.run / f"seeds_{name}.md", tables[-1].markdown())
-    if sweeps and not evaluates(suite):
+    if not evaluates(suite) and (sweeps or not all(read_run(run).rows for run in runs)):
         return tables
     found = gather([read_rows(run) for run in runs])
     main = [seeds_table(found, seeds), *(orderings_table(found, m) for m in ("frechet", "all") if has(found, m))]

@@ -53,9 +53,11 @@ def run(options: argparse.Namespace) -> int:
     if options.seeds > 1 and not options.dry_run:
         from experiments.console.show import show
 
-        for table in summarise(suite, options.seeds):
+        tables = summarise(suite, options.seeds)
+        for table in tables:
             show(table)
-        print(f"over seeds: {suite.run / 'seeds*.md'}")
+        said = "no stage `unclip evaluate` and no sweep, so that nothing is put together here"
+        print(f"over seeds: {suite.run / 'seeds*.md' if tables else said}")
     return 0
 
 

@@ -86,7 +86,7 @@ class PointJob(Job):
         key = json.dumps([self.ranking, numbers])
         before = self.best.get(key)
         start = before if before is not None and before.count <= self.best_of else None
-        given = (self.true_images(numbers), self.negative, start)
+        given = (self.true_images(numbers), self.negative, start, self.decoder)
         best = system.ranked(captions, self.condition, self.seed, self.places(numbers), self.best_of, *given)
         self.best[key] = best
         return best.pictures, best.places

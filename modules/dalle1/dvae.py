@@ -51,8 +51,8 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
         self.schedules, self.spread, self.encoder_rate = schedules, spread, encoder_rate
 
     def on_fit_start(self) -> None:
-        """Give the fresh encoder's logits their spread; a resumed run has its weights."""
-        if self.spread is None or self.global_step > 0:
+        """Give the fresh encoder's logits their spread; a resumed run has its weights, and `init_from` gives others."""
+        if self.spread is None or not self.begins or self.initial:
             return
         data = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
         count = min(PICTURES, len(data))
@@ -94,7 +94,7 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
                 "train/temperature": model.temperature,
             }
         )
-        return found.reconstruction + model.beta / model.values_per_token * found.kl
+        return model.weighted(found)
 
     def _learning_rate_factor(self, step: int) -> float:
         factor = super()._learning_rate_factor(step)

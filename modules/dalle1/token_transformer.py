@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,13 +11,18 @@ from torch import Tensor
 
 from modules.batches import ImageTextBatch, embeddings_of
 from modules.clip.bpe_dropout import BPEDropout
+from modules.errors import InputError
 from modules.images.tensors import to_uint8
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens
+from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes
 from modules.models.exports import Stored, load_model
 from modules.networks.dalle1.token_transformer import TokenTransformerNetwork
 from modules.training.model_stage import ModelStage, per_sample_generators
 from modules.training.stage import TrainingConfig, adamw
+
+DVAE_KEY = "dvae"
+"""Of a checkpoint and of an export: which dVAE's tokens the Transformer was trained on."""
 
 
 class TokenTransformer(ModelStage[TokenTransformerModel, ImageTextBatch]):
@@ -63,9 +68,34 @@ class TokenTransformer(ModelStage[TokenTransformerModel, ImageTextBatch]):
     def averaged_model(self) -> TokenTransformerModel:
         return replace(super().averaged_model, dvae=self.dvae)
 
+    def check_data(self, sizes: DataSizes) -> None:
+        super().check_data(sizes)
+        if self.bpe_dropout is not None:
+            check_bpe(self.bpe_dropout, self._model.reader)
+
     def on_fit_start(self) -> None:
         """Refuse a dVAE of other tokens than the network's, before the first step."""
         check_tokens(self._model.network, self.dvae)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[DVAE_KEY] = self._fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        trained_on = checkpoint.get(DVAE_KEY)
+        if trained_on not in (None, self._fingerprint):
+            raise InputError(
+                f"this checkpoint was trained on the tokens of another dVAE than that in {self.dvae_folder}, whose "
+                "tokens mean something else: put that dVAE back, or begin anew in another folder"
+            )
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of the dVAE's weights."""
+        _ = self.dvae
+        assert self._dvae is not None
+        return self._dvae.fingerprint
 
     def example_loss(self, batch: ImageTextBatch) -> Tensor:
         """As in ModelStage, without the dVAE, which need not be there when memory is planned."""
@@ -106,6 +136,20 @@ class TokenTransformer(ModelStage[TokenTransformerModel, ImageTextBatch]):
 
     def exported_about(self) -> dict[str, object]:
         """Also which dVAE's tokens these are, so that no other is used for sampling."""
-        _ = self.dvae
-        assert self._dvae is not None
-        return super().exported_about() | {"dvae": self._dvae.fingerprint}
+        return super().exported_about() | {DVAE_KEY: self._fingerprint}
+
+
+def check_bpe(bpe: BPEDropout, reader: CaptionReader) -> None:
+    """Refuse a network that reads other tokens than those of BPE dropout.
+
+    Raises:
+        InputError: the lengths or the vocabularies differ.
+    """
+    own = bpe.tokenizer.context_length, bpe.tokenizer.vocab_size
+    names = "context_length", "vocab_size"
+    for name, ours, theirs in zip(names, own, (reader.context_length, reader.vocab_size), strict=True):
+        if ours != theirs:
+            raise InputError(
+                f"{NETWORK}.{name} is {theirs}, and {ours} in the tokeniser of bpe_dropout, {bpe.name_or_folder}: name "
+                "the CLIP that made the data's embeddings, or leave bpe_dropout out"
+            )

@@ -49,6 +49,9 @@ class Model(Generic[B]):
     RAW_SETTING: ClassVar[str] = ""
     """Where a network's settings say whether it takes a CLIP's own embeddings; "" if they do not."""
 
+    SETTINGS: ClassVar[Mapping[str, Rule]] = {}
+    """The fields that are settings of sampling, and which values they may have."""
+
     def check(self) -> None:
         """Refuse parts that do not go together, and values that are out of range.
 
@@ -164,15 +167,15 @@ class Model(Generic[B]):
     @classmethod
     def rules(cls) -> dict[str, Rule]:
         """Which values the settings of sampling may have; those without a rule are checked by `check`."""
-        return {}
+        return dict(cls.SETTINGS)
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:
         """The names of the settings of sampling that `overridden` takes."""
-        return ()
+        return tuple(cls.SETTINGS)
 
     def _with_settings(self, settings: dict[str, object]) -> Self:
-        raise NotImplementedError
+        return changed(self, settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ beside them counts: a sixth of the step of a Transformer of width 512.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,10 +22,16 @@ class Stepper:
     Args:
         transformer: causal; its weights are not to be replaced meanwhile.
         cache: what precedes; each step is cached behind it, and `cache.length` moves on.
+        visible: (layer, place) -> the places (int64) that a place sees, itself among them; None for all up to it.
     """
 
-    def __init__(self, transformer: Transformer, cache: KeyValueCache) -> None:
-        self.cache, self.heads, self.norm = cache, transformer.heads, transformer.norm
+    def __init__(
+        self,
+        transformer: Transformer,
+        cache: KeyValueCache,
+        visible: Callable[[int, int], Tensor] | None = None,
+    ) -> None:
+        self.cache, self.heads, self.norm, self.visible = cache, transformer.heads, transformer.norm, visible
         self.layers = [
             (_weights(block), cache.keys[layer], cache.values[layer]) for layer, block in enumerate(transformer.blocks)
         ]
@@ -38,15 +45,23 @@ class Stepper:
         place, size = self.cache.length, (len(x), 3, self.heads, 1, x.shape[2] // self.heads)
         if place >= self.cache.keys.shape[3]:
             raise IndexError(f"the key/value cache holds {self.cache.keys.shape[3]} positions, not {place + 1}")
-        for (norm_1, qkv, out, norm_2, mlp_in, mlp_out), keys, values in self.layers:
+        for layer, ((norm_1, qkv, out, norm_2, mlp_in, mlp_out), keys, values) in enumerate(self.layers):
             q, k, v = F.linear(F.layer_norm(x, *norm_1), *qkv).view(size).unbind(1)
             keys.narrow(2, place, 1).copy_(k)
             values.narrow(2, place, 1).copy_(v)
-            h = F.scaled_dot_product_attention(q, keys.narrow(2, 0, place + 1), values.narrow(2, 0, place + 1))
+            h = F.scaled_dot_product_attention(q, *self._seen(layer, place, keys, values))
             x = x + F.linear(h.reshape(x.shape), *out)
             x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, *norm_2), *mlp_in)), *mlp_out)
         self.cache.length = place + 1
         return self.norm(x)
+
+    def _seen(self, layer: int, place: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values that a place sees."""
+        if self.visible is not None:
+            places = self.visible(layer, place)
+            if len(places) <= place:
+                return keys.index_select(2, places), values.index_select(2, places)
+        return keys.narrow(2, 0, place + 1), values.narrow(2, 0, place + 1)
 
 
 def plain(transformer: Transformer) -> bool:

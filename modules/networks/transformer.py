@@ -79,23 +79,25 @@ class TransformerBlock(nn.Module):
         cache: KeyValueCache | None = None,
         layer: int = 0,
         mask: Tensor | None = None,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """(B, L, W) -> (B, L, W), or (B, 1, W) where only the last position's output is wanted.
 
         With a cache, x holds the positions that follow those in the cache. Where `mask` (B, all positions) is False, a
-        position is seen by itself alone.
+        position is seen by itself alone. `visible` (L, all positions) says which positions each one of x sees; it
+        stands in the place of `causal` and `mask`.
         """
         q, k, v = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         if last_only:
             q, x = q[:, :, -1:], x[:, -1:]
-        seen: Tensor | None
-        if mask is not None:
+        seen = visible
+        if visible is None and mask is not None:
             seen = _seen(q, k, mask, causal=causal)
-        else:
-            seen = _causal_mask(q, k) if causal and q.shape[2] != k.shape[2] and q.shape[2] > 1 else None
-        square = causal and mask is None and q.shape[2] == k.shape[2]
+        elif visible is None and causal and q.shape[2] != k.shape[2] and q.shape[2] > 1:
+            seen = _causal_mask(q, k)
+        square = causal and seen is None and q.shape[2] == k.shape[2]
         x = x + self.dropout(self.out(merge_heads(attention(q, k, v, mask=seen, causal=square))))
         return x + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x)))))
 
@@ -247,6 +249,21 @@ class FeatureEmbedding(nn.Module):
             expected = (self.context_length, self.project.in_features)
             raise ValueError(f"the captions' features are {tuple(features.shape[1:])}, the network's are {expected}")
         return self.project(features) + self.positions
+
+
+def caption_embedding(
+    vocab_size: int, context_length: int, width: int, feature_dim: int | None
+) -> TokenEmbedding | FeatureEmbedding:
+    """What a prior's Transformer reads of a caption: learned embeddings of its tokens, or a frozen CLIP's features.
+
+    Args:
+        vocab_size, context_length: of the tokeniser.
+        width: of the Transformer.
+        feature_dim: width of the features of a token; None for the tokens themselves.
+    """
+    if feature_dim is None:
+        return TokenEmbedding(vocab_size, context_length, width)
+    return FeatureEmbedding(feature_dim, context_length, width)
 
 
 class TextEncoder(nn.Module):

@@ -100,6 +100,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self._index = torch.zeros(0, dtype=torch.int64)
         self._guard: FiniteGuard | None = None
         self.initial: tuple[str, ...] = ()  # The tensors that `init_from` gave; what is fitted to the data is kept.
+        self._resumed = False
 
     judged: ClassVar[int | None] = None
     """How many samples of a validation batch `judge` draws, if the YAML says nothing; None for all."""
@@ -120,6 +121,14 @@ class Stage(lightning.LightningModule, Generic[B]):
         if self.device_mesh is not None and not self.sharded:
             shard_stage(self)
             self.sharded = True
+
+    @property
+    def begins(self) -> bool:
+        """Whether training begins and does not go on from a checkpoint.
+
+        In `on_fit_start` this cannot be told from `global_step`, which Lightning restores later than the weights.
+        """
+        return self.global_step == 0 and not self._resumed
 
     @property
     def trained(self) -> nn.Module:
@@ -409,6 +418,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         checkpoint[clip_origin.KEY] = clip_origin.origin_of(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed = True
         here = clip_origin.origin_of(self._trainer)
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 

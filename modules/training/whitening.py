@@ -25,7 +25,7 @@ def fit_whitenings(stage: Stage[Any], embedding: str = "z_i") -> None:
     """
     whitenings = [module for module in stage.modules() if isinstance(module, Whitening)]
     given = any("whitening." in name for name in stage.initial)
-    if whitenings and stage.global_step == 0 and not given:
+    if whitenings and stage.begins and not given:
         z = spread_embeddings(stage.trainer.datamodule.dataset("train"), embedding)  # type: ignore[attr-defined]
         for whitening in whitenings:
             whitening.fit(z.to(stage.device))

@@ -99,3 +99,13 @@ def test_another_objective_than_the_teachers_is_refused(make):
     stage = make(objective=Objective(parameterization="v"))
     with pytest.raises(InputError, match="objective differs from that of the teacher"):
         _ = stage.teacher
+
+
+def test_a_resumed_training_goes_on_from_its_own_weights(make, shapes, tiny, tmp_path):
+    """And not from the teacher's, with which it began."""
+    settings = {"training": TrainingConfig(warmup_steps=0, ema_decay=0.5)}
+    whole, first, again = make(**settings), make(**settings), make(**settings)
+    tiny.fit(whole, shapes(), 4, tmp_path / "whole")
+    tiny.fit(first, shapes(), 2, tmp_path / "first").save_checkpoint(tmp_path / "saved.ckpt")
+    tiny.fit(again, shapes(), 4, tmp_path / "again", tmp_path / "saved.ckpt")
+    torch.testing.assert_close(again.network.state_dict(), whole.network.state_dict())

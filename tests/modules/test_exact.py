@@ -32,7 +32,7 @@ def test_a_device_without_float64_gives_the_same_blend(monkeypatch):
 @pytest.mark.parametrize("folder", ["models", "manipulations", "networks", "training", "clip"])
 def test_float64_is_made_in_one_place(folder):
     """`.cpu().double()` is on the CPU already; tensors that are made, and not moved, name their device."""
-    for path in (ROOT / "modules" / folder).glob("*.py"):
+    for path in (ROOT / "modules" / folder).rglob("*.py"):
         for line in path.read_text().splitlines():
             bare = re.search(r"(?<!\.cpu\(\))\.double\(\)|\.to\(torch\.float64\)", line)
             assert bare is None, f"{path.name}: {line.strip()}"

@@ -12,6 +12,8 @@ from eval.metrics.kinds import HELD_OUT
 
 SIGN = "sign"
 """Manifest key: the word that a picture should show."""
+BYTE_PAIRS = "byte_pairs"
+"""Manifest key: how many tokens of CLIP's byte pair encoding the word is."""
 NONE = "-"
 """A reader's class for a place behind the last letter."""
 
@@ -46,7 +48,10 @@ def letters_right(read: str, word: str) -> float:
 def lettering(
     read: Sequence[str], records: Sequence[Mapping[str, Any]], resampler: Resampler
 ) -> dict[str, dict[str, Any]] | None:
-    """Letters and whole words right, by length, and for words that training showed or not.
+    """Letters and whole words right: by length, for words that training showed or not, and by their byte pairs.
+
+    By byte pairs, words of those lengths count alone of which there are words of every number of tokens: of other
+    lengths the common words would be compared with nothing.
 
     Args:
         read: of N pictures.
@@ -54,13 +59,19 @@ def lettering(
         resampler: of the N samples.
 
     Returns:
-        {"2": {"letters", "word", "n"}, ..., "all", "seen", "held out"}; None where no line has a word.
+        {"2": {"letters", "word", "n"}, ..., "all", "seen", "held out", "1 token", "held out, 1 token", ...}; None
+        where no line has a word.
     """
     words = [record.get(SIGN) for record in records]
     groups: dict[str, list[int]] = {}
+    compared = lengths_of_all(records)
     for k, word in enumerate(words):
         if word:
             kinds = [("held out" if records[k][HELD_OUT] else "seen")] if HELD_OUT in records[k] else []
+            if BYTE_PAIRS in records[k] and len(word) in compared:
+                count = records[k][BYTE_PAIRS]
+                tokens = f"{count} token{'s' * (count > 1)}"
+                kinds += [tokens, *(f"{kind}, {tokens}" for kind in kinds if kind == "held out")]
             for name in (str(len(word)), "all", *kinds):
                 groups.setdefault(name, []).append(k)
     found: dict[str, dict[str, Any]] = {}
@@ -74,3 +85,12 @@ def lettering(
             "n": len(rows),
         }
     return found or None
+
+
+def lengths_of_all(records: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The lengths of which there are words of every number of byte pairs that occurs."""
+    lengths: dict[int, set[int]] = {}
+    for record in records:
+        if record.get(SIGN) and BYTE_PAIRS in record:
+            lengths.setdefault(record[BYTE_PAIRS], set()).add(len(record[SIGN]))
+    return set.intersection(*lengths.values()) if lengths else set()

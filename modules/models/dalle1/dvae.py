@@ -20,6 +20,7 @@ from modules.models.configs import check_value, number
 from modules.models.dalle1.logit_laplace import as_images, nll, to_unit
 from modules.models.data_sizes import NETWORK, DataSizes
 from modules.networks.dalle1.dvae import DVAEEncoder, DVAENetwork
+from modules.placement.exact import exact
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,11 @@ class DVAEModel(Model[ImageTextBatch]):
 
     def loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         """Reconstruction + beta / values_per_token x KL: both joint terms over the number of colour values (A.2)."""
-        found = self.parts(batch, generator)
-        return found.reconstruction + self.beta / self.values_per_token * found.kl
+        return self.weighted(self.parts(batch, generator))
+
+    def weighted(self, terms: Terms) -> Tensor:
+        """The loss of its parts."""
+        return terms.reconstruction + self.beta / self.values_per_token * terms.kl
 
     def parts(self, batch: ImageTextBatch, generator: torch.Generator) -> Terms:
         """The two parts of the loss, with the relaxed draw in the decoder."""
@@ -175,7 +179,8 @@ class CodeUse:
 
 def code_use(tokens: Tensor, num_codes: int) -> CodeUse:
     """Statistics of int64 tokens of any shape."""
-    counts = torch.bincount(tokens.flatten(), minlength=num_codes).double()
+    counts = exact(torch.bincount(tokens.flatten(), minlength=num_codes))
     share = counts / counts.sum()
     entropy = -(share * share.clamp(min=1e-300).log()).sum()
-    return CodeUse(entropy.exp().float(), (counts > 0).float().mean())
+    perplexity, used = entropy.exp().float(), (counts > 0).float().mean()
+    return CodeUse(perplexity.to(tokens.device), used.to(tokens.device))

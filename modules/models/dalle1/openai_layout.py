@@ -86,10 +86,12 @@ def sizes_of(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor]) -> Si
             first_width=decoder["input.weight"].shape[0],
             channels=channels,
         )
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(
             f"these are not the state dicts of OpenAI's encoder and decoder: {error} is missing"
         ) from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # No blocks, or a tensor without sides.
+        raise InputError(f"these are not the state dicts of OpenAI's encoder and decoder ({error})") from error
 
 
 def from_openai(

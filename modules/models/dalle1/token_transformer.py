@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +13,15 @@ from torch import Tensor
 from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
 from modules.diffusion.guidance import guide_logits
 from modules.errors import InputError
-from modules.models.base import Evaluations, Model, changed
+from modules.models.base import Evaluations, Model
 from modules.models.configs import GUIDANCE, Rule, check_value, number
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes, check_share
-from modules.networks.dalle1.masked_transformer import Stepping
 from modules.networks.dalle1.token_transformer import TokenTransformerNetwork
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from modules.placement.exact import exact
 
 TEXT_WEIGHT = 1 / 8
 """Of the text's cross-entropy; the image's has 7/8 (section 2.2)."""
-
-RULES: dict[str, Rule] = {
-    "guidance_scale": GUIDANCE,
-    "temperature": (number(0), "a number of 0 or more"),
-}
-"""The settings of sampling, and which values they may have."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +56,13 @@ class TokenTransformerModel(Model[ImageTextBatch]):
     dvae: DVAEModel | None = None
 
     STATE: ClassVar[tuple[str, ...]] = ("dvae",)
+    SETTINGS: ClassVar[Mapping[str, Rule]] = {
+        "guidance_scale": GUIDANCE,
+        "temperature": (number(0), "a number of 0 or more"),
+    }
 
     def check(self) -> None:
-        for name, rule in RULES.items():
+        for name, rule in self.SETTINGS.items():
             check_value(name, getattr(self, name), rule)
         if self.dvae is not None:
             check_tokens(self.network, self.dvae)
@@ -125,7 +120,7 @@ class TokenTransformerModel(Model[ImageTextBatch]):
         guidance = None if self.guidance_scale == 1 else self.guided
 
         def draw(logits: Tensor, place: int) -> Tensor:
-            return drawn(logits, uniform[:, place].to(logits.device), self.temperature)
+            return drawn(logits, uniform[:, place], self.temperature)
 
         return self.network.sample(tokens, draw, guidance=guidance, given=given)
 
@@ -160,10 +155,10 @@ class TokenTransformerModel(Model[ImageTextBatch]):
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The text once, then the image tokens through the cache: first and last, between which cost grows evenly."""
         text, network = embeddings_of(self.example_batch(1)).tokens, self.network
-        yield self.copies, lambda: network.begin(text, None)
-        cache, _ = network.begin(text, None)
+        yield self.copies, lambda: network.begin(text)
+        cache, _ = network.begin(text)
         start, x = cache.length, torch.zeros(1, 1, network.transformer.width)
-        step = Stepping(network.transformer, cache)
+        step = network.transformer.stepping(cache)
 
         def one() -> Tensor:
             return network.image_out(step(x))
@@ -171,17 +166,6 @@ class TokenTransformerModel(Model[ImageTextBatch]):
         for place in (0, network.num_tokens - 2):
             cache.length = start + place
             yield (self.evaluations - self.copies) / 2, one
-
-    @classmethod
-    def rules(cls) -> dict[str, Rule]:
-        return RULES
-
-    @classmethod
-    def overridable(cls) -> tuple[str, ...]:
-        return tuple(RULES)
-
-    def _with_settings(self, settings: dict[str, object]) -> Self:
-        return changed(self, settings)
 
 
 def check_tokens(network: TokenTransformerNetwork, dvae: DVAEModel) -> None:
@@ -208,6 +192,7 @@ def drawn(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """(B, V) logits and (B,) numbers in [0, 1) -> (B,) tokens, drawn by inverting the cumulated probabilities."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    cumulated = F.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
-    places = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)[:, 0]
-    return places.clamp(max=logits.shape[-1] - 1)
+    cumulated = F.softmax(exact(logits) / temperature, dim=-1).cumsum(dim=-1)
+    wanted = uniform.to(cumulated.device)[:, None] * cumulated[:, -1:]
+    places = torch.searchsorted(cumulated, wanted, right=True)[:, 0]
+    return places.clamp(max=logits.shape[-1] - 1).to(logits.device)

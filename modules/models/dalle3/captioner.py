@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +13,13 @@ from torch import Tensor
 from modules.batches import EmbeddingBatch, embeddings_of
 from modules.clip.contrast import contrastive_loss
 from modules.errors import InputError
-from modules.models.base import Batch, Model, changed
+from modules.models.base import Batch, Model
 from modules.models.configs import Rule, check_value, number
-from modules.models.data_sizes import CaptionReader
+from modules.models.data_sizes import NETWORK, CaptionReader, DataSizes
 from modules.networks.dalle3.captioner import CaptionerNetwork
 
 IGNORED = -100
 MAX_SCALE = 4.6052  # ln 100: CLIP, section 2.5
-
-RULES: dict[str, Rule] = {"temperature": (number(0), "a number of 0 or more")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,23 @@ class CaptionerModel(Model[Batch]):
     contrastive_weight: float = 0.0
     temperature: float = 0.0
 
+    SETTINGS: ClassVar[Mapping[str, Rule]] = {"temperature": (number(0), "a number of 0 or more")}
+
     def check(self) -> None:
-        check_value("temperature", self.temperature, RULES["temperature"])
+        for name, rule in self.SETTINGS.items():
+            check_value(name, getattr(self, name), rule)
         if not self.contrastive_weight >= 0:
             raise InputError(f"contrastive_weight is {self.contrastive_weight}: give 0 or more")
+
+    def check_data(self, sizes: DataSizes) -> None:
+        """As in Model; and the data's largest token must be the network's end of a caption, or no caption ever ends."""
+        super().check_data(sizes)
+        found = sizes.captions()
+        if found is not None and found.largest != self.network.end:
+            raise InputError(
+                f"{NETWORK}.vocab_size is {self.network.end + 1}, so that the token {self.network.end} ends a caption, "
+                f"but the data's captions end with {found.largest}: set it to {found.largest + 1}"
+            )
 
     @property
     def embedding_dim(self) -> int:
@@ -83,14 +96,3 @@ class CaptionerModel(Model[Batch]):
     def sample(self, z_i: Tensor, generators: list[torch.Generator]) -> Tensor:
         """z_i (B, D) of unit norm, one generator each -> (B, L) tokens, 0 after a caption's end."""
         return self.network.sample(z_i, generators, self.temperature)
-
-    @classmethod
-    def rules(cls) -> dict[str, Rule]:
-        return RULES
-
-    @classmethod
-    def overridable(cls) -> tuple[str, ...]:
-        return tuple(RULES)
-
-    def _with_settings(self, settings: dict[str, object]) -> CaptionerModel:
-        return changed(self, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +17,14 @@ from torch import Tensor
 from modules.batches import Captions, embeddings_of
 from modules.diffusion.guidance import guide_logits
 from modules.errors import InputError
-from modules.models.base import Batch, Evaluations, Prior, changed
+from modules.models.base import Batch, Evaluations, Prior
 from modules.models.configs import GUIDANCE, Rule, check_value, number
 from modules.models.data_sizes import CaptionReader, DataSizes, check_share
 from modules.models.priors.embedding_codec import EmbeddingCodec
 from modules.networks.priors.ar_prior import ARPriorNetwork
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 CODEC = "codec."
 """Prefix of the codec's buffers in an export's file of weights."""
-
-RULES: dict[str, Rule] = {
-    "guidance_scale": GUIDANCE,
-    "percentile": (number(0, 100, below=True), "a number of 0 or more, below 100"),
-    "temperature": (number(0), "a number of 0 or more"),
-}
-"""The settings of sampling, and which values they may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +47,14 @@ class ARPriorModel(Prior):
     percentile: float = 50.0
     temperature: float = 1.0
 
+    SETTINGS: ClassVar[Mapping[str, Rule]] = {
+        "guidance_scale": GUIDANCE,
+        "percentile": (number(0, 100, below=True), "a number of 0 or more, below 100"),
+        "temperature": (number(0), "a number of 0 or more"),
+    }
+
     def check(self) -> None:
-        for name, rule in RULES.items():
+        for name, rule in self.SETTINGS.items():
             check_value(name, getattr(self, name), rule)
         for name in ("embedding_dim", "num_codes", "num_buckets", "num_dot_buckets"):
             ours, theirs = getattr(self.network, name), getattr(self.codec, name)
@@ -155,14 +151,3 @@ class ARPriorModel(Prior):
         own = {k.removeprefix(CODEC): v for k, v in tensors.items() if k.startswith(CODEC)}
         self.codec.load_state_dict(own, assign=True)
         return self
-
-    @classmethod
-    def rules(cls) -> dict[str, Rule]:
-        return RULES
-
-    @classmethod
-    def overridable(cls) -> tuple[str, ...]:
-        return tuple(RULES)
-
-    def _with_settings(self, settings: dict[str, object]) -> Self:
-        return changed(self, settings)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.networks.dalle1.masked_transformer import MaskedTransformer, Stepping
+from modules.networks.dalle1.masked_transformer import MaskedTransformer
 from modules.networks.dalle1.masks import MaskName, layer_masks
 from modules.networks.dalle1.precision import in_float32
 from modules.networks.transformer import KeyValueCache, unique_rows
@@ -160,8 +160,8 @@ class TokenTransformerNetwork(nn.Module):
             (B, N) int64, the given tokens in front.
         """
         tokens = [] if given is None else list(given.unbind(1))
-        cache, logits = self.begin(text, given, guided=guidance is not None)
-        step = Stepping(self.transformer, cache)
+        cache, logits = self._begin(text, given, guided=guidance is not None)
+        step = self.transformer.stepping(cache)
         for place in range(len(tokens), self.num_tokens):
             tokens.append(draw(logits if guidance is None else guidance(logits), place))
             if place < self.num_tokens - 1:
@@ -169,7 +169,11 @@ class TokenTransformerNetwork(nn.Module):
                 logits = float_head(self.image_out, step(self.image(last[:, None], place))[:, -1])
         return torch.stack(tokens, dim=1)
 
-    def begin(self, text: Tensor, given: Tensor | None, guided: bool = False) -> tuple[KeyValueCache, Tensor]:
+    def begin(self, text: Tensor) -> tuple[KeyValueCache, Tensor]:
+        """The cache of text, and the logits of the first token to draw: what `sample` starts from, without guidance."""
+        return self._begin(text, None, guided=False)
+
+    def _begin(self, text: Tensor, given: Tensor | None, guided: bool) -> tuple[KeyValueCache, Tensor]:
         """The cache of text and given tokens, and the logits of the first token to draw.
 
         With guidance the batch is twice as long, its latter half without text.

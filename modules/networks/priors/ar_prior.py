@@ -18,6 +18,7 @@ from modules.networks.transformer import (
     TextEncoder,
     TokenEmbedding,
     Transformer,
+    caption_embedding,
     scale_to_unit_variance,
     unique_rows,
 )
@@ -68,10 +69,8 @@ class ARPriorNetwork(PriorNetwork):
         self.embedding_dim, self.feature_dim = embedding_dim, feature_dim
         self.num_codes, self.num_buckets, self.num_dot_buckets = num_codes, num_buckets, num_dot_buckets
         self.tokens: TokenEmbedding | TextEncoder | FeatureEmbedding
-        if feature_dim is not None:
-            self.tokens = FeatureEmbedding(feature_dim, context_length, width)
-        elif text_width is None:
-            self.tokens = TokenEmbedding(vocab_size, context_length, width)
+        if text_width is None:
+            self.tokens = caption_embedding(vocab_size, context_length, width, feature_dim)
         else:
             sizes = (vocab_size, context_length, text_width, text_depth, text_heads)
             self.tokens = TextEncoder(*sizes, dropout=dropout, checkpointing=checkpointing)

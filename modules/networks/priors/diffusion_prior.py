@@ -13,10 +13,9 @@ from modules.networks.frozen_text import EmptyCaption
 from modules.networks.priors.prior import Denoise, DenoisingPriorNetwork
 from modules.networks.priors.prior_conditioning import PriorConditioning, Standardisation
 from modules.networks.transformer import (
-    FeatureEmbedding,
     KeyValueCache,
-    TokenEmbedding,
     Transformer,
+    caption_embedding,
     scale_to_unit_variance,
     unique_rows,
 )
@@ -60,11 +59,7 @@ class DiffusionPriorNetwork(DenoisingPriorNetwork):
         super().__init__()
         self.conditioning = conditioning
         self.embedding_dim, self.feature_dim = embedding_dim, feature_dim
-        self.tokens: TokenEmbedding | FeatureEmbedding
-        if feature_dim is None:
-            self.tokens = TokenEmbedding(vocab_size, context_length, width)
-        else:
-            self.tokens = FeatureEmbedding(feature_dim, context_length, width)
+        self.tokens = caption_embedding(vocab_size, context_length, width, feature_dim)
         self.z_t = nn.Linear(embedding_dim, width)
         self.suffix = SUFFIX if self.timestep else SUFFIX - 1
         if self.timestep:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.networks.priors.prior import PriorNetwork
-from modules.networks.transformer import FeatureEmbedding, TokenEmbedding, Transformer, scale_to_unit_variance
+from modules.networks.transformer import Transformer, caption_embedding, scale_to_unit_variance
 
 
 class ProjectionPriorNetwork(PriorNetwork):
@@ -37,11 +37,7 @@ class ProjectionPriorNetwork(PriorNetwork):
     ) -> None:
         super().__init__()
         self.embedding_dim, self.feature_dim = embedding_dim, feature_dim
-        self.tokens: TokenEmbedding | FeatureEmbedding
-        if feature_dim is None:
-            self.tokens = TokenEmbedding(vocab_size, context_length, width)
-        else:
-            self.tokens = FeatureEmbedding(feature_dim, context_length, width)
+        self.tokens = caption_embedding(vocab_size, context_length, width, feature_dim)
         self.z_t = nn.Linear(embedding_dim, width)
         self.no_text = nn.Parameter(torch.randn(width) * 0.05)
         self.query = nn.Parameter(torch.randn(width) * 0.05)

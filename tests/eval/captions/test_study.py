@@ -12,6 +12,7 @@ from eval.captions.models import MODELS
 from eval.captions.points import NAME, Point
 from eval.captions.tables import forms_table, points_table
 from eval.captions.trace import trace
+from eval.errors import InputError
 from eval.figures.captions import FIGURES, curves
 from eval.metrics.scoring import ATTRIBUTES
 
@@ -20,7 +21,7 @@ N = 40
 
 def point(prompts, model, right, part=3, clip=None, records=(), words=()):
     index = np.arange(len(right))
-    folder = SimpleNamespace(caption_index=index, records=list(records), __len__=lambda: len(right))
+    folder = SimpleNamespace(caption_index=index, records=list(records), path=f"{prompts}-{model}")
     scores = {name: np.full(len(right), np.nan) for name in ATTRIBUTES}
     scores |= {"all": np.asarray(right, float), "clip_score": np.asarray(right if clip is None else clip, float)}
     return Point(prompts, model, part, folder, list(words), scores)
@@ -141,3 +142,10 @@ def test_names_of_folders():
     found = NAME.fullmatch("form_full_stop-descriptive_95-3")
     assert found.groups() == ("form_full_stop", "descriptive_95", "3")
     assert NAME.fullmatch("glide") is None
+
+
+def test_pictures_of_other_prompts_are_not_compared(points):
+    folder = points["descriptive", "short_95", 3].folder
+    folder.caption_index = folder.caption_index[::-1]
+    with pytest.raises(InputError, match="short_95 and descriptive-ground_truth hold pictures of other prompts"):
+        differences(points, 10)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from datamodules.captioned.folder import open_captions
 from datamodules.captions import CaptionConfig
@@ -73,10 +75,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path):
 @pytest.fixture(scope="module")
 def captioner(tiny, clip_folder, tmp_path_factory):
     """A run with a CLIP and a captioner of random weights."""
-    import shutil
-
     import yaml
-    from safetensors.torch import save_file
 
     from modules.clip.frozen import FrozenCLIP
 
@@ -192,13 +191,18 @@ def pretrained(tmp_path_factory):
     return folder
 
 
-def test_a_captioner_of_transformers_writes_from_a_local_folder(pretrained):
+def test_a_captioner_of_transformers_writes_from_a_local_folder(pretrained, tmp_path):
     captioner = open_captioner(str(pretrained / "blip"))
     images = shapes(image_size=16).dataset("val").__getitems__(range(3)).images
     written = captioner.describe(images, [0, 1, 2])
     assert len(written) == 3 and all(isinstance(text, str) for text in written)
     assert captioner.describe(images[:1], [0]) == written[:1]
     assert captioner.identity == open_captioner(str(pretrained / "blip")).identity
+    shutil.copytree(pretrained / "blip", tmp_path / "tuned")
+    weights = load_file(tmp_path / "tuned" / "model.safetensors")
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "tuned" / "model.safetensors", {"format": "pt"})
+    assert captioner.identity != open_captioner(str(tmp_path / "tuned")).identity  # a fine-tune: other weights alone
     with pytest.raises(InputError, match="--clip and --temperature are not for it"):
         open_captioner(str(pretrained / "blip"), temperature=1.0)
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from datamodules.rendered.scenes import make_pair, render
 from experiments.cli import main
+from experiments.manipulations import complete as command
 from modules.errors import InputError
 from modules.manipulations.completion import complete
 from modules.pipeline import UnCLIP
@@ -54,3 +55,20 @@ def test_the_command_draws_a_page(stored_run, images, tmp_path, capsys):
     assert len(list((tmp_path / "figure" / "images").iterdir())) == 4
     assert main([*words, "--caption", CAPTIONS[0], "--rows", "4", "--overwrite"]) == 2
     assert "--rows is 4" in capsys.readouterr().err
+
+
+def test_pictures_are_drawn_in_batches_and_do_not_depend_on_them(stored_run, images, tmp_path, monkeypatch, capsys):
+    counts = []
+    whole = command.complete
+    monkeypatch.setattr(command, "complete", lambda system, x, *rest: counts.append(len(x)) or whole(system, x, *rest))
+    for k, image in enumerate(images):
+        Image.fromarray(((image + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{k}.png")
+    words = ["complete", *(str(tmp_path / f"{k}.png") for k in range(2)), "--run", str(stored_run), "--rows", "1"]
+    words += ["--fills", "2", "--size", "16", "--caption", CAPTIONS[0]]
+    for size in ("3", "100"):
+        assert main([*words, "--batch-size", size, "--out", str(tmp_path / size)]) == 0
+    capsys.readouterr()
+    assert counts == [3, 1, 4]
+    names = sorted(path.name for path in (tmp_path / "3" / "images").iterdir())
+    drawn = [[Image.open(tmp_path / size / "images" / name).tobytes() for name in names] for size in ("3", "100")]
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4

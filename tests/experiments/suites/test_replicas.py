@@ -110,3 +110,14 @@ def test_reproduce_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "Over 3 training seeds" in capsys.readouterr().out
     assert main(["reproduce", "suite.yaml", "--seeds", "3"]) == 0
     assert Path("journal.txt").read_text().count("\n") == 4  # nothing again
+
+
+def test_a_suite_that_measures_by_other_commands_ends_well_over_seeds(tmp_path, monkeypatch, capsys):
+    """As experiments/dalle3/suite.yaml, whose numbers over seeds are of `unclip study`."""
+    monkeypatch.chdir(tmp_path)
+    Path("work.py").write_text("import pathlib, sys\npathlib.Path(sys.argv[1], 'study.json').write_text('{}')\n")
+    stage = '  - {name: study, run: "python work.py {run}", outputs: [study.json]}\n'
+    Path("suite.yaml").write_text(f"run: runs/x\nstages:\n{stage}")
+    assert main(["reproduce", "suite.yaml", "--seeds", "2"]) == 0
+    assert Path("runs/x/seeds/1/study.json").is_file() and not Path("runs/x/seeds.json").exists()
+    assert "nothing is put together here" in capsys.readouterr().out

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -19,7 +21,9 @@ from eval.protocol import captions_digest
 from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import read_sweeps
 from experiments.cli import main
+from experiments.sampling.captions import Request
 from experiments.sampling.score_statistics import Statistics
+from experiments.sweeps.drawing import PointJob
 from experiments.sweeps.options import sweep as parser
 from experiments.sweeps.plan import Plan
 from experiments.sweeps.sweep import judged_by
@@ -27,6 +31,7 @@ from modules.diffusion.analytic import estimate_statistics
 from modules.diffusion.denoiser import as_denoiser
 from modules.diffusion.schedules import respace
 from modules.errors import InputError
+from modules.manipulations.ranking import Best
 from modules.models.sampler_names import SamplerName
 from modules.pipeline import UnCLIP
 
@@ -379,3 +384,14 @@ def test_tables_and_figures_of_a_run(run: Path, capsys: pytest.CaptureFixture):
     page = (run / "report.html").read_text()
     assert "Ablation of section 5.1" in page and "<figcaption>Figure 11: Frechet distance" in page
     assert json.loads((run / "results.json").read_text())["rows"] == []
+
+
+def test_ranked_points_are_drawn_by_the_sweeps_own_decoder():
+    """As those that are not ranked: `decoder: decoder_noised` of a sweep's YAML."""
+    seen = []
+    best = Best(torch.zeros(1, 3, 2, 2), torch.zeros(1), [(0, 0)], 2)
+    system = SimpleNamespace(ranked=lambda *given: seen.append(given) or best)
+    how = {"decoder": "decoder_noised", "ranking": "x", "best_of": 2}
+    job = PointJob([Request("a", 0, {}, ())], 1, "diffusion_prior", 0, False, {}, **how)
+    assert job._ranked(system, ["a"], [0]) == (best.pictures, best.places)
+    assert inspect.signature(UnCLIP.ranked).bind(None, *seen[0]).arguments["decoder"] == "decoder_noised"

@@ -261,3 +261,25 @@ def test_training_follows_the_schedules_and_exports_what_it_trained(tiny, shapes
     assert stage.show_samples(batch).shape == (12, 3, 16, 16)
     assert stage.predictions(batch, [])["tokens"].shape == (6, 8, 8)
     assert stage.model.beta == 4 and stage.averaged_model.beta == 4
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tiny, shapes, tmp_path):
+    """The encoder is spread when training begins, and not again when it goes on."""
+
+    def made() -> DVAE:
+        return DVAE(small(image_size=16), spread=2.0, encoder_rate=0.5, optimizer=lambda p: torch.optim.SGD(p, lr=1e-2))
+
+    whole, first, again = made(), made(), made()
+    tiny.fit(whole, shapes(), 4, tmp_path / "whole")
+    tiny.fit(first, shapes(), 2, tmp_path / "first").save_checkpoint(tmp_path / "saved.ckpt")
+    tiny.fit(again, shapes(), 4, tmp_path / "again", tmp_path / "saved.ckpt")
+    for network in ("network", "averaged"):
+        torch.testing.assert_close(getattr(again, network).state_dict(), getattr(whole, network).state_dict())
+
+
+def test_weights_that_init_from_gave_are_not_spread(tiny, shapes, tmp_path):
+    stage = DVAE(small(image_size=16), spread=2.0, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    stage.initial = ("encoder.input.weight",)
+    before = {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
+    tiny.fit(stage, shapes(), 1, tmp_path)
+    torch.testing.assert_close(stage.network.state_dict(), before, rtol=0, atol=0)

@@ -140,3 +140,11 @@ def test_the_command_writes_a_stage_that_draws_as_theirs(theirs, tmp_path, capsy
     assert config["init_args"]["network"]["init_args"]["multipliers"] == [1, 2, 4]
     assert main(words) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_files_of_something_else_are_refused_in_words(theirs):
+    encoder, decoder = states(theirs)
+    ends = {name: tensor for name, tensor in encoder.items() if "group" not in name}
+    for other in ({}, ends, {**encoder, "blocks.input.w": torch.zeros(())}):
+        with pytest.raises(InputError, match="these are not the state dicts of OpenAI's encoder and decoder"):
+            from_openai(other, decoder)

@@ -9,12 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.clip.bpe_dropout import BPEDropout
 from modules.dalle1.dvae import DVAE
 from modules.dalle1.token_transformer import TokenTransformer
 from modules.errors import InputError
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens, drawn, mean_text_nll
+from modules.models.data_sizes import DataSizes
 from modules.models.exports import load_model
+from modules.networks.dalle1 import masked_transformer
 from modules.networks.dalle1.dvae import DVAENetwork
 from modules.networks.dalle1.masks import MASKS, sequence_mask
 from modules.networks.dalle1.token_transformer import TokenTransformerNetwork
@@ -250,3 +253,44 @@ def test_training_uses_the_dvaes_tokens_and_keeps_the_dvae_out_of_its_own_weight
     assert not any("dvae" in name for name in stage.state_dict())
     assert stage.exported_about()["dvae"] == dvae.fingerprint
     assert stage.show_samples(batch).shape == (10, 3, 16, 16)
+
+
+def test_a_checkpoint_of_another_dvaes_tokens_is_refused(trained, tiny, tmp_path):
+    stage, trainer, _ = trained
+    trainer.save_checkpoint(tmp_path / "saved.ckpt")
+    content = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    again = TokenTransformer(tiny.make_network("token_transformer"), stage.dvae_folder)
+    again.on_load_checkpoint(content)
+    tiny.write_stage(tmp_path / "dvae", "dvae", tiny.randomise(tiny.make_network("dvae"), 5))
+    other = TokenTransformer(tiny.make_network("token_transformer"), str(tmp_path / "dvae"))
+    with pytest.raises(InputError, match="the tokens of another dVAE than that in"):
+        other.on_load_checkpoint(content)
+
+
+def test_bpe_dropout_of_other_tokens_than_the_networks_is_refused(tiny, tmp_path):
+    stage = TokenTransformer(tiny.make_network("token_transformer"), str(tmp_path), bpe_dropout=BPEDropout("ViT-B-32"))
+    with pytest.raises(InputError, match="context_length is 20, and 77 in the tokeniser of bpe_dropout, ViT-B-32"):
+        stage.check_data(DataSizes())
+    network = tiny.make_network("token_transformer", context_length=77)
+    with pytest.raises(InputError, match="vocab_size is 30, and 49408"):
+        TokenTransformer(network, str(tmp_path), bpe_dropout=BPEDropout("ViT-B-32")).check_data(DataSizes())
+
+
+@torch.no_grad()
+def test_steps_over_weights_that_are_not_plain_are_those_of_the_whole_transformer(monkeypatch):
+    """As where they are shares on several devices: the same tokens, by `forward` and its cache."""
+    model, text = TokenTransformerModel(network(), guidance_scale=2.0), torch.tensor([[1, 2, 0], [3, 4, 5]])
+    expected = model.sample(text, generators())
+    monkeypatch.setattr(masked_transformer, "plain", lambda transformer: False)
+    monkeypatch.setattr(masked_transformer, "Stepper", None)
+    assert torch.equal(model.sample(text, generators()), expected)
+
+
+def test_recomputed_activations_change_no_gradient():
+    found = []
+    for checkpointing in (False, True):
+        own = network(checkpointing=checkpointing).train()
+        text, image = inputs()
+        sum(logits.square().sum() for logits in own(text, image).values()).backward()
+        found.append({name: p.grad for name, p in own.named_parameters()})
+    assert all(torch.equal(found[0][name], gradient) for name, gradient in found[1].items())

@@ -15,6 +15,7 @@ from modules.clip.word_tokenizer import UNKNOWN, WholeCaptions, WordTokenizer
 from modules.dalle3.captioner import Captioner
 from modules.errors import InputError
 from modules.models.dalle3.captioner import IGNORED, CaptionerModel
+from modules.models.data_sizes import CaptionSizes, DataSizes
 from modules.models.exports import load_model
 from modules.networks.dalle3.captioner import PREFIX, CaptionerNetwork
 from modules.networks.embedding_pathway import EmbeddingPathway
@@ -156,3 +157,11 @@ def test_tokens_become_words_again():
 
     whole = WholeCaptions(open_clip.SimpleTokenizer(context_length=12))
     assert whole.decode(whole(["a red circle, twice"])[0].tolist()) == "a red circle , twice"
+
+
+def test_a_vocabulary_without_the_captions_end_at_its_end_is_refused():
+    """The network would learn padding for words, and its captions would never end."""
+    model = CaptionerModel(make_network())
+    model.check_data(DataSizes(captions=lambda: CaptionSizes(CONTEXT, WORDS - 1, DIM, None)))
+    with pytest.raises(InputError, match=r"the token 29 ends a caption, .* end with 28: set it to 29"):
+        model.check_data(DataSizes(captions=lambda: CaptionSizes(CONTEXT, WORDS - 2, DIM, None)))

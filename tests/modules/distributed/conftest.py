@@ -119,7 +119,7 @@ def rounding(tiny: Any, worker: ModuleType) -> Callable[[str], float]:
 
 
 ACCUMULATED = {"steps": 2, "trainer": {"accumulate_grad_batches": 2}}
-STAGES = ("ar_prior", "diffusion_prior", "decoder")
+STAGES = ("ar_prior", "diffusion_prior", "decoder", "token_transformer")
 
 
 @pytest.fixture(scope="session")

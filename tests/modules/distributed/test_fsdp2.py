@@ -55,7 +55,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(one, two):
     assert_close(resumed["averages"][-1], expected["averages"][-1], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ar_prior", "diffusion_prior", "decoder"])
+@pytest.mark.parametrize("name", ["ar_prior", "diffusion_prior", "decoder", "token_transformer"])
 def test_every_stage_trains_validates_samples_and_exports_as_under_ddp(two, name):
     ddp, sharded = (two(f"{kind}_{name}_validated") for kind in ("ddp", "fsdp2"))
     assert_close(sharded["weights"], ddp["weights"], atol=2e-5, rtol=1e-4)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+import tempfile
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from experiments.costs.memory import norms_in_float32
+from modules.dalle1.token_transformer import TokenTransformer
 from modules.models.configs import Objective, SamplerConfig
 from modules.training.muon import Muon
 from modules.training.stage import TrainingConfig
@@ -122,7 +124,12 @@ def stage_of(tiny: Any, name: str, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         sam_rho = 0.5 if name == "clip_sam" else 0.0
         return tiny.make_stage("clip", training=TRAINING, swap_words=[("above", "below")], sam_rho=sam_rho)
-    return tiny.make_stage(name, tiny.randomise(tiny.make_network(name), seed).train(), training=TRAINING)
+    network = tiny.randomise(tiny.make_network(name), seed).train()
+    if name == "token_transformer":
+        folder = Path(tempfile.mkdtemp())  # Of this rank; the weights are the same on both.
+        tiny.write_stage(folder, "dvae", tiny.make_network("dvae"))
+        return TokenTransformer(network, str(folder), training=TRAINING)
+    return tiny.make_stage(name, network, training=TRAINING)
 
 
 def data_of(name: str, embeddings: str, batch_size: int) -> Any:

@@ -48,3 +48,15 @@ def test_by_length_and_by_what_training_showed():
         "held out": (1, 0.5, 0),
     }
     assert lettering(["x"], [{"caption": "x"}], Resampler(np.arange(1), 9, 0)) is None
+
+
+def test_by_byte_pairs_only_lengths_that_all_have_are_compared():
+    words = [("up", 1, False), ("cat", 1, False), ("dog", 1, True), ("gnu", 2, True), ("quaff", 2, False)]
+    records = [{"sign": word, "byte_pairs": count, "held_out": unseen} for word, count, unseen in words]
+    found = lettering(["up", "cat", "do", "xnu", "quaff"], records, Resampler(np.arange(5), 9, 0))
+    assert {name: (v["n"], v["letters"]["value"]) for name, v in found.items() if "token" in name} == {
+        "1 token": (2, pytest.approx(5 / 6)),  # cat and dog: no word of two letters has 2 tokens, none of five has 1
+        "2 tokens": (1, pytest.approx(2 / 3)),
+        "held out, 1 token": (1, pytest.approx(2 / 3)),
+        "held out, 2 tokens": (1, pytest.approx(2 / 3)),
+    }
