@@ -179,6 +179,8 @@ class DecoderModel(ImageModel):
             captions: B of them.
             tokens: (B, L') the CLIP's tokens; where all are 0 there is no caption.
         """
+        if self.reads == "clip":
+            return tokens
         return own_tokens(self.reads, self.network.text.context_length, self.merges, captions, tokens)
 
     def tensors(self) -> dict[str, Tensor]:
