@@ -149,7 +149,9 @@ def test_what_is_shown_is_condition_sample_and_truth(make, batch, tiny):
 @pytest.mark.parametrize(("judged", "shown"), [(1, 2), (3, 1)])
 def test_a_yaml_says_how_many_samples_validation_draws(make, batch, monkeypatch, judged, shown):
     stage, drawn = make(training=TrainingConfig(samples_judged=judged, samples_shown=shown)), []
-    monkeypatch.setattr(type(stage), "_drawn", lambda self, low: (drawn.append(len(low)), self.network.enlarge(low))[1])
+    monkeypatch.setattr(
+        type(stage), "_drawn", lambda self, low, batch: (drawn.append(len(low)), self.network.enlarge(low))[1]
+    )
     assert len(stage.show_samples(batch)) == 3 * shown
     stage.judge(batch)
     assert drawn == [shown, judged]

@@ -17,7 +17,9 @@ from modules.images.tensors import Pictures, to_pil
 from modules.manipulations import Hole, Walk, write_over, zero_shot
 from modules.manipulations.methods import open_part
 from modules.networks.embedding_pathway import EmbeddingPathway
+from modules.networks.upsampler import UpsamplerText
 from modules.pipeline import UnCLIP
+from modules.seeds import ImageSeeds
 
 QUICK = Walk(steps=4)
 
@@ -198,6 +200,21 @@ def test_a_decoder_with_tokens_of_its_own_is_given_these(stored_run, tiny, monke
     system.text_to_image("a red circle", size=16)
     own = CharacterTokenizer(tiny.CONTEXT)(["a red circle"])
     assert torch.equal(given[0], own) and not given[1].any()  # With the caption, and without for guidance.
+
+
+def test_an_upsampler_with_text_is_given_the_caption(stored_run, tiny, monkeypatch):
+    system = UnCLIP(stored_run)
+    text = UpsamplerText(tiny.VOCABULARY_SIZE, tiny.CONTEXT, 8, 1, 2)
+    network = tiny.randomise(tiny.make_network("upsampler", text=text))
+    system.replace_model("upsampler", replace(system.stage("upsampler").model, network=network))
+    given, read = [], network.read
+    monkeypatch.setattr(network, "read", lambda tokens: (given.append(tokens), read(tokens))[1])
+    told = system.text_to_image("a red circle", seed=1).tensor
+    assert torch.equal(system.generate(["a red circle"], seed=1), told)
+    tokens = system.clip.tokenize(["a red circle"])
+    assert len(given) == 2 and all(torch.equal(each, tokens) for each in given)
+    low = system.generate(["a red circle"], seed=1, upsample=False)
+    assert float((system.upsample(low, ImageSeeds.at(1, [(0, 0)])) - told).abs().max()) > 1e-4  # None is told.
 
 
 def test_a_small_pixel_is_known_only_if_all_below_it_is():
