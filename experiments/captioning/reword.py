@@ -99,6 +99,10 @@ class LanguageModel:
     folder: Path
 
     def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise InputError(
+                f"--model {self.folder}: no such folder; name one that transformers' save_pretrained wrote"
+            )
         transformers = need_transformers()
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:

@@ -217,3 +217,5 @@ def test_a_language_model_of_transformers_lengthens_prompts(pretrained, tmp_path
     assert line["prompt"] == "a red circle" and line["caption"]
     assert main([*words[:3], str(tmp_path), *words[4:]]) == 2
     assert "no language model that transformers reads" in capsys.readouterr().err
+    assert main([*words[:3], str(tmp_path / "nothing"), *words[4:]]) == 2
+    assert "nothing: no such folder; name one" in capsys.readouterr().err
