@@ -202,8 +202,8 @@ class EmbeddingsFolder:
             found = Captions(tensors["tokens"], tensors["z_t"], tensors.get("features"))
         except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path} is damaged ({reason(error)}): remove it, and {again}") from error
-        shapes = [tuple(found.tokens.shape), tuple(found.z_t.shape)]
-        wanted = [(1, info.context), (1, info.dim)]
+        shapes: list[tuple[int, ...]] = [tuple(found.tokens.shape), tuple(found.z_t.shape)]
+        wanted: list[tuple[int, ...]] = [(1, info.context), (1, info.dim)]
         if info.features is not None:
             shapes.append(() if found.features is None else tuple(found.features.shape))
             wanted.append((1, info.context, info.features))

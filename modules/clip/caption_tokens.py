@@ -112,6 +112,6 @@ def tokenizer_of(
 
         from modules.clip.word_tokenizer import WholeCaptions
 
-        byte_pairs = open_clip.SimpleTokenizer(context_length=context_length)
-        return WholeCaptions(byte_pairs), byte_pairs.vocab_size
+        clips = open_clip.SimpleTokenizer(context_length=context_length)
+        return WholeCaptions(clips), clips.vocab_size
     raise InputError(f"reads must be clip, bpe, characters or gpt2, found {reads!r}")
