@@ -18,6 +18,7 @@ from modules.images.tensors import to_pil
 from modules.models.dalle3.captioner import CaptionerModel
 from modules.models.exports import export_folder, is_export, load_model
 from modules.seeds import image_generators
+from modules.untrusted.reading import MAX_TABLE, read_bytes
 
 MAX_TOKENS = 80
 """Tokens of a pretrained captioner's caption, at most."""
@@ -139,7 +140,7 @@ def _digest(folder: Path) -> str:
     """Hash of a folder's files of settings and of the sizes of its weights."""
     hashed = hashlib.sha256()
     for path in sorted(folder.glob("*")):
-        content = path.read_bytes() if path.suffix in (".json", ".txt") else str(path.stat().st_size).encode()
+        content = read_bytes(path, MAX_TABLE) if path.suffix in (".json", ".txt") else str(path.stat().st_size).encode()
         hashed.update(path.name.encode() + b"\0" + content)
     return hashed.hexdigest()[:16]
 

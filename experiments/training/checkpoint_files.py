@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from modules.errors import InputError
+from modules.untrusted.pickles import check_stored
 
 DAMAGED = ".damaged"
 FOLDER = 0x10  # of a zip entry's external attributes
@@ -117,6 +118,7 @@ def _examined(path: Path) -> tuple[str | None, str | None]:
 def _examined_file(path: Path, mtime: int, size: int) -> tuple[str | None, str | None]:
     """Remembered, since a file is looked at when it is chosen and again when it is loaded."""
     try:
+        check_stored(path)
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
             folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]

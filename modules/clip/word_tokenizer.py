@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.untrusted.reading import read_json
+from modules.untrusted.writing import clear_way
 
 VOCABULARY_FILE = "vocabulary.json"
 PADDING, UNKNOWN = 0, 1
@@ -114,6 +115,7 @@ class WordTokenizer:
         """Write vocabulary.json into a CLIP folder."""
         content = {"words": self.words, "size": self.size, "context_length": self.context_length}
         temporary = folder / f".{VOCABULARY_FILE}.tmp"
+        clear_way(temporary)
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / VOCABULARY_FILE)
 
