@@ -48,7 +48,7 @@ def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     raise InputError(
         "the captions have other words than those that the checkpoint was trained on "
         f"({'; '.join(parts) or 'another order'}), and every word after them would get another token: put the captions "
-        "back, raise data.init_args.min_count so that the words are the same, or train anew"
+        "back, or train anew"
     )
 
 

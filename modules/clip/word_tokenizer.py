@@ -40,7 +40,7 @@ class WordTokenizer:
         if len(words) + 3 > size:
             raise InputError(
                 f"the vocabulary has {len(words)} words, but text_cfg.vocab_size ({size}) leaves room for {size - 3}: "
-                "raise it, or the data's min_count"
+                "raise it (or min_count, for data that have one)"
             )
         self.words, self.size, self.context_length = list(words), size, context_length
         self._token = {word: k + 2 for k, word in enumerate(words)}

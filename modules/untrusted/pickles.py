@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,10 +23,21 @@ def load_plain(path: Path, mmap: bool = False) -> Any:
 
     Raises:
         InputError: see `check_stored`.
-        pickle.UnpicklingError, RuntimeError, OSError, EOFError: it holds more, is damaged or missing, as `torch.load`.
+        pickle.UnpicklingError: it holds more; the text says what, and not how to run it all the same, as torch's does.
+        RuntimeError, OSError, EOFError: it is damaged or missing, as `torch.load`.
     """
     check_stored(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UnpicklingError as error:
+        raise UnpicklingError(not_plain(error)) from error
+
+
+def not_plain(error: UnpicklingError) -> str:
+    """Why a sound file was not read: torch's own text begins with how to read it all the same."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    what = printable(found[1][:100]) if found else "more"
+    return f"it holds {what}, and only tensors and plain values are read: anything else could run code"
 
 
 def check_stored(path: Path) -> None:

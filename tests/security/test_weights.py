@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.judges.published.weights import read_state
 from experiments.cli import main
 from experiments.training.checkpoint_files import check_readable
 from experiments.training.checkpoints import load_checkpoint
 from modules.errors import InputError
+from modules.models.dalle1.openai_layout import read_state_dict
 from modules.models.exports import load_model
 from modules.pipeline import UnCLIP
 from modules.pretrained.reading import tensors_of
@@ -144,6 +146,24 @@ def test_a_tensor_larger_than_its_file_is_not_looked_through(tmp_path, kind, suf
     with pytest.raises(InputError, match="a does not hold each of its numbers") as error:
         read_source(str(path)) if suffix == ".ckpt" else tensors_of(path)
     assert str(path) in str(error.value)
+
+
+class Runs:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: read_source(str(path)), tensors_of, read_state, read_state_dict, load_checkpoint]
+)
+def test_a_pickle_that_would_run_is_one_line_without_the_way_to_run_it(tmp_path, capfd, read):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {"network.a": Runs()}}, path)
+    with pytest.raises(ValueError) as error:  # Each package's InputError is one.
+        read(path)
+    assert type(error.value).__name__ == "InputError" and "evil" in str(error.value)
+    assert "Re-running" not in str(error.value) and "weights_only` " not in str(error.value)
+    assert capfd.readouterr().out == ""
 
 
 def test_views_of_one_storage_are_sound(tmp_path):
