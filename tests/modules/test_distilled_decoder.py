@@ -9,7 +9,7 @@ from modules.diffusion.samplers.distillation import trajectory_pairs
 from modules.distilled_decoder import DistilledDecoder
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.decoder import DecoderModel
+from modules.models.decoder import DecoderModel, no_captions
 from modules.models.exports import load_model
 from modules.training.stage import TrainingConfig
 
@@ -97,6 +97,23 @@ def test_what_is_dropped_is_dropped_for_both(make, shapes, monkeypatch):
         assert torch.equal(first, second) and 0 < first.sum() < 16
     assert not torch.equal(seen["keep_text"][0], seen["keep_embedding"][0])
     assert bare == [None]
+
+
+@torch.no_grad()
+def test_guidance_leads_from_no_condition_to_the_condition(make, shapes):
+    """With a scale of 0 it is the prediction without any."""
+    stage, batch = make(teacher_guidance=0.0), shapes().dataset("train").__getitems__(list(range(4)))
+    teacher, whole = stage.teacher, torch.ones(4, dtype=torch.bool)
+    tokens, z_i = stage.model.conditions(batch)
+    t, _, x_t = stage.model.drawn(stage.model.in_layout(batch.images), torch.Generator().manual_seed(0))
+    found = stage._guided(tokens, z_i, {"keep_text": whole, "keep_embedding": whole})(x_t, t)
+    network, threshold = teacher.network, teacher.sampler.threshold
+    for condition, same in (
+        (network.condition(no_captions(tokens), None), True),
+        (network.condition(tokens, z_i), False),
+    ):
+        alone = teacher.as_denoiser(lambda x, t, c=condition: network(x, t, c), threshold)(x_t, t)
+        assert torch.allclose(found.x0, alone.x0, atol=1e-5) == same
 
 
 def test_validation_looks_at_the_average_and_progressive_steps_begin_where_the_trajectory_does(make, shapes):
