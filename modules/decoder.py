@@ -78,9 +78,9 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
     @property
     def drawing_model(self) -> DecoderModel:
-        """What validation and `unclip predict` draw with: without a CLIP's guidance, since a stage holds no CLIP."""
+        """What validation and `unclip predict` draw with: guided by no CLIP or weak decoder; a stage has none."""
         model = self.averaged_model
-        return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0))
+        return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0, guided_from="unconditional"))
 
     def judge(self, batch: ImageTextBatch) -> dict[str, Tensor | Metric]:
         """A Frechet distance of pictures at 4 x 4 px from the true ones, if `training.samples_judged` is 2 or more."""

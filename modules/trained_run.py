@@ -220,9 +220,23 @@ class TrainedRun:
         return self.model(name, Prior)
 
     def decoder(self, name: str = "decoder") -> DecoderModel:
-        """A decoder, see `model`; one that reads the CLIP's features of a caption is given the run's CLIP for it."""
+        """A decoder, see `model`, with what it draws with: the run's CLIP for a caption's features, its weak version.
+
+        Raises:
+            InputError: also if it is guided away from its weak version, and the run has none.
+        """
         model = self.model(name, DecoderModel)
-        return replace(model, features=self.caption_features) if model.reads_features else model
+        if model.reads_features:
+            model = replace(model, features=self.caption_features)
+        if model.sampler.guided_from == "weak" and model.sampler.guidance_scale != 1:
+            weak = f"weak_{name}"
+            if not self.has(weak):
+                raise InputError(
+                    f"{name}.guided_from is weak, and {self.run} has no stage {weak}: train one as {name}, with fewer "
+                    "steps (experiments/shapes/weak_decoder.yaml)"
+                )
+            model = replace(model, weak=self.decoder(weak))
+        return model
 
     def caption_features(self, tokens: Tensor) -> CaptionFeatures:
         """What the run's CLIP gives of captions (B, L), for decoders that read it; all 0 is no caption."""
@@ -315,7 +329,8 @@ class TrainedRun:
         own = condition_named(condition)
         if own.z_i in ("tokens", "true tokens"):
             raise InputError(f"the condition {condition} takes no negative caption: leave it out")
-        scales = [self.decoder(own.decoder).sampler.guidance_scale]
+        sampler = self.decoder(own.decoder).sampler
+        scales = [1 if sampler.guided_from == "weak" else sampler.guidance_scale]
         scales += [] if own.prior is None else [self.prior(own.prior).guidance_scale or 1]
         if all(scale == 1 for scale in scales):
             raise InputError(

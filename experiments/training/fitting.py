@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from experiments.console.errors import causes
@@ -23,7 +24,7 @@ def constructing() -> Iterator[None]:
     jsonargparse wraps it in a list of all the types that the setting could have been of, with all of its values.
 
     Raises:
-        InputError: a constructor has raised a ValueError, or lacks a package.
+        InputError: a constructor has raised a ValueError or Lightning's MisconfigurationException, or lacks a package.
     """
     try:
         yield
@@ -34,11 +35,13 @@ def constructing() -> Iterator[None]:
         if isinstance(cause, ImportError):
             made = re.search(r"class_path '(?:\w+\.)*(\w+)'", str(error))
             raise InputError(f"{made[1] if made else 'config'}: {missing_package(cause)}") from error
-        if cause is error or not isinstance(cause, ValueError):
+        if cause is error or not isinstance(cause, (ValueError, MisconfigurationException)):
             raise
         if isinstance(cause, InputError):  # It says where.
             raise InputError(str(cause)) from error
+        of_lightning = re.search(r"Namespace\(class_path='lightning\.(?:\w+\.)*(\w+)'", str(error))
         part = "data" if "DataModule'" in str(error) else "model"
+        part = f"trainer: {of_lightning[1]}" if of_lightning else part
         raise InputError(f"{part}: {' '.join(str(cause).split())}") from error
 
 

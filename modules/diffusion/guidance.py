@@ -57,6 +57,19 @@ def guide(
     return _guided(outputs, interval, conditional, always_conditional=scale == 1)
 
 
+def side_by_side(first: Model, second: Model) -> Model:
+    """One model for 2B samples of two models: the first takes the first half of the batch, the second the other.
+
+    ``guide`` of it with a strong and a weak model is autoguidance (Karras et al. 2406.02507 eq. 3).
+    """
+
+    def outputs(x: Tensor, t: Tensor) -> Tensor:
+        (x_1, x_2), (t_1, t_2) = x.chunk(2), t.chunk(2)
+        return torch.cat([first(x_1, t_1), second(x_2, t_2)])
+
+    return outputs
+
+
 def guide_two(
     model: Model,
     text_scale: float,

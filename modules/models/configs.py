@@ -160,6 +160,9 @@ class Objective:
         return {"L_simple": simple, "L_vlb": whole - simple}
 
 
+GuidedFrom = Literal["unconditional", "weak"]
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """How a stage is sampled (the rows "sampling steps" and "sampling variance" of the paper's Table 3).
@@ -179,6 +182,9 @@ class SamplerConfig:
             what z_i adds to nothing (Brooks et al. 2023 eq. 3). Null guides both together, as the paper does.
         clip_guidance_scale: of a decoder: how far to follow the gradient of a CLIP's similarity of picture and caption
             (GLIDE, section 2.4); 0 is none.
+        guided_from: of a decoder: what guidance leads away from: the unconditional output, or the output of a weak
+            version of the decoder for the same conditions (autoguidance, Karras et al. 2406.02507). The weak decoder
+            is the run's stage weak_decoder.
         threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
     """
 
@@ -193,6 +199,7 @@ class SamplerConfig:
     threshold: Literal["static", "dynamic"] | None = "static"
     text_guidance_scale: float | None = field(default=None, repr=False)
     clip_guidance_scale: float = field(default=0.0, repr=False)
+    guided_from: GuidedFrom = field(default="unconditional", repr=False)
     threshold_limit: float = field(default=1.0, repr=False)
 
     def __post_init__(self) -> None:
@@ -231,12 +238,17 @@ SAMPLER_RULES: dict[str, Rule] = {
     "threshold": one_of("static", "dynamic", None),
     "text_guidance_scale": (lambda value: value is None or GUIDANCE[0](value), f"null or {GUIDANCE[1]}"),
     "clip_guidance_scale": (number(0, MAX_CLIP_GUIDANCE), f"a number from 0 to {MAX_CLIP_GUIDANCE:,}"),
+    "guided_from": one_of(*get_args(GuidedFrom)),
     "threshold_limit": (number(1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 
-DECODER_ONLY: dict[str, object] = {"text_guidance_scale": None, "clip_guidance_scale": 0.0}
-"""Those that need a caption and an embedding as two conditions, with the values at which they do nothing."""
+DECODER_ONLY: dict[str, object] = {
+    "text_guidance_scale": None,
+    "clip_guidance_scale": 0.0,
+    "guided_from": "unconditional",
+}
+"""Those that only decoders have, with the values at which they do nothing."""
 
 DECODER_RULES: dict[str, Rule] = {
     "noise_level": (lambda value: type(value) is int and value >= 0, "a whole number of 0 or more"),

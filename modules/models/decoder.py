@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from modules.batches import EmbeddingBatch, ImageTextBatch, embeddings_of
 from modules.clip.caption_tokens import Reads, tokenizer_of
 from modules.diffusion.denoiser import Denoiser, Threshold
 from modules.diffusion.denoiser import Model as Predictor
-from modules.diffusion.guidance import guide_two
+from modules.diffusion.guidance import guide_two, side_by_side
 from modules.diffusion.noise import Generators, randn_per_image
 from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
@@ -31,6 +32,20 @@ from modules.networks.unet import UNet
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+ALIKE = (
+    "objective.schedule",
+    "objective.num_steps",
+    "objective.zero_terminal_snr",
+    "objective.parameterization",
+    "objective.learned_sigma",
+    "image_size",
+    "embedding_dim",
+    "embedding",
+    "embedding_noise",
+    "reads",
+)
+"""What a decoder and its weak version must share, so that their outputs mean the same."""
 
 CaptionInput = Tensor | CaptionFeatures
 """Captions as a decoder reads them: (B, L) tokens, or what a frozen CLIP gives of these."""
@@ -82,6 +97,8 @@ class DecoderModel(ImageModel):
         noise_level: of the noise that is put on z_i in sampling, up to embedding_noise.
         features: (B, L) tokens -> what a frozen CLIP gives of them, for a network with `frozen_text`; whoever
             draws with such a network sets it. Training reads them from its batches.
+        weak: a weak version of this decoder, to be guided away from; whoever draws with a sampler of `guided_from`
+            "weak" sets it.
     """
 
     network: DecoderNetwork
@@ -92,8 +109,9 @@ class DecoderModel(ImageModel):
     embedding_noise: int = 0
     noise_level: int = 0
     features: Callable[[Tensor], CaptionFeatures] | None = None
+    weak: DecoderModel | None = None
 
-    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features")
+    STATE: ClassVar[tuple[str, ...]] = (*ImageModel.STATE, "features", "weak")
 
     def check(self) -> None:
         super().check()
@@ -106,6 +124,8 @@ class DecoderModel(ImageModel):
             )
         if self.network.embedding_dim is None and self.sampler.text_guidance_scale is not None:
             raise InputError("text_guidance_scale needs a decoder with two conditions; this one has the caption alone")
+        if self.sampler.guided_from == "weak" and self.sampler.text_guidance_scale is not None:
+            raise InputError("guided_from: weak has one scale, guidance_scale: set text_guidance_scale to null")
 
     def _check_noise(self) -> None:
         most = self.objective.num_steps
@@ -251,7 +271,8 @@ class DecoderModel(ImageModel):
         """The network given (caption, z_i), guided as the sampler says.
 
         By default the paper's joint guidance: the unconditional half has neither caption nor z_i. With
-        text_guidance_scale there are three parts: both, z_i alone, neither.
+        text_guidance_scale there are three parts: both, z_i alone, neither. With guided_from "weak" the other half is
+        the weak decoder's, under the same conditions.
 
         Args:
             tokens: (B, L) caption tokens, all 0 for no caption; or what a frozen CLIP gives of them.
@@ -263,6 +284,10 @@ class DecoderModel(ImageModel):
         sampler, both = self.sampler, self.network.condition(captions, z_i, noised=noised)
         if sampler.guidance_scale == 1 and sampler.text_guidance_scale in (None, 1):
             return self._given(both)
+        if sampler.guided_from == "weak":
+            weak = self._weak_version()
+            other = weak._given(weak.network.condition(weak.read(tokens), z_i, noised=noised))
+            return self.guided(side_by_side(self._given(both), other), self._given(both))
         away = no_captions(captions) if negative is None else self.read(negative.tokens)
         neither = self.network.condition(away, None if negative is None else negative.z_i)
         conditional = None if sampler.guidance_interval is None else self._given(both)
@@ -277,6 +302,20 @@ class DecoderModel(ImageModel):
             rescale=sampler.guidance_rescale,
             conditional=conditional,
         )
+
+    def _weak_version(self) -> DecoderModel:
+        """The weak decoder.
+
+        Raises:
+            InputError: there is none, or its output means something else.
+        """
+        if self.weak is None:
+            raise InputError("guided_from: weak needs a weak version of the decoder, and there is none")
+        for name in ALIKE:
+            ours, theirs = attrgetter(name)(self), attrgetter(name)(self.weak)
+            if ours != theirs:
+                raise InputError(f"guided_from: weak: the weak decoder's {name} is {theirs}, the decoder's is {ours}")
+        return self.weak
 
     def _given(self, condition: Condition) -> Predictor:
         return lambda x_t, t: self.network(x_t, t, condition)

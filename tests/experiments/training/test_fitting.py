@@ -121,6 +121,16 @@ def test_errors_in_the_code_stay_errors():
     assert not isinstance(error.value, InputError)
 
 
+def test_what_a_part_of_the_trainer_refuses_is_one_line(stage, refused):
+    profiler = [
+        "--trainer.profiler=lightning.pytorch.profilers.PyTorchProfiler",
+        "--trainer.profiler.init_args.sort_by_key=speed",
+    ]
+    assert "trainer: PyTorchProfiler: Found sort_by_key: speed" in refused("fit", *stage("linear_prior"), *profiler)
+    checkpoint = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-4"]
+    assert "trainer: ModelCheckpoint: Invalid value" in refused("fit", *stage("linear_prior"), *checkpoint)
+
+
 def test_test_and_predict_want_trained_weights(stage, refused):
     for command in ("test", "predict"):
         line = refused(command, *stage("linear_prior"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,67 @@ def test_evaluations_are_counted_by_the_interval_also_of_a_model_of_shapes(tiny)
 def test_the_interval_changes_nothing_inside_of_it(given):
     everywhere = drawn(given, guidance_scale=2.0)
     assert_close(drawn(given, guidance_scale=2.0, guidance_interval=(0.0, 1e9)), everywhere, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def weak(tiny):
+    """A network of other weights."""
+    network, g = tiny.randomise(tiny.make_network("decoder")), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=g), alpha=0.05)
+    return network
+
+
+def autoguided(given, weak, **settings):
+    network, tokens, z_i = given
+    model = DecoderModel(network, X0, replace(PLAIN, guidance_scale=2.0, guided_from="weak", **settings))
+    return replace(model, weak=DecoderModel(weak, X0, PLAIN)).sample(tokens, z_i, generators())
+
+
+def test_autoguidance_leads_away_from_the_weak_decoder(given, weak):
+    """Karras et al. 2406.02507, eq. 3: D = D_weak + w (D_strong - D_weak), both given caption and z_i."""
+    network, tokens, z_i = given
+    conditions = network.condition(tokens, z_i), weak.condition(tokens, z_i)
+
+    def predict(x_t, t):
+        away = weak(x_t, t, conditions[1])
+        return away + 2.0 * (network(x_t, t, conditions[0]) - away)
+
+    with torch.no_grad():
+        x_T = randn_per_image(generators(), (B, 3, 16, 16), "cpu")
+        expected = DiffusionModel(network, X0, PLAIN).draw(predict, x_T, generators()).clamp(-1, 1)
+    found = autoguided(given, weak)
+    assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(found, drawn(given, guidance_scale=2.0), atol=1e-3)
+    only_first = {"guidance_interval": (1e3, 1e9)}  # DDIM's first of three steps, at timestep 999.
+    assert not torch.allclose(autoguided(given, weak, **only_first), found, atol=1e-4)
+
+
+def test_a_weak_decoder_that_is_missing_or_of_another_kind_is_refused(given, weak, stored_run):
+    network, tokens, z_i = given
+    model = DecoderModel(network, X0, replace(PLAIN, guidance_scale=2.0, guided_from="weak"))
+    with pytest.raises(InputError, match="needs a weak version of the decoder, and there is none"):
+        model.sample(tokens, z_i, generators())
+    other = DecoderModel(weak, Objective(parameterization="epsilon"), PLAIN)
+    with pytest.raises(InputError, match=r"weak decoder's objective.parameterization is epsilon, the decoder's is x0"):
+        replace(model, weak=other).sample(tokens, z_i, generators())
+    with pytest.raises(InputError, match=r"guided_from: weak has one scale"):
+        replace(model, sampler=replace(model.sampler, text_guidance_scale=2.0)).check()
+    run = UnCLIP.from_run(stored_run, decoder={"guided_from": "weak", "guidance_scale": 2.0})
+    with pytest.raises(InputError, match=r"has no stage weak_decoder: train one as decoder, with fewer steps"):
+        run.generate(["a red circle"], "text_embedding", upsample=False)
+
+
+def test_a_run_with_a_weak_decoder_draws_with_it(stored_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stored_run, run)
+    shutil.copytree(run / "decoder", run / "weak_decoder")
+    plain, guided = (
+        UnCLIP.from_run(run, decoder={"steps": 2, **settings}).generate(["a red circle"], "text_embedding")
+        for settings in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0, "guided_from": "weak"})
+    )
+    assert_close(guided, plain, atol=2e-5, rtol=0)  # Away from itself is nowhere.
 
 
 def test_a_clips_gradient_moves_the_estimate(given):
