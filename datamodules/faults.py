@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from modules.errors import InputError
-from modules.untrusted.reading import printable
+from modules.untrusted.reading import MAX_TABLE, printable, read_bytes
+from modules.untrusted.writing import open_to_append
 
 LOG_FILE = "skipped.jsonl"
 SHOWN = 10
@@ -163,10 +164,10 @@ class FaultLog:
                 self._written = self.file, _places(self.file, self.split)
             if (fault.place, fault.kind) in self._written[1]:  # By the run that this one goes on with.
                 return
-            with self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:  # The count goes on; a full disk is the checkpoint's to tell.
-            _logger.warning("%s can't be written: %s", self.file, error.strerror)
+            with open_to_append(self.file) as file:
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+        except (OSError, InputError) as error:  # The count goes on; a full disk is the checkpoint's to tell.
+            _logger.warning("%s can't be written: %s", self.file, getattr(error, "strerror", None) or error)
             self.file = None
 
 
@@ -174,7 +175,7 @@ def _places(file: Path, split: str) -> set[tuple[str, str]]:
     """(place, kind) of a split's faults that a file holds."""
     found = set()
     if file.exists():
-        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for line in read_bytes(file, MAX_TABLE).decode("utf-8", "replace").split("\n"):
             try:
                 row = json.loads(line)
                 if row["split"] == split:

@@ -11,6 +11,7 @@ from typing import Any
 from datamodules.captions import GROUND_TRUTH, CaptionConfig, usable
 from datamodules.faults import Fault, FaultPolicy
 from datamodules.pictures.decoding import PictureConfig
+from datamodules.pictures.library_folder import check_folder, library_caches, picture_below
 from datamodules.pictures.module import Listed, PictureDataModule, SplitConfig
 from datamodules.pictures.sources import Entry, PairTable
 from modules.errors import InputError
@@ -23,7 +24,7 @@ class HuggingFaceDataModule(PictureDataModule):
     """Pairs of a data set that `datasets.load_dataset` or `datasets.load_from_disk` opens.
 
     Pictures are read as the bytes that the data set stores, not decoded by it. Code that a data set brings along is
-    never run.
+    never run. No file is read that it names elsewhere, unless `faults.follow_links` says that the data are your own.
 
     Args:
         path: a folder that `save_to_disk` wrote, a folder or name that `load_dataset` takes.
@@ -31,7 +32,7 @@ class HuggingFaceDataModule(PictureDataModule):
         train: its split for training, as `load_dataset` writes it ("train", "train[:90%]").
         val: that for validation; null holds `splits.val_share` of the training split out.
         test: that for the test; null in the same way.
-        image_column: of pictures; one of file names (of this machine) or of bytes will do.
+        image_column: of pictures; one of bytes will do, or of file names in the data set's folder.
         image_size: side of the images in pixels.
         batch_size: pairs a batch and process, in training and in evaluation.
         embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
@@ -74,7 +75,11 @@ class HuggingFaceDataModule(PictureDataModule):
 
     def list_pairs(self, source: str) -> Listed:
         columns = self.caption_config.columns or {GROUND_TRUTH: "text"}
+        folder = Path(self.path).expanduser()
+        if folder.is_dir() and not self.faults.follow_links:
+            check_folder(folder)
         rows = _as_stored(load(self.path, self.name, source), self.image_column, self.path)
+        homes = [] if self.faults.follow_links else [folder] if folder.is_dir() else library_caches()
         for column in columns.values():
             if column not in rows.column_names:
                 raise InputError(
@@ -93,14 +98,15 @@ class HuggingFaceDataModule(PictureDataModule):
                     yield Entry(f"{number}", captions)
 
         table = PairTable.of(entries())
-        return Listed(table, faults, RowReader(rows, self.image_column, f"{self.path}[{source}]", table.keys))
+        return Listed(table, faults, RowReader(rows, self.image_column, f"{self.path}[{source}]", table.keys, homes))
 
 
 class RowReader:
-    """Reads pictures out of rows; the keys are the rows' numbers."""
+    """Reads pictures out of rows; the keys are the rows' numbers, and files that rows name lie below `homes`."""
 
-    def __init__(self, rows: Any, column: str, label: str, keys: Sequence[str]) -> None:
+    def __init__(self, rows: Any, column: str, label: str, keys: Sequence[str], homes: Sequence[Path] = ()) -> None:
         self.rows, self.column, self.label, self.keys = rows.select_columns([column]), column, label, keys
+        self.homes = list(homes)
 
     def name(self, pair: int) -> str:
         return f"{self.label} row {self.keys[pair]}"
@@ -110,7 +116,7 @@ class RowReader:
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if isinstance(value, str):
-            return Path(value).read_bytes()
+            return picture_below(value, self.homes, self.name(pair))
         if isinstance(value, bytes):
             return value
         raise PictureError(f"{self.name(pair)} holds no picture", "no picture")

@@ -129,6 +129,20 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     weights.check_finite(tensors, path)
 
 
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file whose header is out of bounds; raises as `modules.untrusted.weights.check_header`."""
+    from modules.untrusted import weights
+
+    weights.check_header(path)
+
+
+def load_plain(path: Path) -> Any:
+    """What torch has saved, if it is tensors and plain values; raises as `modules.untrusted.pickles.load_plain`."""
+    from modules.untrusted import pickles
+
+    return pickles.load_plain(path)
+
+
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, if they are those expected (on the meta device): names, shapes and dtypes.
 

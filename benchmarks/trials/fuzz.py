@@ -34,6 +34,8 @@ ABSURD: st.SearchStrategy[Any] = st.sampled_from(
         True,
         -1,
         0,
+        10**9,
+        10**12,
         10**30,
         2**63,
         1e308,
@@ -378,8 +380,10 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, required=True, help="a run with the stages clip and linear_prior or decoder"
     )
+    parser.add_argument("--stage", help="whose export is changed (default: linear_prior, or else decoder)")
     options = parser.parse_args()
-    stage = next(name for name in ("linear_prior", "decoder") if (options.run / name / "export").is_dir())
+    there = [name for name in ("linear_prior", "decoder") if (options.run / name / "export").is_dir()]
+    stage = options.stage or there[0]
     with tempfile.TemporaryDirectory() as place:
         fuzzers = Fuzzers(Path(place), options.run / stage / "export", options.run / "clip" / "export")
         for name in fuzzers.names():

@@ -14,6 +14,7 @@ from datamodules.captioned.folder import MANIFEST, CaptionsInfo, open_captions
 from datamodules.captions import CaptionFault, clean
 from datamodules.writing import check_whole, show_split
 from modules.errors import InputError
+from modules.untrusted.writing import clear_way
 
 PLAN = "plan.json"
 MAX_WORDS = 256
@@ -47,6 +48,7 @@ class CaptionShard:
         if len(self.lines) != len(self.rows):
             raise ValueError(f"{self.path}: {len(self.lines)} captions of {len(self.rows)}")
         temporary = self.path.with_suffix(".tmp")
+        clear_way(temporary)
         temporary.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         temporary.replace(self.path)
 
@@ -181,5 +183,6 @@ class CaptionsWriter:
             sizes[split], pictures[split] = files.size, files.pictures
         self.info = replace(self.info, sizes=sizes, pictures=pictures)
         temporary = self.path / f".{MANIFEST}.tmp"
+        clear_way(temporary)
         temporary.write_text(json.dumps(asdict(self.info), indent=1) + "\n", encoding="utf-8")
         temporary.replace(self.path / MANIFEST)

@@ -1,7 +1,8 @@
 """Whether embeddings are still those that were written: checksums of the files, norms of the rows.
 
 A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. In folders from before
-there were checksums only the norms are looked at, which notices zeros and factors.
+there were checksums the norms are looked at, which notices zeros and factors, and whether a row's two embeddings belong
+together, which notices rows in another order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from modules.untrusted.reading import open_regular
 
 SAMPLED = 4096
 """Rows whose norms are looked at, spread over the split."""
+LEAST = 32
+"""Rows from which on it is asked whether z_i and z_t belong together."""
 NORM_TOLERANCE = 1e-3
 """Of a unit norm; float32 rounding is 1e-6."""
 
@@ -57,10 +60,42 @@ def check_recorded(folder: Path, recorded: dict[str, str], kinds: tuple[str, ...
 @lru_cache(maxsize=64)
 def _say_unchecked(folder: Path) -> None:
     logging.getLogger(__name__).warning(
-        "%s has no checksums: an earlier version wrote it, or they were removed. Only norms are looked at, which do "
-        "not notice rows in another order; `unclip embed` compares some pairs with the CLIP",
+        "%s has no checksums: an earlier version wrote it, or they were removed. Only norms are looked at, and whether "
+        "z_i and z_t go together; `unclip embed` compares some pairs with the CLIP",
         folder,
     )
+
+
+def warn_of_other_rows(z_i: ShardedArray, z_t: ShardedArray, folder: Path) -> None:
+    """Say if z_i and z_t of a row are no nearer to each other than those of two rows: the rows of one are others.
+
+    For folders without checksums. A CLIP that was never trained gives such embeddings, too.
+
+    Args:
+        z_i, z_t: (n, D) rows of a split.
+        folder: of the split.
+    """
+    count = min(len(z_i), SAMPLED)
+    if count < LEAST:
+        return
+    chosen = np.linspace(0, len(z_i) - 1, count).astype(np.int64).tolist()
+    pictures, captions = (_unit(rows[chosen]) for rows in (z_i, z_t))
+    own = (pictures * captions).sum(axis=1)
+    others = np.concatenate([(pictures * np.roll(captions, shift, axis=0)).sum(axis=1) for shift in (1, 7, count // 2)])
+    error = (own.var() / len(own) + others.var() / len(others)) ** 0.5
+    if own.mean() - others.mean() <= 4 * error:
+        logging.getLogger(__name__).warning(
+            "%s: z_i and z_t of a row are no nearer to each other (cosine %.3f) than those of two rows (%.3f): "
+            "the rows of one are in another order, or their CLIP was not trained; run `unclip embed` with --overwrite",
+            folder,
+            own.mean(),
+            others.mean(),
+        )
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    z = rows.astype(np.float64)
+    return z / np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
 
 
 def check_files(folder: Path, recorded: dict[str, str], wanted: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 
 from datamodules.base import SPLITS, check_split
-from datamodules.embeddings.checks import check_files, check_norms, check_recorded
+from datamodules.embeddings.checks import check_files, check_norms, check_recorded, warn_of_other_rows
 from datamodules.embeddings.shards import (
     METADATA,
     PLACES,
@@ -185,6 +185,8 @@ class EmbeddingsFolder:
         check_files(folder, recorded, (*(PLACES[kind] for kind in kinds), REPLACED))
         for kind, rows in (("z_i", z_i), ("z_t", z_t)):
             check_norms(rows, folder / PLACES[kind], self.info.normalised)
+        if not recorded:
+            warn_of_other_rows(z_i, z_t, folder)
         return EmbeddingRows(z_i, z_t, tokens, features, replaced=replaced)
 
     def empty_caption(self) -> Captions:

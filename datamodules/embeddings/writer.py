@@ -22,6 +22,7 @@ from datamodules.embeddings.shards import has_parquet, remove_unfinished
 from datamodules.embeddings.split import PLAN, SHARD_ROWS, Encoded, SplitFiles, differences
 from datamodules.writing import check_whole, show_split
 from modules.errors import InputError
+from modules.untrusted.writing import clear_way
 
 _OTHER = "name another folder or pass --overwrite"
 _OF_THE_FOLDER = ("clip_fingerprint", "dim", "context", "features")
@@ -162,5 +163,6 @@ class EmbeddingsWriter:
         whole = changed["sizes"].keys() <= changed["checksums"].keys()  # Not, beside splits of an earlier version.
         self.info = replace(self.info, **changed, version=VERSION if whole else 0)
         temporary = self.path / f".{MANIFEST}.tmp"
+        clear_way(temporary)
         temporary.write_text(json.dumps(asdict(self.info), indent=2) + "\n", encoding="utf-8")
         temporary.replace(self.path / MANIFEST)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from eval.errors import InputError
 from eval.judges.attributes import AttributeClassifier, Attributes
 from eval.samples.folder import SampleFolder
-from eval.untrusted import check_clip, check_finite, read_json
+from eval.untrusted import check_clip, check_finite, read_bytes, read_json
 
 if TYPE_CHECKING:
     from modules.clip.preprocessing import Preprocessing
@@ -218,7 +218,7 @@ def load_clip(
 def _folder_config(folder: Path) -> dict[str, Any]:
     """What a CLIP's folder holds besides weights: the model's config, and the vocabulary or tokeniser."""
     model = read_json(folder / "open_clip_config.json")["model_cfg"]
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.json"))}
+    files = {path.name: hashlib.sha256(read_bytes(path)).hexdigest() for path in sorted(folder.glob("*.json"))}
     return {"model": model, "files": {name: h for name, h in files.items() if name != "open_clip_config.json"}}
 
 

@@ -66,6 +66,9 @@ class Shards:
         require_writable(self.target, overwrite)
         with writing(self.target):
             self.path.mkdir(parents=True, exist_ok=True)
+            for entry in self.path.iterdir():
+                if entry.is_symlink():  # Of a stranger's: what is written here would go elsewhere.
+                    entry.unlink()
             lock = FileLock(str(self.path / LOCK))
             try:
                 lock.acquire(timeout=0)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -104,7 +106,21 @@ def check_text(value: object, name: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             shown = text.encode("utf-8", "backslashreplace").decode()
+            if _is_utf8(text):
+                raise InputError(
+                    f"{name}: '{shown}' is UTF-8, but Python takes this terminal's text for "
+                    f"{sys.getfilesystemencoding()}: set PYTHONUTF8=1, or a locale with UTF-8"
+                ) from None
             raise InputError(f"{name}: '{shown}' is not UTF-8; write it in UTF-8") from None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a word that Python could not decode is UTF-8 all the same: the locale says another encoding."""
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def finite(text: str) -> float:

@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from modules.errors import InputError
 from modules.untrusted.reading import MAX_CONFIG, parse_yaml, read_bytes
 
 raise_wall()
+
+
+def _as_value(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
+    node: yaml.Node = dumper.represent_data(member.value)
+    return node
+
+
+yaml.SafeDumper.add_multi_representer(Enum, _as_value)  # Some of Lightning's classes have members as defaults: Timer.
 
 
 class Parser(LightningArgumentParser):

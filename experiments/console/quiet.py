@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import warnings
 
 QUIET_LOGGERS = (
@@ -27,8 +28,15 @@ NOISE = (
 )
 
 
+def _of_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Leave what TensorBoard's writing thread has met to the main thread, which raises it again: it is told once."""
+    if not type(arguments.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(arguments)
+
+
 def quiet() -> None:
     """Silence Lightning's tips, and its warnings that are not about this run."""
+    threading.excepthook = _of_thread
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A stage of the runner is a single task, whose ranks Lightning starts: it needs no srun of its own.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from eval.samples.manifest import plain_records
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
@@ -110,8 +111,8 @@ class Studio:
         """Captions to begin with: the run's own test captions, or those of the shapes."""
         manifest = self.system.run / "samples" / "real" / "manifest.jsonl"
         if manifest.is_file():
-            lines = manifest.read_text(encoding="utf-8").splitlines()[:64]
-            return list(dict.fromkeys(str(json.loads(line)["caption"]) for line in lines))[:6]
+            captions = [str(record["caption"]) for record in plain_records(manifest)[:64]]
+            return list(dict.fromkeys(captions))[:6]
         return [text for text in SHAPE_CAPTIONS if not self.unknown(text)] or ["a picture"]
 
     @cached_property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from modules.untrusted.reading import printable
+from modules.untrusted.reading import open_regular, printable
 from modules.untrusted.weights import file_hash
 
 CARD = "README.md"
@@ -56,8 +56,13 @@ def release_of(kind: str, source: str, folder: Path) -> Release:
     """The release of a kind; the source's own card, if it has one, says a licence of its own."""
     title, licence, page = RELEASES[kind]
     card = folder / CARD
-    text = card.read_text(encoding="utf-8", errors="replace")[:100_000] if card.is_file() else ""
+    text = _text(card)[:100_000] if card.is_file() else ""
     return Release(title, _said(text) or licence, page, source, text)
+
+
+def _text(card: Path) -> str:
+    with open_regular(card) as file:
+        return file.read(400_000).decode("utf-8", "replace")
 
 
 def _said(card: str) -> tuple[str, str] | None:

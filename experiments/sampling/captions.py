@@ -15,7 +15,7 @@ from eval.samples.geneval import check_metadata
 from eval.samples.manifest import plain_records
 from experiments.console.arguments import check_text
 from modules.errors import InputError
-from modules.untrusted.reading import MAX_TABLE, read_bytes, reason
+from modules.untrusted.reading import MAX_TABLE, open_regular, read_bytes, reason
 
 COPIED = ("mentioned", "sign", "held_out", "byte_pairs", "attribution", "prompt", GENEVAL, "category", "challenge")
 """What a manifest of captions knows and the manifest of their pictures keeps."""
@@ -77,10 +77,10 @@ PROMPT_COLUMNS = ("prompt", "prompts", "caption", "text", "title")
 
 def _is_prompts(path: Path) -> bool:
     """Whether the first line of a .jsonl is a prompt, as in GenEval's evaluation_metadata.jsonl, and no sample."""
-    with path.open(encoding="utf-8-sig") as file:
+    with open_regular(path) as file:
         line = file.readline(2**20)
     try:
-        first = json.loads(line)
+        first = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and "caption_index" not in first and column_of([first], PROMPT_COLUMNS) is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from modules.untrusted.reading import read_bytes
+from modules.untrusted.writing import clear_way
 
 PREVIOUS = ".previous"
 MAX_RECORD = 2**26
@@ -31,6 +32,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], sync: boo
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        clear_way(beside)
         with beside.open("wb") as file:
             write(file)
             if sync:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from modules.errors import InputError
 from modules.untrusted.reading import read_json
+from modules.untrusted.writing import open_in_place
 
 POLL_SECONDS = 0.2
 LOCK = ".lock"
@@ -48,10 +49,10 @@ def holding(
         sharers: the files that say who shares it.
 
     Raises:
-        InputError: another process holds it; the message says which, where and since when.
+        InputError: another process holds it; the message says which, where and since when. Or a link lies there.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_in_place(lock, os.O_RDWR)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         if not attempt(descriptor, kind):

@@ -22,6 +22,7 @@ from typing import Any
 
 from experiments.suites.fork_server import PACKET
 from experiments.suites.processes import StageProcess, die_with_parent, take_lock
+from modules.untrusted.writing import open_to_append
 
 PROGRAM = """import sys
 descriptor, imports, *sys.path[:] = sys.argv[1:]
@@ -120,7 +121,7 @@ class ForkedStage:
         request = {"words": words, "set": changed, "unset": [name for name in server.env if name not in env]}
         descriptor = take_lock(lock, words)
         try:
-            with log.open("ab") as file:
+            with open_to_append(log) as file:
                 server.waiting.append(self)
                 server.ask(request, (file.fileno(), descriptor))
         finally:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from experiments.storage.holding import holder, sign
 from modules.errors import InputError
+from modules.untrusted.writing import open_in_place, open_to_append
 
 PR_SET_PDEATHSIG = 1
 SIGINT_SECONDS = 30.0
@@ -65,7 +66,7 @@ class StageProcess:
     def __init__(self, words: list[str], env: dict[str, str], log: Path, lock: Path) -> None:
         descriptor = take_lock(lock, words)
         try:
-            with log.open("ab") as file:
+            with open_to_append(log) as file:
                 self.process = subprocess.Popen(
                     command_line(words),
                     env=env,
@@ -170,7 +171,7 @@ def take_lock(path: Path, words: list[str]) -> int:
         InputError: another process holds it for more than ten seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_in_place(path, os.O_RDWR)
     end = time.monotonic() + LOCK_SECONDS
     while True:
         with contextlib.suppress(BlockingIOError):

@@ -21,6 +21,7 @@ from experiments.suites.forkable import forkable, imports_of
 from experiments.suites.forking import ForkedStage, ForkServer
 from experiments.suites.processes import StageProcess, StartedStage, environment, stop_all
 from experiments.suites.staging import DONE, LOG, PROGRESS, STARTED, Decision, Staging
+from modules.untrusted.writing import open_to_append
 
 RUN_VARIABLE = "UNCLIP_RUN"
 DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -145,8 +146,8 @@ class Runner:
         display.say(f"{self._numbered(name)} {decision.reason}\n  {command}")
         record = self._record(name, command, seconds)
         write_json(folder / STARTED, record)
-        with (folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(f"$ {command}\n")
+        with open_to_append(folder / LOG) as log:
+            log.write(f"$ {command}\n".encode())
         env = environment(self.threads, {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS), **own})
         process = self._process(name, words, env)
         line = Line(name, self._number(name), time.monotonic(), folder / PROGRESS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from modules.errors import InputError
+from modules.untrusted.pickles import check_stored, not_plain
 
 DAMAGED = ".damaged"
 FOLDER = 0x10  # of a zip entry's external attributes
@@ -117,6 +117,7 @@ def _examined(path: Path) -> tuple[str | None, str | None]:
 def _examined_file(path: Path, mtime: int, size: int) -> tuple[str | None, str | None]:
     """Remembered, since a file is looked at when it is chosen and again when it is loaded."""
     try:
+        check_stored(path)
         with zipfile.ZipFile(path) as file:
             bad = file.testzip()
             folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]
@@ -129,17 +130,10 @@ def _examined_file(path: Path, mtime: int, size: int) -> tuple[str | None, str |
     except PermissionError:
         raise
     except UnpicklingError as error:  # Every bit of it is as it was written: it is no checkpoint, but not damaged.
-        return None, _not_plain(error)
+        return None, not_plain(error)
     except Exception as error:  # There are many; all of them mean that this is not what was written.
         return f"{size:,} bytes, {(str(error) or type(error).__name__).splitlines()[0]}", None
     return None, None
-
-
-def _not_plain(error: UnpicklingError) -> str:
-    """Why a sound file was not read: torch's own text begins with how to read it all the same."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    what = found[1] if found else "more"
-    return f"it holds {what}, and only tensors and plain values are read: anything else could run code"
 
 
 def newest_sound(last: Path) -> Path | None:

@@ -22,6 +22,8 @@ def main(argv: list[str]) -> int:
     command, *words = argv
     try:
         CLI(command, words).run()
+    except InputError:  # A ValueError, too.
+        raise
     except MisconfigurationException as error:
         raise InputError(f"trainer: {error}") from error
     except OmegaConfBaseException as error:

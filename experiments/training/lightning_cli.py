@@ -207,7 +207,11 @@ class CLI(LightningCLI):
         with self.folder.hold():
             self.folder.prepare(self.dump(), start_again=self.ckpt_path is None)
             began = time.monotonic()
-            self._call_trainer()
+            try:
+                self._call_trainer()
+            except OSError:  # Most often of a logger, whose file has gone with the folder.
+                self.folder.check_still_there()
+                raise
             self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
             print(closing(self.trainer, self.model, self.folder.path, time.monotonic() - began), flush=True)

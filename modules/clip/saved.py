@@ -46,6 +46,8 @@ def save_clip(clip: FrozenCLIP, name_or_folder: str, stage: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     if given.is_dir():
         for path in sorted(given.iterdir()):
+            if path.is_symlink() and not path.resolve().is_relative_to(given.resolve()) and not _of_the_hub(path):
+                raise InputError(f"{path} is a link that leads out of the CLIP's folder: put the file itself there")
             if path.is_file():
                 shutil.copyfile(path, place / path.name)
         return place
@@ -57,6 +59,12 @@ def save_clip(clip: FrozenCLIP, name_or_folder: str, stage: Path) -> Path:
     write_weights(clip.model.state_dict(), place / WEIGHTS_FILE)
     (place / CONFIG_FILE).write_text(json.dumps(content, indent=1))
     return place
+
+
+def _of_the_hub(link: Path) -> bool:
+    """Whether a link is one of a hub's cache: MODEL/snapshots/REVISION/FILE, which leads to MODEL/blobs/HASH."""
+    folder = link.absolute().parent
+    return folder.parent.name == "snapshots" and link.resolve().is_relative_to(folder.parents[1].resolve() / "blobs")
 
 
 def _model_config(name: str, model: nn.Module) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from modules.models.data_sizes import DataSizes
 from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.training.stage import Stage, TrainingConfig, adamw
+from modules.untrusted.writing import clear_way
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
@@ -47,7 +48,7 @@ def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     raise InputError(
         "the captions have other words than those that the checkpoint was trained on "
         f"({'; '.join(parts) or 'another order'}), and every word after them would get another token: put the captions "
-        "back, raise data.init_args.min_count so that the words are the same, or train anew"
+        "back, or train anew"
     )
 
 
@@ -254,5 +255,6 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             self.tokenize.save(root)
         kind = "words" if isinstance(self.tokenize, WordTokenizer) else "bpe"
         content = {"model_cfg": self.model_cfg, "preprocess_cfg": preprocess, TOKENIZER_KEY: kind}
+        clear_way(root / CONFIG_FILE)
         (root / CONFIG_FILE).write_text(json.dumps(content, indent=1))
         write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.untrusted.reading import read_json
+from modules.untrusted.writing import clear_way
 
 VOCABULARY_FILE = "vocabulary.json"
 PADDING, UNKNOWN = 0, 1
@@ -39,7 +40,7 @@ class WordTokenizer:
         if len(words) + 3 > size:
             raise InputError(
                 f"the vocabulary has {len(words)} words, but text_cfg.vocab_size ({size}) leaves room for {size - 3}: "
-                "raise it, or the data's min_count"
+                "raise it (or min_count, for data that have one)"
             )
         self.words, self.size, self.context_length = list(words), size, context_length
         self._token = {word: k + 2 for k, word in enumerate(words)}
@@ -114,6 +115,7 @@ class WordTokenizer:
         """Write vocabulary.json into a CLIP folder."""
         content = {"words": self.words, "size": self.size, "context_length": self.context_length}
         temporary = folder / f".{VOCABULARY_FILE}.tmp"
+        clear_way(temporary)
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
         temporary.replace(folder / VOCABULARY_FILE)
 

@@ -25,6 +25,7 @@ from modules.placement.precision import narrowed
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml, reason
 from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights, widened
+from modules.untrusted.writing import clear_way
 
 M = TypeVar("M", bound=Model)
 
@@ -219,6 +220,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        clear_way(temporary)
         temporary.touch()
         mode = temporary.stat().st_mode  # as the umask has it; safetensors' own files are for their owner only
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from modules.errors import InputError
+from modules.untrusted.pickles import load_plain
 from modules.untrusted.reading import printable, read_json
 from modules.untrusted.weights import check_finite, check_header
 
@@ -131,11 +131,11 @@ def _loaded(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a TorchScript archive torch warns before it refuses it.
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return load_plain(path, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-        return torch.load(path, map_location="cpu", weights_only=True)  # A file of torch before 1.6 has no map.
+        return load_plain(path)  # A file of torch before 1.6 has no map.
 
 
 def first_file(folder: Path, patterns: Sequence[str]) -> Path | None:

@@ -23,6 +23,7 @@ from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
 from modules.shipped import PREFIX, run_folder
 from modules.training.stage import Stage
+from modules.untrusted.pickles import load_plain
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import check_finite, read_weights
 
@@ -158,7 +159,7 @@ def _config(folder: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def _of_checkpoint(file: Path) -> Source:
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    content = load_plain(file, mmap=True)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise InputError(f"init_from: {file} holds no training state: name a checkpoint that `unclip fit` wrote")

@@ -38,6 +38,7 @@ from modules.training.muon import NamedParameters
 from modules.training.precision import check_precision
 from modules.training.sharding import gathered, local, shard_stage
 from modules.untrusted.reading import read_yaml
+from modules.untrusted.writing import clear_way
 
 
 @dataclass(frozen=True)
@@ -467,6 +468,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about["attribution"] = whom
+        clear_way(folder / ".config.tmp")
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,11 @@ from modules.untrusted.reading import open_regular, printable
 
 MAX_HEADER = 2**24
 """Bytes of a safetensors header: 100 bytes a tensor, so that 100,000 tensors have room."""
+
+MAX_NUMBERS = 2**48
+"""Numbers of a tensor."""
+MAX_DIMENSIONS = 64
+"""Of a tensor; torch itself takes no more."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -80,10 +84,22 @@ def check_header(path: Path) -> dict[str, Any]:
         raise SafetensorError("the header is no mapping")
     for name, about in header.items():
         shape = about.get("shape") if isinstance(about, dict) else None
-        sides = [side for side in shape if isinstance(side, int)] if isinstance(shape, list) else []
-        if math.prod(max(1, side) for side in sides) >= 2**48:  # With a side of 0 the file need not hold anything.
+        if isinstance(shape, list) and _is_absurd(shape):
             raise InputError(f"{path}: {printable(name[:100])} has a shape that no tensor has")
     return header
+
+
+def _is_absurd(shape: list[Any]) -> bool:
+    """Whether a shape is of more numbers than any tensor; a side of 0 counts as 1, as the file need hold nothing then.
+
+    It stops at the first side that is too much: the product of a million sides of 4,000 digits takes hours.
+    """
+    numbers = 1
+    for side in shape:
+        numbers *= max(1, side) if isinstance(side, int) else 1
+        if numbers >= MAX_NUMBERS:
+            return True
+    return len(shape) > MAX_DIMENSIONS
 
 
 def header_of(path: Path) -> dict[str, Tensor]:
@@ -114,10 +130,15 @@ def check_shapes(expected: int, found: int, path: Path) -> None:
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Refuse weights with NaN or infinity, of types that cannot be looked at (8 bits and fewer), or all of them zero.
 
+    A checkpoint may say that one stored number stands for a tensor of any size, or hold a sparse tensor: to look
+    through it would fill the memory, so it is refused first.
+
     Raises:
         InputError: names the tensor and the file.
     """
     for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise InputError(f"{path}: {printable(name)} does not hold each of its numbers, as a network's tensors do")
         if tensor.dtype not in (*DTYPES.values(), torch.complex64):
             raise InputError(f"{path}: {printable(name)} is of {_dtype(tensor)}, which no network here computes with")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

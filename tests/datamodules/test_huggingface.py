@@ -1,6 +1,9 @@
 """Data sets of the Hugging Face library, from the disk."""
 
+import json
+import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,13 +78,12 @@ def test_a_folder_that_load_dataset_reads(tmp_path):
 
 
 def test_pictures_may_be_bytes_or_file_names_and_bad_ones_are_counted(tmp_path):
-    files = []
-    for pair in PAIRS[:2]:
-        files.append(tmp_path / pair.name)
-        files[-1].write_bytes(pair.data)
-    rows(image=[str(path) for path in files] + ["/none.jpg"], text=["a", "b", "c"]).save_to_disk(
+    files = [tmp_path / "names" / pair.name for pair in PAIRS[:2]]
+    rows(image=[str(path) for path in files] + [f"{tmp_path}/names/none.jpg"], text=["a", "b", "c"]).save_to_disk(
         str(tmp_path / "names")
     )
+    for path, pair in zip(files, PAIRS, strict=False):
+        path.write_bytes(pair.data)
     named = data(tmp_path / "names")
     batch = named.dataset("train").__getitems__([0, 1, 2])
     assert batch.index.tolist()[:2] == [0, 1]
@@ -91,6 +93,92 @@ def test_pictures_may_be_bytes_or_file_names_and_bad_ones_are_counted(tmp_path):
     binary = data(tmp_path / "bytes")
     assert torch.equal(binary.dataset("train").__getitems__([0, 1]).images, batch.images[:2])
     assert [fault.kind for fault in binary.log("train").found.values()] == ["no caption"]
+
+
+OUTSIDE = {
+    "a column of names": {"image": "{secret}"},
+    "dots": {"image": "{names}/../secret.png"},
+    "a device": {"image": "/dev/zero"},
+    "a FIFO": {"image": "{names}/fifo.png"},
+    "a link": {"image": "{names}/link.png"},
+}
+
+
+@pytest.mark.parametrize("what", OUTSIDE)
+def test_a_row_names_no_file_outside(tmp_path, what):
+    place = tmp_path / "names"
+    own, secret = place / PAIRS[0].name, tmp_path / "secret.png"
+    value = OUTSIDE[what]["image"].format(secret=secret, names=place)
+    rows(image=[str(own), value], text=["a", "b"]).save_to_disk(str(place))
+    own.write_bytes(PAIRS[0].data)
+    secret.write_bytes(PAIRS[1].data)
+    if "fifo" in value:
+        os.mkfifo(value)
+    module = data(place)
+    if "link" in value:
+        Path(value).symlink_to(secret)
+        with pytest.raises(InputError, match="a link that leads out of the folder"):
+            module.size("train")
+        return
+    if "fifo" in value:
+        with pytest.raises(InputError, match="a file that is no regular file"):
+            module.size("train")
+        return
+    batch = module.dataset("train").__getitems__([0, 1])
+    (fault,) = module.log("train").found.values()
+    assert fault.kind == "a path that leads out of the folder" and fault.place.endswith("row 1")
+    assert torch.equal(batch.images[0], batch.images[1])  # Another pair stands in for it.
+    if "zero" not in value:
+        there = data(place, faults=FaultPolicy(max_skipped=9, follow_links=True)).dataset("train")
+        assert not torch.equal(*there.__getitems__([0, 1]).images)
+
+
+CARDS = {
+    "a file": "data_files: {secret}",
+    "dots": "data_files: ../secret.csv",
+    "dots below": "data_files: [{{split: train, path: [rows/../../secret.csv]}}]",
+    "a folder": "data_dir: ..",
+    "a URL": "data_files: https://example.org/x.csv",
+    "a file in a file": "data_files: zip://x.csv::/etc/x.zip",
+}
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("what", CARDS)
+def test_a_card_names_no_file_outside(tmp_path, what, card):
+    folder, secret = tmp_path / "folder", tmp_path / "secret.csv"
+    write_metadata(folder, PAIRS)
+    secret.write_text("image,text\na,secret\n")
+    text = f"configs:\n- config_name: default\n  {CARDS[what].format(secret=secret)}\n"
+    (folder / card).write_text(f"---\n{text}---\n# x\n" if card == "README.md" else text)
+    with pytest.raises(InputError, match=f"{card} names '.*', which is not in the folder"):
+        data(folder).size("train")
+
+
+def test_a_card_may_name_files_of_its_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    rows(image=[pair.data for pair in PAIRS], text=["a"] * 6).to_parquet(str(tmp_path / "folder" / "part.parquet"))
+    card = "---\nconfigs:\n- config_name: default\n  data_files: part.parquet\n---\nIt says: a/../b::c\n"
+    (tmp_path / "folder" / "README.md").write_text(card)
+    assert data(tmp_path / "folder").size("train") == 6
+
+
+@pytest.mark.parametrize(("name", "content"), [("state.json", "_data_files"), ("dataset_dict.json", "splits")])
+def test_a_saved_set_names_no_file_outside(tmp_path, name, content):
+    import datasets
+
+    rows(image=[b"x"], text=["a"]).save_to_disk(str(tmp_path / "other"))
+    if name == "state.json":
+        place = tmp_path / "d"
+        rows(image=[b"x"], text=["a"]).save_to_disk(str(place))
+        change = [{"filename": "../other/data-00000-of-00001.arrow"}]
+    else:
+        place, change = tmp_path / "d", ["../other"]
+        datasets.DatasetDict({"train": rows(image=[b"x"], text=["a"])}).save_to_disk(str(place))
+    state = json.loads((place / name).read_text())
+    (place / name).write_text(json.dumps({**state, content: change}))
+    with pytest.raises(InputError, match=f"{name} names '../other.*', which is not in the folder"):
+        data(place).size("train")
 
 
 def test_rows_travel_to_workers(tmp_path):

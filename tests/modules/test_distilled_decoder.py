@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modules.diffusion.samplers.distillation import trajectory_pairs
 from modules.distilled_decoder import DistilledDecoder
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
-from modules.models.decoder import DecoderModel
+from modules.models.decoder import DecoderModel, no_captions
 from modules.models.exports import load_model
 from modules.training.stage import TrainingConfig
 
@@ -73,6 +74,72 @@ def test_its_first_loss_is_the_distance_of_teacher_and_guided_teacher(make, shap
         assert 0 < losses[1] < losses[0]
     else:  # Apart from the threshold, which the student's output does not know.
         assert losses[1] < 0.2 * losses[0]
+
+
+def test_what_is_dropped_is_dropped_for_both(make, shapes, monkeypatch):
+    """Under guidance the teacher is asked once more, without any condition."""
+    stage = make(drop_text=0.5, drop_embedding=0.5)
+    batch = shapes().dataset("train").__getitems__(list(range(16)))
+    seen: dict[str, list[torch.Tensor]] = {"keep_text": [], "keep_embedding": []}
+    bare = []
+    for network in (stage.network, stage.teacher.network):
+
+        def condition(tokens, z_i, *, whole=network.condition, **keep):
+            for name, mask in keep.items():
+                seen[name].append(mask)
+            if not keep:
+                bare.append(z_i)
+            return whole(tokens, z_i, **keep)
+
+        monkeypatch.setattr(network, "condition", condition)
+    stage.training_loss(batch, torch.Generator().manual_seed(0))
+    for first, second in seen.values():  # Of the teacher and of the student.
+        assert torch.equal(first, second) and 0 < first.sum() < 16
+    assert not torch.equal(seen["keep_text"][0], seen["keep_embedding"][0])
+    assert bare == [None]
+
+
+@torch.no_grad()
+def test_guidance_leads_from_no_condition_to_the_condition(make, shapes):
+    """With a scale of 0 it is the prediction without any."""
+    stage, batch = make(teacher_guidance=0.0), shapes().dataset("train").__getitems__(list(range(4)))
+    teacher, whole = stage.teacher, torch.ones(4, dtype=torch.bool)
+    tokens, z_i = stage.model.conditions(batch)
+    t, _, x_t = stage.model.drawn(stage.model.in_layout(batch.images), torch.Generator().manual_seed(0))
+    found = stage._guided(tokens, z_i, {"keep_text": whole, "keep_embedding": whole})(x_t, t)
+    network, threshold = teacher.network, teacher.sampler.threshold
+    for condition, same in (
+        (network.condition(no_captions(tokens), None), True),
+        (network.condition(tokens, z_i), False),
+    ):
+        alone = teacher.as_denoiser(lambda x, t, c=condition: network(x, t, c), threshold)(x_t, t)
+        assert torch.allclose(found.x0, alone.x0, atol=1e-5) == same
+
+
+def test_validation_looks_at_the_average_and_progressive_steps_begin_where_the_trajectory_does(make, shapes):
+    stage, batch = make(progressive=True), shapes().dataset("train").__getitems__(list(range(8)))
+    asked = {"trained": [], "average": []}
+    for name, network in (("trained", stage.network), ("average", stage.averaged)):
+        network.register_forward_pre_hook(lambda _, arguments, name=name: asked[name].append(arguments[1]))
+    stage.training_loss(batch, torch.Generator().manual_seed(0))
+    assert (len(asked["trained"]), len(asked["average"])) == (1, 0)
+    stage.validation_loss(batch, torch.Generator().manual_seed(0))
+    assert (len(asked["trained"]), len(asked["average"])) == (1, 1)
+    starts = trajectory_pairs(stage.objective.noise_schedule, 4, stage.model.sampler.spacing)[:, 0].tolist()
+    assert set(asked["trained"][0].tolist()) <= set(starts)
+
+
+def test_it_starts_as_the_teacher_unless_it_goes_on(make, monkeypatch):
+    stage = make()
+    before = {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
+    monkeypatch.setattr(type(stage), "global_step", 3)
+    stage.on_fit_start()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stage.network.state_dict().items())
+    monkeypatch.setattr(type(stage), "global_step", 0)
+    stage.on_fit_start()
+    for network in (stage.network, stage.averaged):
+        for name, tensor in stage.teacher.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor), name
 
 
 def test_the_teacher_is_in_no_checkpoint(make):

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from eval.judges.published.weights import read_state
 from experiments.cli import main
+from experiments.training.checkpoint_files import check_readable
+from experiments.training.checkpoints import load_checkpoint
 from modules.errors import InputError
+from modules.models.dalle1.openai_layout import read_state_dict
 from modules.models.exports import load_model
 from modules.pipeline import UnCLIP
+from modules.pretrained.reading import tensors_of
 from modules.trained_run import TrainedRun
+from modules.training.initial import read_source
+from modules.untrusted.weights import check_finite, check_header
 
 
 def poison(value):
@@ -108,6 +116,71 @@ def test_headers_are_bounded(sent):
     path.write_bytes(len(deep).to_bytes(8, "little") + deep)
     with pytest.raises(InputError, match="is damaged"):
         load_model(sent / "decoder")
+
+
+@pytest.mark.parametrize("sides", [10**4000, 3])
+def test_a_shape_of_a_million_sides_is_refused_at_once(tmp_path, sides):
+    # The product of as many numbers of 4,000 digits as a header may hold would take hours; of 3s it is "only" large.
+    path, count = tmp_path / "model.safetensors", 3000 if sides > 3 else 2_000_000
+    header = json.dumps({"a": {"dtype": "F32", "shape": [sides] * count, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="a has a shape that no tensor has"):
+        check_header(path)
+
+
+LARGE = 10**13
+UNREAL = {
+    "expanded": lambda: torch.zeros(1).expand(LARGE),
+    "sparse": lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (LARGE,)),
+    "without numbers": lambda: torch.empty(LARGE, device="meta"),
+}
+"""Tensors that a checkpoint of a kilobyte can hold, and whose numbers no memory holds."""
+
+
+@pytest.mark.parametrize("kind", UNREAL)
+@pytest.mark.parametrize("suffix", [".ckpt", ".bin"])
+def test_a_tensor_larger_than_its_file_is_not_looked_through(tmp_path, kind, suffix):
+    path = tmp_path / f"evil{suffix}"
+    torch.save({"state_dict": {"network.a": UNREAL[kind]()}}, path)
+    assert path.stat().st_size < 4000
+    with pytest.raises(InputError, match="a does not hold each of its numbers") as error:
+        read_source(str(path)) if suffix == ".ckpt" else tensors_of(path)
+    assert str(path) in str(error.value)
+
+
+class Runs:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: read_source(str(path)), tensors_of, read_state, read_state_dict, load_checkpoint]
+)
+def test_a_pickle_that_would_run_is_one_line_without_the_way_to_run_it(tmp_path, capfd, read):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {"network.a": Runs()}}, path)
+    with pytest.raises(ValueError) as error:  # Each package's InputError is one.
+        read(path)
+    assert type(error.value).__name__ == "InputError" and "evil" in str(error.value)
+    assert "Re-running" not in str(error.value) and "weights_only` " not in str(error.value)
+    assert capfd.readouterr().out == ""
+
+
+def test_views_of_one_storage_are_sound(tmp_path):
+    whole = torch.arange(1.0, 9.0)
+    check_finite({"a": whole[2:], "b": whole.view(2, 4).T, "c": torch.ones(2, 1)}, tmp_path)
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    # 1 MB of zeros a kB of file: torch itself stores its records as they are.
+    torch.save({"state_dict": {"network.a": torch.zeros(2**18)}}, tmp_path / "sound.ckpt")
+    with zipfile.ZipFile(tmp_path / "sound.ckpt") as sound, zipfile.ZipFile(tmp_path / "b.ckpt", "w") as packed:
+        for entry in sound.infolist():
+            packed.writestr(entry.filename, sound.read(entry), zipfile.ZIP_DEFLATED)
+    check_readable(tmp_path / "sound.ckpt")
+    for read in (check_readable, load_checkpoint, lambda path: read_source(str(path))):
+        with pytest.raises(InputError, match="is compressed, which torch never does"):
+            read(tmp_path / "b.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def digest_of(folder: Path) -> str:
     """8 hexadecimal digits of all files of a folder that a model is read from."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
+        if path.is_file() and path.suffix in (".json", ".safetensors", ".jinja", ".model", ".txt"):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 while block := file.read(2**24):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eval.errors import InputError
-from eval.untrusted import check_finite
+from eval.untrusted import check_finite, check_header, load_plain
 
 WRAPPINGS = ("state_dict", "model", "module")
 
@@ -23,9 +22,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
+            check_header(path)
             content: object = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_plain(path)
         for key in WRAPPINGS:
             if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
                 content = content[key]

@@ -34,6 +34,13 @@ CALLBACKS = {
 }
 """Lightning's callbacks that do not go together with these stages."""
 
+PLUGINS = {
+    "BitsandbytesPrecision": "8 or 4 bits",
+    "HalfPrecision": "16 bits",
+    "TransformerEnginePrecision": "16 bits",
+}
+"""Lightning's precisions in which weights have fewer bits than float32."""
+
 STRATEGIES = ("FSDPStrategy", "DeepSpeedStrategy")
 
 
@@ -56,6 +63,12 @@ def check_settings_of_trainer(command: str, settings: Mapping[str, Any]) -> None
         if name in CALLBACKS:
             raise InputError(f"trainer.callbacks: {name} {CALLBACKS[name]}")
     check_precision_name(settings.get("precision"))
+    for name in class_names(settings.get("plugins")):
+        if name in PLUGINS:
+            raise InputError(
+                f"trainer.plugins: {name} holds weights of {PLUGINS[name]}, and small steps would be rounded away; "
+                "leave it out, or set trainer.precision to bf16-mixed"
+            )
     if command == "fit":
         found = next(_refused(settings), None)
         if found is not None:
@@ -73,6 +86,11 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
         every = settings.get(name)
         if isinstance(every, int | float) and every <= 0:
             yield f"{name} is {every}: give a number above 0; limit_val_batches: 0 leaves validation out"
+    if type(settings.get("val_check_interval")) is float and settings.get("check_val_every_n_epoch") is None:
+        yield (
+            f"val_check_interval is {settings['val_check_interval']}, a share of an epoch: set "
+            "trainer.check_val_every_n_epoch to 1 beside it, or give a whole number of steps"
+        )
     if settings.get("enable_checkpointing") is False:
         yield (
             "enable_checkpointing is false: training always keeps checkpoints/last.ckpt, from which it goes on; "

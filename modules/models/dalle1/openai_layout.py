@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.networks.dalle1.dvae import DVAENetwork
+from modules.untrusted.pickles import load_plain
 from modules.untrusted.weights import check_finite, check_tensors, read_weights
 
 BLOCK = re.compile(r"blocks\.group_(\d+)\.block_(\d+)\.(?:(id_path)|res_path\.conv_(\d+))\.([wb])")
@@ -125,7 +126,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return read_weights(path)[0]
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
+    except InputError:
+        raise
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path} ({error})") from error
     except Exception as error:  # torch's readers raise whatever the file makes them.

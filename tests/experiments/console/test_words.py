@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from experiments.cli import COMMANDS, GROUPS, main
+from experiments.console.arguments import check_text
 from experiments.console.parser import Parser, readable
 from modules.errors import InputError
 
@@ -57,6 +58,15 @@ def test_numbers_are_finite(words, value, capsys):
 )
 def test_whole_numbers_are_in_range(words, said, capsys):
     assert said in refused(words, capsys)
+
+
+def test_a_caption_in_utf_8_that_the_locale_takes_for_another_encoding(monkeypatch):
+    # As under LC_ALL=C without UTF-8 mode: every byte of the u with dots is a lone surrogate.
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(InputError, match=r"negative: '.udcc3.udcbc' is UTF-8, but .* ascii: set PYTHONUTF8=1"):
+        check_text("\udcc3\udcbc", "negative")
+    with pytest.raises(InputError, match="is not UTF-8; write it in UTF-8"):
+        check_text("caf\udce9", "negative")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,16 @@ def test_whitening_leaves_no_direction_behind():
     assert found.square().mean().item() == pytest.approx(1, abs=1e-3)
 
 
+def test_a_far_mean_takes_no_bit_from_the_covariance():
+    """Embeddings far from 0: their squares leave float32 no digits for variances of 1e-4."""
+    z, whitening = embeddings() + 1000, Whitening(D)
+    whitening.fit(z)
+    near = Whitening(D)
+    near.fit(z - 1000)  # Exact in float32.
+    assert_close(whitening.mean, near.mean + 1000)
+    assert_close(whitening.matrix, near.matrix, atol=1e-5, rtol=1e-5)
+
+
 def test_before_it_is_fitted_it_only_scales():
     z = F.normalize(embeddings(5), dim=1)
     assert_close(Whitening(D)(z), z * D**0.5)

@@ -126,6 +126,21 @@ def test_it_goes_on_from_its_state():
         assert torch.equal(a, b)
 
 
+def test_a_closure_computes_the_gradients_and_its_loss_comes_back():
+    """As Lightning calls every optimiser: the loss, backward and all, in the closure."""
+    pairs, target = named(w=(32, 48), b=(32,)), torch.ones(32, 48)
+    optimizer = Muon(pairs, lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (pairs[0][1] - target).square().mean() + pairs[1][1].square().mean()
+        loss.backward()
+        return loss
+
+    losses = [float(optimizer.step(closure)) for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_a_stage_hands_over_names_and_other_optimisers_take_the_list():
     pairs = named(w=(32, 48), b=(32,))
     both = NamedParameters(pairs)

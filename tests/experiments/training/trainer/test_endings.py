@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
 from experiments.cli import main
@@ -27,6 +29,34 @@ def test_early_stopping_exports_and_stays_ended(fit):
     assert (again.code, again.step, again.exported) == (0, 2, 2)
     beyond = fit(EARLY[0], "--ckpt_path", "last")  # callbacks may change; without it the run goes on
     assert (beyond.code, beyond.step, beyond.exported) == (0, 6, 6)
+
+
+class Gone(Callback):
+    """Removes the run folder, renames it, or empties it of its config, in the middle of training."""
+
+    how = ""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        folder = Path(trainer.default_root_dir)
+        if trainer.global_step == 3:
+            if self.how == "removed":
+                shutil.rmtree(folder)
+            elif self.how == "renamed":
+                folder.rename(f"{folder}-moved")
+            else:
+                (folder / "config.yaml").unlink()
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed", "without its config"])
+def test_a_run_folder_that_goes_while_it_is_trained_into_is_one_line(fit, monkeypatch, how):
+    monkeypatch.setattr(Gone, "how", how)
+    # TensorBoard's thread finds out by itself that its file has gone, at once or at the end.
+    for words in ((), ("--trainer.log_every_n_steps=1", "--trainer.val_check_interval=5")):
+        ran = fit(f"--trainer.callbacks+={__name__}.Gone", *words, "--overwrite")
+        assert ran.code == 2 and ran.exported is None
+        assert ran.err.startswith("unclip: run folder 'runs/linear_prior' was removed or renamed while it was trained")
+        assert ran.err.count("\n") == 1
+        shutil.rmtree("runs")
 
 
 def test_what_is_exported_is_the_average_of_the_last_step(fit):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -51,6 +52,35 @@ def test_a_run_on_overfit_batches_goes_on_with_the_next_of_them(fit, spy):
     fit(*words, *set_to("max_steps=4"), "--overwrite")
     rest = fit(*spy, *words, "--ckpt_path", "last", "--overwrite")
     assert rest.batches == whole[4:] and whole[4] == whole[1] != whole[0]
+
+
+def test_a_callback_with_an_enumeration_among_its_defaults_is_recorded(fit):
+    """Lightning's Timer has one, which YAML does not know."""
+    words = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"]
+    assert fit(*words).code == 0
+    (callback,) = yaml.safe_load(Path("runs/linear_prior/config.yaml").read_text())["trainer"]["callbacks"]
+    assert callback["init_args"]["interval"] == "step"
+    assert fit(*words, *set_to("max_steps=7"), "--ckpt_path=last", "--overwrite").step == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"val_check_interval": 1.0}, "val_check_interval is 1.0, a share of an epoch: set trainer.check_val_every_n"),
+        ({"val_check_interval": 0.5}, "val_check_interval is 0.5, a share"),
+        ({"plugins": [Namespace(class_path="x.BitsandbytesPrecision")]}, "BitsandbytesPrecision holds weights of 8 or"),
+        ({"plugins": Namespace(class_path="x.TransformerEnginePrecision")}, "TransformerEnginePrecision holds weights"),
+    ],
+)
+def test_what_lightning_would_say_in_many_words_is_one_line(settings, line):
+    with pytest.raises(InputError, match=re.escape(line)):
+        check_settings_of_trainer("fit", {"check_val_every_n_epoch": None, **settings})
+    check_settings_of_trainer("fit", {"check_val_every_n_epoch": 1, "val_check_interval": 1.0, "plugins": None})
+
+
+def test_a_share_of_an_epoch_needs_epochs_that_are_counted(fit):
+    ran = fit(*set_to("val_check_interval=1.0"))
+    assert ran.code == 2 and ran.err.count("\n") == 1 and "set trainer.check_val_every_n_epoch to 1" in ran.err
 
 
 def test_max_epochs_beside_max_steps_is_whichever_comes_first(fit, spy):
@@ -177,7 +207,7 @@ def test_a_trainer_is_refused_by_name(tiny, embeddings, tmp_path, arguments, mes
         (["callbacks+=EarlyStopping", "callbacks.monitor=val_loss"], "did you mean 'val/loss'?"),
         (["callbacks+=StochasticWeightAveraging", "callbacks.swa_lrs=0.01"], "model.init_args.training.ema_decay"),
         (["precision=transformer-engine"], "take bf16-mixed"),
-        (["val_check_interval=0.5"], "when `check_val_every_n_epoch=None`"),
+        (["callbacks+=RichProgressBar"], "configured with `enable_progress_bar=False`"),
     ],
 )
 def test_a_refusal_is_one_line_and_nothing_is_written(fit, recwarn, words, message):
