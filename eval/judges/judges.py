@@ -67,7 +67,7 @@ class PublishedJudges:
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that look at the images; any may be absent, but not all of the first four.
+    """The networks that look at the images; any may be absent, but one has to give features.
 
     Attributes:
         classifier: attribute accuracy, where the data have ground truth.
@@ -88,7 +88,9 @@ class Judges:
 
     def __post_init__(self) -> None:
         if not self.extractors():
-            raise InputError("nothing to measure with: give one of --classifier, --clip, --inception, --network")
+            raise InputError(
+                "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
+            )
         if self.clip is None and (self.aesthetic is not None or self.preference is not None):
             raise InputError("the aesthetic and the preference probe read CLIP embeddings: give --clip as well")
 

@@ -13,6 +13,7 @@ from typing import Any
 from eval.errors import InputError
 from eval.samples.manifest import json_lines
 from eval.untrusted import MAX_RECORD, read_bytes
+from eval.words import counted
 
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 TABLE_NAMES = ("manifest", "metadata", "captions", "prompts")
@@ -47,7 +48,9 @@ def read_table(path: Path) -> list[Row]:
         raise InputError(f"{path}: captions are read from {', '.join(TABLES)} files")
     try:
         rows = _parquet(path) if kind == ".parquet" else list(_text_rows(path, kind))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"cannot read the captions {path} ({error.strerror or error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the captions {path} ({' '.join(str(error).split())[:200]})") from error
     if not rows:
         raise InputError(f"{path} holds no captions")
@@ -109,7 +112,7 @@ def by_table(path: Path, pictures: Sequence[str]) -> dict[str, str]:
         raise InputError(f"{path} has no column of captions ({', '.join(CAPTION_COLUMNS)})")
     if file is None and len(rows) != len(pictures):
         raise InputError(
-            f"{path} has {len(rows)} captions and no column of files ({', '.join(FILE_COLUMNS)}), there are"
+            f"{path} has {counted(len(rows), 'caption')} and no column of files ({', '.join(FILE_COLUMNS)}), there are"
             f" {len(pictures)} pictures: name the file of each"
         )
     names = _names(pictures)

@@ -26,6 +26,8 @@ def source_folder(source: str, what: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
+    if path.is_file():
+        raise InputError(f"{source} is a file: name the folder that it lies in, {path.parent}; give {what}")
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(f"no folder {source}: give {what}")
     from huggingface_hub import snapshot_download

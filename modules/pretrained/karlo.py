@@ -40,8 +40,9 @@ STATISTICS = ("ViT-L-14_stats*", "*_stats.th", "*_stats.safetensors")
 
 FILES = (
     "a folder of diffusers' layout (https://huggingface.co/kakaobrain/karlo-v1-alpha: prior, decoder, text_proj, "
-    "super_res_first, super_res_last, text_encoder), or one with the original checkpoints (prior-ckpt-*.ckpt, "
-    "decoder-ckpt-*.ckpt, improved-sr-ckpt-*.ckpt, ViT-L-14_stats.th; https://github.com/kakaobrain/karlo has them)"
+    "super_res_first, super_res_last, text_encoder, image_encoder), or one with the original checkpoints "
+    "(prior-ckpt-*.ckpt, decoder-ckpt-*.ckpt, improved-sr-ckpt-*.ckpt, ViT-L-14_stats.th; "
+    "https://github.com/kakaobrain/karlo has them)"
 )
 
 SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": True}

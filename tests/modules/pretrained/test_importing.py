@@ -175,6 +175,12 @@ def test_statistics_of_another_form_are_refused(files, tmp_path):
         karlo.original_prior(tmp_path)
 
 
+def test_a_file_in_the_place_of_its_folder_is_told_so(tmp_path, capsys):
+    (tmp_path / "base.pt").touch()
+    said = refused(["import", "glide", str(tmp_path / "base.pt"), "--out", str(tmp_path / "run")], capsys)
+    assert f"is a file: name the folder that it lies in, {tmp_path}" in said
+
+
 def test_a_folder_of_nothing_is_told_so_before_a_clip_is_looked_for(tmp_path, capsys):
     (tmp_path / "files").mkdir()
     words = ["import", "karlo", str(tmp_path / "files"), "--out", str(tmp_path / "run")]
