@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -58,9 +58,7 @@ def _outcome(said: object, true: object) -> str:
 
 def _matching(said: Mapping[str, Any], truth: Mapping[str, Any]) -> tuple[int | None, ...]:
     """For each object that is named its true one, or None for one too many."""
-    named, true = len(said["objects"]), len(truth["objects"])
-    slots: list[int | None] = [*range(true), *[None] * max(0, named - true)]
-    candidates = sorted(set(permutations(slots, named)), key=str)
+    candidates = sorted(_matchings(len(said["objects"]), len(truth["objects"])), key=str)
 
     def agreement(slots: tuple[int | None, ...]) -> tuple[int, bool]:
         pairs = [(o, truth["objects"][s]) for o, s in zip(said["objects"], slots, strict=True) if s is not None]
@@ -69,6 +67,18 @@ def _matching(said: Mapping[str, Any], truth: Mapping[str, Any]) -> tuple[int | 
         return same, relation is not None and relation == truth["relation"]
 
     return max(candidates, key=agreement)
+
+
+def _matchings(named: int, true: int) -> Iterator[tuple[int | None, ...]]:
+    """All ways to match objects. The true ones are placed, since a captioner may name many more than there are."""
+    if named <= true:
+        yield from permutations(range(true), named)
+        return
+    for places in permutations(range(named), true):
+        slots: list[int | None] = [None] * named
+        for thing, place in enumerate(places):
+            slots[place] = thing
+        yield tuple(slots)
 
 
 def _relation(said: Mapping[str, Any], slots: Sequence[int | None]) -> str | None:

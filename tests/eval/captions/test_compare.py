@@ -1,8 +1,10 @@
 """Captions against the truth, by hand."""
 
+from itertools import permutations
+
 import pytest
 
-from eval.captions.compare import compare, is_faultless, lengths, total, wrong_attributes
+from eval.captions.compare import _matchings, compare, is_faultless, lengths, total, wrong_attributes
 from eval.captions.report import measured, outcomes_table
 
 
@@ -76,3 +78,16 @@ def test_sums_lengths_and_the_table():
     assert (one.faultless, one.unrelated) == (0.5, 0.5)
     row = outcomes_table([one]).rows[1]
     assert [cell.text for cell in row] == ["mine", "shape", "0.500", "0.000", "0.500", "0.000"]
+
+
+@pytest.mark.parametrize(("named", "true"), [(0, 2), (1, 2), (2, 2), (3, 2), (5, 2), (4, 1)])
+def test_every_way_to_match_objects_is_tried_once(named, true):
+    slots = [*range(true), *[None] * max(0, named - true)]
+    found = list(_matchings(named, true))
+    assert len(set(found)) == len(found) and set(found) == set(permutations(slots, named))
+
+
+def test_a_caption_of_many_objects_is_compared_too():
+    """An untrained captioner says a shape with every word; trying all orders of nineteen would not end."""
+    found = outcomes(scene(*[thing("circle")] * 18, thing("cross", "blue"), count=19), TWO)
+    assert found["shape"] == (2, 0, 0, 17) and found["colour"] == (1, 0, 1, 0)
