@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -146,6 +147,13 @@ def test_a_tensor_larger_than_its_file_is_not_looked_through(tmp_path, kind, suf
     with pytest.raises(InputError, match="a does not hold each of its numbers") as error:
         read_source(str(path)) if suffix == ".ckpt" else tensors_of(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("read", [check_readable, load_checkpoint, tensors_of, lambda path: read_source(str(path))])
+def test_a_fifo_in_the_place_of_a_checkpoint_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=r"FIFO|does not exist|no weights"):
+        read(tmp_path / "last.ckpt")
 
 
 class Runs:
