@@ -70,7 +70,7 @@ class TokenTransformer(ModelStage[TokenTransformerModel, ImageTextBatch]):
 
     def check_data(self, sizes: DataSizes) -> None:
         super().check_data(sizes)
-        if self.bpe_dropout is not None:
+        if self.bpe_dropout is not None and sizes.captions() is not None:
             check_bpe(self.bpe_dropout, self._model.reader)
 
     def on_fit_start(self) -> None:

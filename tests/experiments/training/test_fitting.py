@@ -357,11 +357,11 @@ def test_the_largest_token_is_found_wherever_it_is(monkeypatch):
 
     tokens = {"train": torch.zeros(100, 4, dtype=torch.int64).numpy(), "val": torch.zeros(7, 4).long().numpy()}
     tokens["val"][6, 3] = 41
-    info = type("Info", (), {"sizes": {"train": 100, "val": 7}, "context": 4, "dim": 16, "features": None})
+    info = type("Info", (), {"sizes": {"train": 100, "val": 7}, "context": 4, "dim": 16, "features": None, "normalised": True})
     folder = type("Folder", (), {"info": info, "rows": lambda _, split: Rows(tokens[split])})()
     monkeypatch.setattr(config_checks, "open_embeddings", lambda path: folder)
     data = type("Data", (), {"embeddings": "somewhere"})()
-    assert config_checks.captions_of(data, ["train", "val"]) == (4, 41, 16, None)
+    assert config_checks.captions_of(data, ["train", "val"]) == (4, 41, 16, None, False)
     assert config_checks.captions_of(data, ["train"]).largest == 0  # what is not read may be as it likes
     tokens["train"][50:] = 43
     monkeypatch.setattr(config_checks, "TOKENS", 16)  # 4 rows of 100

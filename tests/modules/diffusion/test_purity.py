@@ -181,6 +181,9 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "guidance.guide": apply(lambda m: guidance.guide(m, 2.0, interval=(1, 5), rescale=0.5), model(4, 2)),
     "guidance.guide_logits": (guidance.guide_logits, [torch.randn(6, 5), 2.0]),
     "guidance.guide_two": apply(lambda m: guidance.guide_two(m, 2.0, 3.0, interval=(1, 5), rescale=0.5), model(4, 3)),
+    "guidance.side_by_side": apply(
+        lambda m: lambda x_t, t: guidance.guide(guidance.side_by_side(m, m), 2.0)(x_t, t), model(4, 1)
+    ),
     "inpainting.inpaint": run(inpainting.inpaint, known=x(6), mask=torch.ones(3, 1, 4, 4).tril(), resamples=2),
     "losses.diffusion_loss": (losses.diffusion_loss, [x(), schedule(), x(1), x(2), T.clone(), "v", "min_snr"]),
     "losses.hybrid_loss": (losses.hybrid_loss, [x(0, 4), schedule(), x(1), x(2), T.clone(), "epsilon", "min_snr"]),
