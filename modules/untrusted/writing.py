@@ -6,7 +6,6 @@ and logs are opened where they lie, and what lies beside may be a link already: 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -52,8 +51,7 @@ def clear_way(path: Path) -> None:
     Raises:
         OSError: a folder lies there, or there is no permission.
     """
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def check_no_link(path: Path) -> None:

@@ -357,7 +357,8 @@ def test_the_largest_token_is_found_wherever_it_is(monkeypatch):
 
     tokens = {"train": torch.zeros(100, 4, dtype=torch.int64).numpy(), "val": torch.zeros(7, 4).long().numpy()}
     tokens["val"][6, 3] = 41
-    info = type("Info", (), {"sizes": {"train": 100, "val": 7}, "context": 4, "dim": 16, "features": None, "normalised": True})
+    known = {"context": 4, "dim": 16, "features": None, "normalised": True}
+    info = type("Info", (), {"sizes": {"train": 100, "val": 7}, **known})
     folder = type("Folder", (), {"info": info, "rows": lambda _, split: Rows(tokens[split])})()
     monkeypatch.setattr(config_checks, "open_embeddings", lambda path: folder)
     data = type("Data", (), {"embeddings": "somewhere"})()

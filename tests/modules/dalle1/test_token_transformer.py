@@ -15,7 +15,7 @@ from modules.dalle1.token_transformer import TokenTransformer
 from modules.errors import InputError
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.dalle1.token_transformer import TokenTransformerModel, check_tokens, drawn, mean_text_nll
-from modules.models.data_sizes import DataSizes
+from modules.models.data_sizes import CaptionSizes, DataSizes
 from modules.models.exports import load_model
 from modules.networks.dalle1 import masked_transformer
 from modules.networks.dalle1.dvae import DVAENetwork
@@ -268,12 +268,15 @@ def test_a_checkpoint_of_another_dvaes_tokens_is_refused(trained, tiny, tmp_path
 
 
 def test_bpe_dropout_of_other_tokens_than_the_networks_is_refused(tiny, tmp_path):
-    stage = TokenTransformer(tiny.make_network("token_transformer"), str(tmp_path), bpe_dropout=BPEDropout("ViT-B-32"))
+    def checked(length: int) -> None:
+        network = tiny.make_network("token_transformer", context_length=length)
+        stage = TokenTransformer(network, str(tmp_path), bpe_dropout=BPEDropout("ViT-B-32"))
+        stage.check_data(DataSizes(None, lambda: CaptionSizes(length, 29, tiny.DIM, None)))
+
     with pytest.raises(InputError, match="context_length is 20, and 77 in the tokeniser of bpe_dropout, ViT-B-32"):
-        stage.check_data(DataSizes())
-    network = tiny.make_network("token_transformer", context_length=77)
+        checked(20)
     with pytest.raises(InputError, match="vocab_size is 30, and 49408"):
-        TokenTransformer(network, str(tmp_path), bpe_dropout=BPEDropout("ViT-B-32")).check_data(DataSizes())
+        checked(77)
 
 
 @torch.no_grad()
