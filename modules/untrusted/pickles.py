@@ -52,6 +52,7 @@ def check_stored(path: Path) -> None:
             entries = zipfile.ZipFile(file).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError):  # Damaged or of an old torch: torch says it.
             return
-    packed = next((entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
+    read = (entry for entry in entries if "/code/" not in entry.filename)  # TorchScript has code, which is not read.
+    packed = next((entry.filename for entry in read if entry.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None:
         raise InputError(f"{path}: {printable(packed[:100])!r} in it is compressed, which torch never does")
