@@ -38,10 +38,10 @@ class Rows:
 class Begun(nn.Module):
     """As much of a stage as is asked for: a trained network and its average."""
 
-    def __init__(self, step=0, initial=(), whitenings=2):
+    def __init__(self, begins=True, initial=(), whitenings=2):
         super().__init__()
         self.parts = nn.ModuleList([Whitening(D) for _ in range(whitenings)])
-        self.global_step, self.initial, self.device, self.rows = step, initial, torch.device("cpu"), Rows()
+        self.begins, self.initial, self.device, self.rows = begins, initial, torch.device("cpu"), Rows()
         self.trainer = SimpleNamespace(datamodule=SimpleNamespace(dataset=lambda split: self.rows))
 
 
@@ -62,7 +62,7 @@ def test_a_large_split_is_read_here_and_there(monkeypatch):
     assert torch.equal(found, rows.z_i[::2])
 
 
-@pytest.mark.parametrize("given", [{"step": 1}, {"initial": ("a", "clip_features.whitening.mean")}, {"whitenings": 0}])
+@pytest.mark.parametrize("given", [{"begins": False}, {"initial": ("a", "clip_features.whitening.mean")}, {"whitenings": 0}])
 def test_a_run_that_goes_on_and_one_with_given_weights_keep_theirs(given):
     stage = Begun(**given)
     fit_whitenings(stage)
