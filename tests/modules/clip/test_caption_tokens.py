@@ -22,5 +22,5 @@ def test_byte_pairs_are_clips():
     (row,) = tokenizer(["a sign that says window"]).tolist()
     assert size == 49408 and row[0] == start and row[6] == end and row[7:] == [0] * 9  # a common word is one token
     assert tokenizer_of("characters", 9)[1] == 98
-    with pytest.raises(InputError, match="reads must be clip, bpe or characters, found 'clip'"):
+    with pytest.raises(InputError, match="reads must be clip, bpe, characters or gpt2, found 'clip'"):
         tokenizer_of("clip", 9)

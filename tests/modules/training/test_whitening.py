@@ -62,7 +62,9 @@ def test_a_large_split_is_read_here_and_there(monkeypatch):
     assert torch.equal(found, rows.z_i[::2])
 
 
-@pytest.mark.parametrize("given", [{"begins": False}, {"initial": ("a", "clip_features.whitening.mean")}, {"whitenings": 0}])
+@pytest.mark.parametrize(
+    "given", [{"begins": False}, {"initial": ("a", "clip_features.whitening.mean")}, {"whitenings": 0}]
+)
 def test_a_run_that_goes_on_and_one_with_given_weights_keep_theirs(given):
     stage = Begun(**given)
     fit_whitenings(stage)
