@@ -52,7 +52,8 @@ def check_stored(path: Path) -> None:
             entries = zipfile.ZipFile(file).infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError):  # Damaged or of an old torch: torch says it.
             return
-    read = (entry for entry in entries if "/code/" not in entry.filename)  # TorchScript has code, which is not read.
+    # NAME/code/... is the code of TorchScript, which is not read; a tensor may be called NAME/data/code/0.
+    read = (entry for entry in entries if entry.filename.split("/")[1:2] != ["code"])
     packed = next((entry.filename for entry in read if entry.compress_type != zipfile.ZIP_STORED), None)
     if packed is not None:
         raise InputError(f"{path}: {printable(packed[:100])!r} in it is compressed, which torch never does")

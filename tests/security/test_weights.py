@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import zipfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from modules.pipeline import UnCLIP
 from modules.pretrained.reading import tensors_of
 from modules.trained_run import TrainedRun
 from modules.training.initial import read_source
+from modules.untrusted.pickles import check_stored
 from modules.untrusted.weights import check_finite, check_header
 
 
@@ -189,6 +191,15 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
     for read in (check_readable, load_checkpoint, lambda path: read_source(str(path))):
         with pytest.raises(InputError, match="is compressed, which torch never does"):
             read(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize(("name", "refused"), [("b/data/0", True), ("b/data/code/0", True), ("b/code/a.py", False)])
+def test_only_the_code_of_torchscript_may_be_compressed(tmp_path, name, refused):
+    """It is not read; a file chooses the names of its tensors' records, which are."""
+    with zipfile.ZipFile(tmp_path / "b.ckpt", "w") as packed:
+        packed.writestr(name, b"0" * 1000, zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="is compressed") if refused else nullcontext():
+        check_stored(tmp_path / "b.ckpt")
 
 
 @pytest.mark.parametrize(
