@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 MANY_POSITIONS = 1024
 """From so many positions on, torch's forward kernel (not its backward one) is fast for channels_last too."""
 
+FEW_NUMBERS = 2**18
+"""Tensors of fewer numbers are left to torch: there the calls cost more than the sums."""
+
 
 class GroupNorm(nn.GroupNorm):
     """`torch.nn.GroupNorm`, which can be scaled and shifted by a vector as well.
@@ -52,6 +55,7 @@ def _kernel_is_slow(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.ndim == 4
+        and x.numel() >= FEW_NUMBERS
         and not x.is_contiguous()  # With one position or one channel a tensor has both layouts.
         and x.is_contiguous(memory_format=torch.channels_last)
         and (x.shape[2] * x.shape[3] < MANY_POSITIONS or torch.is_grad_enabled())

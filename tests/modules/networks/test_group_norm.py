@@ -15,6 +15,11 @@ SHAPES = [(3, 12, 5, 7), (1, 8, 4, 4), (2, 12, 32, 33)]
 """Few positions; one sample; more positions than MANY_POSITIONS."""
 
 
+@pytest.fixture(autouse=True)
+def small_tensors_too(monkeypatch):
+    monkeypatch.setattr(modules.networks.group_norm, "FEW_NUMBERS", 0)
+
+
 def parts(shape, *, modulated, offset=0.0):
     """A norm with random weights, features, scale and shift, and a gradient."""
     torch.manual_seed(0)
@@ -83,6 +88,15 @@ def test_large_pictures_go_through_torchs_kernel_where_no_gradient_is_wanted(mon
         found = norm(last)
     assert not uses
     assert torch.equal(found, F.group_norm(last, 4, norm.weight, norm.bias, norm.eps))
+
+
+def test_small_tensors_go_through_torchs_kernel(monkeypatch):
+    norm, x, _, _ = parts((2, 8, 4, 4), modulated=False)
+    uses = counted(monkeypatch)
+    monkeypatch.setattr(modules.networks.group_norm, "FEW_NUMBERS", x.numel() + 1)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(norm(last), F.group_norm(last, 4, norm.weight, norm.bias, norm.eps))
+    assert not uses
 
 
 def test_half_precision_scales_in_float32():
