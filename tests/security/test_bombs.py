@@ -16,6 +16,8 @@ from datamodules.captions import CaptionFault, clean
 from datamodules.pictures.decoding import PictureConfig, decode
 from datamodules.rendered.iconify import Icon, render
 from datamodules.rendered.svg import check_svg
+from eval.errors import InputError as EvalInputError
+from eval.samples.captions import read_table
 from modules.clip.word_tokenizer import LONGEST_WORD, WholeCaptions
 from modules.errors import InputError
 from modules.images.files import PictureError
@@ -206,3 +208,26 @@ def test_deep_json_is_one_line_to_every_reader(tmp_path):
         with pytest.raises(InputError, match="not a manifest"):
             captions_of(Namespace(captions=None, run=tmp_path, n=3))
     assert _parsed(DEEP) is None
+
+
+def test_a_table_of_captions_is_bounded_when_it_is_written_out(tmp_path, monkeypatch):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "captions.parquet"
+    # One text of 100 kB, 10,000 times: 1 GB in a file of some kB.
+    text = arrow.array(["x" * 100_000])
+    parquet.write_table(arrow.table({"caption": text.take(arrow.array([0] * 10_000))}), path)
+    with pytest.raises(EvalInputError, match="its texts have over 268,435,456 bytes"):
+        read_table(path)
+    parquet.write_table(arrow.table({"caption": [["a", "b"]], "file_name": ["0.png"]}), path)
+    with pytest.raises(EvalInputError, match="the column 'caption' holds list<"):
+        read_table(path)
+    monkeypatch.setattr("eval.samples.parquet.MAX_ROWS", 3)
+    parquet.write_table(arrow.table({"caption": ["a"] * 4}), path)
+    with pytest.raises(EvalInputError, match="says that it holds 4 rows"):
+        read_table(path)
+    parquet.write_table(arrow.table({"Prompt": ["a", None, "é"], "x": [1, 2, 3]}), path)
+    assert read_table(path) == [{"Prompt": "a"}, {"Prompt": None}, {"Prompt": "é"}]
+    path.write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    with pytest.raises(EvalInputError, match="cannot read the captions"):
+        read_table(path)

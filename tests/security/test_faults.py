@@ -182,3 +182,17 @@ def test_a_stages_name_does_not_steer_the_terminal(sent, capsys):
     (exportable(sent) / "decoder").rename(sent / "dec\x1b]0;OWNED\x07")
     assert main(["export", str(sent), "--out", "out"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_stages_name_is_no_code_on_its_card(sent, capsys):
+    import ast
+
+    name = 'a"); import os; os.system("touch PWNED")  #'
+    (exportable(sent) / "decoder").rename(sent / name)
+    (sent / "clip").rename(sent / f"clip{name}")
+    assert main(["export", str(sent), "--out", 'o"ut']) == 0
+    for card in (Path('o"ut', name, "README.md"), Path('o"ut', f"clip{name}", "README.md"), Path('o"ut', "README.md")):
+        code = card.read_text().partition("```python\n")[2].partition("```")[0]
+        calls = [node.func for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        assert calls and "os" not in {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert "--run 'o\"ut' --out" in Path('o"ut', "README.md").read_text()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from datamodules.faults import Fault, FaultLog, FaultPolicy
 from eval.samples.shards import KEPT, LOCK, REQUEST, Shards
+from experiments.cli import main
 from experiments.storage.folders import write_text
 from experiments.storage.holding import holding
 from experiments.suites.processes import StageProcess, take_lock
@@ -112,3 +113,23 @@ def test_a_clips_files_are_its_own(sent, own, tmp_path):
     with pytest.raises(InputError, match="is a link that leads out of the CLIP's folder"):
         save_clip(FrozenCLIP(str(folder)), str(folder), tmp_path / "mine" / "clip")
     assert not (tmp_path / "mine" / "clip" / "export" / "more.json").exists()
+
+
+def test_the_card_of_an_imported_run_is_no_link(sent_folder, own, stored_run, capsys):
+    (sent_folder / "README.md").symlink_to(own)
+    words = ["import", "clip", str(stored_run / "clip" / "export"), "--out", str(sent_folder)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "README.md is a link, a FIFO or a device" in error and error.count("\n") == 1
+
+
+def test_a_clip_is_not_copied_through_links(stored_run, sent_folder, own):
+    from modules.clip.frozen import FrozenCLIP
+
+    given = str(stored_run / "clip" / "export")
+    place = sent_folder / "clip" / "export"
+    place.mkdir(parents=True)
+    for name in ("open_clip_model.safetensors", "vocabulary.json"):
+        (place / name).symlink_to(own)
+    assert save_clip(FrozenCLIP(given), given, sent_folder / "clip") == place
+    assert not any(path.is_symlink() for path in place.iterdir())
