@@ -27,7 +27,8 @@ def row(condition: str) -> dict[str, Any]:
         "precision": share, "diversity": share, "kid": share, "accuracy": {"colour": share, "all": share, "size": None},
         "binding": {"any": whole, "colour_shape": whole}, "drawn": {"decoder": {"steps": 7, "sampler": "ddim"}},
         "accuracy_by_count": {"1": {"n": 8, **dict.fromkeys(("object", "number", "all"), share)}},
-        "lettering": {"seen": {"n": 3, "letters": share, "word": share}}, "warnings": ["few"], "protocol": PROTOCOL,
+        "lettering": {"seen": {"n": 3, "letters": share, "word": share}}, "warnings": ["few"],
+        "protocol": dict(PROTOCOL),
     }  # fmt: skip
 
 
@@ -40,9 +41,10 @@ def records() -> dict[str, Any]:
         "needs": {"data": "34"}, "recipe": {"command": "unclip fit", "files": {"a.yaml": {"b": 1}}, "needs": {}},
         "fingerprint": "56",
     }  # fmt: skip
+    other = {**point, "settings": {"decoder.guidance_scale": 3}, "protocol": dict(PROTOCOL)}
     return {
         "samples/glide/metrics.json": row("glide"),
-        "sweeps/guidance.json": {**sweep, "points": [point, {**point, "settings": {"decoder.guidance_scale": 3}}]},
+        "sweeps/guidance.json": {**sweep, "points": [point, other]},
         "probe.json": {"colour": 0.5, "train_pairs": 8},
         "blur.json": {"radii": [0, 1], "rows": [{"condition": "glide", "frechet": [interval(1.0)] * 2}], "note": "n"},
         "clip/stage.json": stage,

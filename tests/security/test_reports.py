@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 
 import pytest
@@ -49,7 +50,6 @@ DAMAGE = {
     "a level that is text": (METRICS, ("protocol", "level"), "x", "level must be a number"),
     "a text without end": (METRICS, ("protocol", "extractor"), "x" * 5000, "extractor has 5,000 characters"),
     "warnings that are none": (METRICS, ("warnings",), [{}], "what no table or figure can be made of"),
-    "a size that is none": (SWEEP, ("points", 0, "protocol", "size"), 3, r"guidance.*size|made of"),
     "settings that are none": (SWEEP, ("points", 0, "settings"), "x", "settings must be a mapping"),
     "points that are none": (SWEEP, ("points",), {"a": 1}, "points is no list"),
     "a point that is none": (SWEEP, ("points", 0), 3, "point 1, lacks"),
@@ -80,16 +80,14 @@ def test_sound_records_are_what_they_were(run):
     assert "| 8 | 2.00 [1.90, 2.10] |" in main_table and "were drawn: decoder: ddim, 7 steps" in main_table
 
 
-@pytest.mark.parametrize("folder", ["../private", "ABSOLUTE", "sweeps/link", "", 3, "a\0b", "x" * 5000])
+@pytest.mark.parametrize("folder", ["../private", "ABSOLUTE", "sweeps/link", 3, "a\0b"])
 def test_a_sweep_shows_pictures_of_its_own_run_alone(run, tmp_path, folder):
     line = {"caption": "a", "caption_index": 0, "sample_index": 0, "condition": "glide"}
     private = tmp_path / "private"
     write_samples(private, iter([Image.new("RGB", (8, 8))]), [line])
     (run / "sweeps" / "link").symlink_to(private)
     changed(run, SWEEP, "points", 0, "folder", value=str(private) if folder == "ABSOLUTE" else folder)
-    if folder == "":
-        paper_figures(run, [])  # The run itself, which is no sample folder.
-        return
+    shutil.rmtree(run / "samples")
     with pytest.raises(InputError, match=r"relative to it|leads out of"):
         paper_figures(run, [])
 
