@@ -11,6 +11,7 @@ from urllib.parse import quote
 import yaml
 from safetensors import SafetensorError
 
+from eval.errors import InputError as EvalInputError
 from eval.figures.curves import read_curves
 from eval.runs import Run
 from eval.samples.conditions import REAL
@@ -59,7 +60,7 @@ def stage_card(run: Run, name: str, out: Path) -> str:
     try:
         return _stage_card(run, name, out)
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, (InputError, EvalInputError)):
             raise
         raise InputError(
             f"{run.path / name} cannot be described ({printable(str(error)[:200])}): its config.yaml is not one that "

@@ -16,6 +16,7 @@ from datamodules.captions import CaptionFault, clean
 from datamodules.pictures.decoding import PictureConfig, decode
 from datamodules.rendered.iconify import Icon, render
 from datamodules.rendered.svg import check_svg
+from datamodules.webdataset import expand, written_out
 from eval.errors import InputError as EvalInputError
 from eval.samples.captions import read_table
 from modules.clip.word_tokenizer import LONGEST_WORD, WholeCaptions
@@ -231,3 +232,16 @@ def test_a_table_of_captions_is_bounded_when_it_is_written_out(tmp_path, monkeyp
     path.write_bytes(b"PAR1" + bytes(20) + b"PAR1")
     with pytest.raises(EvalInputError, match="cannot read the captions"):
         read_table(path)
+
+
+@pytest.mark.parametrize("names", ["{0..99999999}", "{0..9}" * 8, "{00..99}{a,b,c}{000..999}{0..9}"])
+def test_braces_that_mean_shards_without_end_are_not_written_out(names):
+    pytest.importorskip("webdataset")
+    with pytest.raises(InputError, match="its braces mean over 1,000,000 shards"):
+        expand(f"x/{names}.tar")
+
+
+def test_braces_of_ordinary_data_are_written_out():
+    pytest.importorskip("webdataset")
+    assert len(expand("a/{000..119}.tar::b/{0..9}.tar")) == 130
+    assert written_out("laion/{00000..41455}.tar") == 41_456 and written_out("{a,b}{0..1}.tar") == 4
