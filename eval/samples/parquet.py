@@ -29,7 +29,9 @@ def read_columns(path: Path, wanted: Callable[[str], bool]) -> list[Mapping[str,
         raise InputError(f'{path}: parquet is read by pyarrow: `pip install "unclip[parquet]"`') from None
     try:
         with open_regular(path) as file:
-            names = [name for name in parquet.read_schema(file).names if wanted(name)]
+            schema = parquet.read_schema(file)
+            names = [name for name in schema.names if wanted(name)]
+            _check_text(schema, names, path)
             file.seek(0)
             with parquet.ParquetFile(file, read_dictionary=names) as opened:
                 return _rows(opened, names, path)
@@ -37,15 +39,20 @@ def read_columns(path: Path, wanted: Callable[[str], bool]) -> list[Mapping[str,
         raise InputError(f"cannot read the captions {path} ({' '.join(str(error).split())[:200]})") from error
 
 
+def _check_text(schema: Any, names: list[str], path: Path) -> None:
+    from pyarrow import types
+
+    for name in names:
+        kind = schema.field(name).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        if not (types.is_string(kind) or types.is_large_string(kind)):
+            raise InputError(f"{path}: the column {printable(name[:60])!r} holds {printable(str(kind)[:60])}, no text")
+
+
 def _rows(opened: Any, names: list[str], path: Path) -> list[Mapping[str, Any]]:
     import pyarrow
     import pyarrow.compute as compute
 
-    for name in names:
-        kind = opened.schema_arrow.field(name).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise InputError(f"{path}: the column {printable(name[:60])!r} holds {printable(str(kind)[:60])}, no text")
     about = opened.metadata
     columns = [about.row_group(k).column(c) for k in range(about.num_row_groups) for c in range(about.num_columns)]
     stated = sum(column.total_uncompressed_size for column in columns if column.path_in_schema in names)

@@ -90,6 +90,20 @@ def test_file_systems_without_locks_are_worked_on(tmp_path, monkeypatch, capsys,
     assert capsys.readouterr().err.count("the file system has no locks") == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_pictures_are_drawn_on_file_systems_without_locks(tmp_path, monkeypatch, capsys, number):
+    from eval.samples import shards
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    shards._warn_without_locks.cache_clear()
+    with shards.Shards(tmp_path / "a").started({"a": 1}) as done, shards.Shards(tmp_path / "b").started({}):
+        assert done == 0
+    assert capsys.readouterr().err.count("the file system has no locks") == (number != errno.ENOSYS)  # filelock's way.
+
+
 def exportable(sent):
     for stage in ("decoder", "glide"):
         (sent / stage / "config.yaml").write_text("model: {class_path: modules.decoder.Decoder, init_args: {}}\n")
@@ -196,3 +210,16 @@ def test_a_stages_name_is_no_code_on_its_card(sent, capsys):
         calls = [node.func for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
         assert calls and "os" not in {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     assert "--run 'o\"ut' --out" in Path('o"ut', "README.md").read_text()
+
+
+@pytest.mark.parametrize("theirs", [{"trainer": 3}, {"trainer": [1], "model": "x"}, {"data": None, "x": {"y": [{}]}}])
+def test_a_runs_config_that_is_none_is_another_config(tmp_path, theirs):
+    import yaml
+
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    resumed = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    resumed.write_bytes(b"x")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(theirs))
+    with pytest.raises(InputError, match="holds a run of another config"):
+        run.check({"trainer": {"default_root_dir": "run", "max_steps": 1}}, resumed, overwrite=False)

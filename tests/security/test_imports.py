@@ -142,10 +142,5 @@ def test_what_a_message_names_is_not_imported(place):
     """The guess at a misspelt argument looks at the class that the parser's message names."""
     said = "Problem with given class_path 'strangers.Net': Option 'widht' is not accepted"
     assert nearest_argument(said) == "" and not (place / "strangers" / "IMPORTED").exists()
-    crafted = {"x' is not accepted, class_path 'strangers.Net": 1}
-    theirs = {**CONFIG, "model": {**CONFIG["model"], "init_args": {**CONFIG["model"]["init_args"], **crafted}}}
-    (place / "mine.yaml").write_text(yaml.safe_dump(CONFIG))
-    read = Settings("fit", ["--config", "mine.yaml"])
-    assert read.completed(theirs) == theirs and not (place / "strangers" / "IMPORTED").exists()
     known = "Problem with given class_path 'torch.nn.Linear': Option 'in_featuers' is not accepted"
     assert nearest_argument(known) == "; did you mean 'in_features'?"
