@@ -215,10 +215,12 @@ def test_a_table_of_captions_is_bounded_when_it_is_written_out(tmp_path, monkeyp
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "captions.parquet"
-    # One text of 100 kB, 10,000 times: 1 GB in a file of some kB.
+    # One text of 100 kB, 100 times: 10 MB in a file of some kB.
+    monkeypatch.setattr("eval.samples.parquet.MAX_BYTES", 2**20)
     text = arrow.array(["x" * 100_000])
-    parquet.write_table(arrow.table({"caption": text.take(arrow.array([0] * 10_000))}), path)
-    with pytest.raises(EvalInputError, match="its texts have over 268,435,456 bytes"):
+    parquet.write_table(arrow.table({"caption": text.take(arrow.array([0] * 100))}), path)
+    assert path.stat().st_size < 2**18
+    with pytest.raises(EvalInputError, match="its texts have over 1,048,576 bytes"):
         read_table(path)
     parquet.write_table(arrow.table({"caption": [["a", "b"]], "file_name": ["0.png"]}), path)
     with pytest.raises(EvalInputError, match="the column 'caption' holds list<"):

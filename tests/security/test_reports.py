@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -201,15 +202,13 @@ def test_what_was_cut_off_is_read_up_to_there(tmp_path):
 def test_names_in_a_figure_are_no_formulas(run, recwarn):
     curves = {"loss $\\frac{$": ([1, 2], [0.5, 0.4]), "loss \x1b": ([1], [0.1])}
     assert plot_curves("a $\\bad{$ b", curves).startswith(b"\x89PNG")
-    from eval.figures.canvas import save
     from eval.figures.plots import blur, priors
     from eval.tables.sweeps import Sweep
 
     points = [{**row("$\\frac{$"), "settings": {"a.b": "$\\bad{$"}, "evaluations": 1, "folder": "x"}]
-    made = priors(Sweep("p", "t", "evaluations", "embeddings", points, []))
-    assert save(made)["png"].startswith(b"\x89PNG")
     found = {"radii": [0], "rows": [{"condition": "$\\frac{$", "frechet": [interval(1)]}], "note": "$\\x{$ and $\\y{$"}
-    assert save(blur(found))["svg"].startswith(b"<?xml")
+    for made in (priors(Sweep("p", "t", "evaluations", "embeddings", points, [])), blur(found)):
+        made.savefig(io.BytesIO(), format="png", dpi=20)  # matplotlib reads formulas when it draws.
     assert not [str(w.message) for w in recwarn if "Glyph" in str(w.message)]
 
 

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from datamodules.faults import Fault, FaultLog, FaultPolicy
 from eval.samples.shards import KEPT, LOCK, REQUEST, Shards
-from experiments.cli import main
 from experiments.storage.folders import write_text
 from experiments.storage.holding import holding
 from experiments.suites.processes import StageProcess, take_lock
@@ -115,12 +114,20 @@ def test_a_clips_files_are_its_own(sent, own, tmp_path):
     assert not (tmp_path / "mine" / "clip" / "export" / "more.json").exists()
 
 
-def test_the_card_of_an_imported_run_is_no_link(sent_folder, own, stored_run, capsys):
+def test_the_card_of_an_imported_run_is_no_link(sent_folder, own):
+    from types import SimpleNamespace
+
+    from experiments.importing.cards import release_of
+    from experiments.importing.import_weights import write_run
+
+    release = release_of("glide", "x", sent_folder)
+    options = SimpleNamespace(out=sent_folder, kind="glide")
+    write_run({}, sent_folder, release, options)
+    assert (sent_folder / "README.md").read_text().startswith("# GLIDE")
+    (sent_folder / "README.md").unlink()
     (sent_folder / "README.md").symlink_to(own)
-    words = ["import", "clip", str(stored_run / "clip" / "export"), "--out", str(sent_folder)]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert "README.md is a link, a FIFO or a device" in error and error.count("\n") == 1
+    with pytest.raises(InputError, match=r"README\.md is a link, a FIFO or a device"):
+        write_run({}, sent_folder, release, options)
 
 
 def test_a_clip_is_not_copied_through_links(stored_run, sent_folder, own):
