@@ -47,6 +47,7 @@ DAMAGE = {
     "a limit that is a list": (METRICS, ("accuracy", "colour", "low"), [1], "low must be a number"),
     "a metric that is a number": (METRICS, ("diversity",), 3, "diversity must be a mapping"),
     "a condition that is none": (METRICS, ("condition",), ["glide"], "condition must be a text"),
+    "a condition that is null": (METRICS, ("condition",), None, "condition is null"),
     "an n that is text": (METRICS, ("n",), "8", "n must be a number"),
     "a level that is text": (METRICS, ("protocol", "level"), "x", "level must be a number"),
     "a text without end": (METRICS, ("protocol", "extractor"), "x" * 5000, "extractor has 5,000 characters"),
