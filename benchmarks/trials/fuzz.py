@@ -327,14 +327,14 @@ class Fuzzers:
 
     def records(self) -> Fuzzer:
         """metrics.json, sweeps, the probe and stage.json of a run, for its tables and for the runner."""
-        from benchmarks.trials import fuzz_runs
+        from benchmarks.made_up_data import run_records
 
-        run, valid = self.root / "records", fuzz_runs.records()
+        run, valid = self.root / "records", run_records.records()
 
         def check(content: Any) -> None:
-            fuzz_runs.write(run, content)
-            read_or_refused(lambda: fuzz_runs.texts(run), run)
-            read_or_refused(lambda: fuzz_runs.plan(run), run)
+            run_records.write(run, content)
+            read_or_refused(lambda: run_records.texts(run), run)
+            read_or_refused(lambda: run_records.plan(run), run)
 
         return mutated(valid), check, valid
 

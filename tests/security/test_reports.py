@@ -11,8 +11,8 @@ import struct
 import pytest
 from PIL import Image
 
+from benchmarks.made_up_data.run_records import interval, plan, records, row, texts, write
 from benchmarks.trials.fuzz import watched
-from benchmarks.trials.fuzz_runs import interval, plan, records, row, texts, write
 from eval.errors import InputError
 from eval.figures.curves import plot_curves, read_curves
 from eval.figures.paper import paper_figures

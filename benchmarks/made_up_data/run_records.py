@@ -1,4 +1,4 @@
-"""What the fuzzers send as a run's records: numbers of an evaluation, of a sweep, of a probe, and of stages."""
+"""Records of a run, made up: numbers of an evaluation, of a sweep, of a probe, and of stages; and who reads them."""
 
 from __future__ import annotations
 
