@@ -18,6 +18,7 @@ DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What making a table of something else than records raises."""
 
 NUMBERS = ("value", "low", "high")
+WORDS: dict[type, str] = {dict: "mapping", str: "text", list: "list"}
 KINDS: dict[str, tuple[type, ...]] = {
     "condition": (str,),
     "n": (int,),
@@ -47,7 +48,7 @@ def check_row(place: Path | str, row: Mapping[str, Any]) -> None:
         for key, kind in kinds.items():
             value = content.get(key) if isinstance(content, Mapping) else None
             if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-                wanted = " or ".join(sorted({{dict: "mapping", str: "text"}.get(k, "number") for k in kind}))
+                wanted = " or ".join(sorted({WORDS.get(each, "number") for each in kind}))
                 raise InputError(f"{place}: {key} must be a {wanted}, found {_shown(value)}; measure it again")
     check_record(place, row)
 
