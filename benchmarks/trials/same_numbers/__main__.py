@@ -1,12 +1,13 @@
 """`python -m benchmarks.trials.same_numbers --before CHECKOUT --out FOLDER`: does this code compute what an older did?
 
 Both versions run the same commands, and every number is compared, bit for bit: tensors of exports and checkpoints,
-losses, pictures, metrics, tables. The parts:
+losses, pictures, metrics, tables. Both train by the YAMLs of the older version. The parts:
 
     train    each stage of the quickstart from one seed, 60 steps (--steps 200 for more)
     use      the old version's run folder: sampled, edited, swept, evaluated, reported
     resume   the old version's trainings, gone on with from a checkpoint at half of them
-    suite    the whole quickstart made small, by `unclip reproduce`
+    suite    the whole quickstart made small, by `unclip reproduce`; of each version its own, so that recipes which were
+             changed on purpose differ
 
 What has been done is kept in FOLDER/before and FOLDER/after, and not done again while the code and the settings are the
 same. `--prepare` makes the old version's results only, and `--kept FOLDER/before` takes them for another trial. The
@@ -25,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trials.same_numbers.configs import Size, write_configs, write_suite
+from benchmarks.trials.same_numbers.configs import Size, take_configs, write_configs, write_suite
 from benchmarks.trials.same_numbers.found import Found
 from benchmarks.trials.same_numbers.same_files import compare_folders
 from benchmarks.trials.same_numbers.side import Side, Step, remove
@@ -49,8 +50,8 @@ def main() -> int:
     folder = (options.kept or options.out / "before").resolve()
     before = Side(folder, None if options.kept else options.before, settings, options.threads)
     after = Side((options.out / "after").resolve(), ROOT, settings, options.threads)
-    for side in (before, after):
-        prepare(side, size)
+    prepare(before, size)
+    take_configs(before.folder / "configs", after.folder / "configs")
     wanted = steps(tuple(options.only), settings["run"])
     try:
         if options.prepare:
@@ -99,7 +100,7 @@ def compare(wanted: list[Step], before: Side, after: Side, path: Path) -> int:
 
 
 def prepare(side: Side, size: Size) -> None:
-    """Write the YAMLs and captions that the commands read."""
+    """Write the YAMLs and captions that both versions' commands read, if the older one's results are not all there."""
     side.folder.mkdir(parents=True, exist_ok=True)
     if side.checkout is None:
         return

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from benchmarks.trials.small import write_quickstart
+from modules.aliases import today
 
 STAGES = ("clip", "linear_prior", "ar_prior", "diffusion_prior", "decoder", "glide", "upsampler")
 JUDGES = ("eval_clip", "classifier")
@@ -57,6 +58,19 @@ def write_configs(checkout: Path, folder: Path, size: Size) -> None:
     write(folder / "data.yaml", data if size.real else everywhere(data, smaller))
     for name in SWEEPS:
         shutil.copyfile(Path(__file__).with_name(name), folder / name)
+
+
+def take_configs(older: Path, folder: Path) -> None:
+    """Copy the older version's YAMLs and captions into a folder, with class paths as they are today.
+
+    Both versions train by one recipe, also where the quickstart's own YAMLs have become others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in older.iterdir():
+        if path.suffix == ".yaml":
+            write(folder / path.name, today(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        else:
+            shutil.copyfile(path, folder / path.name)
 
 
 def stage_config(config: dict[str, Any], name: str, size: Size) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.trials.same_numbers import __main__ as same_numbers
 from benchmarks.trials.same_numbers import same_tensors
-from benchmarks.trials.same_numbers.configs import Size, everywhere, smaller, stage_config, write_configs
+from benchmarks.trials.same_numbers.configs import Size, everywhere, smaller, stage_config, take_configs, write_configs
 from benchmarks.trials.same_numbers.same_files import compare_folders, compare_numbers
 from benchmarks.trials.same_numbers.same_tensors import compare_tensors, leaves
 from benchmarks.trials.same_numbers.server import Server
@@ -357,3 +358,16 @@ def test_commands_run_the_code_of_their_checkout(tmp_path):
     assert code_checksum(tmp_path / "checkout") == checksum
     (package / "more.py").touch()
     assert code_checksum(tmp_path / "checkout") != checksum
+
+
+def test_both_versions_train_by_the_older_ones_yamls(tmp_path):
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    older.mkdir()
+    network = {"class_path": "modules.networks.ar_prior.ARPriorNetwork", "init_args": {"width": 8}}
+    config = {"model": {"network": network, "optimizer": "torch.optim.AdamW"}, "trainer": {"max_steps": 60}}
+    (older / "ar_prior.yaml").write_text(yaml.safe_dump(config))
+    (older / "captions.txt").write_text("a red circle\n")
+    take_configs(older, newer)
+    network["class_path"] = "modules.networks.priors.ar_prior.ARPriorNetwork"
+    assert yaml.safe_load((newer / "ar_prior.yaml").read_text()) == config
+    assert (newer / "captions.txt").read_text() == "a red circle\n"
