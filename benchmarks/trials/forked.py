@@ -202,6 +202,8 @@ def run(work: Work) -> None:
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False, buffering=1)
     sys.argv = [str(work.program or "unclip"), *work.words]
+    if "torch" in sys.modules:  # It has read OMP_NUM_THREADS already.
+        sys.modules["torch"].set_num_threads(1)
     try:
         code = run_program(work.program) if work.program else run_unclip(work.words)
     finally:
@@ -212,12 +214,9 @@ def run(work: Work) -> None:
 
 def run_unclip(words: list[str]) -> int:
     """The command; a further process that Lightning starts is `python -m experiments.cli`."""
-    import torch
-
     from experiments.cli import main
     from experiments.suites import forkable, runner
 
-    torch.set_num_threads(1)
     stage: Any = ForkedStage
     runner.StageProcess = stage  # type: ignore[misc]
     forkable.AVAILABLE = False  # This process has imported all that a server of the runner's would.
@@ -227,9 +226,6 @@ def run_unclip(words: list[str]) -> int:
 
 def run_program(path: Path) -> int:
     """The file, as `python FILE` runs it; that is what Lightning starts for a further process, too."""
-    import torch
-
-    torch.set_num_threads(1)
     sys.modules["__main__"].__spec__ = None
     runpy.run_path(str(path), run_name="__main__")
     return 0
