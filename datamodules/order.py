@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
 from modules.errors import InputError
+from modules.untrusted.reading import printable
 
 
 class SeededBatchSampler(Sampler[list[int]]):
@@ -117,7 +118,9 @@ class ResumableLoader(DataLoader[Any]):
         here = self.state_dict()
         then = here | state
         self._go_on(then["batch_size"] * then["world"], *state.get("origin", (0, 0)))
-        changed = [f"{key} {then[key]} -> {here[key]}" for key in ("n", "seed", "order") if then[key] != here[key]]
+        changed = [
+            printable(f"{key} {then[key]} -> {here[key]}") for key in ("n", "seed", "order") if then[key] != here[key]
+        ]
         if changed:
             rank_zero_warn(
                 f"the data order is not the one that this run began with ({', '.join(changed)}): "

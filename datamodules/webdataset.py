@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 from array import array
 from collections import Counter
@@ -183,6 +184,8 @@ def expand(pattern: str) -> list[str]:
     from webdataset.shardlists import expand_urls
 
     shards: list[str] = []
+    if sum(map(written_out, pattern.split("::"))) > MAX_SHARDS:
+        raise InputError(f"{pattern}: its braces mean over {MAX_SHARDS:,} shards: name fewer at once")
     try:
         urls = expand_urls(pattern)
     except (ValueError, AssertionError) as error:
@@ -201,6 +204,17 @@ def expand(pattern: str) -> list[str]:
     if twice:
         raise InputError(f"{pattern}: names {twice[0]} twice, whose pairs would count double: name it once")
     return shards
+
+
+MAX_SHARDS = 10**6
+
+
+def written_out(pattern: str) -> int:
+    """How many names the braces of a pattern mean: {0..9} ten, {a,b} two, {0..9}{a,b} twenty."""
+    total = 1
+    for first, last, several in re.findall(r"\{(\d{1,18})\.\.(\d{1,18})(?:\.\.\d+)?\}|\{([^{}]*,[^{}]*)\}", pattern):
+        total *= several.count(",") + 1 if several else abs(int(last) - int(first)) + 1
+    return total
 
 
 def _local_shards(name: str) -> list[str]:

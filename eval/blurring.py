@@ -18,6 +18,7 @@ from eval.errors import InputError
 from eval.judges.features import Extractor, batches
 from eval.metrics.bootstrap import LEVEL, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, frechet_interval
+from eval.records import check_record
 from eval.runs import read_json
 from eval.samples.folder import SampleFolder
 from eval.tables.main import Cell, Table, label, number
@@ -71,6 +72,7 @@ def read_blur(run: Path) -> dict[str, Any] | None:
     found = read_json(run / BLUR)
     if found is not None and any(key not in found for key in KEYS):
         raise InputError(f"{run / BLUR} lacks {', '.join(k for k in KEYS if k not in found)}: run `unclip blur` again")
+    check_record(run / BLUR, found)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from eval import untrusted
 from eval.errors import InputError
 from eval.protocol import PROTOCOL_KEYS, ROW_KEYS, require_keys
+from eval.records import check_row
 from eval.samples.conditions import Row, in_order, rows_in
 
 
@@ -63,7 +64,8 @@ def read_run(path: str | Path) -> Run:
         raise InputError(f"run folder {path} does not exist; make one with `unclip reproduce`")
     if not any(found for pattern in OF_A_RUN for found in path.glob(pattern)):
         raise InputError(f"{path} holds no stage, samples or sweeps: name a run folder, as in runs/quickstart")
-    rows = [read_row(path / "samples" / name / METRICS) for name in rows_in(path / "samples")]
+    folders = [untrusted.require_below(path, f"samples/{name}") for name in rows_in(path / "samples")]
+    rows = [read_row(folder / METRICS) for folder in folders]
     records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
     for name, record in records.items():
         if not isinstance(record.get("seconds", 0), (int, float)):
@@ -100,6 +102,7 @@ def read_row(path: Path) -> Row | None:
     row = read_json(path)
     if row is not None:
         require_keys(path, row, ROW_KEYS, PROTOCOL_KEYS, "run `unclip evaluate` again")
+        check_row(path, row)
     return row
 
 

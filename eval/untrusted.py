@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from eval.errors import InputError
 from modules.untrusted import reading
@@ -26,6 +26,8 @@ MAX_ARRAYS = 2**32
 """Bytes of the arrays in an .npz: the scatter of 20,000 features has 3.2 GB."""
 LONGEST_NAME = 255
 """Bytes of a file's name."""
+LONGEST_PATH = 4096
+"""Characters of a path."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -46,6 +48,17 @@ def parse_json(text: str | bytes, name: str) -> Any:
     """
     with _ours():
         return reading.parse_json(text, name)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, opened for reading.
+
+    Raises:
+        InputError: a FIFO or a device.
+        OSError: missing, or not to be read.
+    """
+    with _ours():
+        return reading.open_regular(path)
 
 
 def read_bytes(path: Path, limit: int = MAX_JSON) -> bytes:
@@ -94,6 +107,35 @@ def require_inside(folder: Path, name: object) -> Path:
         raise InputError(f"{path} is a link that leads out of the folder; put the file itself there")
     if not path.is_file():
         raise InputError(f"{folder} names {name}, which is not there")
+    return path
+
+
+def within(folder: Path, path: Path) -> Path:
+    """A file of a folder or below it, if no link leads out of the folder.
+
+    Raises:
+        InputError: it does.
+    """
+    with _ours():
+        return reading.within(folder, path)
+
+
+def require_below(folder: Path, name: object) -> Path:
+    """The path of a folder that a record names, or that lies in a run: it is the folder itself or below it.
+
+    Args:
+        folder: such as a run.
+        name: relative to it.
+
+    Raises:
+        InputError: an absolute path, one with "..", or a link that leads out.
+    """
+    plain = isinstance(name, str) and "\0" not in name and len(name) < LONGEST_PATH
+    if not isinstance(name, str) or not plain or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{folder} names {printable(repr(name)[:100])}; folders of a run are named relative to it")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link that leads out of {folder}; put the folder itself there")
     return path
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -444,6 +445,22 @@ def repeat(data: Any, batch: Any, steps: int) -> Any:
 
     data.train_dataloader = lambda: DataLoader([batch] * steps, batch_size=None)
     return data
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A model hub on this machine (tests/experiments/publishing/hub_server.py), which huggingface_hub asks."""
+    from huggingface_hub import constants
+
+    found = runpy.run_path(str(Path(__file__).parent / "experiments" / "publishing" / "hub_server.py"))
+    monkeypatch.setenv("HF_TOKEN", found["TOKEN"])
+    with found["serving"]() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        yield server
 
 
 @pytest.fixture

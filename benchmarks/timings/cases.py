@@ -16,6 +16,7 @@ from benchmarks.timings.data import data_reading
 from benchmarks.timings.sampling import ar_sampling, prior_sampling
 from benchmarks.timings.setting import PRIOR, Bench, prior_batch, prior_peers
 from benchmarks.timings.timing import Result, paired
+from modules.networks.group_norm import GroupNorm
 from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
 from modules.networks.upsampler import UpsamplerNetwork
@@ -97,10 +98,34 @@ def upsampler(bench: Bench) -> Iterator[Result]:
     yield paired("upsampler_crop_training", step(64), "whole image", step(256), bench.device, bench.few)
 
 
+def group_norm(bench: Bench) -> Iterator[Result]:
+    """A scaled and shifted group norm in channels_last, forwards and backwards, against torch's kernel in that layout.
+
+    Feature maps of the quickstart's decoder (batch 64) and of the paper's (batch 8).
+    """
+    for batch, channels, side, groups in ((64, 32, 16, 8), (64, 128, 4, 32), (8, 192, 64, 32), (8, 384, 32, 32)):
+        norm = GroupNorm(groups, channels).to(bench.device)
+        features = torch.randn(bench.batch(batch), channels, side, side, device=bench.device)
+        x = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+        scale, shift = torch.randn(2, len(x), channels, device=bench.device).unbind()
+
+        def ours(norm: GroupNorm = norm, x: Tensor = x, scale: Tensor = scale, shift: Tensor = shift) -> None:
+            torch.autograd.grad(norm(x, scale, shift), x, x.detach())
+
+        def theirs(norm: GroupNorm = norm, x: Tensor = x, scale: Tensor = scale, shift: Tensor = shift) -> None:
+            y = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+            y = torch.addcmul(shift[:, :, None, None], y, 1 + scale[:, :, None, None])
+            torch.autograd.grad(y, x, x.detach())
+
+        name = f"group_norm_{channels}x{side}x{side}"
+        yield paired(name, ours, "torch, channels_last", theirs, bench.device, bench.pairs)
+
+
 CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "prior_training": prior_training,
     "decoder": decoder,
     "upsampler": upsampler,
+    "group_norm": group_norm,
     "prior_sampling_guided": lambda bench: prior_sampling(bench, guided=True),
     "prior_sampling": lambda bench: prior_sampling(bench, guided=False),
     "ar_sampling": ar_sampling,

@@ -167,7 +167,7 @@ class Fuzzers:
 
     def names(self) -> list[str]:
         """What can be fuzzed."""
-        return ["exports", "clips", "manifests", "tables", "tars", "figures", "yaml"]
+        return ["exports", "clips", "manifests", "tables", "tars", "figures", "yaml", "records"]
 
     def exports(self) -> Fuzzer:
         """config.yaml of an export."""
@@ -324,6 +324,19 @@ class Fuzzers:
 
         pieces = st.lists(st.sampled_from(parts) | st.text(max_size=3), max_size=40).map("".join)
         return pieces, lambda text: read_or_refused(lambda: read(text), self.root / "yaml"), "a: 1"
+
+    def records(self) -> Fuzzer:
+        """metrics.json, sweeps, the probe and stage.json of a run, for its tables and for the runner."""
+        from benchmarks.made_up_data import run_records
+
+        run, valid = self.root / "records", run_records.records()
+
+        def check(content: Any) -> None:
+            run_records.write(run, content)
+            read_or_refused(lambda: run_records.texts(run), run)
+            read_or_refused(lambda: run_records.plan(run), run)
+
+        return mutated(valid), check, valid
 
     def run(self, name: str, examples: int) -> None:
         """Try so many examples of a kind.

@@ -14,7 +14,7 @@ from typing import Any
 from datamodules.base import SPLITS, check_split
 from datamodules.pictures.packed import PackedStrings
 from modules.errors import InputError
-from modules.untrusted.reading import read_bytes, read_json
+from modules.untrusted.reading import read_bytes, read_json, within
 
 MANIFEST = "captions.json"
 MAX_MANIFEST = 2**24
@@ -89,7 +89,7 @@ def written_captions(folder: str | Path, split: str, size: int, pictures: str) -
 def _lines(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("[0-9]*.txt")):
         try:
-            text = read_bytes(path, MAX_SHARD).decode("utf-8")
+            text = read_bytes(within(folder, path), MAX_SHARD).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
         yield from text.removesuffix("\n").split("\n") if text else []

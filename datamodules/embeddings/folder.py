@@ -36,7 +36,7 @@ from datamodules.embeddings.shards import (
 )
 from modules.batches import Captions, EmbeddingBatch
 from modules.errors import InputError
-from modules.untrusted.reading import printable, read_json, reason
+from modules.untrusted.reading import printable, read_json, reason, within
 from modules.untrusted.weights import read_weights
 
 MANIFEST = "embeddings.json"
@@ -236,7 +236,7 @@ class EmbeddingsFolder:
         paths = numbered(self.path / check_split(split), METADATA, ".parquet")
         if not paths:
             raise InputError(f"{self.path}: holds tokens, no captions; use the data that they were made from")
-        return [caption or "" for path in paths.values() for caption in read_captions(path).to_pylist()]
+        return [c or "" for path in paths.values() for c in read_captions(within(self.path, path)).to_pylist()]
 
     def _array(self, split: str, kind: str, dtype: str, shape: tuple[int, ...], size: int) -> ShardedArray:
         folder = self.path / split

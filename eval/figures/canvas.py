@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval.samples.conditions import colour, label
+from eval.untrusted import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,11 @@ DPI = 150  # of the PNGs
 FOOT: dict[str, Any] = {"fontsize": 7, "color": "#555555"}
 FOOT_LETTERS = 18  # of the foot to an inch
 FOOT_LINE = 0.135  # inches
+
+
+def plain(text: str) -> str:
+    """A text for a figure as it stands: matplotlib would take what is between dollar signs for a formula."""
+    return "\n".join(map(printable, text.split("\n"))).replace("$", r"\$")
 
 
 def canvas(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, list[Axes]]:
@@ -48,7 +54,7 @@ def errors(points: Sequence[Mapping[str, float]]) -> list[list[float]]:
 def line(axis: Axes, xs: Sequence[Any], found: Sequence[Mapping[str, float]], condition: str, **more: Any) -> None:
     """A line through the values of intervals, which stand as bars; `faint` is the bars' opacity."""
     settings = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.4, "elinewidth": 0.8, **more}
-    name = settings.pop("label", label(condition))
+    name = plain(settings.pop("label", label(condition)))
     values = [f["value"] for f in found]
     own = settings.pop("color", colour(condition))
     faint = settings.pop("faint", 1.0)
@@ -61,7 +67,7 @@ def foot(figure: Figure, text: str) -> Figure:
     """Writes how the numbers were made below the axes, in small type."""
     lines = textwrap.wrap(text, int(FOOT_LETTERS * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + FOOT_LINE * len(lines))
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", **FOOT)
+    figure.supxlabel(plain("\n".join(lines)), x=0.01, ha="left", **FOOT)
     return figure
 
 
@@ -76,7 +82,7 @@ def picture(image: Image.Image, text: str = "") -> Figure:
     axis = figure.add_axes((0, below / (high + below), 1, high / (high + below)))
     axis.imshow(image, interpolation="none", aspect="auto")
     axis.set_axis_off()
-    figure.text(0.05 / width, 0.05 / (high + below), "\n".join(lines), va="bottom", **FOOT)
+    figure.text(0.05 / width, 0.05 / (high + below), plain("\n".join(lines)), va="bottom", **FOOT)
     return figure
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.captions.models import CURVES, MODELS, PROMPTS, SHARE_STUDY, TYPE_STUDY
 from eval.figures.canvas import canvas, errors, foot, legend
+from eval.records import check_record
 from eval.runs import read_json
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def study_figures(run: Path) -> dict[str, Figure | None]:
         InputError: study.json cannot be read.
     """
     content = read_json(run / STUDY) or {}
+    check_record(run / STUDY, content)
     points, over = content.get("points", []), str(content.get("over", "prompts"))
     return {name: curves(points, models, over) for name, models in FIGURES.items()}
 

@@ -18,7 +18,7 @@ from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
 from eval.samples.pictures import read_picture
 from eval.tables.sweeps import Sweep, read_sweeps
-from eval.untrusted import require_inside
+from eval.untrusted import require_below, require_inside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
     if rows:
         check_protocols(rows)
     sweeps, made, absent = read_sweeps(run), {}, {}
-    folders = {name: run / "samples" / name for name in rows_in(run / "samples")}
+    folders = {name: require_below(run, f"samples/{name}") for name in rows_in(run / "samples")}
     samples = {name: SampleFolder.open(path) for name, path in folders.items() if path.is_dir()}
 
     def add(name: str, figure: Figure | None, reason: str) -> None:
@@ -94,7 +94,7 @@ def paper_figures(run: Path, rows: list[Row]) -> tuple[dict[str, Figure], dict[s
 
 def _manipulation(run: Path, name: str) -> Figure | None:
     """The picture of RUN/manipulations/NAME."""
-    folder = run / MANIPULATIONS / name
+    folder = require_below(run, f"{MANIPULATIONS}/{name}")
     if not (folder / RECORD).is_file():
         return None
     record = read_figure(folder)
@@ -114,6 +114,6 @@ def _compared(samples: Mapping[str, SampleFolder], names: tuple[str, ...]) -> Fi
 
 
 def _scales(run: Path, sweep: Sweep, condition: str) -> Figure | None:
-    paths = {point["folder"]: run / point["folder"] for point in sweep.of(condition)}
+    paths = {point["folder"]: require_below(run, point["folder"]) for point in sweep.of(condition)}
     folders = {name: SampleFolder.open(path) for name, path in paths.items() if (path / "manifest.jsonl").is_file()}
     return plots.guidance_pictures(sweep, folders, condition)

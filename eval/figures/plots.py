@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.figures.canvas import canvas, errors, foot, legend, line, picture, save
+from eval.figures.canvas import canvas, errors, foot, legend, line, picture, plain, save
 from eval.figures.comparison import comparison
 from eval.metrics.binding import OUTCOMES
 from eval.samples.conditions import Row, colour, label
@@ -62,7 +62,7 @@ def candidates(sweep: Sweep) -> Figure | None:
         for axis in figure.axes:
             axis.set_xscale("log", base=2)
             ticks = sorted({sweep.x(p) for p in sweep.points})
-            axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+            axis.set_xticks(ticks, labels=[plain(str(tick)) for tick in ticks])
     return figure
 
 
@@ -162,7 +162,7 @@ def priors(sweep: Sweep) -> Figure | None:
     if not sweep.points:
         return None
     points = [p for condition in sweep.conditions for p in sweep.of(condition)]
-    names = [f"{label(p['condition'])}: {settings_text(p['settings'])}" for p in points]
+    names = [plain(f"{label(p['condition'])}: {settings_text(p['settings'])}") for p in points]
     panels = {"Frechet distance of z_i": metric("frechet"), "cosine to true z_i": metric("cosine_true")}
     panels = {name: read for name, read in panels.items() if any(read(p) for p in points)}
     figure, axes = canvas(len(panels), height=max(2.5, 0.24 * len(points)))
@@ -199,8 +199,8 @@ def binding(rows: Sequence[Row]) -> Figure | None:
         axis.barh(places, values, 0.26, xerr=errors(found), error_kw=BAR, color=colour, label=kind)
     counts = " or ".join(map(str, sorted({row["binding"]["any"]["n"] for row in known})))
     told = f"share of samples for captions\nthat tell two objects apart (n = {counts})"
-    axis.set(xlabel=told, xlim=(0, 1))
-    axis.set_yticks(range(len(known)), labels=[label(row["condition"]) for row in known])
+    axis.set(xlabel=plain(told), xlim=(0, 1))
+    axis.set_yticks(range(len(known)), labels=[plain(label(row["condition"])) for row in known])
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=3, fontsize=7)

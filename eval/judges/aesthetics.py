@@ -148,7 +148,10 @@ def read_ratings(path: str | Path) -> dict[str, float]:
     ava = len(first.split()) >= AVA_COLUMNS and all(word.isdigit() for word in first.split()[:AVA_COLUMNS])
     if not named and not ava:
         raise InputError(f"{path} has neither a heading with image and rating nor AVA's columns, in its first line")
-    rows = _csv_rows(lines) if named else enumerate(map(_ava_row, lines), 1)
+    try:
+        rows = _csv_rows(lines) if named else enumerate(map(_ava_row, lines), 1)
+    except csv.Error as error:
+        raise InputError(f"cannot read the ratings {path} ({error})") from error
     found: dict[str, float] = {}
     for number, row in rows:
         if row is None or not np.isfinite(row[1]):

@@ -12,7 +12,7 @@ from eval.figures.folder import RECORD, FigureRecord, read_figure
 from eval.files import write_file
 from eval.pages.html import environment
 from eval.runs import FOLDER, PAGE
-from eval.untrusted import read_picture
+from eval.untrusted import read_picture, require_below
 
 ORDER = (
     "reconstruct",
@@ -50,7 +50,7 @@ def read_sections(run: Path) -> list[Section]:
     places = {name: k for k, name in enumerate(ORDER)}
     sections = []
     for folder in sorted(folders, key=lambda f: (places.get(f.name, len(ORDER)), f.name)):
-        record = read_figure(folder)
+        record = read_figure(require_below(run, f"{FOLDER}/{folder.name}"))
         pictures = {name: data_uri(read_picture(folder, name), "png") for name in record.pictures}
         sections.append(Section(folder.name, record, pictures))
     return sections

@@ -23,6 +23,7 @@ from eval.files import write_file
 from eval.pages.collected import paper_tables
 from eval.pages.html import data_uri, environment, jpeg, png
 from eval.protocol import check_protocols
+from eval.records import made_of
 from eval.runs import METRICS, PAGE, Run, read_run
 from eval.samples.conditions import picture_label, rows_in
 from eval.samples.folder import GRID, SampleFolder, attributions
@@ -83,9 +84,10 @@ def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None 
     """
     run = read_run(path)
     run = replace(run, stages={**run.stages, **(running or {})})
-    made = tables(run)
-    figure = compare(run)
-    page = html(run, made, figure)
+    with made_of(run.path):
+        made = tables(run)
+        figure = compare(run)
+        page = html(run, made, figure)
     write_file(
         run.path / "results.json", json.dumps(results(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from eval.errors import InputError
 from eval.samples.manifest import json_lines
-from eval.untrusted import MAX_RECORD, read_bytes
+from eval.samples.parquet import read_columns
+from eval.untrusted import MAX_RECORD, parse_json, read_bytes, within
 from eval.words import counted
 
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -34,7 +34,7 @@ def find_table(folder: Path) -> Path | None:
     there = [path for path in found if path.is_file()]
     if len(there) > 1:
         raise InputError(f"{folder} holds {there[0].name} and {there[1].name}: name one by --captions")
-    return there[0] if there else None
+    return within(folder, there[0]) if there else None
 
 
 def read_table(path: Path) -> list[Row]:
@@ -67,28 +67,14 @@ def _text_rows(path: Path, kind: str) -> Iterator[Row]:
     for number, line in enumerate(json_lines(text), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
+        row = parse_json(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number} is no JSON object")
         yield row
 
 
 def _parquet(path: Path) -> list[Row]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise InputError(f'{path}: parquet is read by pyarrow: `pip install "unclip[parquet]"`') from None
-    from pyarrow import ArrowException
-
-    try:
-        names = parquet.read_schema(path).names
-        wanted = [name for name in names if name.lower() in (*FILE_COLUMNS, *CAPTION_COLUMNS)]
-        return list(parquet.read_table(path, columns=wanted).to_pylist())
-    except ArrowException as error:
-        raise InputError(f"cannot read the captions {path} ({' '.join(str(error).split())[:200]})") from error
+    return read_columns(path, lambda name: name.lower() in (*FILE_COLUMNS, *CAPTION_COLUMNS))
 
 
 def column_of(rows: Sequence[Row], names: Sequence[str]) -> str | None:
@@ -151,7 +137,8 @@ def by_texts(folder: Path, pictures: Sequence[str]) -> dict[str, str]:
         if not path.is_file():
             continue
         try:
-            lines = [line.strip() for line in read_bytes(path, MAX_RECORD).decode("utf-8-sig").splitlines()]
+            text = read_bytes(within(folder, path), MAX_RECORD).decode("utf-8-sig")
+            lines = [line.strip() for line in text.splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the caption {path} ({error})") from error
         if any(lines):

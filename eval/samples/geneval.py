@@ -13,7 +13,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.samples.folder import SampleFolder
-from eval.untrusted import parse_json, read_bytes
+from eval.untrusted import parse_json, read_bytes, within
 
 KEY = "geneval"
 """The key of a manifest line that holds a prompt's metadata: {"tag", "include", "exclude"?, "prompt"}."""
@@ -60,7 +60,7 @@ def read_layout(folder: Path) -> dict[str, dict[str, Any]] | None:
     prompts = sorted(p for p in folder.iterdir() if re.fullmatch(r"\d+", p.name) and (p / METADATA).is_file())
     found: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
-        place = prompt / METADATA
+        place = within(folder, prompt / METADATA)
         content = check_metadata(parse_json(read_bytes(place), str(place)), str(place))
         drawn = sorted((prompt / SAMPLES).glob("*.png")) if (prompt / SAMPLES).is_dir() else []
         found |= {path.relative_to(folder).as_posix(): content for path in drawn}

@@ -13,6 +13,7 @@ FONT_SIZE = 14
 LINE_HEIGHT = 18
 GAP = 4
 CELL = 112  # pixels; smaller images are enlarged to it so that a 32 px sample can be judged by eye
+LONGEST = 2000  # characters of a caption that are shown
 ROW = 8  # samples side by side before a caption's row is continued below
 
 
@@ -22,11 +23,18 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
-    """Breaks `text` at spaces into lines of at most `width`; a longer word is cut, so that all of it stays inside."""
+    """Breaks `text` at spaces into lines of at most `width`; a longer word is cut, so that all of it stays inside.
+
+    What has more than `LONGEST` characters is cut off there: no caption has as many.
+    """
     lines = [""]
-    for word in text.split():
+    for word in (text if len(text) <= LONGEST else f"{text[:LONGEST]}…").split():
         while measure(word) > width and len(word) > 1:
-            head = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or measure(word[:n]) <= width)
+            most = 1
+            while most < len(word) - 1 and measure(word[:most]) <= 2 * width:
+                most *= 2
+            most = min(most, len(word) - 1)
+            head = next(n for n in range(most, 0, -1) if n == 1 or measure(word[:n]) <= width)
             lines, word = [*lines, word[:head]] if lines[-1] else [*lines[:-1], word[:head]], word[head:]
         joined = f"{lines[-1]} {word}".strip()
         if measure(joined) <= width or not lines[-1]:

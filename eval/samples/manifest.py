@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,14 @@ def _reason(error: Exception) -> str:
 
 
 def plain_records(path: Path) -> list[Any]:
-    """What the lines of a manifest hold, not checked: for those who want a part of it.
+    """What the lines of a manifest hold, checked as JSON alone: for those who want a part of it.
 
     Raises:
-        InputError: no regular file, or too large.
-        OSError, ValueError, RecursionError: missing; no JSON.
+        InputError: no regular file, too large, or a line that is no JSON of bounded depth and finite numbers.
+        OSError, UnicodeDecodeError: missing; no UTF-8.
     """
-    text = read_bytes(path, MAX_MANIFEST).decode("utf-8-sig")
-    return [json.loads(line) for line in json_lines(text) if line.strip()]
+    lines = json_lines(read_bytes(path, MAX_MANIFEST).decode("utf-8-sig"))
+    return [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def parse_record(place: str, line: str) -> dict[str, Any]:

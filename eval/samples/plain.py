@@ -17,7 +17,7 @@ from eval.samples import geneval
 from eval.samples.captions import WAYS, by_table, by_texts, find_table
 from eval.samples.folder import MANIFEST, SampleFolder
 from eval.samples.pictures import SUFFIXES, picture_size
-from eval.untrusted import MAX_PICTURE, parse_json, read_bytes
+from eval.untrusted import MAX_PICTURE, open_regular, parse_json, read_bytes, within
 
 THREADS = 8
 COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
@@ -46,7 +46,7 @@ def _is_ours(manifest: Path) -> bool:
     if not manifest.is_file():
         return False
     try:
-        with manifest.open("rb") as file:
+        with open_regular(manifest) as file:
             first = parse_json(file.readline(2**20), str(manifest))
     except (OSError, InputError):
         return True
@@ -74,7 +74,7 @@ def read_plain(folder: Path, table: Path | None = None) -> SampleFolder:
     if texts and absent:
         raise InputError(f"{folder}: {len(absent)} of {len(pictures)} pictures have no caption ({absent[0]}): {WAYS}")
     with ThreadPoolExecutor(THREADS) as pool:
-        seen = list(pool.map(lambda name: _looked_at(folder / name), pictures))
+        seen = list(pool.map(lambda name: _looked_at(within(folder, folder / name)), pictures))
     records = _numbered(pictures, texts, folder.resolve().name)
     for record, (sha256, size) in zip(records, seen, strict=True):
         record |= {"sha256": sha256, "size": list(size)}

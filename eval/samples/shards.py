@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,20 @@ REQUEST, LOCK, SHARDS = "request.json", "lock.txt", "shard-*.jsonl"
 KEPT = "shard-kept.jsonl"
 NAME = r"(\d{5,18})\.png"
 """Of a picture, as `write_image` names it."""
+
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What locking says on file systems that have no locks, as Lustre without flock."""
+
+
+@cache
+def _warn_without_locks() -> None:
+    print(
+        "unclip: warning: the file system has no locks: start no second command with the same --out, it would not be "
+        "noticed",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class Shards:
@@ -76,6 +93,10 @@ class Shards:
                 raise InputError(
                     f"{self.target} is being written by another process; wait for it, or choose another folder"
                 ) from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                _warn_without_locks()
         try:
             yield self._take_up(json.loads(json.dumps(dict(request), default=str)), overwrite, resume)
         finally:

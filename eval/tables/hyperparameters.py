@@ -85,7 +85,7 @@ def setting(stage: str, row: str, config: Mapping[str, Any]) -> Any:
 def _batch_size(config: Mapping[str, Any]) -> int | str | None:
     """Samples of a step on all devices; '64 x auto devices' where their number is the machine's."""
     product = lookup(config, "data.init_args.batch_size")
-    if product is None:
+    if type(product) is not int:
         return None
     for key in ("trainer.num_nodes", "trainer.accumulate_grad_batches"):
         product *= int(lookup(config, key) or 1)

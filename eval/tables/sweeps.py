@@ -9,6 +9,7 @@ from typing import Any
 
 from eval.errors import InputError
 from eval.protocol import check_protocols, require_keys
+from eval.records import check_record, check_row
 from eval.tables.main import CONDITIONS, Cell, Table, label, number
 from eval.untrusted import read_json, reason
 from eval.words import counted
@@ -76,10 +77,16 @@ class Sweep:
             raise InputError(
                 f"cannot read the sweep {path} ({reason(error)}); delete it and run `unclip sweep` again"
             ) from error
+        kinds = {"name": str, "title": str, "axis": str, "space": str, "points": list, "missing": list}
+        for key, kind in kinds.items():
+            if not isinstance(getattr(sweep, key), kind):
+                raise InputError(f"cannot read the sweep {path} ({key} is no {kind.__name__}); {again}")
+        check_record(path, {key: getattr(sweep, key) for key in kinds if key != "points"})
         for k, point in enumerate(sweep.points):
             keys = POINT_KEYS if sweep.space == "embeddings" else (*POINT_KEYS, *IMAGE_POINT_KEYS)
             of_protocol = PROTOCOL_KEYS if sweep.space == "embeddings" else (*PROTOCOL_KEYS, *IMAGE_PROTOCOL_KEYS)
             require_keys(f"{path}, point {k + 1},", point, keys, of_protocol, again)
+            check_row(f"{path}, point {k + 1}", point)
         if sweep.points:
             check_protocols(sweep.points, way_out=again)
         return sweep

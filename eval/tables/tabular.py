@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from eval.untrusted import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -96,14 +98,16 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        title = Text(printable(self.title), style="table.title")
+        table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
         for k, column in enumerate(self.columns):
-            table.add_column(column.replace(" ", "\n"), justify="left" if k == 0 else "right", no_wrap=True)
+            head = Text("\n".join(map(printable, column.split(" "))))
+            table.add_column(head, justify="left" if k == 0 else "right", no_wrap=True)
         for row in self.rows:
-            texts = [Text(c.text) for c in row]
+            texts = [Text(printable(c.text)) for c in row]
             for text, cell in zip(texts, row, strict=True):
                 if intervals and cell.interval:
-                    text.append(f"\n{cell.interval}", style="dim")
+                    text.append(f"\n{printable(cell.interval)}", style="dim")
             table.add_row(*texts)
         return table
 
@@ -114,7 +118,7 @@ class Table:
         fits = needed <= console.width
         console.print(wide if fits else self.rich(intervals=False))
         for note in self.notes:
-            console.print(f"- {note}", markup=False, highlight=False)
+            console.print(f"- {printable(note)}", markup=False, highlight=False)
 
 
 def number(interval: Mapping[str, float] | None, digits: int) -> Cell:

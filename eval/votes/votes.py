@@ -68,13 +68,13 @@ def read_votes(path: Path, ballot: Ballot) -> list[dict[str, Any]]:
     """
     try:
         text = read_bytes(path, MAX_TABLE).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        rows: list[tuple[int, Any]]
+        if path.suffix == ".csv":
+            rows = list(enumerate(csv.DictReader(text.splitlines(), skipinitialspace=True), 2))
+        else:
+            rows = [(number, _parsed(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read the votes {path} ({error})") from error
-    rows: list[tuple[int, Any]]
-    if path.suffix == ".csv":
-        rows = list(enumerate(csv.DictReader(text.splitlines(), skipinitialspace=True), 2))
-    else:
-        rows = [(number, _parsed(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     return [_checked(f"{path}:{number}", row, ballot) for number, row in rows]
 
 

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from experiments.console.examples import FEW, SECTIONS, examples_text, section_of
@@ -53,6 +54,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
         self.register("type", float, finite)
         self.register("type", int, whole)
+        self.register("type", Path, place)
 
     def format_help(self) -> str:
         """argparse's page, with many options in groups, and with examples at the end."""
@@ -91,10 +93,32 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
         SystemExit: --help was asked for, and has been printed.
     """
     options = parser.parse_args(words)
+    check_limits(options)
     for name in TEXTS:
         check_text(getattr(options, name, None), name)
     options.words = list(words)
     return options
+
+
+LIMITS = {"n": 10**6, "devices": 2**12, "size": 2**12, "image_size": 2**12}
+"""Options whose numbers memory is taken for before anything else can be said of them, and the most that they may be."""
+
+
+def check_limits(options: argparse.Namespace) -> None:
+    """Raise InputError if a number is beyond what any machine has, or --out is empty."""
+    for name, most in LIMITS.items():
+        value = getattr(options, name, None)
+        if isinstance(value, int) and value > most:
+            raise InputError(f"--{name.replace('_', '-')} is {value:,}: the most is {most:,}")
+    if getattr(options, "out", None) == "":
+        raise InputError("--out is empty: name a file or a folder")
+
+
+def place(text: str) -> Path:
+    """A path, if there is one."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a file or a folder")
+    return Path(text)
 
 
 def check_text(value: object, name: str) -> None:

@@ -97,6 +97,13 @@ def os_error_line(error: OSError) -> str:
     return " ".join(str(error).split())
 
 
+def say(text: str) -> None:
+    """Print lines that hold names, captions or words of files: what would steer the terminal is written out."""
+    from modules.untrusted.reading import printable
+
+    print("\n".join(map(printable, text.split("\n"))), flush=True)
+
+
 def complain(line: str, code: int = EXIT_INPUT) -> int:
     """Print one line on stderr and return the exit code."""
     from modules.untrusted.reading import printable

@@ -102,7 +102,7 @@ def nearest_argument(text: str) -> str:
     if not all(found):
         return ""
     module, _, name = found[0][-1].rpartition(".")
-    target = getattr(__import__(module, fromlist=[name]), name, None)
+    target = getattr(sys.modules.get(module), name, None)  # What the message names may be a stranger's: not imported.
     names = inspect.signature(target).parameters if target else {}
     close = difflib.get_close_matches(found[1][-1], names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.console.show import aligned
 from experiments.costs.memory import LiveBytes, norms_in_float32, shapes_only
 from experiments.training.callbacks import millions
-from modules.clip.folder import check_config, one_line, shapes_of
+from modules.clip.folder import check_config, check_folder, one_line, shapes_of
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.enlarging import upsampler_names
-from modules.models.exports import build, export_folder, model_class, read_config, weights_file
+from modules.models.exports import build, building, export_folder, model_class, read_config, weights_file
 from modules.placement.settings import Placement
 from modules.trained_run import TrainedRun
-from modules.untrusted.weights import header_of
+from modules.untrusted.weights import check_tensors, header_of
 
 FREE = 0.1
 """Share of a device's memory that is left for its context, workspaces and fragments."""
@@ -86,16 +87,26 @@ def total(found: list[Need], placement: Placement) -> int:
 
 def _stage(system: TrainedRun, name: str, batch: int) -> Need:
     folder = system.run / name
-    kind, settings = model_class(folder), read_config(folder)["init_args"]
+    kind, settings, path = model_class(folder), read_config(folder)["init_args"], weights_file(folder)
+    with one_line(str(path), "train or export this stage again"):
+        header = header_of(path)
     active = []
     for half in (False, True):
         with shapes_only():
-            model = build(kind, settings)
+            with building(path.parent, len(header)):
+                model = build(kind, settings)
+            _check_size(model.network, header, path)
             if half:
                 _narrow(model.network)
             count = batch * getattr(model, "copies", 1)
             active.append(_peak(model.network, lambda m=model, n=count: m.output(m.example_batch(n)), half))  # type: ignore[misc]
-    return _need(name, [tuple(t.shape) for t in header_of(weights_file(folder)).values()], active)
+    return _need(name, [tuple(tensor.shape) for tensor in header.values()], active)
+
+
+def _check_size(network: nn.Module, header: dict[str, Tensor], path: Path) -> None:
+    """Refuse a network of other tensors than its file has, before it is run."""
+    expected = dict(network.state_dict())
+    check_tensors(expected, {name: tensor for name, tensor in header.items() if name in expected}, path)
 
 
 def _clip(system: TrainedRun, batch: int) -> Need:
@@ -104,6 +115,7 @@ def _clip(system: TrainedRun, batch: int) -> Need:
 
     folder = export_folder(system.run / "clip")
     length = int(check_config(folder)["model_cfg"]["text_cfg"].get("context_length", 77))
+    check_folder(folder, own=False)
     with one_line(str(folder), "train or export that CLIP again"):
         model = shapes_of(folder)
     tokens = torch.zeros(2 * batch, length, dtype=torch.int64, device="meta")

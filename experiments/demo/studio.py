@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from eval.samples.manifest import plain_records
+from eval.samples.manifest import read_manifest
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
@@ -108,11 +108,14 @@ class Studio:
 
     @cached_property
     def captions(self) -> list[str]:
-        """Captions to begin with: the run's own test captions, or those of the shapes."""
+        """Captions to begin with: the run's own test captions, or those of the shapes.
+
+        Raises:
+            InputError: the manifest of the run's test pictures is damaged.
+        """
         manifest = self.system.run / "samples" / "real" / "manifest.jsonl"
         if manifest.is_file():
-            captions = [str(record["caption"]) for record in plain_records(manifest)[:64]]
-            return list(dict.fromkeys(captions))[:6]
+            return list(dict.fromkeys(record["caption"] for record in read_manifest(manifest)[:64]))[:6]
         return [text for text in SHAPE_CAPTIONS if not self.unknown(text)] or ["a picture"]
 
     @cached_property

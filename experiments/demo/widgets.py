@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from html import escape
 
 import gradio as gr
 
@@ -49,11 +50,12 @@ def picture(studio: Studio, label: str, number: int = 0) -> gr.Image:
 def share_of(draw: Callable[[], Shown], how: dict[str, object], unknown: Sequence[str] = ()) -> tuple[Shown, object]:
     """What `gallery` shows: the pictures, and the file to download. Errors become messages on the page."""
     if unknown:
-        gr.Warning(f"The model does not know {', '.join(map(repr, unknown))}: read as unknown words.")
+        words = escape(", ".join(map(repr, unknown)), quote=False)
+        gr.Warning(f"The model does not know {words}: read as unknown words.")
     try:
         shown = draw()
     except InputError as error:
-        raise gr.Error(str(error)) from error
+        raise gr.Error(escape(str(error), quote=False)) from error  # gradio shows a message as HTML.
     return shown, gr.DownloadButton(value=archive(shown, how), interactive=True)
 
 

@@ -56,11 +56,12 @@ def release_of(kind: str, source: str, folder: Path) -> Release:
     """The release of a kind; the source's own card, if it has one, says a licence of its own."""
     title, licence, page = RELEASES[kind]
     card = folder / CARD
-    text = _text(card)[:100_000] if card.is_file() else ""
+    text = text_of(card)[:100_000] if card.is_file() else ""
     return Release(title, _said(text) or licence, page, source, text)
 
 
-def _text(card: Path) -> str:
+def text_of(card: Path) -> str:
+    """The text of a card, of which so much is read as any card has."""
     with open_regular(card) as file:
         return file.read(400_000).decode("utf-8", "replace")
 

@@ -6,15 +6,17 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.importing.cards import CARD, Release, merged, overview, release_of
+from experiments.importing.cards import CARD, Release, merged, overview, release_of, text_of
 from experiments.importing.run_folder import check_place, write_clip, write_stage
 from experiments.importing.sources import source_folder
+from experiments.storage.folders import write_text
 from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
 from modules.pretrained import glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
 from modules.pretrained.stages import Stages
+from modules.untrusted.writing import check_no_link
 
 READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
     "karlo": (karlo.stages, karlo.FILES),
@@ -62,8 +64,9 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
         write_stage(out, name, read(), clip, release, options.dtype)
         names.append(name)
     card = out / CARD
-    before = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    card.write_text(merged(before, overview(release, names)), encoding="utf-8")
+    check_no_link(card)
+    before = text_of(card) if card.is_file() else ""
+    write_text(card, merged(before, overview(release, names)))
     return names
 
 

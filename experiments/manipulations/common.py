@@ -20,6 +20,7 @@ from eval.samples.folder import SampleFolder
 from eval.samples.manifest import plain_records
 from eval.tables.main import Cell
 from experiments.console.devices import find_device
+from experiments.console.errors import say
 from experiments.console.show import show
 from experiments.storage.provenance import commit
 from modules.errors import InputError
@@ -206,7 +207,7 @@ def finish(
     for table in record.tables:
         show(table)
     for note in record.notes:
-        print(f"- {note}")
+        say(f"- {note}")
     print(f"{folder / next(iter(shown))}")
     return 0
 

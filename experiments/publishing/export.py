@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from eval.files import replacing_folder
+from eval.records import made_of
 from eval.runs import Run, read_run
 from experiments.publishing.diffusers_folder import export_diffusers
 from experiments.publishing.half import halve
@@ -102,7 +103,8 @@ def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool, p
             halve({name: export_folder(run.path / name) for name in names}, beside)
         for name in names:
             (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
-        (beside / CARD).write_text(overview(run, names, place), encoding="utf-8")
+        with made_of(run.path):
+            (beside / CARD).write_text(overview(run, names, place), encoding="utf-8")
         if out.exists() and not overwrite:
             raise InputError(f"{out} has been written by another command meanwhile; --overwrite replaces it")
     sync_folder(out.parent)

@@ -16,18 +16,22 @@ def run(options: argparse.Namespace) -> int:
     from eval.figures.canvas import save
     from eval.figures.paper import paper_figures
     from eval.files import write_file
+    from eval.records import made_of
     from eval.runs import read_run
+    from experiments.console.errors import say
 
     run = read_run(options.run)
-    figures, absent = paper_figures(run.path, run.rows)
+    with made_of(run.path):
+        figures, absent = paper_figures(run.path, run.rows)
+        files = {name: save(figure) for name, figure in figures.items()}
     out = Path(options.out) if options.out else run.path / FOLDER
-    for name, figure in figures.items():
-        for kind, content in save(figure).items():
+    for name, contents in files.items():
+        for kind, content in contents.items():
             write_file(out / f"{name}.{kind}", content)
         print(f"{out / name}.png, .svg")
     if options.out is None:
         for path in remove_stale(out, absent, KINDS, figures):
-            print(f"removed: {path}, which this run has nothing for any more")
+            say(f"removed: {path}, which this run has nothing for any more")
     for name, reason in absent.items():
-        print(f"not made: {name}; {reason}")
+        say(f"not made: {name}; {reason}")
     return 0

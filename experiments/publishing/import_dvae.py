@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from experiments.storage.folders import write_text
 from modules.errors import InputError
 from modules.models.dalle1.dvae import DVAEModel
 from modules.models.dalle1.openai_layout import from_openai, read_state_dict
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         "model": class_path(DVAEModel),
         "step": 0,
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(about, sort_keys=False))
+    write_text(folder / "config.yaml", yaml.safe_dump(about, sort_keys=False))
     model = load_model(options.out, DVAEModel).model
     count = sum(parameter.numel() for parameter in model.network.parameters())
     print(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from safetensors import SafetensorError
 
+from eval.errors import InputError as EvalInputError
 from eval.figures.curves import read_curves
 from eval.runs import Run
 from eval.samples.conditions import REAL
@@ -56,7 +60,7 @@ def stage_card(run: Run, name: str, out: Path) -> str:
     try:
         return _stage_card(run, name, out)
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, (InputError, EvalInputError)):
             raise
         raise InputError(
             f"{run.path / name} cannot be described ({printable(str(error)[:200])}): its config.yaml is not one that "
@@ -73,7 +77,7 @@ def _stage_card(run: Run, name: str, out: Path) -> str:
         "pipeline_tag": "text-to-image",
         "tags": ["unclip", "dall-e-2", name],
     }
-    body = [f"# {run.path.resolve().name}: {name}", ""]
+    body = [f"# {printable(f'{run.path.resolve().name}: {name}')}", ""]
     body += _what(name, folder, config)
     body += ["", "## Trained on", "", *(f"- {line}" for line in [*source, *_training(run, name, folder, config)])]
     body += ["", "## Measured", "", *_measured(run, name)]
@@ -90,7 +94,7 @@ def overview(run: Run, names: list[str], place: str) -> str:
         names: of its stages.
         place: what `UnCLIP.from_run` is to be given.
     """
-    title = run.path.resolve().name
+    title = printable(run.path.resolve().name)
     licences = {_data(run, _yaml(run.path / name / "config.yaml"))[0] for name in names}
     front = {
         "license": licences.pop() if len(licences) == 1 else "other",
@@ -104,16 +108,16 @@ def overview(run: Run, names: list[str], place: str) -> str:
         "A text-to-image system in the way of unCLIP (DALL-E 2, arXiv 2204.06125), made with `unclip`. "
         "One folder for each stage, with a card of its own:",
         "",
-        *(f"- [{name}]({name}/{CARD}): {_kind(run.path / name)}" for name in names),
+        *(f"- [{printable(name)}]({quote(name)}/{CARD}): {_kind(run.path / name)}" for name in names),
         "",
         "```python",
         "from modules.pipeline import UnCLIP",
         "",
-        f'system = UnCLIP.from_run("{place}")',
+        f"system = UnCLIP.from_run({json.dumps(place, ensure_ascii=False)})",
         'images = system.generate(["a small red circle"])  # (1, 3, H, W) in [-1, 1]',
         "```",
         "",
-        f'On a command line: `unclip sample "a small red circle" --run {place} --out pictures`.',
+        f'On a command line: `unclip sample "a small red circle" --run {shlex.quote(place)} --out pictures`.',
     ]
     if run.rows:
         body += ["", main_table(run.rows).markdown().rstrip()]
@@ -233,22 +237,23 @@ def _licence(licence: str, source: list[str]) -> str:
 
 
 def _load(name: str, folder: Path, out: Path) -> str:
-    place = f"{out.name}/{name}"
+    folder_name = f"{out.name}/{name}"
+    place, local = (json.dumps(text, ensure_ascii=False) for text in (folder_name, f"local-dir:{folder_name}"))
     if (folder / CONFIG_FILE).exists():
         return "\n".join(
             [
                 "from modules.clip import FrozenCLIP",
                 "",
-                f'clip = FrozenCLIP("{place}")  # open_clip reads it too: open_clip.create_model("local-dir:{place}")',
+                f"clip = FrozenCLIP({place})  # open_clip reads it too: open_clip.create_model({local})",
                 'z_t = clip.encode_text(clip.tokenize(["a small red circle"]))',
             ]
         )
     if not (folder / "config.yaml").is_file() or "init_args" not in _yaml(folder / "config.yaml"):
-        return f'from eval.judges.attributes import load_classifier\n\nclassifier = load_classifier("{place}")'
+        return f"from eval.judges.attributes import load_classifier\n\nclassifier = load_classifier({place})"
     return "\n".join(
         [
             "from modules.models.exports import load_model",
             "",
-            f'model = load_model("{place}").model  # model.network, model.sample(...)',
+            f"model = load_model({place}).model  # model.network, model.sample(...)",
         ]
     )

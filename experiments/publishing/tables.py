@@ -22,20 +22,24 @@ def run(options: argparse.Namespace) -> int:
     """Run `unclip tables`; returns the exit code."""
     from eval.files import write_file
     from eval.pages.collected import paper_tables
+    from eval.records import made_of
     from eval.runs import read_run
     from eval.tables.main import main_table
+    from experiments.console.errors import say
 
     run = read_run(options.run)
-    tables = {"main": main_table(run.rows), **paper_tables(run.path, run.rows)}
+    with made_of(run.path):
+        tables = {"main": main_table(run.rows), **paper_tables(run.path, run.rows)}
+        texts = {name: (table.markdown(), table.latex(), table.csv()) for name, table in tables.items()}
     out = Path(options.out) if options.out else run.path / FOLDER
-    for name, table in tables.items():
-        for kind, content in zip(KINDS, (table.markdown(), table.latex(), table.csv()), strict=True):
+    for name, contents in texts.items():
+        for kind, content in zip(KINDS, contents, strict=True):
             write_file(out / f"{name}.{kind}", content)
     if options.out is None:
         for path in remove_stale(out, KNOWN, KINDS, tables):
-            print(f"removed: {path}, which this run has nothing for any more")
+            say(f"removed: {path}, which this run has nothing for any more")
     width = max(map(len, tables))
     for name, table in tables.items():
-        print(f"  {name + '.md':{width + 3}}  {table.title} ({counted(len(table.rows), 'row')})")
+        say(f"  {name + '.md':{width + 3}}  {table.title} ({counted(len(table.rows), 'row')})")
     print(f"{out}: {counted(len(tables), 'table')}, each as .md, .tex and .csv")
     return 0

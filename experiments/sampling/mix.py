@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from experiments.console.errors import say
 from experiments.sampling.captions import Request
 from experiments.sampling.jobs import Job
 from experiments.sampling.request import check_counts, drawn, provenance, started
@@ -64,5 +65,5 @@ def run(options: argparse.Namespace) -> int:
         warn_unknown_words(session.system.clip.tokenize, texts)
     folder = drawn(session, options, replace(job, negative=options.negative, mix=mix, caption=options.caption))
     if folder is not None:
-        print(f"{folder.path}: {len(job)} pictures of {label}")
+        say(f"{folder.path}: {len(job)} pictures of {label}")
     return 0

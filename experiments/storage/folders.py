@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from modules.untrusted.reading import read_bytes
+from modules.untrusted.reading import parse_json, read_bytes
 from modules.untrusted.writing import clear_way
 
 PREVIOUS = ".previous"
@@ -82,8 +82,8 @@ def write_json(path: Path, content: Any, sync: bool = True) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, or None when there is none that can be read."""
     try:
-        content = json.loads(read_bytes(path, MAX_RECORD))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(read_bytes(path, MAX_RECORD), str(path))
+    except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 

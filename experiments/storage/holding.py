@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from modules.errors import InputError
-from modules.untrusted.reading import read_json
+from modules.untrusted.reading import printable, read_json
 from modules.untrusted.writing import open_in_place
 
 POLL_SECONDS = 0.2
@@ -58,7 +58,8 @@ def holding(
         if not attempt(descriptor, kind):
             if not wait:
                 raise InputError(f"{subject} is in use by {holder(lock, *sharers())}; {way_out}")
-            print(f"waiting for {subject}, in use by {holder(lock, *sharers())}", file=sys.stderr, flush=True)
+            said = printable(f"waiting for {subject}, in use by {holder(lock, *sharers())}")
+            print(said, file=sys.stderr, flush=True)
             while not attempt(descriptor, kind):
                 time.sleep(POLL_SECONDS)
         if not shared:
@@ -123,7 +124,7 @@ def holder(*locks: Path) -> str:
     """'process 17 on cluster-3 since 2026-11-21 17:00:00+00:00', from the first of the files that says."""
     for lock in locks:
         # Closing any descriptor of a file gives up this process's own lock on it: only files of others are read.
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             who = read_json(lock)
             return f"process {who['pid']} on {who['host']} since {who['since']}"
     return "another process"

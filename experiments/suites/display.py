@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.console.progress import LINE_SECONDS, clock, progress_line, read_progress
+from modules.untrusted.reading import printable
 
 TABLE_SECONDS = 0.5
 
@@ -48,8 +49,9 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print a line (or some), above the table if there is one."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print a line (or some), above the table if there is one; records and logs may be a stranger's."""
+        lines = "\n".join(map(printable, text.split("\n")))
+        self.console.print(lines, markup=False, highlight=False, soft_wrap=True)
 
     def show(self, lines: list[Line]) -> None:
         """Show the running stages, if it is time to."""

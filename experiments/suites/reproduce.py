@@ -7,6 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from experiments.console.errors import say
 from experiments.console.progress import clock
 from experiments.storage.holding import LOCK, holding
 from experiments.suites.display import Display
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for seed in range(options.seeds):
         copy = replica(suite, seed)
         if options.dry_run:
-            print(dry_run(Staging(copy, tuple(options.again)), names))
+            say(dry_run(Staging(copy, tuple(options.again)), names))
             continue
         share_judges(suite, copy)
         code = run_suite(copy, names, options)

@@ -15,12 +15,12 @@ from typing import Any
 
 from experiments.console.progress import FILE_VARIABLE, clock
 from experiments.console.signals import EXIT_REQUEUE, exit_code
-from experiments.storage.folders import read_json, write_json
+from experiments.storage.folders import write_json
 from experiments.suites.display import Display, Line
 from experiments.suites.forkable import forkable, imports_of
 from experiments.suites.forking import ForkedStage, ForkServer
 from experiments.suites.processes import StageProcess, StartedStage, environment, stop_all
-from experiments.suites.staging import DONE, LOG, PROGRESS, STARTED, Decision, Staging
+from experiments.suites.staging import DONE, LOG, PROGRESS, STARTED, Decision, Staging, read_record
 from modules.untrusted.writing import open_to_append
 
 RUN_VARIABLE = "UNCLIP_RUN"
@@ -255,7 +255,7 @@ class Runner:
 
 def interrupted_seconds(folder: Path) -> float:
     """Seconds that an interrupted stage has taken so far: as recorded, or, after a kill, until its log's last line."""
-    record = read_json(folder / STARTED) or {}
+    record = read_record(folder / STARTED) or {}
     seconds = float(record.get("seconds", 0))
     if record.get("status") != "started":
         return seconds

@@ -38,6 +38,12 @@ LOG = "log.txt"
 PROGRESS = "progress.json"
 RECORDS = (DONE, STARTED, LOG, PROGRESS)
 MAX_PATH = 4096
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("hash", "status", "started", "fingerprint", "command"), str),
+    **dict.fromkeys(("recipe", "needs"), dict),
+    "seconds": (int, float),
+}
+"""Keys of a record, and what the runner writes there."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Staging:
 
     def record(self, name: str) -> dict[str, Any] | None:
         """The record of a stage that is done, else None."""
-        return read_json(self.folder(name) / DONE)
+        return read_record(self.folder(name) / DONE)
 
     def fingerprints(self, name: str) -> dict[str, str]:
         """What the stages that `name` needs have made, as it is now."""
@@ -117,7 +123,7 @@ class Staging:
         """What to do with a stage, given that all that it needs is done."""
         if name in self.again:
             return Decision("run", "asked for with --again")
-        record, started = self.record(name), read_json(self.folder(name) / STARTED)
+        record, started = self.record(name), read_record(self.folder(name) / STARTED)
         found = record or started
         if found is None:
             return Decision("run", "it never ran")
@@ -190,6 +196,19 @@ class Staging:
             "failed" if (read_json(self.folder(name) / STARTED) or {}).get("status") == "failed" else "was interrupted"
         )
         return Decision("resume", f"it {how}{when}")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a stage, without values that no runner writes; None when there is none that can be read."""
+    found = read_json(path)
+    if found is None:
+        return None
+    found = {key: value for key, value in found.items() if isinstance(value, KINDS.get(key, object))}
+    recipe = found.get("recipe", {})
+    for key in ("files", "needs"):
+        if not isinstance(recipe.get(key, {}), dict):
+            recipe.pop(key)
+    return found
 
 
 def named_files(stage: Stage, run: Path) -> dict[str, Any]:

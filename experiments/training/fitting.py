@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from experiments.console.errors import causes
 from experiments.training.checkpoint_files import check_readable
 from modules.errors import InputError
+from modules.untrusted.reading import reason
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def check_checkpoint(path: Path | None, model: Any) -> None:
     check_readable(path)
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     held = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(held, dict):
+    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise InputError(f"checkpoint {str(path)!r} holds no training state; use another, or train anew")
     if not getattr(model, "strict_loading", True):
         return
@@ -81,6 +83,27 @@ def check_checkpoint(path: Path | None, model: Any) -> None:
             f"checkpoint {str(path)!r} is of another stage or another network than this config's: {found}; give the "
             "checkpoint that goes with the config, or the config that goes with the checkpoint"
         )
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Turns what Lightning meets in a checkpoint that holds something else than training wrote into one line.
+
+    Raises:
+        InputError: a part of the checkpoint is missing or is none: names the checkpoint.
+    """
+    try:
+        yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:
+        files = (Path(frame.filename).name for frame in extract_tb(error.__traceback__))
+        if path is None or "checkpoint_connector.py" not in files:
+            raise
+        raise InputError(
+            f"checkpoint {str(path)!r} cannot be gone on from ({reason(error)}): a part of it is not what training "
+            "writes; use another, or train anew"
+        ) from error
 
 
 def _differences(held: dict[str, Tensor], wanted: dict[str, Tensor]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from experiments.training.bound_report import BoundReport
 from experiments.training.callbacks import Announce, FitProgress
 from experiments.training.checkpoints import AtomicCheckpointIO, Checkpoints, RandomState
 from experiments.training.config_checks import check_data, check_settings
-from experiments.training.fitting import check_checkpoint, check_widths, constructing, missing_package
+from experiments.training.fitting import check_checkpoint, check_widths, constructing, missing_package, restoring
 from experiments.training.predictions import WritePredictions, check_place
 from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
@@ -242,4 +242,5 @@ class CLI(LightningCLI):
         # AtomicCheckpointIO insists on weights_only anyway; newer versions of Lightning remark when it is not given.
         options = {"weights_only": True, "return_predictions": False}
         options = {name: value for name, value in options.items() if name in inspect.signature(method).parameters}
-        method(self.model, datamodule=self.datamodule, ckpt_path=path, **options)
+        with restoring(self.ckpt_path):
+            method(self.model, datamodule=self.datamodule, ckpt_path=path, **options)

@@ -44,7 +44,8 @@ def from_the_run(config: dict[str, Any]) -> dict[str, Any]:
 
     A run that was moved as a whole is then the same one.
     """
-    root = (config.get("trainer") or {}).get("default_root_dir")
+    trainer = config.get("trainer")
+    root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
     above = os.path.dirname(os.path.normpath(root)) if isinstance(root, str) else ""  # noqa: PTH120 - text, no file
     return config if not above else _renamed(config, above)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -122,7 +123,7 @@ def find_merges(folder: Path) -> bytes | None:
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
                 content = file.read(MAX_FILE + 1)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path} cannot be unpacked ({printable(str(error))}): take {SOURCE}") from error
     if len(content) > MAX_FILE:
         raise InputError(f"{path} has over {MAX_FILE:,} bytes, more than byte pairs have: take {SOURCE}")

@@ -15,6 +15,7 @@ from modules.clip.folder import CONFIG_FILE, MODEL_KEYS, PREPROCESS_KEYS, REFUSE
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, write_weights
+from modules.untrusted.writing import clear_way
 
 ACTIVATION = "QuickGELU"
 """open_clip's class of OpenAI's activation."""
@@ -49,6 +50,7 @@ def save_clip(clip: FrozenCLIP, name_or_folder: str, stage: Path) -> Path:
             if path.is_symlink() and not path.resolve().is_relative_to(given.resolve()) and not _of_the_hub(path):
                 raise InputError(f"{path} is a link that leads out of the CLIP's folder: put the file itself there")
             if path.is_file():
+                clear_way(place / path.name)
                 shutil.copyfile(path, place / path.name)
         return place
     content = {
@@ -57,6 +59,7 @@ def save_clip(clip: FrozenCLIP, name_or_folder: str, stage: Path) -> Path:
         TOKENIZER_KEY: "bpe",
     }
     write_weights(clip.model.state_dict(), place / WEIGHTS_FILE)
+    clear_way(place / CONFIG_FILE)
     (place / CONFIG_FILE).write_text(json.dumps(content, indent=1))
     return place
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,12 +133,8 @@ def load_model(
         raise _absent(folder, path, error) from error
     except SafetensorError as error:
         raise _damaged(path, error) from error
-    try:
-        # The weights come from the file: there cannot be more parameters than it has tensors (some are shared).
-        with torch.device("meta"), at_most_parameters(2 * len(tensors) + 64):
-            model = build(found, config)
-    except Exception as error:
-        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
+    with building(path, len(tensors)), torch.device("meta"):
+        model = build(found, config)
     model = with_weights(model, tensors, path, half)
     training = config.get("training")
     if isinstance(training, dict) and training.get("channels_last") is True:
@@ -146,6 +142,24 @@ def load_model(
     model.network.eval().requires_grad_(False)
     origin_given = about.get(origin.KEY)
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))
+
+
+@contextlib.contextmanager
+def building(path: Path, tensors: int) -> Iterator[None]:
+    """Bounds what an export's config builds in the block, and says what is wrong with it.
+
+    Args:
+        path: the export.
+        tensors: of its weights: there cannot be more parameters than the file has tensors (some are shared).
+
+    Raises:
+        InputError: the network has more, or the config is not one of the model.
+    """
+    try:
+        with at_most_parameters(2 * tensors + 64):
+            yield
+    except Exception as error:
+        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
 
 
 def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path, half: bool = False) -> M:

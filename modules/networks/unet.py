@@ -25,6 +25,7 @@ from modules.networks.blocks import (
     upsampled_conv,
     zero_init,
 )
+from modules.networks.group_norm import GroupNorm
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class UNetConfig:
     time_embedding: Literal["scale_shift", "additive"] = "scale_shift"
 
 
-def group_norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int | None = None) -> GroupNorm:
     """Group norm of so many groups; by default 32 (ADM), or as many as leave 4 channels or more in a group."""
     if groups is not None:
-        return nn.GroupNorm(groups, channels)
+        return GroupNorm(groups, channels)
     groups = 32
     while groups > 1 and (channels % groups or channels // groups < 4):
         groups //= 2
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 class ResidualBlock(nn.Module):
@@ -110,16 +111,10 @@ class ResidualBlock(nn.Module):
         """(B, C_in, H, W), (B, E) -> (B, C_out, H', W')."""
         h = silu_(self.norm_1(x))
         h = upsampled_conv(h, self.conv_1) if self.resample == "up" else self.conv_1(self._resample(h))
-        vector = self.emb(F.silu(emb))[:, :, None, None]
-        h = self.norm_2(h + vector) if self.additive else self._scaled_and_shifted(self.norm_2(h), vector)
+        vector = self.emb(F.silu(emb))
+        h = self.norm_2(h + vector[:, :, None, None]) if self.additive else self.norm_2(h, *vector.chunk(2, dim=1))
         h = self.conv_2(self.dropout(silu_(h)))
         return add_(h, self.skip(self._resample(x)))
-
-    def _scaled_and_shifted(self, h: Tensor, vector: Tensor) -> Tensor:
-        # In float32 at least: in bfloat16 1 + scale is 1 for every scale below 0.0039.
-        exact = torch.promote_types(h.dtype, torch.float32)
-        scale, shift = vector.to(exact).chunk(2, dim=1)
-        return torch.addcmul(shift, h.to(exact), 1 + scale).to(h.dtype)
 
 
 class AttentionBlock(nn.Module):

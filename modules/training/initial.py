@@ -161,13 +161,16 @@ def _config(folder: Path) -> tuple[dict[str, Any], str | None]:
 def _of_checkpoint(file: Path) -> Source:
     content = load_plain(file, mmap=True)
     state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not isinstance(state, dict) or not named:
         raise InputError(f"init_from: {file} holds no training state: name a checkpoint that `unclip fit` wrote")
     first = AVERAGE if any(name.startswith(AVERAGE) for name in state) else TRAINED
     own = {name.removeprefix(first): tensor for name, tensor in state.items() if name.startswith(first)}
     others = {k: v for k, v in state.items() if not k.startswith((AVERAGE, TRAINED, "average."))}
     check_finite(own | others, file)
     clip, words = content.get(KEY), content.get(VOCABULARY_KEY)
+    if words is not None and not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise InputError(f"init_from: {file}: its vocabulary is no list of words: name a checkpoint of `unclip fit`")
     return Source(file, own | others, {}, None if clip is None else str(clip), words)
 
 

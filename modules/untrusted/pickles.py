@@ -31,6 +31,10 @@ def load_plain(path: Path, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         raise UnpicklingError(not_plain(error)) from error
+    except RuntimeError as error:
+        if not mmap or "mmap can only be used" not in str(error):
+            raise
+    return load_plain(path)  # A file of torch before 1.6, or no file of torch, has no map.
 
 
 def not_plain(error: UnpicklingError) -> str:

@@ -51,6 +51,17 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def within(folder: str | Path, path: Path) -> Path:
+    """A path below a folder, if no link on the way leads out of the folder.
+
+    Raises:
+        InputError: it does.
+    """
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(f"{printable(str(path))} is a link that leads out of the folder; put the file itself there")
+    return path
+
+
 def read_bytes(path: str | Path, limit: int) -> bytes:
     """The content of a regular file.
 

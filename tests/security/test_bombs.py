@@ -16,6 +16,9 @@ from datamodules.captions import CaptionFault, clean
 from datamodules.pictures.decoding import PictureConfig, decode
 from datamodules.rendered.iconify import Icon, render
 from datamodules.rendered.svg import check_svg
+from datamodules.webdataset import expand, written_out
+from eval.errors import InputError as EvalInputError
+from eval.samples.captions import read_table
 from modules.clip.word_tokenizer import LONGEST_WORD, WholeCaptions
 from modules.errors import InputError
 from modules.images.files import PictureError
@@ -206,3 +209,41 @@ def test_deep_json_is_one_line_to_every_reader(tmp_path):
         with pytest.raises(InputError, match="not a manifest"):
             captions_of(Namespace(captions=None, run=tmp_path, n=3))
     assert _parsed(DEEP) is None
+
+
+def test_a_table_of_captions_is_bounded_when_it_is_written_out(tmp_path, monkeypatch):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "captions.parquet"
+    # One text of 100 kB, 100 times: 10 MB in a file of some kB.
+    monkeypatch.setattr("eval.samples.parquet.MAX_BYTES", 2**20)
+    text = arrow.array(["x" * 100_000])
+    parquet.write_table(arrow.table({"caption": text.take(arrow.array([0] * 100))}), path)
+    assert path.stat().st_size < 2**18
+    with pytest.raises(EvalInputError, match="its texts have over 1,048,576 bytes"):
+        read_table(path)
+    parquet.write_table(arrow.table({"caption": [["a", "b"]], "file_name": ["0.png"]}), path)
+    with pytest.raises(EvalInputError, match="the column 'caption' holds list<"):
+        read_table(path)
+    monkeypatch.setattr("eval.samples.parquet.MAX_ROWS", 3)
+    parquet.write_table(arrow.table({"caption": ["a"] * 4}), path)
+    with pytest.raises(EvalInputError, match="says that it holds 4 rows"):
+        read_table(path)
+    parquet.write_table(arrow.table({"Prompt": ["a", None, "é"], "x": [1, 2, 3]}), path)
+    assert read_table(path) == [{"Prompt": "a"}, {"Prompt": None}, {"Prompt": "é"}]
+    path.write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    with pytest.raises(EvalInputError, match="cannot read the captions"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("names", ["{0..99999999}", "{0..9}" * 8, "{00..99}{a,b,c}{000..999}{0..9}"])
+def test_braces_that_mean_shards_without_end_are_not_written_out(names):
+    pytest.importorskip("webdataset")
+    with pytest.raises(InputError, match="its braces mean over 1,000,000 shards"):
+        expand(f"x/{names}.tar")
+
+
+def test_braces_of_ordinary_data_are_written_out():
+    pytest.importorskip("webdataset")
+    assert len(expand("a/{000..119}.tar::b/{0..9}.tar")) == 130
+    assert written_out("laion/{00000..41455}.tar") == 41_456 and written_out("{a,b}{0..1}.tar") == 4

@@ -90,6 +90,20 @@ def test_file_systems_without_locks_are_worked_on(tmp_path, monkeypatch, capsys,
     assert capsys.readouterr().err.count("the file system has no locks") == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_pictures_are_drawn_on_file_systems_without_locks(tmp_path, monkeypatch, capsys, number):
+    from eval.samples import shards
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    shards._warn_without_locks.cache_clear()
+    with shards.Shards(tmp_path / "a").started({"a": 1}) as done, shards.Shards(tmp_path / "b").started({}):
+        assert done == 0
+    assert capsys.readouterr().err.count("the file system has no locks") == (number != errno.ENOSYS)  # filelock's way.
+
+
 def exportable(sent):
     for stage in ("decoder", "glide"):
         (sent / stage / "config.yaml").write_text("model: {class_path: modules.decoder.Decoder, init_args: {}}\n")
@@ -182,3 +196,30 @@ def test_a_stages_name_does_not_steer_the_terminal(sent, capsys):
     (exportable(sent) / "decoder").rename(sent / "dec\x1b]0;OWNED\x07")
     assert main(["export", str(sent), "--out", "out"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_stages_name_is_no_code_on_its_card(sent, capsys):
+    import ast
+
+    name = 'a"); import os; os.system("touch PWNED")  #'
+    (exportable(sent) / "decoder").rename(sent / name)
+    (sent / "clip").rename(sent / f"clip{name}")
+    assert main(["export", str(sent), "--out", 'o"ut']) == 0
+    for card in (Path('o"ut', name, "README.md"), Path('o"ut', f"clip{name}", "README.md"), Path('o"ut', "README.md")):
+        code = card.read_text().partition("```python\n")[2].partition("```")[0]
+        calls = [node.func for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        assert calls and "os" not in {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert "--run 'o\"ut' --out" in Path('o"ut', "README.md").read_text()
+
+
+@pytest.mark.parametrize("theirs", [{"trainer": 3}, {"trainer": [1], "model": "x"}, {"data": None, "x": {"y": [{}]}}])
+def test_a_runs_config_that_is_none_is_another_config(tmp_path, theirs):
+    import yaml
+
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    resumed = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    resumed.write_bytes(b"x")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(theirs))
+    with pytest.raises(InputError, match="holds a run of another config"):
+        run.check({"trainer": {"default_root_dir": "run", "max_steps": 1}}, resumed, overwrite=False)

@@ -225,3 +225,37 @@ def test_statistics_do_not_unpack_without_bound(tmp_path):
     with pytest.raises(EvalInputError, match="cannot read"):
         ReferenceStatistics.load(path)
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["0.png", "0.txt", "captions.csv", "00000/metadata.jsonl", "00000/samples"])
+def test_a_strangers_folder_of_pictures_is_read_within(tmp_path, secret, name):
+    from eval.samples.plain import open_folder
+
+    folder, own = tmp_path / "pictures", tmp_path / "own"
+    (own / "samples").mkdir(parents=True)
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0.png")
+    (own / "0.txt").write_text(SECRET)
+    (own / "captions.csv").write_text(f"file,caption\n0.png,{SECRET}\n")
+    (own / "metadata.jsonl").write_text(
+        json.dumps({"prompt": SECRET, "tag": "counting", "include": [{"class": "a", "count": 1}]})
+    )
+    Image.new("RGB", (8, 8)).save(own / "samples" / "0000.png")
+    Image.new("RGB", (8, 8)).save(own / "0.png")
+    assert len(open_folder(folder)) == 1
+    if "/" in name:
+        (folder / "00000").mkdir()
+        if name.endswith("samples"):
+            shutil.copy(own / "metadata.jsonl", folder / "00000")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(own / name.rpartition("/")[2])
+    with pytest.raises(EvalInputError, match="leads out of the folder"):
+        open_folder(folder)
+
+
+def test_links_within_a_folder_of_pictures_are_followed(tmp_path):
+    from eval.samples.plain import open_folder
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "1.png").symlink_to("0.png")
+    assert len(open_folder(tmp_path)) == 2

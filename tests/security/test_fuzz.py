@@ -13,7 +13,7 @@ from modules.errors import InputError
 EXAMPLES = 200
 
 
-@pytest.mark.parametrize("name", ["exports", "clips", "manifests", "tables", "tars", "figures", "yaml"])
+@pytest.mark.parametrize("name", ["exports", "clips", "manifests", "tables", "tars", "figures", "yaml", "records"])
 def test_no_example_does_harm(name, stored_run, tmp_path):
     if name == "tars":
         pytest.importorskip("webdataset")

@@ -11,7 +11,7 @@ from torch import nn
 
 from experiments.cli import main
 from experiments.console.import_wall import trust
-from experiments.console.parser import Parser
+from experiments.console.parser import Parser, nearest_argument
 from experiments.training.config import Settings
 from modules.errors import InputError
 
@@ -136,3 +136,11 @@ def written(place):
     config["data"]["init_args"] = {"folder": "x"}
     (place / "other.yaml").write_text(yaml.safe_dump(config))
     return "other.yaml"
+
+
+def test_what_a_message_names_is_not_imported(place):
+    """The guess at a misspelt argument looks at the class that the parser's message names."""
+    said = "Problem with given class_path 'strangers.Net': Option 'widht' is not accepted"
+    assert nearest_argument(said) == "" and not (place / "strangers" / "IMPORTED").exists()
+    known = "Problem with given class_path 'torch.nn.Linear': Option 'in_featuers' is not accepted"
+    assert nearest_argument(known) == "; did you mean 'in_features'?"

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from experiments.cli import main
 from modules.clip.folder import check_config
 from modules.diffusion.schedules import cosine, respace
 from modules.errors import InputError
@@ -113,3 +114,14 @@ def test_as_many_steps_as_may_be_asked_for_take_little_memory():
     with pytest.raises(ValueError, match="would repeat a timestep"):
         respace(long, 2000, "log_snr")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize("what", ["layers", "width", "depth", "no settings"])
+def test_a_plan_of_a_strangers_run_is_bounded_too(config_of, capsys, what):
+    stage, change = NUMBERS.get(what, ("diffusion_prior", lambda config: config.update(init_args=3)))
+    run = config_of(stage, change).parent
+    start = time.process_time()
+    assert main(["plan", "--sample", str(run), "--condition", "diffusion_prior"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "config.yaml" in error + "config.yaml" * (what == "no settings")
+    assert time.process_time() - start < 20

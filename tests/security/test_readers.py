@@ -269,3 +269,33 @@ def test_an_unfinished_sample_folder_of_a_stranger_names_its_own_pictures(tmp_pa
     with writer.started({}) as done:
         assert done == 0  # None of them is whole.
     assert Path(tmp_path / "unclip-canary.png").read_bytes() == b"secret"
+
+
+def test_a_field_without_end_in_a_csv_is_one_line(tmp_path):
+    """The limit of Python's reader is the process's, and other readers move it."""
+    import csv
+
+    path, before = tmp_path / "a.csv", csv.field_size_limit(131_072)
+    try:
+        for head, read in (
+            ("ballot,item,choice,voter", lambda: read_votes(path, None)),
+            ("image,rating", lambda: read_ratings(path)),
+            ("better,worse", lambda: read_comparisons(path)),
+        ):
+            path.write_text(f"{head}\n{'x' * 200_000},1,left,a\n")
+            with pytest.raises(EvalInputError, match="cannot read the"):
+                read()
+    finally:
+        csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "prompts.jsonl"])
+@pytest.mark.parametrize("value", ["NaN", '"\\ud800"', "9" * 5000, "[" * 5000 + "]" * 5000])
+def test_what_no_manifest_could_hold_is_refused_before_drawing(tmp_path, name, value):
+    """What is known of a caption goes into the manifest of its pictures, which is written when they are drawn."""
+    known = f'"sample_index": 0, "sign": {value}, "category": {value}'
+    index = '"caption_index": 0, ' if name == "manifest.jsonl" else ""
+    path = tmp_path / name
+    path.write_text(f'{{"prompt": "a", "caption": "a", {index}{known}}}\n')
+    with pytest.raises(REFUSALS, match=r"jsonl:1|is not a manifest of samples"):
+        read_requests(None, path)

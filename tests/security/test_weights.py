@@ -256,3 +256,31 @@ def test_half_of_a_stage_of_another_clip_stays_another_clips(config_of, sent):
     assert main(["export", str(sent), "--out", "out", "--stages", "clip,decoder", "--half"]) == 0
     with pytest.raises(InputError, match="was trained on embeddings of the CLIP 0123456789abcdef"):
         TrainedRun("out").stage("decoder")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {1: torch.ones(2)}},
+        {"state_dict": {"network.a": "x"}},
+        {"state_dict": {"network.a": torch.ones(2)}, "vocabulary": 5},
+        {"state_dict": {"network.a": torch.ones(2)}, "vocabulary": ["a", 3]},
+    ],
+)
+def test_a_checkpoint_to_start_from_holds_tensors_by_name(tmp_path, content):
+    from modules.training.initial import read_source
+
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"holds no training state|no list of words"):
+        read_source(str(tmp_path / "a.ckpt"))
+
+
+def test_an_old_pickle_is_refused_for_what_it_holds(tmp_path):
+    import pickle
+
+    from modules.training.initial import read_source
+
+    (tmp_path / "a.ckpt").write_bytes(pickle.dumps(ValueError))
+    with pytest.raises(InputError, match=r"a\.ckpt cannot be read") as caught:
+        read_source(str(tmp_path / "a.ckpt"))
+    assert "mmap" not in str(caught.value)

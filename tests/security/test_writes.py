@@ -112,3 +112,31 @@ def test_a_clips_files_are_its_own(sent, own, tmp_path):
     with pytest.raises(InputError, match="is a link that leads out of the CLIP's folder"):
         save_clip(FrozenCLIP(str(folder)), str(folder), tmp_path / "mine" / "clip")
     assert not (tmp_path / "mine" / "clip" / "export" / "more.json").exists()
+
+
+def test_the_card_of_an_imported_run_is_no_link(sent_folder, own):
+    from types import SimpleNamespace
+
+    from experiments.importing.cards import release_of
+    from experiments.importing.import_weights import write_run
+
+    release = release_of("glide", "x", sent_folder)
+    options = SimpleNamespace(out=sent_folder, kind="glide")
+    write_run({}, sent_folder, release, options)
+    assert (sent_folder / "README.md").read_text().startswith("# GLIDE")
+    (sent_folder / "README.md").unlink()
+    (sent_folder / "README.md").symlink_to(own)
+    with pytest.raises(InputError, match=r"README\.md is a link, a FIFO or a device"):
+        write_run({}, sent_folder, release, options)
+
+
+def test_a_clip_is_not_copied_through_links(stored_run, sent_folder, own):
+    from modules.clip.frozen import FrozenCLIP
+
+    given = str(stored_run / "clip" / "export")
+    place = sent_folder / "clip" / "export"
+    place.mkdir(parents=True)
+    for name in ("open_clip_model.safetensors", "vocabulary.json"):
+        (place / name).symlink_to(own)
+    assert save_clip(FrozenCLIP(given), given, sent_folder / "clip") == place
+    assert not any(path.is_symlink() for path in place.iterdir())

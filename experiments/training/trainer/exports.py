@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from modules.errors import InputError
 from modules.training.stage import Stage
+from modules.untrusted.writing import clear_way
 
 FOLDER = "parts"
 
@@ -50,6 +51,7 @@ class ExportParts(Callback):
         folder = root / FOLDER / str(ends[step])
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
+            clear_way(folder / "config.yaml")
             shutil.copy(root / "config.yaml", folder / "config.yaml")
         if trainer.is_global_zero or pl_module.sharded:
             pl_module.export(folder)

@@ -19,7 +19,7 @@ from modules.models.base import Model
 from modules.models.configs import check_value, number
 from modules.models.dalle1.logit_laplace import as_images, nll, to_unit
 from modules.models.data_sizes import NETWORK, DataSizes
-from modules.networks.dalle1.dvae import DVAEEncoder, DVAENetwork
+from modules.networks.dalle1.dvae import DVAEEncoder, DVAENetwork, over_codes
 from modules.placement.exact import exact
 
 
@@ -111,9 +111,9 @@ class DVAEModel(Model[ImageTextBatch]):
         return nll(x, mu, ln_b).mean()
 
     def gumbel(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, K, h, w) standard Gumbel noise, on the CPU."""
-        shape = (count, self.network.num_codes, self.grid, self.grid)
-        return -torch.empty(shape).exponential_(generator=generator).log()
+        """(count, K, h, w) standard Gumbel noise, on the CPU, a place's K numbers beside each other in memory."""
+        shape = (count, self.grid, self.grid, self.network.num_codes)
+        return torch.empty(shape).exponential_(generator=generator).log_().neg_().permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def spread_logits(encoder: DVAEEncoder, x: Tensor, spread: float) -> None:
 
 def kl_to_uniform(logits: Tensor) -> Tensor:
     """(B, K, h, w) logits -> (B, h, w) KL(softmax(logits), uniform) = ln K - entropy, in nats."""
-    log_q = F.log_softmax(logits.float(), dim=1)
+    log_q = over_codes(F.log_softmax, logits.float())
     return (log_q.exp() * (log_q + math.log(logits.shape[1]))).sum(dim=1)
 
 

