@@ -241,7 +241,7 @@ class EmbeddingsFolder:
     def _array(self, split: str, kind: str, dtype: str, shape: tuple[int, ...], size: int) -> ShardedArray:
         folder = self.path / split
         found = list(numbered(folder, PLACES[kind]).values()) or [shard_path(folder, kind, 0)]
-        array = open_array(found, [dtype], shape, _AGAIN)
+        array = open_array([within(self.path, path) for path in found], [dtype], shape, _AGAIN)
         if len(array) != size:
             many = f"{len(found)} shard{'s' * (len(found) > 1)}"
             raise InputError(

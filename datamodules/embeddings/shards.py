@@ -29,7 +29,7 @@ import numpy as np
 
 from datamodules.rendered.cache import MappedArray
 from modules.errors import InputError
-from modules.untrusted.reading import open_regular
+from modules.untrusted.reading import open_regular, within
 
 PLACES = {"z_i": "img_emb", "z_t": "text_emb", "tokens": "tokens", "features": "token_features"}
 """Kind of array -> its folder, and the start of its files' names."""
@@ -68,13 +68,17 @@ def replaced_path(folder: Path, number: int) -> Path:
 
 
 def numbered(folder: Path, place: str, suffix: str = ".npy") -> dict[int, Path]:
-    """The shards folder/place/place_N.suffix that exist: number -> path, in the order of the numbers."""
+    """The shards folder/place/place_N.suffix that exist: number -> path, in the order of the numbers.
+
+    Raises:
+        InputError: one is a link that leads out of the folder.
+    """
     pattern = re.compile(rf"{re.escape(place)}_(\d+){re.escape(suffix)}")
     found = {}
     for path in (folder / place).glob(f"{place}_*{suffix}"):
         match = pattern.fullmatch(path.name)
         if match:
-            found[int(match[1])] = path
+            found[int(match[1])] = within(folder, path)
     return dict(sorted(found.items()))
 
 

@@ -259,3 +259,25 @@ def test_links_within_a_folder_of_pictures_are_followed(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     (tmp_path / "1.png").symlink_to("0.png")
     assert len(open_folder(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("place", ["train/img_emb/img_emb_0.npy", "train"])
+def test_embeddings_that_are_links_out_of_their_folder_are_not_read(embeddings, tmp_path, place):
+    from datamodules.embeddings.folder import open_embeddings
+
+    folder, elsewhere = tmp_path / "sent", tmp_path / "elsewhere"
+    shutil.copytree(embeddings, folder)
+    shutil.move(folder / place, elsewhere)
+    (folder / place).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"img_emb_0\.npy is a link that leads out of the folder"):
+        open_embeddings(folder).rows("train")
+
+
+def test_captions_of_clip_retrieval_that_are_links_out_are_not_read(tmp_path):
+    from datamodules.embeddings.shards import METADATA, numbered
+
+    (tmp_path / "data" / METADATA).mkdir(parents=True)
+    (tmp_path / "other.parquet").write_bytes(b"secret")
+    (tmp_path / "data" / METADATA / "metadata_0.parquet").symlink_to(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="leads out of the folder"):
+        numbered(tmp_path / "data", METADATA, ".parquet")
