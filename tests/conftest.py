@@ -17,6 +17,58 @@ import pytest
 # A shell's background jobs start with Ctrl-C ignored, and pass that on to the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+TOGETHER = ("tests/modules/distributed/",)
+"""Folders whose files share what takes long to make: `--dist loadfile` gives them to one process, as one file."""
+
+LONGEST_FIRST = (
+    "tests/experiments/costs/test_plan.py",
+    "tests/modules/distributed/",
+    "tests/experiments/test_whole.py",
+    "tests/experiments/suites/test_forking.py",
+    "tests/modules/test_decoder.py",
+    "tests/experiments/own_data/test_new.py",
+    "tests/experiments/training/test_resume_stages.py",
+    "tests/experiments/demo/test_page.py",
+    "tests/experiments/evaluation/test_evaluate.py",
+    "tests/experiments/training/test_resume.py",
+    "tests/experiments/sampling/test_drawing.py",
+    "tests/experiments/embeddings/test_embed_processes.py",
+    "tests/modules/pretrained/test_importing.py",
+    "tests/experiments/training/test_resume_ranks.py",
+    "tests/modules/test_upsampler.py",
+    "tests/modules/test_distilled_decoder.py",
+    "tests/test_extending.py",
+    "tests/experiments/suites/test_reproduce.py",
+    "tests/test_docs.py",
+    "tests/experiments/data/test_formats.py",
+    "tests/experiments/test_start.py",
+)
+"""What takes half of the time: processes begin with it, so that none has much to do when the others are done."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the processes of pytest-xdist: LONGEST_FIRST."""
+    if hasattr(config, "workerinput"):
+        places = {name: k for k, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: min((places[n] for n in places if item.nodeid.startswith(n)), default=len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, with TOGETHER, and in the order in which the processes have the tests."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+    config.option.loadscopereorder = False  # It would begin with the files that have the most tests.
+    return Scheduling(config, log)
+
+
 DIM, CONTEXT, VOCABULARY_SIZE = 16, 20, 30
 SIZES = {"train_size": 64, "val_size": 12, "test_size": 12}
 
@@ -249,6 +301,35 @@ def mount_disk(place: Path, size: str) -> bool:
         return False
     libc.mount(b"none", b"/", None, private, None)
     return bool(libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, f"size={size}".encode()) == 0)
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words of the stages that a runner of suites starts as programs.
+
+    They are forked from a process that has imported what they need, which saves seconds for each.
+    """
+    from benchmarks.trials.forked import Forked
+
+    started: list[list[str]] = []
+
+    class Program(Forked):
+        """With what the runner uses of `experiments.suites.processes.StageProcess`."""
+
+        def __init__(self, words: list[str], env: dict[str, str], log: Path, lock: Path) -> None:
+            started.append(words)
+            super().__init__(words[1:], Path.cwd(), env, log)
+
+        code, send = Forked.returncode, Forked.send_signal
+
+    monkeypatch.setattr("experiments.suites.runner.StageProcess", Program)
+    return started
+
+
+@pytest.fixture
+def quick_stages(programs: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner of suites starts no process to fork its stages from: they are forked from that of `programs`."""
+    monkeypatch.setattr("experiments.suites.runner.forkable", lambda *_: False)
 
 
 @pytest.fixture(scope="session")

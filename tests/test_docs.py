@@ -188,7 +188,7 @@ def test_links_between_documents_lead_somewhere(document):
 
 
 @pytest.mark.timeout(600)
-def test_the_notebook_of_the_tutorial_runs(tmp_path, monkeypatch, capsys):
+def test_the_notebook_of_the_tutorial_runs(quick_stages, tmp_path, monkeypatch, capsys):
     import json
 
     pytest.importorskip("resvg_py")

@@ -56,7 +56,8 @@ def test_a_folder_holds_few_enough_files(top):
     assert {str(folder): count for folder, count in counts.items() if count > MOST} == {}
 
 
-def test_the_tests_that_nox_names_are_there():
-    named = re.findall(r'"(tests/[^"]+)"', (ROOT / "noxfile.py").read_text())
+@pytest.mark.parametrize("file", ["noxfile.py", "tests/conftest.py"])
+def test_the_tests_that_a_file_names_are_there(file):
+    named = re.findall(r'"(tests/[^"]+)"', (ROOT / file).read_text())
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []

@@ -18,8 +18,9 @@ AVAILABLE = sys.platform.startswith("linux")
 """Elsewhere a process does not die with the one that started it, or does not survive a fork."""
 ONE_DEVICE = {"devices": ("None", "1"), "num_nodes": ("None", "1"), "strategy": ("None", "auto")}
 """Settings of a command or of `trainer`, with their values for one process."""
-WORK = ("torch.utils.tensorboard", "modules.pipeline", "eval.measure", "eval.judges.judges")
-"""What commands import when they are at work, and not when their module is imported."""
+TRAINING = ("torch.utils.tensorboard",)
+WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges")
+"""What commands import when they are at work, and not when their module is imported; `fit` imports TRAINING alone."""
 
 
 def forkable(stage: Stage, run: Path) -> bool:
@@ -45,8 +46,9 @@ def device_settings(stage: Stage, run: Path) -> Iterator[tuple[str, Any]]:
 
 
 def imports_of(stages: Iterable[Stage], run: Path) -> list[str]:
-    """What stages import: WORK, the names of their commands, and the modules of the classes that their configs name."""
-    found: dict[str, None] = dict.fromkeys(WORK)
+    """What stages import: at work, the names of their commands, and the modules of the classes that configs name."""
+    stages = list(stages)
+    found: dict[str, None] = dict.fromkeys(TRAINING if all(stage.is_fit for stage in stages) else WORK)
     for stage in stages:
         found[stage.words(run)[1]] = None
         for name in stage.configs(run):

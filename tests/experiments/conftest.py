@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.trials.forked import Forked
+
 TOY = '''
 import os
 import time
@@ -180,12 +182,19 @@ def when_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], obje
 
 
 @pytest.fixture
-def unclip():
-    """Starts `unclip WORDS` as a process; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
+def unclip(tmp_path_factory: pytest.TempPathFactory):
+    """Starts `unclip WORDS` as a process; what still runs at the end is killed.
 
-    def run(*words: str) -> subprocess.Popen[str]:
-        started.append(start(*words))
+    `fit`, which takes seconds to import, is forked from a process that has imported it.
+    """
+    started: list[subprocess.Popen[str] | Forked] = []
+
+    def run(*words: str) -> subprocess.Popen[str] | Forked:
+        if words[0] == "fit":
+            said = tmp_path_factory.mktemp("said")
+            started.append(Forked(list(words), Path.cwd(), os.environ, said / "out.txt", said / "errors.txt"))
+        else:
+            started.append(start(*words))
         return started[-1]
 
     yield run

@@ -124,18 +124,6 @@ def test_it_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path, name, d
     assert error.diag().mean() < 0.2 * error.mean()
 
 
-def test_a_decoder_on_z_t_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path):
-    """Section 5.1's: it must tell the pictures apart by z_t, for its captions are gone."""
-    batch = batch._replace(embeddings=batch.embeddings._replace(tokens=torch.zeros_like(batch.embeddings.tokens)))
-    stage = make(drop_text=0.5, embedding="z_t")
-    tiny.fit(stage, tiny.repeat(shapes(), repeated(batch, 4), 150), 150, tmp_path)
-    rows, generators = batch.embeddings, [torch.Generator().manual_seed(k) for k in range(8)]
-    drawn = DecoderModel(stage.averaged, OBJECTIVE, SOLVER).sample(rows.tokens, rows.z_t, generators)
-    error = (drawn[:, None] - batch.images).square().mean(dim=(2, 3, 4))
-    assert (error.argmin(dim=1) == torch.arange(8)).all()
-    assert error.diag().mean() < 0.2 * error.mean()
-
-
 def test_the_papers_objective_learns_a_batch_by_heart(make, batch, shapes, tiny, tmp_path):
     """Epsilon with learned sigma: of 1 at first, the noise that is not found falls below 0.1, and the bound with it."""
     unet = {**tiny.STAGES["decoder"][2]["unet"], "channels": 16, "patch_size": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import torch
 
 from benchmarks.trials.compare import differing, digests
 from benchmarks.trials.faults_suite import differing_results, numbers
+from benchmarks.trials.forked import PRELOAD
 from benchmarks.trials.orphans import in_folder, in_session, wait_until_gone
 from benchmarks.trials.resume import Result
 from benchmarks.trials.small import dumped
@@ -183,6 +185,11 @@ def test_a_tool_that_is_killed_takes_its_commands_with_it(tmp_path):
         finally:
             tool.kill()
     wait_until_gone(partial(in_session, command), seconds=120)
+
+
+def test_what_processes_are_forked_from_has_imported_all_of_it():
+    """The server passes over a name that is not there, and each process would import it anew."""
+    assert [name for name in PRELOAD if importlib.util.find_spec(name) is None] == []
 
 
 def test_growth_is_measured_between_the_second_and_the_last_sixth():

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.trials.forked import Forked
 from datamodules.embeddings import EmbeddingsDataModule
 from datamodules.embeddings.folder import open_embeddings
 from datamodules.shapes import ShapesDataModule
@@ -45,18 +44,14 @@ def data(tmp_path):
     return tmp_path / "data.yaml"
 
 
-def start(data, clip, out, *more, program=("-m", "experiments.cli")):
+def start(data, clip, out, *more, program=None):
     words = ["embed", str(data), "--clip", str(clip), "--out", str(out), *WORDS, *more]
     # One thread each, or sums are rounded otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, *program, *words],
-        cwd=data.parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    said = [data.parent / f"{out.name}.{kind}.txt" for kind in ("out", "errors")]
+    for path in said:
+        path.unlink(missing_ok=True)
+    return Forked(words, data.parent, environment, *said, program)
 
 
 def finish(process):
@@ -85,7 +80,8 @@ def test_two_processes_and_a_killed_run_write_what_one_run_does(data, tmp_path, 
     assert len([name for name in one if name.startswith("train/img_emb")]) == 4
     assert contents(tmp_path / "two") == one
 
-    killed = start(data, clip_folder, tmp_path / "killed", program=("-c", KILLED))
+    (tmp_path / "killed.py").write_text(KILLED)
+    killed = start(data, clip_folder, tmp_path / "killed", program=tmp_path / "killed.py")
     _, error = killed.communicate(timeout=400)
     assert killed.returncode == -signal.SIGKILL, error
     first, second = (written(tmp_path / "killed/.train.partial", number) for number in range(2))

@@ -353,6 +353,10 @@ def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
+FEW = ("--bootstrap", "2")
+"""Replicates of a distance of 2048 dimensions, which takes a second each."""
+
+
 class Inception(torch.nn.Module):
     """What clean-fid and the Inception Score use of the torchscript file: forward, `layers`, and `output.weight`."""
 
@@ -382,7 +386,7 @@ def test_fid_is_of_the_features_that_clean_fid_reads_from_the_files(run: Path, i
     from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
 
-    assert evaluate(run, conditions=("glide",), inception="inception.pt") == 0
+    assert evaluate(run, *FEW, conditions=("glide",), inception="inception.pt") == 0
     row = json.loads((run / "samples" / "glide" / "metrics.json").read_text())
     assert row["protocol"]["inception"].startswith("Inception-v3 (clean-fid)")
 
@@ -411,7 +415,7 @@ def test_other_inception_weights_are_another_judge(run: Path, inception: Path, c
         torch.manual_seed(seed)
         torch.jit.script(Inception()).save(str(run / name))
         words = ("--write-statistics", str(fid.parent)) if seed == 0 else ()
-        assert evaluate(run, *words, **alone, inception=name) == 0
+        assert evaluate(run, *words, *FEW, **alone, inception=name) == 0
         rows.append(json.loads(metrics.read_text()))
         assert f"FID: {rows[-1]['protocol']['inception']}, against" in " ".join(capsys.readouterr().out.split())
     assert rows[0]["fid"]["value"] != rows[1]["fid"]["value"]  # the second read no features of the first
@@ -455,11 +459,11 @@ def test_without_inception_weights_one_line_says_what_to_put_where(run: Path, ca
 def test_frechet_distances_against_statistics_in_files(run: Path, inception: Path, capsys: pytest.CaptureFixture):
     written, weights = run / "statistics", {"inception": inception.name}
     metrics = run / "samples" / "glide" / "metrics.json"
-    assert evaluate(run, "--write-statistics", str(written), conditions=("glide",), **weights) == 0
+    assert evaluate(run, "--write-statistics", str(written), *FEW, conditions=("glide",), **weights) == 0
     direct = json.loads(metrics.read_text())
     assert {file.name for file in written.iterdir()} == {"classifier.npz", "clip.npz", "inception.npz"}
     fid, main = str(written / "inception.npz"), str(written / "classifier.npz")
-    assert evaluate(run, "--statistics", fid, "--statistics", main, conditions=("glide",), **weights) == 0
+    assert evaluate(run, "--statistics", fid, "--statistics", main, *FEW, conditions=("glide",), **weights) == 0
     through_files = json.loads(metrics.read_text())
     for metric in ("fid", "frechet"):
         assert through_files[metric] == direct[metric] and direct[metric]["value"] > 0

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.trials.forked import Forked
 from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from experiments.cli import main
@@ -175,11 +174,13 @@ def test_two_processes_one_of_which_dies(words, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "a"
 
-    def run(*more: str, crash: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(tmp_path / "script.py"), *words, "--devices", "2", *more, "--out", str(out)],
-            env={**os.environ, "CRASH": str(crash)}, capture_output=True, text=True, timeout=580,
-        )  # fmt: skip
+    def run(*more: str, crash: int) -> Forked:
+        """Its second process is one that Lightning starts."""
+        given, said = [*words, "--devices", "2", *more, "--out", str(out)], tmp_path / f"said{crash}.txt"
+        env, errors = {**os.environ, "CRASH": str(crash)}, tmp_path / f"errors{crash}.txt"
+        process = Forked(given, tmp_path, env, said, errors, tmp_path / "script.py")
+        process.wait(580)
+        return process
 
     assert run(crash=1).returncode != 0
     assert not out.exists()
@@ -189,8 +190,9 @@ def test_two_processes_one_of_which_dies(words, whole, tmp_path, monkeypatch):
     assert [json.loads(line)["file"] for line in shards["shard-1"].splitlines()] == ["00002.png", "00003.png"]
     inodes = {k: (tmp_path / ".a.sampling" / f"{k:05d}.png").stat().st_ino for k in lines}
     done = run("--resume", crash=0)
-    assert done.returncode == 0, done.stderr
-    assert f"going on, {len(lines)} of 12 pictures" in done.stdout
-    assert done.stdout.count("12 pictures of 4 captions") == 1  # said once, not by every process
+    said, errors = done.communicate()
+    assert done.returncode == 0, errors
+    assert f"going on, {len(lines)} of 12 pictures" in said
+    assert said.count("12 pictures of 4 captions") == 1  # said once, not by every process
     assert contents(out) == whole
     assert {k: (out / f"{k:05d}.png").stat().st_ino for k in lines} == inodes

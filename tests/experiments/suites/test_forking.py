@@ -262,6 +262,7 @@ def test_what_is_imported(folder):
         Stage("c", "unclip report x"),
     ]
     assert imports_of(stages, Path("runs/x")) == [*policy.WORK, "fit", "toy", "torch.optim", "report"]
+    assert imports_of(stages[:1], Path("runs/x")) == [*policy.TRAINING, "fit", "toy", "torch.optim"]
 
 
 SUITE = """

@@ -457,7 +457,7 @@ def test_progress_is_shown_as_lines_where_there_is_no_terminal(folder, monkeypat
     assert "left; running for 0:0" in lines[-1]
 
 
-def test_an_interrupted_fit_goes_on_from_its_checkpoint(folder, unclip, monkeypatch, capsys):
+def test_an_interrupted_fit_goes_on_from_its_checkpoint(folder, unclip, programs, monkeypatch, capsys):
     monkeypatch.setenv("TOY_HOLD", "8")
     config = Path("toy.yaml").read_text().replace("runs/toy", "${oc.env:UNCLIP_RUN,runs/x}/toy")
     Path("toy.yaml").write_text(config)

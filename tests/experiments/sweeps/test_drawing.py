@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from benchmarks.trials.forked import Forked
 from datamodules.rendered import scenes
 from eval.judges.attributes import AttributeClassifier, export_classifier
 from eval.samples.folder import SampleFolder
@@ -158,9 +157,10 @@ def test_two_processes_draw_the_same(run: Path):
     expected, measured = pictures(run), numbers(run)
     shutil.rmtree(run / "sweeps")
     known = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "experiments.cli", *words(run, **changes), "--device", "cpu", "--devices", "2"]
-    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr
+    given = [*words(run, **changes), "--device", "cpu", "--devices", "2"]
+    process = Forked(given, ROOT, known, run.parent / "said.txt")
+    said, _ = process.communicate(timeout=800)
+    assert process.returncode == 0, said
     found = pictures(run)
     assert len(found) == 2 and all(torch.equal(found[name], expected[name]) for name in expected)
     assert numbers(run) == measured

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.trials.compare import differing
+from benchmarks.trials.forked import Forked
 from experiments.training.checkpoints import load_checkpoint
 
 LIMIT = 560.0  # seconds; some 15 on an idle machine
@@ -103,7 +102,7 @@ def two_ranks(toy):
     return toy
 
 
-def wait(processes: list[subprocess.Popen]) -> list[int]:
+def wait(processes: list[Forked]) -> list[int]:
     """Their exit codes; when one fails, which leaves the other waiting, or the time is over, all are killed."""
     end = time.monotonic() + LIMIT
     while time.monotonic() < end and any(process.poll() is None for process in processes):
@@ -123,10 +122,9 @@ def test_whoever_gets_the_signal_all_stop_with_one_checkpoint_and_go_on(two_rank
     cases["validating"] = ([1], int(signal.SIGTERM), "validation", 3)  # after step 5, with a checkpoint of step 3
     processes = []
     for rank in range(2):
-        words = [sys.executable, "rank.py", str(rank), json.dumps(cases)]
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-        with Path(f"rank{rank}.log").open("w") as log:
-            processes.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment))
+        environment, log = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, two_ranks / f"rank{rank}.log"
+        words, program = [str(rank), json.dumps(cases)], two_ranks / "rank.py"
+        processes.append(Forked(words, two_ranks, environment, log, program=program))
     left = wait(processes)
     said = [Path(f"rank{rank}.log").read_text() for rank in range(2)]
     assert left == [0, 0], "\n".join(said)

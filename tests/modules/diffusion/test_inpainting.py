@@ -24,7 +24,7 @@ def draw(gaussian_denoiser, generators, count=800, steps=50, **options):
 
 
 def test_what_is_known_is_returned_exactly_and_the_rest_follows_its_conditional(gaussian_denoiser, generators):
-    drawn = draw(gaussian_denoiser, generators, steps=100, resamples=6)
+    drawn = draw(gaussian_denoiser, generators, resamples=6)
     assert torch.equal(drawn[:, 0], torch.full((800,), 1.1, dtype=torch.float64))
     mean = -0.5 + 0.24 / 0.3 * (1.1 - 0.5)
     deviation = (0.3 - 0.24**2 / 0.3) ** 0.5
