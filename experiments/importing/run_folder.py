@@ -39,6 +39,8 @@ def write_clip(out: Path, clip: ImportedCLIP, release: Release, dtype: str | Non
         export.mkdir()
         (export / CONFIG_FILE).write_text(json.dumps(clip.config, indent=1), encoding="utf-8")
         write_weights(stored(clip.tensors, dtype), export / WEIGHTS_FILE)
+        if clip.words is not None:
+            clip.words.save(export)
         found = FrozenCLIP(str(export))
         section = {"class_path": "modules.clip.CLIPTrainer", "init_args": {"model_cfg": clip.config["model_cfg"]}}
         _write(folder, release, "clip", section, export / WEIGHTS_FILE)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from modules.clip.folder import check_config
+from modules.clip.frozen import load_tokenizer
+from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.pretrained.clip_keys import text_entries, vision_entries
 from modules.pretrained.key_map import to_ours
@@ -31,10 +33,11 @@ OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.261
 
 @dataclass(frozen=True)
 class ImportedCLIP:
-    """What becomes a CLIP's folder: open_clip_config.json and the tensors by open_clip's names."""
+    """What becomes a CLIP's folder: open_clip_config.json, the tensors by open_clip's names, and its words if any."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+    words: WordTokenizer | None = None
 
 
 def of_transformers(text: Path, vision: Path, preprocess: Path | None, embeddings: Embeddings) -> ImportedCLIP:
@@ -169,4 +172,7 @@ def of_open_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
     tensors = component(folder)
     kept = {key: model[key] for key in model if key != "tokenizer"}
     mine: dict[str, Any] = {key: content[key] for key in ("preprocess_cfg", "tokenizer") if key in content}
-    return ImportedCLIP({"model_cfg": kept, **mine, "embeddings": embeddings}, tensors)
+    has_words = content.get("tokenizer") == "words" or (folder / VOCABULARY_FILE).exists()
+    tokenizer = load_tokenizer(folder) if has_words else None
+    words = tokenizer if isinstance(tokenizer, WordTokenizer) else None
+    return ImportedCLIP({"model_cfg": kept, **mine, "embeddings": embeddings}, tensors, words)

@@ -91,6 +91,16 @@ def test_a_run_whose_clip_is_of_unit_norm_takes_no_released_stage(prior_files, t
     assert main(words) == 0
 
 
+def test_a_clip_of_ours_brings_its_words(clip_folder, tmp_path, capsys):
+    assert main(["import", "clip", str(clip_folder), "--out", str(tmp_path / "run")]) == 0
+    assert FrozenCLIP(str(tmp_path / "run" / "clip" / "export")).fingerprint == FrozenCLIP(str(clip_folder)).fingerprint
+    lost = shutil.copytree(clip_folder, tmp_path / "lost")
+    (lost / "vocabulary.json").unlink()
+    assert f"{lost / 'vocabulary.json'} is missing" in refused(
+        ["import", "clip", str(lost), "--out", str(tmp_path / "other")], capsys
+    )
+
+
 def eclipse(folder: Path, dim: int) -> Path:
     theirs = released.prior(additional_embeddings=3, embedding_dim=dim)
     theirs.save_pretrained(folder)
