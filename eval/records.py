@@ -41,9 +41,8 @@ def check_row(place: Path | str, row: Mapping[str, Any]) -> None:
     Raises:
         InputError: names the file and the key.
     """
-    for key in ("condition", "n"):
-        if row.get(key) is None:
-            raise InputError(f"{place}: {key} is null; measure it again")
+    if row.get("condition") is None or row.get("n", 0) is None:
+        raise InputError(f"{place}: {'n' if row.get('condition') else 'condition'} is null; measure it again")
     for content, kinds in ((row, KINDS), (row.get("protocol") or {}, OF_PROTOCOL)):
         for key, kind in kinds.items():
             value = content.get(key) if isinstance(content, Mapping) else None

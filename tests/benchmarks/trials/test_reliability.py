@@ -162,18 +162,20 @@ def test_loader_processes_end_with_a_command_that_is_killed(tiny, embeddings, tm
 
 
 TOOL = """
-import sys, time
+import os, sys, time
 from pathlib import Path
-from benchmarks.trials.workspace import Workspace
-process = Workspace(Path(sys.argv[1])).start("fit", "--config", "stage.yaml")
+from benchmarks.trials import forked
+folder = Path(sys.argv[1])
+(folder / "wait.py").write_text("import time; time.sleep(300)")
+forked.PRELOAD[:] = ["benchmarks.trials.forked"]
+process = forked.Forked([], folder, dict(os.environ), folder / "log.txt", program=folder / "wait.py")
 print(process.pid, flush=True)
-time.sleep(120)
+time.sleep(300)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes")
 def test_a_tool_that_is_killed_takes_its_commands_with_it(tmp_path):
-    os.mkfifo(tmp_path / "stage.yaml")  # Nobody writes into it: who reads it waits.
     words = [sys.executable, "-c", TOOL, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as tool:
         try:
