@@ -21,6 +21,7 @@ from modules.aliases import MODELS, today
 from modules.clip import origin
 from modules.errors import InputError
 from modules.models.base import Model, field_names
+from modules.networks.group_norm import to_channels_last
 from modules.placement.precision import narrowed
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml, reason
@@ -138,7 +139,7 @@ def load_model(
     model = with_weights(model, tensors, path, half)
     training = config.get("training")
     if isinstance(training, dict) and training.get("channels_last") is True:
-        model.network.to(memory_format=torch.channels_last)
+        to_channels_last(model.network)
     model.network.eval().requires_grad_(False)
     origin_given = about.get(origin.KEY)
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))

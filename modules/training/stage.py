@@ -29,6 +29,7 @@ from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
 from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
+from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
 from modules.training.finite import FiniteGuard, Seen
@@ -90,7 +91,7 @@ class Stage(lightning.LightningModule, Generic[B]):
     def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
         super().__init__()
         if training.channels_last:
-            network = network.to(memory_format=torch.channels_last)
+            network = to_channels_last(network)
         self.network: nn.Module = network
         self.optimizer, self.training_config = optimizer, training
         self.average = ExponentialAverage(network, training.ema_decay)

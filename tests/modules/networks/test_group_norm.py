@@ -9,7 +9,7 @@ from torch.autograd import grad
 from torch.testing import assert_close
 
 import modules.networks.group_norm
-from modules.networks.group_norm import GroupNorm
+from modules.networks.group_norm import GroupNorm, to_channels_last
 
 SHAPES = [(3, 12, 5, 7), (1, 8, 4, 4), (2, 12, 32, 33)]
 """Few positions; one sample; more positions than MANY_POSITIONS."""
@@ -23,7 +23,7 @@ def small_tensors_too(monkeypatch):
 def parts(shape, *, modulated, offset=0.0):
     """A norm with random weights, features, scale and shift, and a gradient."""
     torch.manual_seed(0)
-    norm = GroupNorm(4, shape[1])
+    norm = to_channels_last(GroupNorm(4, shape[1]))
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     x, vectors = torch.randn(shape) + offset, torch.randn(2, shape[0], shape[1])
@@ -88,6 +88,17 @@ def test_large_pictures_go_through_torchs_kernel_where_no_gradient_is_wanted(mon
         found = norm(last)
     assert not uses
     assert torch.equal(found, F.group_norm(last, 4, norm.weight, norm.bias, norm.eps))
+
+
+def test_a_norm_of_a_network_that_is_not_in_channels_last_is_torchs_to_the_bit(monkeypatch):
+    """Pictures often come in channels_last layout, also to networks whose weights are contiguous."""
+    norm, x, vectors, _ = parts((2, 8, 4, 4), modulated=True)
+    uses, norm.sums = counted(monkeypatch), False
+    last = x.contiguous(memory_format=torch.channels_last)
+    plain = F.group_norm(last, 4, norm.weight, norm.bias, norm.eps)
+    scale, shift = (vector[:, :, None, None] for vector in vectors)
+    assert torch.equal(norm(last, *vectors), torch.addcmul(shift, plain, 1 + scale))
+    assert not uses
 
 
 def test_small_tensors_go_through_torchs_kernel(monkeypatch):
