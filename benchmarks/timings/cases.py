@@ -40,7 +40,7 @@ def decoder(bench: Bench) -> Iterator[Result]:
     batch, width = bench.batch(8), 256
     config = UNetConfig(64, (1, 2, 3, 4), 2, (32, 16, 8), 64)
     network: Any = UNet(config, 3, 6, width)
-    network = to_channels_last(network.to(bench.device))
+    network = to_channels_last(network.to(bench.device), fast_norms=True)
     run: Any = torch.compile(network) if bench.compile else network
     g = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, 64, 64, generator=g).to(bench.device)
@@ -88,7 +88,7 @@ def _error(network: Any, x: Tensor, *inputs: Tensor) -> Tensor:
 def upsampler(bench: Bench) -> Iterator[Result]:
     """A training step on a quarter-side crop against one on the whole 256 px image."""
     network: Any = UpsamplerNetwork(UNetConfig(32, (1, 2, 3, 4), 1, (), image_size=256))
-    network = to_channels_last(network.to(bench.device))
+    network = to_channels_last(network.to(bench.device), fast_norms=True)
     t = torch.zeros(2, dtype=torch.int64, device=bench.device)
 
     def step(side: int) -> Callable[[], None]:
@@ -104,7 +104,7 @@ def group_norm(bench: Bench) -> Iterator[Result]:
     Feature maps of the quickstart's decoder (batch 64) and of the paper's (batch 8).
     """
     for batch, channels, side, groups in ((64, 32, 16, 8), (64, 128, 4, 32), (8, 192, 64, 32), (8, 384, 32, 32)):
-        norm: Any = to_channels_last(GroupNorm(groups, channels).to(bench.device))
+        norm: Any = to_channels_last(GroupNorm(groups, channels).to(bench.device), fast_norms=True)
         features = torch.randn(bench.batch(batch), channels, side, side, device=bench.device)
         x = features.contiguous(memory_format=torch.channels_last).requires_grad_()
         scale, shift = torch.randn(2, len(x), channels, device=bench.device).unbind()

@@ -139,7 +139,7 @@ def load_model(
     model = with_weights(model, tensors, path, half)
     training = config.get("training")
     if isinstance(training, dict) and training.get("channels_last") is True:
-        to_channels_last(model.network)
+        to_channels_last(model.network, training.get("fast_norms") is True)
     model.network.eval().requires_grad_(False)
     origin_given = about.get(origin.KEY)
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))

@@ -52,11 +52,11 @@ class GroupNorm(nn.GroupNorm):
         return torch.addcmul(shift, h.to(exact), 1 + scale).to(h.dtype)
 
 
-def to_channels_last(network: nn.Module) -> nn.Module:
-    """Give a network's convolutions weights in channels_last layout, in place, and its group norms the fast sums."""
+def to_channels_last(network: nn.Module, fast_norms: bool = False) -> nn.Module:
+    """Give convolutions weights in channels_last layout and, if wanted, group norms the fast sums; in place."""
     for module in network.modules():
         if isinstance(module, GroupNorm):
-            module.sums = True
+            module.sums = fast_norms
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -53,6 +53,8 @@ class TrainingConfig:
         decay_share: over this last share of all steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
             All steps are max_steps, or those of max_epochs where that ends training first.
         channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
+        fast_norms: with channels_last, group norms by sums that are faster on a CPU and round otherwise
+            (`modules.networks.group_norm`).
         compile: torch.compile the network (for GPUs).
         seed: of the training noise.
         samples_judged: how many samples validation draws for its further measures (PSNR, cosines), at most a batch; 0
@@ -65,6 +67,7 @@ class TrainingConfig:
     warmup_steps: int = 100
     decay_share: float = 0.0
     channels_last: bool = False
+    fast_norms: bool = False
     compile: bool = False
     seed: int = 0
     samples_judged: int | None = None
@@ -91,7 +94,7 @@ class Stage(lightning.LightningModule, Generic[B]):
     def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
         super().__init__()
         if training.channels_last:
-            network = to_channels_last(network)
+            network = to_channels_last(network, training.fast_norms)
         self.network: nn.Module = network
         self.optimizer, self.training_config = optimizer, training
         self.average = ExponentialAverage(network, training.ema_decay)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import modules.networks.group_norm
 from modules.networks.group_norm import GroupNorm, to_channels_last
+from modules.training.stage import Stage, TrainingConfig
 
 SHAPES = [(3, 12, 5, 7), (1, 8, 4, 4), (2, 12, 32, 33)]
 """Few positions; one sample; more positions than MANY_POSITIONS."""
@@ -23,7 +24,7 @@ def small_tensors_too(monkeypatch):
 def parts(shape, *, modulated, offset=0.0):
     """A norm with random weights, features, scale and shift, and a gradient."""
     torch.manual_seed(0)
-    norm = to_channels_last(GroupNorm(4, shape[1]))
+    norm = to_channels_last(GroupNorm(4, shape[1]), fast_norms=True)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     x, vectors = torch.randn(shape) + offset, torch.randn(2, shape[0], shape[1])
@@ -117,3 +118,9 @@ def test_half_precision_scales_in_float32():
     scale, shift = (torch.full((2, 8), value, dtype=torch.bfloat16) for value in (2**-10, -1.0))
     # (0 + 1)(1 + scale) - 1: in bfloat16 1 + scale would be 1.
     assert_close(norm(torch.randn(2, 8, 4, 4).bfloat16(), scale, shift).float(), torch.full((2, 8, 4, 4), 2**-10))
+
+
+def test_a_training_config_chooses_the_sums():
+    for fast in (False, True):
+        stage = Stage(GroupNorm(2, 4), torch.optim.SGD, TrainingConfig(channels_last=True, fast_norms=fast))
+        assert stage.network.sums is fast and stage.averaged.sums is fast
