@@ -55,8 +55,8 @@ def _renamed(content: Any, above: str) -> Any:
         return {key: _renamed(value, above) for key, value in content.items()}
     if isinstance(content, list):
         return [_renamed(value, above) for value in content]
-    if isinstance(content, str) and (content == above or content.startswith(f"{above}/")):
-        return "RUN" + content[len(above) :]
+    if isinstance(content, str) and (content.startswith(f"{above}/") or (content == above and "/" in above)):
+        return "RUN" + content[len(above) :]  # A single word may be a path's or any other: train_split: train.
     return content
 
 

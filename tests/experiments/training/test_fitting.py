@@ -12,6 +12,7 @@ import yaml
 
 from experiments.cli import main
 from experiments.training.fitting import check_checkpoint, constructing
+from experiments.training.stage_folder import from_the_run
 from modules.errors import InputError
 
 
@@ -367,3 +368,18 @@ def test_the_largest_token_is_found_wherever_it_is(monkeypatch):
     tokens["train"][50:] = 43
     monkeypatch.setattr(config_checks, "TOKENS", 16)  # 4 rows of 100
     assert config_checks.captions_of(data, ["train", "val"]).largest == 43
+
+
+def test_a_word_that_is_also_the_runs_name_is_no_path():
+    """A run in the folder `train` has `train_split: train`; moved elsewhere, it is the same run."""
+    here, there = (
+        {
+            "trainer": {"default_root_dir": f"{run}/clip"},
+            "data": {"train_split": "train", "folder": f"{run}/embeddings"},
+        }
+        for run in ("train", "moved/away")
+    )
+    data = {"train_split": "train", "folder": "RUN/embeddings"}
+    assert from_the_run(here)["data"] == from_the_run(there)["data"] == data
+    whole = {"trainer": {"default_root_dir": "runs/a/clip"}, "data": {"folder": "runs/a", "other": ["runs/ab"]}}
+    assert from_the_run(whole)["data"] == {"folder": "RUN", "other": ["runs/ab"]}
