@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +22,13 @@ from eval.samples.folder import SampleFolder, captions_shown, require_writable, 
 from eval.samples.grid import to_pil
 from eval.samples.manifest import parse_record
 from eval.samples.pictures import read_picture
-from eval.untrusted import MAX_PICTURE, MAX_TABLE, read_bytes, require_inside
+from eval.untrusted import MAX_PICTURE, MAX_TABLE, WITHOUT_LOCKS, read_bytes, require_inside, warn_without_locks
 
 # All of these may lie in a sample folder (see SIDECARS), so that a kill after the last step but one does no harm.
 REQUEST, LOCK, SHARDS = "request.json", "lock.txt", "shard-*.jsonl"
 KEPT = "shard-kept.jsonl"
 NAME = r"(\d{5,18})\.png"
 """Of a picture, as `write_image` names it."""
-
-
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What locking says on file systems that have no locks, as Lustre without flock."""
-
-
-@cache
-def _warn_without_locks() -> None:
-    print(
-        "unclip: warning: the file system has no locks: start no second command with the same --out, it would not be "
-        "noticed",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 class Shards:
@@ -96,7 +79,7 @@ class Shards:
             except OSError as error:
                 if error.errno not in WITHOUT_LOCKS:
                     raise
-                _warn_without_locks()
+                warn_without_locks()
         try:
             yield self._take_up(json.loads(json.dumps(dict(request), default=str)), overwrite, resume)
         finally:

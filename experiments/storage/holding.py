@@ -17,12 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 from modules.errors import InputError
 from modules.untrusted.reading import printable, read_json
-from modules.untrusted.writing import open_in_place
+from modules.untrusted.writing import WITHOUT_LOCKS, open_in_place, warn_without_locks
 
 POLL_SECONDS = 0.2
 LOCK = ".lock"
@@ -95,21 +94,10 @@ def attempt(descriptor: int, kind: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno not in WITHOUT_LOCKS:
             raise
-        _warn_without_locks()
+        warn_without_locks()
     return True
-
-
-@cache
-def _warn_without_locks() -> None:
-    """Say once that nothing can be locked here, as on Lustre without flock: the work goes on."""
-    print(
-        "unclip: warning: the file system has no locks: start no second command in the same folder, it would not be "
-        "noticed",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def sign(descriptor: int) -> None:

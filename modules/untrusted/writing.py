@@ -9,11 +9,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from modules.errors import InputError
 from modules.untrusted.reading import printable
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What locking says on file systems that have no locks, as Lustre without flock."""
+
+
+@cache
+def warn_without_locks() -> None:
+    """Say once that nothing can be locked here: the work goes on."""
+    print(
+        "unclip: warning: the file system has no locks: start no second command in the same folder, it would not be "
+        "noticed",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def open_in_place(path: Path, flags: int) -> int:
