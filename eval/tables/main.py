@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.metrics.frechet import FEW_DRAWS, INCEPTION_DIM, few_draws
+from eval.metrics.frechet import INCEPTION_DIM
+from eval.metrics.frechet_interval import FEW_DRAWS, few_draws
 from eval.metrics.scoring import ATTRIBUTES
 from eval.protocol import check_protocols
 from eval.samples.conditions import CONDITIONS, Row, in_order, label

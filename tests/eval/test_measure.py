@@ -13,7 +13,8 @@ from eval.judges.judges import Judges, PublishedJudges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.diversity import within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_distance, frechet_interval
+from eval.metrics.frechet import FeatureStatistics, frechet_distance
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.scoring import ATTRIBUTES, describe, score_all
 from eval.protocol import captions_digest, check_protocols
 from eval.samples.folder import SampleFolder, write_samples

@@ -16,8 +16,8 @@ from eval.metrics.frechet import (
     FrechetDistance,
     frechet_distance,
     frechet_infinity,
-    frechet_interval,
 )
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.objects.base import NAN, CaptionMetric
 from eval.metrics.precision_recall import manifolds

@@ -16,7 +16,8 @@ from eval.metrics.authenticity import authentic
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.clip_score import clip_score
 from eval.metrics.diversity import vendi_interval, vendi_score, within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_infinity, frechet_interval
+from eval.metrics.frechet import FeatureStatistics, frechet_infinity
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.objects.base import CaptionMean, CaptionMetric, CaptionShare, measured
