@@ -296,6 +296,7 @@ def _protocol(
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
         "share_interval": SHARES,
+        **({} if folder.captioned else {"captioned": False}),
         "candidates": candidates(folder),
         "published": judges.published.names(),
         "aesthetic": judges.aesthetic and judges.aesthetic.name,

@@ -57,9 +57,8 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     from_file = protocol.get("frechet_reference")
     against = f"statistics of the real images {from_file}; what else needs real images: {real_images}"
     notes = [
-        f"n = {protocol['n']} a row: {counted(protocol['captions'], 'held-out caption')},"
-        f" {counted(protocol['per_caption'], 'sample')} each."
-        f" In brackets: {protocol['level']:.0%} bootstrap interval over captions, {protocol['bootstrap']} draws"
+        f"n = {protocol['n']} a row: {_captions(protocol)}. In brackets: {protocol['level']:.0%} bootstrap interval over"
+        f" {'captions' if protocol.get('captioned', True) else 'pictures'}, {protocol['bootstrap']} draws"
         f"{_seed(protocol)}.",
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
         f" {against if from_file else real_images}. It depends on n and on the features:"
@@ -93,6 +92,12 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     return notes
 
 
+def _captions(protocol: Mapping[str, Any]) -> str:
+    if not protocol.get("captioned", True):
+        return "pictures without captions"
+    return f"{counted(protocol['captions'], 'caption')}, {counted(protocol['per_caption'], 'sample')} each"
+
+
 def _seed(protocol: Mapping[str, Any]) -> str:
     return f" (seed {protocol['seed']})" if "seed" in protocol else ""
 
@@ -102,7 +107,8 @@ def _pictures_notes(protocol: Mapping[str, Any]) -> list[str]:
     if not protocol.get("size") or not protocol.get("resizing"):
         return []
     high, wide = protocol["size"]
-    return [f"All pictures have {wide} x {high} px; for the Frechet distance's features: {protocol['resizing']}."]
+    fitted = f"; those of other sizes were brought to it: {protocol['fit']}" if protocol.get("fit") else ""
+    return [f"All pictures have {wide} x {high} px{fitted}.", f"Features of the Frechet distance: {protocol['resizing']}."]
 
 
 def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:

@@ -62,6 +62,7 @@ def reword() -> argparse.ArgumentParser:
     ways.add_argument("--lengthen", action="store_true", help="by template: say what a prompt leaves open (shapes)")
     ways.add_argument("--model", metavar="FOLDER", help="lengthen by a language model of transformers' in a folder")
     made.add_argument("--seed", type=int, default=0, help="of what --lengthen fills in (default 0)")
+    made.add_argument("--device", help="of --model, such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made
 
 
@@ -70,6 +71,7 @@ def study() -> argparse.ArgumentParser:
     made = CommandParser(prog="unclip study", description="Compare decoders that were trained on different captions.")
     made.add_argument("run", type=Path, help="run folder of experiments/dalle3/suite.yaml")
     made.add_argument("--bootstrap", type=positive, default=1000, help="draws for the intervals (default 1000)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made
 
 

@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from eval.measure import check_comparable, content_shared, measure, read_reference
     from eval.protocol import require_protocol
     from eval.tables.flat import flat_csv
+    from eval.tables.further import further_table
     from eval.tables.main import main_table
     from eval.tables.published_metrics import published_table
 
@@ -78,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
             log_to_loggers(own, evaluated)
     show(table)
+    show(further_table(rows))
     if any(row["published"] for row in rows):
         show(published_table(rows))
     return 0
@@ -98,7 +100,7 @@ def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], Sampl
             raise InputError("--captions: every folder of samples has captions of its own; leave it out")
         for k in bare:
             folders[k] = open_folder(options.samples[k], options.captions)
-    real = open_folder(options.reference)
+    real = open_folder(options.reference, wanted=False)
     first = next((folder for folder in folders if not is_plain(folder)), folders[0])
     folders = [numbered_like(folder, first) if is_plain(folder) else folder for folder in folders]
     *folders, real = at_one_size([*folders, real], options.size)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from experiments.console.arguments import CommandParser, Parsers, positive
 
@@ -55,23 +55,28 @@ def add_judges(
     made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")
 
 
-class ListMetrics(argparse.Action):
-    """Prints what published metrics there are, and ends; --weights counts where it stands before --list."""
+class EvaluateParser(CommandParser):
+    """Answers --list, for which nothing else has to be given, with --weights before or behind it."""
 
-    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The options; with --list it prints what published metrics there are, and ends."""
+        words = list(args or ())
+        if "--list" in words:
+            from eval.judges.published.listing import lines
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *others: object) -> NoReturn:
-        from eval.judges.published.listing import lines
-
-        print("\n".join(lines(getattr(namespace, "weights", None))))
-        parser.exit()
+            only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            only.add_argument("--weights")
+            print("\n".join(lines(only.parse_known_args(words)[0].weights)))
+            self.exit()
+        return super().parse_known_args(args, namespace)
 
 
 def evaluate() -> argparse.ArgumentParser:
     """Of `unclip evaluate`."""
-    made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("--list", action=ListMetrics, help="print the published metrics and what files they need")
+    made = EvaluateParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made.add_argument("--list", action="store_true", help="print the published metrics and what files they need")
     made.add_argument("samples", nargs="+", help="folders of pictures, of equally many: of `unclip sample`, or any")
     made.add_argument(
         "--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet"

@@ -51,6 +51,10 @@ def test_two_models_of_others_stand_in_one_table(place: Path, capsys: pytest.Cap
     assert evaluate("karlo", "glide3", "--size", "16", "--csv", "all.csv") == 0
     printed = capsys.readouterr().out
     assert "karlo" in printed and "glide3" in printed and "the pictures have no captions" in printed
+    said = " ".join(printed.split())
+    assert "n = 9 a row: pictures without captions. In brackets: 95% bootstrap interval over pictures" in said
+    assert "those of other sizes were brought to it: short side to 16 px" in said
+    assert "Further metrics" in said and "KID" in said and "coverage" in said
     rows = {name: json.loads((place / name / "metrics.json").read_text()) for name in ("karlo", "glide3")}
     assert rows["karlo"]["protocol"] == rows["glide3"]["protocol"]
     protocol = rows["karlo"]["protocol"]
@@ -109,6 +113,11 @@ def test_the_list_of_published_metrics(place: Path, capsys: pytest.CaptureFixtur
         main(["evaluate", "--list"])
     printed = capsys.readouterr().out
     assert not end.value.code and "hpsv2.1 (not here)" in printed and "xswu/HPSv2" in printed
+    (place / "HPS_v2.1_compressed.pt").write_bytes(b"")
+    for words in (["--list", "--weights", str(place)], ["--weights", str(place), "--list"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *words])
+        assert "hpsv2.1 (here)" in capsys.readouterr().out
     assert evaluate("karlo", "--size", "16", "--metric", "dinov2") == 2
     assert "--metric dinov2 needs dinov2_vitl14_pretrain.pth" in capsys.readouterr().err
 
