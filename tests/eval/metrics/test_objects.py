@@ -205,6 +205,13 @@ def test_vendi_is_the_entropy_of_the_kernels_eigenvalues():
     )
 
 
+def test_vendi_is_that_of_its_authors_package():
+    from vendi_score import vendi
+
+    for x in (FEATURES.astype(np.float64), FEATURES[:4].astype(np.float64)):
+        assert vendi_score(x) == pytest.approx(vendi.score_dual(x, normalize=True), rel=1e-10)
+
+
 def test_copies_are_not_authentic():
     rng = np.random.default_rng(1)
     real, other = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))

@@ -28,6 +28,19 @@ def test_precision_and_recall_are_those_of_torch_fidelity(n: int, m: int):
     assert 0.2 < precision < 1 and 0.2 < recall < 1 and precision != recall
 
 
+@pytest.mark.parametrize("k", [3, 5])
+def test_all_four_are_those_of_their_authors_package(k: int):
+    from prdc import compute_prdc
+
+    x, y = features(60), features(80, seed=1) * 1.2 + 0.5
+    expected, found = compute_prdc(y, x, k), manifolds(x, y, k=k, density_k=k)
+    assert found.precise.mean() == pytest.approx(expected["precision"], abs=1e-12)
+    assert found.recalled.mean() == pytest.approx(expected["recall"], abs=1e-12)
+    assert found.dense.mean() == pytest.approx(expected["density"], rel=1e-12)
+    assert found.covered.mean() == pytest.approx(expected["coverage"], abs=1e-12)
+    assert 0 < expected["coverage"] < 1 and expected["density"] != 1
+
+
 def test_density_and_coverage_as_defined():
     x, y, k = features(40), features(30, seed=1) + 0.7, 4
     balls = [sorted(np.linalg.norm(y - center, axis=1))[k] for center in y]  # the 0-th is itself
