@@ -50,6 +50,8 @@ class VQAScore:
             raise InputError(f"{folder} holds no vision-language model that transformers reads ({reason})") from error
         self.device = torch.device(device)
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
+        self.encodes = any(config.is_encoder_decoder for config in (model.config, model.config.get_text_config()))
+        self.image_token = self._image_token()
         self.name = f"VQAScore {folder.resolve().name} {digest_of(folder)}"
 
     @torch.inference_mode()
@@ -63,7 +65,7 @@ class VQAScore:
         inputs = self.processor(images=picture, text=self.prompt(QUESTION.format(caption)), return_tensors="pt")
         given = {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, Tensor)}
         tokenizer = self.processor.tokenizer
-        if self.model.config.is_encoder_decoder:
+        if self.encodes:
             labels = tokenizer(ANSWER, return_tensors="pt").input_ids.to(self.device)
             return float(torch.exp(-self.model(**given, labels=labels).loss))
         answer = tokenizer(ANSWER, add_special_tokens=False).input_ids[0]
@@ -78,8 +80,19 @@ class VQAScore:
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
             return str(text)
-        image = getattr(self.processor, "image_token", None)
-        return f"{image}\n{question}" if image else question
+        return f"{self.image_token}\n{question}" if self.image_token else question
+
+    def _image_token(self) -> str | None:
+        """What stands for the picture in a text; None where the processor puts it there itself, as BLIP-2's does."""
+        token = getattr(self.processor, "image_token", None)
+        if token is None:
+            return None
+        number = self.processor.tokenizer.convert_tokens_to_ids(str(token))
+        try:
+            inputs = self.processor(images=Image.new("RGB", (64, 64)), text=ANSWER, return_tensors="pt")
+        except Exception:  # A processor that misses the token raises a kind of its own.
+            return str(token)
+        return None if number in inputs["input_ids"][0].tolist() else str(token)
 
 
 def digest_of(folder: Path) -> str:
