@@ -69,7 +69,7 @@ class Judged:
         """precision, recall, density and coverage, which are computed together."""
         metric = PrecisionRecall(self.real, *self.draws)
         metric.update(self.seen.tensor(self.judges.main), self.captions)
-        return metric.intervals()
+        return metric.all_found()
 
 
 def candidates(folder: SampleFolder) -> int:
