@@ -16,7 +16,7 @@ from eval.errors import InputError
 from eval.further import further
 from eval.judged import candidates
 from eval.judges.features import NO_INCEPTION
-from eval.judges.judges import BATCH, Judges, Seen, look
+from eval.judges.judges import Judges, Seen, look
 from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
@@ -55,7 +55,7 @@ class Reference:
 def read_reference(
     folder: SampleFolder,
     judges: Judges,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
 ) -> Reference:

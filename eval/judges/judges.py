@@ -23,8 +23,8 @@ from eval.samples.folder import SampleFolder
 from eval.samples.geneval import KEY
 
 CLASSES = "classes"
-BATCH = 128
-"""Images that judges look at together."""
+BATCH, PIXELS = 128, 2**25
+"""Images that judges look at together, and pixels of them: 128 of up to 512 px, 32 of 1,024 px, 8 of 2,048 px."""
 
 
 class Scorer(Protocol):
@@ -127,10 +127,16 @@ class Seen:
         return torch.from_numpy(self.features[judge])
 
 
+def batch_of(folder: SampleFolder) -> int:
+    """How many of a folder's images are looked at together: memory does not grow with their size."""
+    high, wide = folder.size
+    return max(1, min(BATCH, PIXELS // (high * wide)))
+
+
 def look(
     folder: SampleFolder,
     judges: Judges,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
     scores: bool = True,
@@ -140,7 +146,7 @@ def look(
     Args:
         folder: the images.
         judges: see `Judges`.
-        batch_size: images at a time; of no account to the features.
+        batch_size: images at a time; of no account to the features but for rounding; None for `batch_of`.
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.
@@ -157,7 +163,7 @@ def look(
         else:
             missing[name] = judge
     if missing:
-        found |= _look(folder, missing, batch_size, tick, cache, digests)
+        found |= _look(folder, missing, batch_size or batch_of(folder), tick, cache, digests)
     elif tick is not None:
         tick(len(folder))
     return Seen({name: found[name] for name in everyone}, found.get(CLASSES))

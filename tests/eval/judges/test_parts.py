@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,8 +25,7 @@ class Scores:
 
 @pytest.mark.parametrize("world", [2, 3, 9])
 def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_path, monkeypatch, world):
-    for module in (judges, parts):
-        monkeypatch.setattr(module, "BATCH", 5)
+    monkeypatch.setattr(judges, "BATCH", 5)
     folder = make_folder("a", captions=9, per_caption=2)  # 18 images: three full batches and one of three
     judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"lengths": Scores()}))
     alone = look(folder, judge, 5, cache=tmp_path / "one")
@@ -40,8 +41,13 @@ def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_
     assert not list((tmp_path / "several" / parts.PARTS).iterdir())
 
 
+@pytest.mark.parametrize(("size", "expected"), [((64, 64), 128), ((512, 512), 128), ((1024, 1024), 32), ((4096, 4096), 2)])
+def test_a_batch_of_large_pictures_holds_fewer(make_folder, size, expected):
+    assert judges.batch_of(replace(make_folder("a"), size=size)) == expected
+
+
 def test_a_part_lies_on_the_disk_while_it_is_made(make_folder, classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BATCH", 5)
+    monkeypatch.setattr(judges, "BATCH", 5)
     made = []
 
     def opened(path, shape, dtype, real=parts.open_features):
