@@ -15,7 +15,7 @@ from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
 from eval.metrics.limits.by_count import accuracy_by_count
 from eval.metrics.limits.lettering import lettering, read_words
-from eval.metrics.objects.base import CaptionShare, measured
+from eval.metrics.objects.base import measured, share
 from eval.metrics.objects.captions import InceptionScore, RPrecision
 from eval.metrics.objects.distances import CMMD, KernelDistance
 from eval.metrics.scoring import describe
@@ -117,9 +117,7 @@ def _binding(
         for kind, values in kinds.items():
             column = np.full(len(folder), np.nan)
             column[known] = values
-            share = CaptionShare(resampler.draws, resampler.seed)
-            known_share = measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups))
-            result[pair][kind] = as_json(known_share)
+            result[pair][kind] = as_json(share(column, resampler))
     return result or None
 
 

@@ -20,7 +20,7 @@ from eval.judges.judges import Judges, Seen, look
 from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
-from eval.metrics.objects.base import CaptionShare, measured
+from eval.metrics.objects.base import measured, share
 from eval.metrics.objects.captions import CLIPScore, Diversity
 from eval.metrics.objects.distances import Frechet
 from eval.metrics.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
@@ -261,8 +261,7 @@ def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.nd
 
 def counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
     """The share of a column of zeros, ones and nan, JSON-ready, with the number "n" of rows that were judged."""
-    share = CaptionShare(resampler.draws, resampler.seed)
-    interval = as_json(measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups)))
+    interval = as_json(share(column, resampler))
     return interval and {**interval, "n": int((~np.isnan(column)).sum())}
 
 

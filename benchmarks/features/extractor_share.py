@@ -1,10 +1,10 @@
 """`python -m benchmarks.features.extractor_share`: how much of an extractor's own speed `unclip evaluate` reaches.
 
 Two folders of 256 px are drawn into a scratch folder: samples, and as many real images. A CLIP with an image tower of
-random weights sees all of them twice, in turns: as tensors that are in memory, and by the whole command, which loads the
-CLIP, reads, checks and decodes the files, keeps the features, and computes every metric that a CLIP gives, with 1,000
-draws. The share is the ratio of the two times. It is told by the clock and by the processor's time: on one core that
-other programs use as well, only the latter compares.
+random weights sees all of them twice, in turns: as tensors that are in memory, and by the whole command, which loads
+the CLIP, reads, checks and decodes the files, keeps the features, and computes every metric that a CLIP gives, with
+1,000 draws. The share is the ratio of the two times. It is told by the clock and by the processor's time: on one core
+that other programs use as well, only the latter compares.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     turns = measure(options.tower, options.count, options.device, options.pairs, options.scratch)
     found = [{"alone": turn.alone._asdict(), "whole": turn.whole._asdict()} for turn in turns]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(options.out, json.dumps({"tower": options.tower, "count": options.count, "turns": found}, indent=1) + "\n")
+    content = {"tower": options.tower, "count": options.count, "turns": found}
+    write_file(options.out, json.dumps(content, indent=1) + "\n")
     for turn in turns:
         print(line(options.tower, options.count, options.device, turn))
 

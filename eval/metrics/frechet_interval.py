@@ -1,4 +1,4 @@
-"""The interval of a Frechet distance over captions, by replicates that share what does not change from one to the next."""
+"""The interval of a Frechet distance over captions: replicates share what does not change from one to the next."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     from_file = protocol.get("frechet_reference")
     against = f"statistics of the real images {from_file}; what else needs real images: {real_images}"
     notes = [
-        f"n = {protocol['n']} a row: {_captions(protocol)}. In brackets: {protocol['level']:.0%} bootstrap interval over"
+        f"n = {protocol['n']} a row: {_captions(protocol)}."
+        f" In brackets: {protocol['level']:.0%} bootstrap interval over"
         f" {'captions' if protocol.get('captioned', True) else 'pictures'}, {protocol['bootstrap']} draws"
         f"{_seed(protocol)}.",
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
@@ -108,7 +109,10 @@ def _pictures_notes(protocol: Mapping[str, Any]) -> list[str]:
         return []
     high, wide = protocol["size"]
     fitted = f"; those of other sizes were brought to it: {protocol['fit']}" if protocol.get("fit") else ""
-    return [f"All pictures have {wide} x {high} px{fitted}.", f"Features of the Frechet distance: {protocol['resizing']}."]
+    return [
+        f"All pictures have {wide} x {high} px{fitted}.",
+        f"Features of the Frechet distance: {protocol['resizing']}.",
+    ]
 
 
 def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,7 @@ class LanguageModel:
     """
 
     folder: Path
-    device: torch.device = torch.device("cpu")
+    device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():

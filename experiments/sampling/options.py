@@ -21,7 +21,7 @@ def sample() -> argparse.ArgumentParser:
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
     parser.add_argument("--decoder", metavar="STAGE", help="the stage that draws (default: the condition's own)")
     parser.add_argument(
-        "--geneval", metavar="FOLDER", help="write the pictures of GenEval's prompts there too, as its program reads them"
+        "--geneval", metavar="FOLDER", help="write pictures of GenEval's prompts there too, as its program reads them"
     )
     add_drawing(parser)
     return parser

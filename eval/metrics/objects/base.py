@@ -173,6 +173,12 @@ class CaptionShare(CaptionMean):
         return super()._of(values) if resampler is None else resampler.share(values)
 
 
+def share(values: np.ndarray, resampler: Resampler) -> Interval:
+    """`CaptionShare` of values (N,), with the captions, draws and seed of a resampler."""
+    metric = CaptionShare(resampler.draws, resampler.seed)
+    return measured(metric, torch.from_numpy(np.asarray(values, dtype=np.float64)), torch.from_numpy(resampler.groups))
+
+
 def measured(metric: CaptionMetric, *seen: Tensor) -> Interval:
     """The interval of a metric that is given all samples at once: `seen` are the arguments of its `update`.
 

@@ -41,7 +41,9 @@ def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_
     assert not list((tmp_path / "several" / parts.PARTS).iterdir())
 
 
-@pytest.mark.parametrize(("size", "expected"), [((64, 64), 128), ((512, 512), 128), ((1024, 1024), 32), ((4096, 4096), 2)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 64), 128), ((512, 512), 128), ((1024, 1024), 32), ((4096, 4096), 2)]
+)
 def test_a_batch_of_large_pictures_holds_fewer(make_folder, size, expected):
     assert judges.batch_of(replace(make_folder("a"), size=size)) == expected
 
