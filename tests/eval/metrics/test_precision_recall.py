@@ -23,8 +23,9 @@ def test_precision_and_recall_are_those_of_torch_fidelity(n: int, m: int):
     x, y = features(n), features(m, seed=1) * 1.3 + 0.5
     precision, recall = calculate_precision_recall_full(torch.from_numpy(x), torch.from_numpy(y), 3, 1000)
     found = manifolds(x, y)
-    assert found.precise.mean() == pytest.approx(precision, abs=1e-6)
-    assert found.recalled.mean() == pytest.approx(recall, abs=1e-6)
+    # Theirs are float32 means of the same zeros and ones.
+    assert found.precise.mean() == pytest.approx(precision, abs=1e-7)
+    assert found.recalled.mean() == pytest.approx(recall, abs=1e-7)
     assert 0.2 < precision < 1 and 0.2 < recall < 1 and precision != recall
 
 
