@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from eval.errors import InputError
 from eval.judges.attributes import AttributeClassifier, Attributes
+from eval.judges.built_in import INCEPTION_FILE, INCEPTION_VARIABLE
 from eval.samples.folder import SampleFolder
 from eval.untrusted import check_clip, check_finite, read_bytes, read_json
 
@@ -32,8 +33,6 @@ DECODERS = 4
 """Threads that decode pictures, and so many batches are decoded ahead."""
 Tokenizer = Callable[[list[str]], Tensor]
 
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_VARIABLE = "UNCLIP_INCEPTION"
 NO_INCEPTION = (
     f"FID with Inception features is left out: put {INCEPTION_FILE} (the weights that clean-fid downloads) anywhere and"
     f" name the file by --inception or {INCEPTION_VARIABLE}"

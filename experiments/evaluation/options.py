@@ -76,7 +76,7 @@ class EvaluateParser(CommandParser):
 def evaluate() -> argparse.ArgumentParser:
     """Of `unclip evaluate`."""
     made = EvaluateParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("--list", action="store_true", help="print the published metrics and what files they need")
+    made.add_argument("--list", action="store_true", help="print all metrics, what files they need, and which are here")
     made.add_argument("samples", nargs="+", help="folders of pictures, of equally many: of `unclip sample`, or any")
     made.add_argument(
         "--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet"

@@ -136,8 +136,10 @@ def here(metric: Published, weights: str | None) -> bool:
 
 def lines(weights: str | None) -> Sequence[str]:
     """What `unclip evaluate --list` prints: each metric, what it is, its files, where people get them, whether here."""
+    from eval.judges import built_in
+
     folder = weights_folder(weights)
-    said = []
+    said = [*built_in.lines(folder), "", "By --metric NAME or NAME=FILE[,FILE]:", ""]
     for metric in PUBLISHED.values():
         there = "here" if here(metric, weights) else "not here"
         said += [

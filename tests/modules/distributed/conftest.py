@@ -150,6 +150,7 @@ def two(one: Callable[[str], Any], embeddings: Path, tmp_path_factory: pytest.Te
     }
     jobs["fsdp2_narrow"] = {"stage": "narrow", "strategy": "fsdp2", "batch_size": 4}
     jobs["ddp_clip_sam"] = {"stage": "clip_sam", "strategy": "ddp", "batch_size": 4, "steps": 1}
+    jobs["odd"] = {"odd": True, "strategy": "ddp"}
     saved = str(one("narrow")[1] / "saved.ckpt")
     jobs["fsdp2_resumed"] = {"stage": "narrow", "strategy": "fsdp2", "batch_size": 4, "resumed": saved}
     for kind in ("ddp", "fsdp2"):

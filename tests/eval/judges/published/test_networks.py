@@ -352,7 +352,11 @@ def test_files_are_found_by_their_published_names(tmp_path: Path, monkeypatch: p
         listing.find_files("fid", None)
     with pytest.raises(InputError, match=r"needs dinov2_vitl14_pretrain.pth, .* get it from facebookresearch/dinov2"):
         listing.find_files("dinov2", str(tmp_path))
+    monkeypatch.delenv("UNCLIP_INCEPTION", raising=False)
     assert not any("(here)" in line for line in listing.lines(str(tmp_path)))
+    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"")
+    assert "fid, inception_score (here)" in listing.lines(str(tmp_path))
+    assert "clip_score, r_precision, cmmd" in listing.lines(None)
     (tmp_path / "dinov2_vitl14_pretrain.pth").write_bytes(b"")
     assert listing.find_files("dinov2", str(tmp_path))[1] == [tmp_path / "dinov2_vitl14_pretrain.pth"]
     monkeypatch.setenv(listing.WEIGHTS_VARIABLE, str(tmp_path))
