@@ -17,6 +17,7 @@ from eval.further import further
 from eval.judged import candidates
 from eval.judges.features import NO_INCEPTION
 from eval.judges.judges import Judges, Seen, look
+from eval.judges.published.listing import PUBLISHED
 from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
@@ -98,6 +99,12 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
             raise InputError(
                 f"{folder.path} holds {len(folder)} samples and {first.path} {len(first)}: Frechet distances of"
                 " different counts cannot be compared; sample equally many, or evaluate them apart"
+            )
+        if folder.captioned != first.captioned:
+            bare, other = (first, folder) if folder.captioned else (folder, first)
+            raise InputError(
+                f"{bare.path} has no captions and {other.path} has: name a table of them by --captions, or evaluate the"
+                " folders apart"
             )
         if captions_digest(folder.records) != captions_digest(first.records):
             raise InputError(
@@ -197,8 +204,10 @@ def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
     """Says what is left out where the pictures have no captions."""
     if folder.captioned:
         return []
-    by_clip = "CLIP score and R-precision are" if judges.clip is not None else "what needs captions is"
-    return [f"{folder.condition}: the pictures have no captions: {by_clip} left out, and intervals are over pictures."]
+    names = ["CLIP score", "R-precision"] if judges.clip is not None else []
+    names += [name for name in judges.published.names() or {} if PUBLISHED[name].captions]
+    left_out = f"{' and '.join(names)} are" if names else "what needs captions is"
+    return [f"{folder.condition}: the pictures have no captions: {left_out} left out, and intervals are over pictures."]
 
 
 def geneval_note(folder: SampleFolder, judges: Judges) -> list[str]:

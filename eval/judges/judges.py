@@ -19,6 +19,7 @@ from torch import Tensor
 from eval.errors import InputError
 from eval.judges.aesthetics import LinearProbe
 from eval.judges.features import AttributeExtractor, CLIPExtractor, Extractor, batches
+from eval.judges.published.listing import PUBLISHED
 from eval.samples.folder import SampleFolder
 from eval.samples.geneval import KEY
 
@@ -88,8 +89,12 @@ class Judges:
 
     def __post_init__(self) -> None:
         if not self.extractors():
+            scored = " and ".join(f"--metric {name}" for name in self.published.scorers)
             raise InputError(
-                "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
+                f"{scored} beside features of pictures, for the distance from the real images: give also --classifier,"
+                " --clip, --inception, --network or --metric dinov2"
+                if scored
+                else "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
             )
         if self.clip is None and (self.aesthetic is not None or self.preference is not None):
             raise InputError("the aesthetic and the preference probe read CLIP embeddings: give --clip as well")
@@ -102,17 +107,28 @@ class Judges:
     @property
     def extractor(self) -> Extractor:
         """The same, itself."""
-        found: Extractor = getattr(self, self.main)
-        return found
+        return self.extractors()[self.main]
 
     def extractors(self) -> dict[str, Extractor]:
         """All that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
-    def everyone(self, scores: bool = True) -> dict[str, Extractor | Scorer]:
-        """Extractors, and scorers where `scores`, by name."""
-        return {**self.extractors(), **(self.published.scorers if scores else {})}
+    def everyone(self, scores: bool = True, captioned: bool = True) -> dict[str, Extractor | Scorer]:
+        """All that look at a folder, by name.
+
+        Real images (not `scores`) are shown to those that compare with them. Of the published metrics, those that read
+        captions are not shown pictures without any.
+        """
+
+        def looks(name: str) -> bool:
+            metric = PUBLISHED.get(name)
+            if metric is None or name == self.main:
+                return True
+            return captioned or not metric.captions if scores else metric.real
+
+        found = {name: judge for name, judge in self.extractors().items() if looks(name)}
+        return {**found, **(self.published.scorers if scores and captioned else {})}
 
 
 @dataclass(frozen=True)
@@ -150,10 +166,10 @@ def look(
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.
-        scores: ask the scorers too, which read captions; not for real images.
+        scores: whether they are samples, which are scored too, and not real images; see `Judges.everyone`.
     """
     digests = _digests(folder, judges, scores) if cache is not None else {}
-    everyone = judges.everyone(scores)
+    everyone = judges.everyone(scores, folder.captioned)
     found: dict[str, np.ndarray] = {}
     missing: dict[str, Extractor | Scorer] = {}
     for name, judge in everyone.items():
@@ -175,7 +191,7 @@ def missing_files(
     """(judge, array) -> the file of the cache, of judges that have not seen these images."""
     digests = _digests(folder, judges, scores)
     found: dict[tuple[str, str], Path] = {}
-    for name, judge in judges.everyone(scores).items():
+    for name, judge in judges.everyone(scores, folder.captioned).items():
         files = {(name, key): _file(cache, digests[name], judge, key) for key in _arrays(name)}
         if not all(file.is_file() for file in files.values()):
             found |= files

@@ -79,6 +79,32 @@ def test_batches_are_in_order_and_whole(make_folder):
     assert torch.equal(torch.cat(list(features.batches(folder, 4))), folder.images())
 
 
+class Sees:
+    """A network of features: the mean colours."""
+
+    resizing = "none"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, images):
+        return images.float().mean((2, 3))
+
+
+def test_pictures_are_shown_to_those_that_measure_something_in_them(make_folder, classifier):
+    """Real images to no score of samples; pictures without captions to none that reads captions."""
+    folder, seen = make_folder("a"), {name: Sees(name) for name in ("dinov2", "hpsv2", "laion_aesthetic")}
+    judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(seen, {"vqascore": Scores()}))
+    assert set(look(folder, judge).features) == {"classifier", "dinov2", "hpsv2", "laion_aesthetic", "vqascore"}
+    assert set(look(folder, judge, scores=False).features) == {"classifier", "dinov2"}
+    bare = replace(folder, captioned=False)
+    assert set(look(bare, judge).features) == {"classifier", "dinov2", "laion_aesthetic"}
+    alone = Judges(published=PublishedJudges({"hpsv2": seen["hpsv2"]}))  # then its features are those of the distance
+    assert set(look(bare, alone).features) == set(look(folder, alone, scores=False).features) == {"hpsv2"}
+    with pytest.raises(InputError, match="--metric vqascore beside features of pictures"):
+        Judges(published=PublishedJudges({}, {"vqascore": Scores()}))
+
+
 def test_other_captions_are_other_scores_and_the_same_features(make_folder, classifier, tmp_path):
     folder = make_folder("a")
     judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"lengths": Scores()}))

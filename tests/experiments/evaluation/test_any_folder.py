@@ -100,7 +100,7 @@ def test_captions_put_other_models_beside_ours(place: Path, capsys: pytest.Captu
     lines = [f"{k}.jpg,caption {8 - k}" for k in range(9)]
     (place / "captions.csv").write_text("\n".join(["file_name,caption", *lines]) + "\n")
     assert evaluate("ours", "karlo", "--size", "16") == 2
-    assert "hold samples of different captions" in capsys.readouterr().err
+    assert "karlo has no captions and ours has: name a table of them by --captions" in capsys.readouterr().err
     assert evaluate("ours", "karlo", "--size", "16", "--captions", "captions.csv") == 0
     rows = [json.loads((place / name / "metrics.json").read_text()) for name in ("ours", "karlo")]
     assert rows[0]["protocol"]["captions_digest"] == rows[1]["protocol"]["captions_digest"]
@@ -148,3 +148,8 @@ def test_a_published_metric_by_a_file_of_small_weights(place: Path, capsys: pyte
     expected = FrechetDistance(FeatureStatistics.of(real))(FeatureStatistics.of(ours))
     assert row["published"]["fd_dinov2"]["value"] == pytest.approx(expected, rel=1e-4)
     assert row["published"]["vendi_dinov2"]["value"] == pytest.approx(vendi_score(ours), rel=1e-5)
+    words = ["--reference", "photos", "--size", "24", "--weights", str(place), "--metric", "dinov2", "--cache", ""]
+    assert main(["evaluate", "karlo", *words, "--bootstrap", "10"]) == 0  # and with nothing beside it
+    alone = json.loads((place / "karlo" / "metrics.json").read_text())
+    assert alone["published"] == row["published"] and alone["frechet"] == row["published"]["fd_dinov2"]
+    assert alone["protocol"]["extractor"] == row["protocol"]["published"]["dinov2"]
