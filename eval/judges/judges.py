@@ -88,25 +88,30 @@ class Judges:
     published: PublishedJudges = PublishedJudges()
 
     def __post_init__(self) -> None:
-        if not self.extractors():
-            scored = " and ".join(f"--metric {name}" for name in self.published.scorers)
+        if not self.extractors() and not self.published.scorers:
             raise InputError(
-                f"{scored} beside features of pictures, for the distance from the real images: give also --classifier,"
-                " --clip, --inception, --network or --metric dinov2"
-                if scored
-                else "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
+                "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
             )
         if self.clip is None and (self.aesthetic is not None or self.preference is not None):
             raise InputError("the aesthetic and the preference probe read CLIP embeddings: give --clip as well")
 
     @property
     def main(self) -> str:
-        """Whose features the Frechet distance, KID, precision, recall and diversity are computed in."""
-        return next(iter(self.extractors()))
+        """Whose features the Frechet distance, KID, precision, recall and diversity are computed in; "" for nobody's."""
+        return next(iter(self.extractors()), "")
 
     @property
     def extractor(self) -> Extractor:
-        """The same, itself."""
+        """The same, itself.
+
+        Raises:
+            InputError: none of them gives features.
+        """
+        if not self.main:
+            raise InputError(
+                f"--metric {' and '.join(self.published.scorers)} gives no features to compare with real images by: leave"
+                " --reference out, or give one of --classifier, --clip, --inception, --network, --metric dinov2 too"
+            )
         return self.extractors()[self.main]
 
     def extractors(self) -> dict[str, Extractor]:

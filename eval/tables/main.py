@@ -34,17 +34,15 @@ def main_table(rows: Sequence[Row]) -> Table:
     protocol = check_protocols(rows)
     rows = in_order(rows)
     accuracies = [name for name in ATTRIBUTES if any((row["accuracy"] or {}).get(name) for row in rows)]
-    columns = ["condition", "n", "Frechet ↓"]
+    compared = protocol["reference_n"] is not None
+    columns = ["condition", "n", *(["Frechet ↓"] if compared else [])]
     columns += ["FID ↓"] if any(row.get("fid") for row in rows) else []
     columns += ["CLIP score ↑"] if any(row["clip_score"] for row in rows) else []
     columns += [f"{name} ↑" for name in accuracies] + ["diversity"]
     body = []
     for row in rows:
-        cells = [
-            Cell(label(row["condition"])),
-            Cell(str(row["n"])),
-            number(row["frechet"], 2),
-        ]
+        cells = [Cell(label(row["condition"])), Cell(str(row["n"]))]
+        cells += [number(row["frechet"], 2)] if compared else []
         cells += [number(row.get("fid"), 2)] if "FID ↓" in columns else []
         cells += [number(row["clip_score"], 3)] if "CLIP score ↑" in columns else []
         cells += [number((row["accuracy"] or {}).get(name), 2) for name in accuracies]
@@ -61,11 +59,32 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         f" In brackets: {protocol['level']:.0%} bootstrap interval over"
         f" {'captions' if protocol.get('captioned', True) else 'pictures'}, {protocol['bootstrap']} draws"
         f"{_seed(protocol)}.",
+    ]
+    if protocol["reference_n"] is None:
+        return notes + _pictures_notes(protocol) + drawn_notes(rows) + _judge_notes(rows, protocol, accuracies)
+    notes += [
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
         f" {against if from_file else real_images}. It depends on n and on the features:"
         " compare within this table only. Diversity: mean distance of a caption's samples, in the same features.",
     ]
     notes += _draws_notes(rows, protocol) + _pictures_notes(protocol) + drawn_notes(rows)
+    notes += _judge_notes(rows, protocol, accuracies)
+    inception = protocol["inception"]
+    fid_file = protocol.get("fid_reference")
+    fid_against = (
+        f"statistics of the real images {fid_file}"
+        if fid_file
+        else real_images
+        if from_file
+        else "the same real images"
+    )
+    notes.append(inception if " is left out" in inception else f"FID: {inception}, against {fid_against}.")
+    return notes
+
+
+def _judge_notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -> list[str]:
+    """By what pictures are judged, and what is to be said of rows."""
+    notes = []
     if protocol["clip"]:
         notes.append(f"CLIP score: mean cosine by {protocol['clip']}, which no stage was conditioned on.")
     if accuracies:
@@ -79,18 +98,7 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
         for row in rows
         if row.get("shared_with_reference")
     ]
-    notes += sorted({warning for row in rows for warning in row.get("warnings") or []})
-    inception = protocol["inception"]
-    fid_file = protocol.get("fid_reference")
-    fid_against = (
-        f"statistics of the real images {fid_file}"
-        if fid_file
-        else real_images
-        if from_file
-        else "the same real images"
-    )
-    notes.append(inception if " is left out" in inception else f"FID: {inception}, against {fid_against}.")
-    return notes
+    return notes + sorted({warning for row in rows for warning in row.get("warnings") or []})
 
 
 def _captions(protocol: Mapping[str, Any]) -> str:
@@ -105,14 +113,13 @@ def _seed(protocol: Mapping[str, Any]) -> str:
 
 def _pictures_notes(protocol: Mapping[str, Any]) -> list[str]:
     """The size of the pictures, and how the extractor brings them to its own; older rows do not say."""
-    if not protocol.get("size") or not protocol.get("resizing"):
+    if not protocol.get("size"):
         return []
     high, wide = protocol["size"]
     fitted = f"; those of other sizes were brought to it: {protocol['fit']}" if protocol.get("fit") else ""
-    return [
-        f"All pictures have {wide} x {high} px{fitted}.",
-        f"Features of the Frechet distance: {protocol['resizing']}.",
-    ]
+    resized = protocol.get("resizing")
+    seen = [f"For the network of the Frechet distance and of diversity they are resized: {resized}."] if resized else []
+    return [f"All pictures have {wide} x {high} px{fitted}.", *seen]
 
 
 def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:

@@ -62,6 +62,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "unclip evaluate runs/quickstart/samples/ar_prior --reference runs/quickstart/samples/reference",
         "unclip evaluate pictures --reference runs/coco/reference --inception inception-2015-12-05.pt",
+        "unclip evaluate pictures --captions prompts.csv --metric hpsv2.1 --metric vqascore --weights weights",
     ),
     "coco": ("unclip coco --annotations annotations/captions_val2014.json --images val2014 --out runs/coco",),
     "judge": ("unclip judge aesthetic --csv AVA.txt --images ava --clip ViT-L-14:openai --out aesthetic.json",),

@@ -89,7 +89,8 @@ def evaluate() -> argparse.ArgumentParser:
         "--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n"
     )
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    add_judges(made)
+    real = "folder of real images: of `unclip data export`, or any; without it distances from them are left out"
+    add_judges(made, required=False, reference=real)
     made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     made.add_argument(

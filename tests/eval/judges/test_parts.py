@@ -101,8 +101,10 @@ def test_pictures_are_shown_to_those_that_measure_something_in_them(make_folder,
     assert set(look(bare, judge).features) == {"classifier", "dinov2", "laion_aesthetic"}
     alone = Judges(published=PublishedJudges({"hpsv2": seen["hpsv2"]}))  # then its features are those of the distance
     assert set(look(bare, alone).features) == set(look(folder, alone, scores=False).features) == {"hpsv2"}
-    with pytest.raises(InputError, match="--metric vqascore beside features of pictures"):
-        Judges(published=PublishedJudges({}, {"vqascore": Scores()}))
+    scorer = Judges(published=PublishedJudges({}, {"vqascore": Scores()}))
+    assert set(look(folder, scorer).features) == {"vqascore"} and scorer.main == ""
+    with pytest.raises(InputError, match="--metric vqascore gives no features to compare with real images by"):
+        scorer.extractor  # noqa: B018
 
 
 def test_other_captions_are_other_scores_and_the_same_features(make_folder, classifier, tmp_path):

@@ -81,6 +81,22 @@ def test_two_models_of_others_stand_in_one_table(place: Path, capsys: pytest.Cap
     assert {line["n"] for line in lines} == {"9"}
 
 
+def test_pictures_alone(place: Path, capsys: pytest.CaptureFixture):
+    """No real images: nothing is compared, the rest is measured; a run's samples and statistics ask for them."""
+    (place / "captions.csv").write_text("caption\n" + "".join(f"caption {k // 3}\n" for k in range(9)))
+    words = ["karlo", "--size", "16", "--classifier", "classifier", "--captions", "captions.csv", "--cache", ""]
+    assert main(["evaluate", *words, "--bootstrap", "10", "--csv", "all.csv"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "No real images were given by --reference" in printed and "Frechet \u2193" not in printed
+    row = json.loads((place / "karlo" / "metrics.json").read_text())
+    assert row["frechet"] is None and row["diversity"]["value"] > 0
+    assert [line["metric"] for line in csv.DictReader((place / "all.csv").open())] == ["diversity"]
+    assert main(["evaluate", *words, "--statistics", "x.npz"]) == 2
+    assert "are of real images: name them by --reference" in capsys.readouterr().err
+    assert main(["evaluate", "runs/quickstart/samples/glide", "--classifier", "classifier"]) == 2
+    assert "give --reference, as runs/quickstart/samples/reference" in capsys.readouterr().err
+
+
 def test_mixed_sizes_ask_for_a_size(place: Path, capsys: pytest.CaptureFixture):
     assert evaluate("karlo") == 2
     error = capsys.readouterr().err
