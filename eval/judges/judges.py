@@ -97,7 +97,7 @@ class Judges:
 
     @property
     def main(self) -> str:
-        """Whose features the Frechet distance, KID, precision, recall and diversity are computed in; "" for nobody's."""
+        """Whose features the Frechet distance, KID, precision, recall and diversity are of; "" where there are none."""
         return next(iter(self.extractors()), "")
 
     @property
@@ -109,8 +109,8 @@ class Judges:
         """
         if not self.main:
             raise InputError(
-                f"--metric {' and '.join(self.published.scorers)} gives no features to compare with real images by: leave"
-                " --reference out, or give one of --classifier, --clip, --inception, --network, --metric dinov2 too"
+                f"--metric {' and '.join(self.published.scorers)} gives no features to compare with real images by:"
+                " leave --reference out, or give one of --classifier, --clip, --inception, --network, --metric dinov2"
             )
         return self.extractors()[self.main]
 

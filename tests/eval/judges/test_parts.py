@@ -79,6 +79,34 @@ def test_batches_are_in_order_and_whole(make_folder):
     assert torch.equal(torch.cat(list(features.batches(folder, 4))), folder.images())
 
 
+class Blank:
+    """A folder of 1,000 pictures of one pixel that knows which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 1000
+
+    def images(self, start, stop):
+        self.asked += range(start, stop)
+        return torch.arange(start, stop)[:, None, None, None].expand(-1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(("cores", "size", "waiting"), [(4, 128, 1), (16, 128, 2), (16, 8, 16)])
+def test_few_batches_are_decoded_ahead(monkeypatch, cores, size, waiting):
+    """As many as keep all threads busy, each with a part of a batch: large pictures would fill the memory."""
+    monkeypatch.setattr(features, "threads", lambda: cores)
+    folder = Blank()
+    found = part_batches(folder, size)
+    first = next(found)
+    assert first[0] == 0 and torch.equal(first[1][:, 0, 0, 0], torch.arange(size))
+    assert max(folder.asked) < (2 + waiting) * size
+    rest = [first, *found]
+    assert torch.equal(torch.cat([images for _, images in rest])[:, 2, 0, 0], torch.arange(1000))
+    assert sorted(folder.asked) == list(range(1000))
+
+
 class Sees:
     """A network of features: the mean colours."""
 
