@@ -15,6 +15,7 @@ from modules.images.tensors import to_uint8
 from modules.models.dalle1.dvae import DVAEModel, code_use, spread_logits
 from modules.models.dalle1.logit_laplace import to_unit
 from modules.networks.dalle1.dvae import DVAENetwork
+from modules.training.measures import psnr
 from modules.training.model_stage import ModelStage
 from modules.training.stage import TrainingConfig, adamw
 
@@ -105,14 +106,13 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
         model, tokens = self.averaged_model, self.averaged_model.encode(batch.images)
         relaxed, true = (parts(batch, self.generator(1, 0)) for parts in (model.parts, model.true_parts))
         use = code_use(tokens, model.network.num_codes)
-        error = ((model.decode(tokens) - batch.images) / 2).square().flatten(1).mean(dim=1)
         return {
             "reconstruction": relaxed.reconstruction,
             "kl": relaxed.kl,
             "bound_gap": true.reconstruction - relaxed.reconstruction,  # The KL is the same in both.
             "code_perplexity": use.perplexity,
             "codes_used": use.used,
-            "psnr": (-10 * error.log10()).mean(),
+            "psnr": psnr(model.decode(tokens), batch.images),
         }
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from datamodules.rendered.scenes import make_pair, render
 from experiments.cli import main
-from experiments.manipulations import complete as command
+from experiments.manipulations.tokens import complete as command
 from modules.errors import InputError
 from modules.manipulations.completion import complete
 from modules.pipeline import UnCLIP
