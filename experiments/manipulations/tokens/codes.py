@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     page = panel([list(row) for row in zip(*columns, strict=True)], heads, found.names)
     use = code_use(tokens, dvae.network.num_codes)
     notes = [
-        f"{len(found)} pictures of {dvae.grid} x {dvae.grid} tokens use {len(codes)} of {dvae.network.num_codes} codes, "
-        f"with a perplexity of {float(use.perplexity):.1f}. "
+        f"{len(found)} pictures of {dvae.grid} x {dvae.grid} tokens use {len(codes)} of {dvae.network.num_codes} "
+        f"codes, with a perplexity of {float(use.perplexity):.1f}. "
         f"The {min(len(codes), options.shown)} that occur most stand below, by their share of all tokens."
     ]
     numbers = {"codes used": len(codes), "perplexity": float(use.perplexity)}
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 def codebook(drawn: Tensor, shares: Tensor) -> Image.Image:
     """Patches (n, 3, f, f) in rows, each row under the shares of its codes in percent."""
     cells: list[Image.Image | None] = [*pictures(drawn)]
-    names = [f"{100 * share:.3g} %" for share in shares.tolist()]
+    names = [f"{100 * share:.2g}%" for share in shares.tolist()]
     rows = [slice(first, first + COLUMNS) for first in range(0, len(cells), COLUMNS)]
     pages = [panel([cells[row]], names[row], cell=CELL) for row in rows]
     page = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), "white")

@@ -1,4 +1,4 @@
-"""`unclip codes`: the patch of a code is what it decodes to among its like, and a mosaic puts patches in their places."""
+"""`unclip codes`: a code's patch is what it decodes to among its like, and a mosaic puts patches in their places."""
 
 from __future__ import annotations
 
