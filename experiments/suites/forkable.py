@@ -24,9 +24,12 @@ WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges", "op
 
 
 def forkable(stage: Stage, run: Path) -> bool:
-    """Whether a stage can be forked: `unclip` on one device, and its `fork` does not say otherwise."""
+    """Whether a stage can be forked: `unclip` on one device and one core, and its `fork` does not say otherwise.
+
+    A process that has imported torch for one core's threads starts no others when it is forked.
+    """
     words = stage.words(run)
-    if not AVAILABLE or not stage.fork or words[:1] != ["unclip"]:
+    if not AVAILABLE or not stage.fork or stage.cores > 1 or words[:1] != ["unclip"]:
         return False
     return all(str(value) in ONE_DEVICE[key] for key, value in device_settings(stage, run))
 
