@@ -74,8 +74,8 @@ PAPER: dict[str, dict[str, tuple[str, object]]] = {
 }
 """Rows of a stage: where its YAML has them, and the paper's value (sections 2 and 3, appendices A and B).
 
-Places with " x " between them are multiplied. The Transformer's average of the paper, 0.99 every 25 updates, is 0.9996 at
-every update.
+Places with " x " between them are multiplied. The paper averages the Transformer every 25 updates by 0.99, which is
+0.9996 at every update.
 """
 
 
