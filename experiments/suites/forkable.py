@@ -19,7 +19,7 @@ AVAILABLE = sys.platform.startswith("linux")
 ONE_DEVICE = {"devices": ("None", "1"), "num_nodes": ("None", "1"), "strategy": ("None", "auto")}
 """Settings of a command or of `trainer`, with their values for one process."""
 TRAINING = ("torch.utils.tensorboard",)
-WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges")
+WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges", "open_clip")
 """What commands import when they are at work, and not when their module is imported; `fit` imports TRAINING alone."""
 
 
