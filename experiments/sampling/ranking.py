@@ -44,7 +44,7 @@ def ranking_clip(system: UnCLIP, folder: str, judge: str | None = None) -> Froze
     if judge is not None and same_weights(name, judge):
         raise InputError(f"--rank-clip {folder} is the CLIP that judges, {judge}: it would choose what it measures")
     found = FrozenCLIP(name).to(system.device)
-    for own, role in ((system.clip, "conditions the run's stages"), (system.guiding_clip, "guides the decoder")):
+    for role, own in system.clips_at_work().items():
         if own.fingerprint == found.fingerprint:
             raise InputError(f"--rank-clip {folder} is the CLIP that {role}: rank with another")
     return found
