@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -83,6 +84,11 @@ class FeatureStatistics:
             raise ValueError(f"a covariance needs 2 features or more, found {self.n:g}")
         return self.scatter / (self.n - 1)
 
+    @cached_property
+    def root(self) -> np.ndarray:
+        """(D, D) square root of the covariance; kept, since many sets of samples are compared with one reference."""
+        return symmetric_sqrt(self.covariance)
+
 
 def symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
     """The square root of a symmetric positive semidefinite (D, D) matrix, also a singular one."""
@@ -105,7 +111,7 @@ class FrechetDistance:
     def __init__(self, reference: FeatureStatistics) -> None:
         self.mean = reference.mean
         self.trace = float(np.trace(reference.covariance))
-        self.root = symmetric_sqrt(reference.covariance)
+        self.root = reference.root
 
     def __call__(self, statistics: FeatureStatistics) -> float:
         """The distance of `statistics`; at least 0."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from eval.metrics.bootstrap import LEVEL, Interval, Resampler
@@ -15,17 +17,27 @@ WIDE = 256  # dimensions from which the products of all features with the refere
 def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampler: Resampler) -> Interval:
     """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
     distance = FrechetDistance(reference)
-    value = distance(FeatureStatistics.of(features))
-    if few_draws(len(features), features.shape[1], resampler.draws):
+    costly = few_draws(len(features), features.shape[1], resampler.draws)
+    by_weights = of_weights(features, distance, costly)
+    value = by_weights(np.ones(len(features)))
+    if costly:
         few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
-        drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
+        drawn = [by_weights(counts[few.groups]) for counts in few.counts()]
         half = student(FEW_DRAWS) * float(np.std(drawn, ddof=1))
         return Interval(value, value - half, value + half)
+    return resampler.statistic(value, by_weights)
+
+
+def of_weights(features: np.ndarray, distance: FrechetDistance, costly: bool) -> Callable[[np.ndarray], float]:
+    """Maps weights (N,) of features (N, D) to their distance, in the way that takes least time.
+
+    Where replicates are `costly` there may be very many features: then they stay in the file that they may lie in.
+    """
     if len(features) < features.shape[1]:
-        return resampler.statistic(value, FewFeatures(features, distance))
-    if features.shape[1] >= WIDE:
-        return resampler.statistic(value, WideFeatures(features, distance))
-    return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))
+        return FewFeatures(features, distance)
+    if features.shape[1] >= WIDE and not costly:
+        return WideFeatures(features, distance)
+    return lambda weights: distance(FeatureStatistics.of(features, weights))
 
 
 def few_draws(n: int, dim: int, draws: int) -> bool:

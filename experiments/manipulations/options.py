@@ -134,6 +134,15 @@ def complete() -> argparse.ArgumentParser:
     return made
 
 
+def codes() -> argparse.ArgumentParser:
+    """Of `unclip codes`."""
+    made = CommandParser(prog="unclip codes", description="Show the codes of a run's dVAE.")
+    add_pictures(made)
+    add_common(made)
+    made.add_argument("--shown", type=positive, default=64, help="codes that are shown, the most used (default 64)")
+    return made
+
+
 def inpaint() -> argparse.ArgumentParser:
     """Of `unclip inpaint`."""
     made = figure("inpaint", "Draw a part of pictures anew.", steps=20)
@@ -209,6 +218,7 @@ PARSERS: Parsers = {
     "interpolate": interpolate,
     "text-diff": text_diff,
     "complete": complete,
+    "codes": codes,
     "inpaint": inpaint,
     "pca": pca,
     "typographic": typographic,

@@ -210,3 +210,10 @@ def test_many_dimensions_take_the_same_value_by_one_product(monkeypatch: pytest.
     usual = frechet_interval(x, reference, Resampler(np.arange(90) // 3, 20, seed=0))
     monkeypatch.setattr(frechet_interval_module, "WIDE", 8)
     assert frechet_interval(x, reference, Resampler(np.arange(90) // 3, 20, seed=0)) == pytest.approx(usual, rel=1e-10)
+
+
+@pytest.mark.parametrize("n", [12, 50])
+def test_the_value_of_an_interval_is_the_distance(n: int):
+    x, reference = features(n, 30), FeatureStatistics.of(features(50, 30, seed=1))
+    found = frechet_interval(x, reference, Resampler(np.arange(n), 5, seed=0))
+    assert found.value == pytest.approx(FrechetDistance(reference)(FeatureStatistics.of(x)), rel=1e-9)

@@ -63,7 +63,7 @@ def test_a_command_writes_its_figure(unclip, command):
 
 
 def test_every_command_of_the_package_is_here_and_listed():
-    assert set(COMMANDS) | {"complete", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
+    assert set(COMMANDS) | {"complete", "codes", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
 
 
 def test_the_page_holds_what_commands_wrote(unclip, tmp_path):
