@@ -107,9 +107,9 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder | None
                 " different counts cannot be compared; sample equally many, or evaluate them apart"
             )
         if folder.captioned != first.captioned:
-            bare, other = (first, folder) if folder.captioned else (folder, first)
+            bare, told = (first, folder) if folder.captioned else (folder, first)
             raise InputError(
-                f"{bare.path} has no captions and {other.path} has: name a table of them by --captions, or evaluate the"
+                f"{bare.path} has no captions and {told.path} has: name a table of them by --captions, or evaluate the"
                 " folders apart"
             )
         if captions_digest(folder.records) != captions_digest(first.records):

@@ -68,7 +68,7 @@ class PublishedJudges:
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that look at the images; any may be absent, but one has to give features.
+    """The networks that look at the images; any may be absent, but not all. Comparing needs one that gives features.
 
     Attributes:
         classifier: attribute accuracy, where the data have ground truth.
