@@ -13,7 +13,7 @@ from experiments.storage.folders import write_text
 from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.pretrained import glide, karlo, priors
+from modules.pretrained import dvae, glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
 from modules.pretrained.stages import Stages
 from modules.untrusted.writing import check_no_link
@@ -23,8 +23,12 @@ READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
     "kandinsky-prior": (priors.kandinsky, priors.KANDINSKY),
     "eclipse": (priors.eclipse, priors.ECLIPSE),
     "glide": (glide.stages, glide.FILES),
+    "dvae": (dvae.stages, dvae.FILES),
 }
 """The reader of each kind of source, and what the source should be."""
+
+WITHOUT_CLIP = ("glide", "dvae")
+"""Kinds of which a run needs no CLIP."""
 
 CLIP_FILES = (
     "a folder of transformers' layout (config.json with model.safetensors, or text_encoder and image_encoder), or of "
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     reader, files = READERS.get(options.kind, (_nothing, CLIP_FILES))
     folder = source_folder(options.source, files)
     release = release_of(options.kind, options.source, folder)
-    stages = reader(folder)
+    stages = dvae.stages(folder, options.image_size) if options.kind == "dvae" else reader(folder)
     check_place(options.out, list(stages), options.overwrite)
     names = write_run(stages, folder, release, options)
     print(f"{options.out}: {', '.join(names)}; {CARD} says whose they are and under which licence")
@@ -58,7 +62,7 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
     out: Path = options.out
     clip: FrozenCLIP | None = None
     names: list[str] = []
-    if options.kind != "glide":
+    if options.kind not in WITHOUT_CLIP:
         clip, names = _clip(folder, release, options)
     for name, read in stages.items():
         write_stage(out, name, read(), clip, release, options.dtype)

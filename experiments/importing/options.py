@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.console.arguments import CommandParser, Parsers
+from experiments.console.arguments import CommandParser, Parsers, positive
 
 KINDS = {
     "karlo": "Karlo v1.0 alpha: CLIP, prior, decoder, upsampler to 256 px",
@@ -13,6 +13,7 @@ KINDS = {
     "eclipse": "a prior of ECLIPSE, into a run that has its CLIP",
     "glide": "GLIDE (filtered): base model and upsampler",
     "clip": "a CLIP alone: of transformers' layout, or of open_clip's",
+    "dvae": "OpenAI's dVAE (DALL-E 1)",
 }
 
 
@@ -31,6 +32,12 @@ def import_() -> argparse.ArgumentParser:
         choices=("raw", "unit"),
         default="unit",
         help="of a CLIP alone: whether its embeddings get unit norm, or are used as they are (default unit)",
+    )
+    made.add_argument(
+        "--image-size",
+        type=positive,
+        default=256,
+        help="of a dVAE alone: the side of its pictures, a multiple of 8 (default 256)",
     )
     made.add_argument(
         "--dtype",
