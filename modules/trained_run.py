@@ -339,7 +339,8 @@ class TrainedRun:
             raise InputError(
                 f"{len(given)} negative captions, some maybe empty, for {count} pictures: give one for all"
             )
-        return Captions(*self.embed_text(given))
+        embedded = self.embed_text(given) if self.has("clip") else self.unread(count)
+        return Captions(*embedded, texts=tuple(given))
 
     def check_negative(self, condition: str) -> None:
         """Refuse a negative caption where nothing is guided.
@@ -439,9 +440,9 @@ class TrainedRun:
         if negative is None:
             return None
         if condition_named(condition).z_i == "image":
-            return Negative(negative.tokens, None)
+            return Negative(negative.tokens, None, negative.texts)
         z_i = self.embedding(condition, negative.tokens, negative.z_t, generators, None, negative)
-        return Negative(negative.tokens, z_i)
+        return Negative(negative.tokens, z_i, negative.texts)
 
     def decode(
         self,
@@ -470,10 +471,8 @@ class TrainedRun:
         if model.reads != "clip":
             if captions is None:
                 raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
-            if negative is not None:
-                raise InputError(
-                    f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
-                )
+            if negative is not None and negative.texts is not None:
+                negative = negative._replace(tokens=model.tokens_of(negative.texts, negative.tokens))
             read = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(read, z_i, generators, negative=negative))

@@ -15,7 +15,6 @@ FILES = (
     "(https://cdn.openai.com/dall-e/encoder.pkl and decoder.pkl are pickled modules: docs/dalle1.md has the line that "
     "converts them)"
 )
-PARTS = ("encoder", "decoder")
 
 
 def stages(folder: Path, image_size: int = 256) -> Stages:
@@ -28,11 +27,15 @@ def stages(folder: Path, image_size: int = 256) -> Stages:
     Raises:
         InputError: a file is missing; or, from the function, one cannot be read or is of something else.
     """
-    paths = [first_file(folder, (f"{part}.*",)) for part in PARTS]
-    lost = next((part for part, path in zip(PARTS, paths, strict=True) if path is None), None)
-    if lost is not None:
-        raise InputError(f"{folder} holds no {lost}: give {FILES}")
-    return {"dvae": partial(_read, *paths, image_size)}
+    encoder, decoder = _part(folder, "encoder"), _part(folder, "decoder")
+    return {"dvae": partial(_read, encoder, decoder, image_size)}
+
+
+def _part(folder: Path, name: str) -> Path:
+    found = first_file(folder, (f"{name}.*",))
+    if found is None:
+        raise InputError(f"{folder} holds no {name}: give {FILES}")
+    return found
 
 
 def _read(encoder: Path, decoder: Path, image_size: int) -> ImportedStage:
