@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +12,13 @@ from experiments.importing.cards import CARD, Release, merged, overview, release
 from experiments.importing.run_folder import check_place, write_clip, write_stage
 from experiments.importing.sources import source_folder
 from experiments.storage.folders import write_text
-from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
+from modules.clip.folder import CONFIG_FILE, clip_folder
+from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
 from modules.pretrained import dvae, glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
+from modules.pretrained.reading import read_config
 from modules.pretrained.stages import Stages
 from modules.untrusted.writing import check_no_link
 
@@ -36,8 +40,8 @@ CLIP_FILES = (
 )
 OPENAI = "openai/clip-vit-large-patch14"
 LARGE = (
-    f"For Karlo, Kandinsky 2.1 and ECLIPSE's prior for Karlo that is OpenAI's ViT-L/14: --clip {OPENAI}, or a folder "
-    f"with the files of https://huggingface.co/{OPENAI}"
+    "Name a run that has it as --out, or the CLIP with --clip. For Karlo, Kandinsky 2.1 and ECLIPSE's prior for Karlo "
+    f"it is OpenAI's ViT-L/14: --clip {OPENAI}, or a folder with the files of https://huggingface.co/{OPENAI}"
 )
 
 
@@ -58,15 +62,27 @@ def _nothing(folder: Path) -> Stages:
 
 
 def write_run(stages: Stages, folder: Path, release: Release, options: argparse.Namespace) -> list[str]:
-    """Write the CLIP, if the run has none, and then one stage after another; returns their names."""
+    """Write the CLIP, if the run has none, and then one stage after another; returns their names.
+
+    If one is refused, those that were written before it are taken away again, so that the same command can be given
+    once more.
+    """
     out: Path = options.out
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     clip: FrozenCLIP | None = None
     names: list[str] = []
-    if options.kind not in WITHOUT_CLIP:
-        clip, names = _clip(folder, release, options)
-    for name, read in stages.items():
-        write_stage(out, name, read(), clip, release, options.dtype)
-        names.append(name)
+    try:
+        if options.kind not in WITHOUT_CLIP:
+            clip, names = _clip(folder, release, options)
+        for name, read in stages.items():
+            write_stage(out, name, read(), clip, release, options.dtype)
+            names.append(name)
+    except BaseException:
+        for name in set(names) - there:
+            shutil.rmtree(out / name)
+        with contextlib.suppress(OSError):  # Others' stages are in it, or it is not there.
+            out.rmdir()
+        raise
     card = out / CARD
     check_no_link(card)
     before = text_of(card) if card.is_file() else ""
@@ -77,11 +93,14 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
 def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[FrozenCLIP, list[str]]:
     """The run's CLIP: the one that is there, unless another is named; and the names of stages that were written.
 
+    With --overwrite a source's own CLIP replaces it.
+
     Raises:
         InputError: the one that is there gives embeddings of unit norm, and released stages take its own.
     """
     there = options.out / "clip"
-    if is_export(there) and options.kind != "clip" and not options.overwrite and options.clip is None:
+    kept = is_export(there) and not (options.overwrite and has_clip(folder))
+    if kept and options.kind != "clip" and options.clip is None:
         found = FrozenCLIP(str(export_folder(there)))
         if not found.raw:
             raise InputError(
@@ -95,19 +114,33 @@ def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[
     return write_clip(options.out, _read_clip(place, embeddings), release, options.dtype), ["clip"]
 
 
+def has_clip(folder: Path) -> bool:
+    """Whether a folder holds a CLIP with both towers, of either layout."""
+    return (folder / CONFIG_FILE).is_file() or all(place is not None for place in _towers(folder))
+
+
+def _towers(folder: Path) -> tuple[Path | None, Path | None]:
+    """The folders of transformers' text and vision models; a CLIPModel's is both."""
+    both = folder / "config.json"
+    whole = folder if both.is_file() and "text_config" in read_config(both) else None
+    found = (folder / name for name in ("text_encoder", "image_encoder"))
+    text, vision = (place if (place / "config.json").is_file() else whole for place in found)
+    return text, vision
+
+
 def _read_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
     """A CLIP of either layout.
 
     Raises:
         InputError: the folder has none, or one tower alone; says which files are needed.
     """
+    folder = Path(clip_folder(folder))
     if (folder / CONFIG_FILE).is_file():
         return of_open_clip(folder, embeddings)
-    text = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-    vision = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
-    lost = next((place for place in (text, vision) if not (place / "config.json").is_file()), None)
-    if lost is not None or (text == folder) != (vision == folder):
-        missing = "image_encoder" if text != folder else "text_encoder and image_encoder"
+    towers = dict(zip(("text_encoder", "image_encoder"), _towers(folder), strict=True))
+    text, vision = towers.values()
+    if text is None or vision is None:
+        missing = " and ".join(name for name, place in towers.items() if place is None)
         raise InputError(f"{folder} has no {missing}, and a run needs the whole CLIP: {CLIP_FILES}. {LARGE}")
     place = next(
         (p for n in ("feature_extractor", "image_processor", ".") if (p := folder / n / PROCESSOR).is_file()), None

@@ -22,11 +22,9 @@ def import_() -> argparse.ArgumentParser:
     lines = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
     made = CommandParser(prog="unclip import", description="Make a run folder of weights that others released.")
     made.add_argument("kind", choices=list(KINDS), metavar="KIND", help=lines)
-    made.add_argument("source", help="folder of the files, or a name on the hub (USER/NAME)")
+    made.add_argument("source", help="folder of the files, or a name on the hub (USER/NAME[@REVISION])")
     made.add_argument("--out", type=Path, required=True, help="run folder to make, or to add the stages to")
-    made.add_argument(
-        "--clip", help="the CLIP, if the source has not both towers: a folder, or a name on the hub (USER/NAME)"
-    )
+    made.add_argument("--clip", help="the CLIP, if the source has not both towers: a folder, or a name on the hub")
     made.add_argument(
         "--embeddings",
         choices=("raw", "unit"),

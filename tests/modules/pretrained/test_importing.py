@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -108,8 +108,6 @@ def eclipse(folder: Path, dim: int) -> Path:
     tensors = {k: x for k, x in theirs.state_dict().items() if not k.startswith("time_embedding")}
     released_file = folder / "diffusion_pytorch_model.safetensors"
     released_file.unlink()
-    from safetensors.torch import save_file
-
     save_file(tensors, released_file)
     return folder
 
@@ -122,9 +120,37 @@ def test_every_release_keeps_its_section_of_the_card(prior_files, tmp_path):
     card = (out / "README.md").read_text()
     assert "# Kandinsky's prior, AI Forever" in card and "Licence: mine-1.0" in card and "# ECLIPSE's prior" in card
     assert "(eclipse_prior/export/README.md)" in card and "(diffusion_prior/export/README.md)" in card
-    words = ["import", "eclipse", str(tmp_path / "eclipse"), "--out", str(out), "--clip", str(prior_files)]
-    assert main([*words, "--overwrite"]) == 0
+    clip = (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns
+    words = ["import", "eclipse", str(tmp_path / "eclipse"), "--out", str(out), "--overwrite"]
+    assert main(words) == 0  # ECLIPSE's folder has no CLIP, so that the run's stays.
+    assert (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns == clip
+    assert main([*words, "--clip", str(prior_files)]) == 0
+    assert (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns != clip
     assert (out / "README.md").read_text().count("# ECLIPSE's prior") == 1
+
+
+def test_a_prior_whose_clip_is_nowhere_says_so(tmp_path, capsys):
+    """Its folder has a config.json, which is no CLIP's."""
+    words = ["import", "eclipse", str(eclipse(tmp_path / "eclipse", 32)), "--out", str(tmp_path / "run")]
+    assert "eclipse has no text_encoder and image_encoder, and a run needs the whole CLIP" in refused(words, capsys)
+
+
+def test_what_was_written_before_a_stage_is_refused_goes(prior_files, files, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(files / "decoder", prior_files / "decoder")
+    words = ["import", "karlo", str(prior_files), "--out", str(out)]
+    assert "holds decoder without text_proj, and both make one stage" in refused(words, capsys)
+    shutil.copytree(files / "text_proj", prior_files / "text_proj")
+    weights = prior_files / "text_proj" / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(weights), "embedding_proj.weight": torch.zeros(3, 3)}, weights)
+    assert "text.z_t.weight would be (3, 3)" in refused(words, capsys)
+    assert not out.exists()
+    shutil.copy(files / "text_proj" / weights.name, weights)
+    assert main(words) == 0
+    kept = (out / "diffusion_prior" / "config.yaml").read_bytes()
+    weights.write_bytes(b"")
+    assert "is damaged" in refused([*words, "--overwrite"], capsys)
+    assert (out / "diffusion_prior" / "config.yaml").read_bytes() == kept  # It was there before.
 
 
 def test_a_stage_of_another_width_than_the_clips_is_refused(prior_files, tmp_path, capsys):
@@ -246,12 +272,15 @@ def test_names_on_the_hub_for_source_and_clip(files, run, hub, tmp_path, capsys)
         for name in ("text_encoder", "image_encoder")
         for path in (files / name).iterdir()
     }
-    hub.commit("somebody/clip", towers)
+    revision = hub.commit("somebody/clip", towers)
+    hub.commit("somebody/clip", {"image_encoder/config.json": b"{}"})
     words = ["import", "karlo", "somebody/karlo", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]  # Behind the bars of what was fetched.
     assert "has no image_encoder" in said and "--clip openai/clip-vit-large-patch14" in said
-    assert main([*words, "--clip", "somebody/clip"]) == 0
+    assert main([*words, "--clip", "somebody/clip"]) == 2
+    assert "it is no CLIP's of transformers" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*words, "--clip", f"somebody/clip@{revision}"]) == 0
     assert "decoder/diffusion_pytorch_model.bin" not in hub.asked
     assert FrozenCLIP(str(tmp_path / "run" / "clip" / "export")).fingerprint == (
         FrozenCLIP(str(run / "clip" / "export")).fingerprint
