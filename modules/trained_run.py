@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batches import Captions
+from modules.clip import origin
 from modules.clip.frozen import FrozenCLIP, caption_features, caption_of
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
@@ -173,12 +174,14 @@ class TrainedRun:
         """
         if name not in self._stored:
             half = self.placement.half
+            if self.placement.offload and name not in self._fingerprints:
+                self._know_clip(name)
             self._make_room()
             stored: Stored[Model] = load_model(self.run / name, half=half, known=self._fingerprints.get(name))
             if name not in self._fingerprints:
                 check_stage(name, stored.model, self.run)
                 self._check_clip(name, stored)
-                self._make_room()  # The check may have needed the CLIP.
+                self._make_room()  # The check may have needed the CLIP still.
             for value in vars(stored.model).values():
                 if isinstance(value, nn.Module):
                     value.to(self.device)
@@ -186,6 +189,15 @@ class TrainedRun:
                 compute_in_bfloat16(stored.model.network, self.device)
             self._stored[name], self._fingerprints[name] = stored, stored.fingerprint
         return self._stored[name]
+
+    def _know_clip(self, name: str) -> None:
+        """Read what a stage is checked by, where it is: the CLIP's facts, before both would be in memory."""
+        about = read_config(self.run / name)
+        network = about["init_args"].get("network")
+        settings = network.get("init_args") if isinstance(network, dict) else None
+        wide = isinstance(settings, dict) and settings.get("embedding_dim") is not None
+        if self.has("clip") and (wide or origin.KEY in about):
+            _ = self.clip_facts
 
     def _check_clip(self, name: str, stored: Stored[Model]) -> None:
         width = getattr(stored.model.network, "embedding_dim", None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modules import trained_run
 from modules.errors import InputError
 from modules.models.exports import load_model
 from modules.pipeline import UnCLIP
@@ -36,6 +37,26 @@ def test_a_stage_that_leaves_is_freed(stored_run):
         assert weight() is None and network() is None
     finally:
         gc.enable()
+
+
+def test_a_stage_and_the_clip_are_not_in_memory_together(stored_run, monkeypatch):
+    """Nor while the stage is checked against the CLIP, when it is read for the first time."""
+    networks, beside = [], []
+    load, make = trained_run.load_model, trained_run.FrozenCLIP
+
+    def loading(*given, **named):
+        stored = load(*given, **named)
+        networks.append(weakref.ref(stored.model.network))
+        return stored
+
+    def making(folder):
+        beside.append([ref for ref in networks if ref() is not None])
+        return make(folder)
+
+    monkeypatch.setattr(trained_run, "load_model", loading)
+    monkeypatch.setattr(trained_run, "FrozenCLIP", making)
+    UnCLIP.from_run(stored_run, offload=True).generate(CAPTIONS[:1])
+    assert beside and not any(beside) and len(networks) == 3
 
 
 def test_a_model_that_was_put_in_place_stays(stored_run):
