@@ -70,6 +70,27 @@ def test_kandinskys_prior_is_karlos_with_its_own_clip_and_range(kandinsky):
     close(system.clip.encode_text(ids), text(ids).text_embeds)
 
 
+def test_kandinskys_own_files_give_the_same_tensors(kandinsky, tmp_path):
+    """prior_fp16.ckpt has no level "state_dict"; its numbers are rounded, and stay so."""
+    folder, theirs, _ = kandinsky
+    files = tmp_path / "files"
+    files.mkdir()
+    state = original.prior(theirs)
+    torch.save({f"model.{name}": tensor.half() for name, tensor in state.items()}, files / "prior_fp16.ckpt")
+    statistics = theirs.clip_mean.detach()[0], theirs.clip_std.detach()[0]
+    torch.save(statistics, files / "ViT-L-14_stats.th")
+    words = ["import", "kandinsky-prior", str(files), "--clip", str(folder / "files"), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    found = load_model(tmp_path / "run" / "diffusion_prior").model
+    assert found.sampler.threshold_limit == 10.0
+    ours = found.network.state_dict()
+    wanted = load_model(folder / "run" / "diffusion_prior").model.network.state_dict()
+    assert ours.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        kept = name.startswith(("standardisation.", "empty."))
+        assert torch.equal(ours[name], tensor if kept else tensor.half().to(tensor.dtype)), name
+
+
 def without_timestep(theirs, noise, z_t, features, mask):
     """ECLIPSE's forward, from the parts of diffusers' class: the sequence without its timestep, under both masks."""
     parts = [
