@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import RUN, CommandParser, Parsers, positive
+from experiments.console.arguments import RUN, CommandParser, Parsers, add_precision, positive
 from modules.conditions import DEFAULT, priors
 
 HALVES = ("left", "right", "top", "bottom")
@@ -53,6 +53,7 @@ def add_common(made: argparse.ArgumentParser) -> None:
     made.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
+    add_precision(made)
     made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
 
 
