@@ -191,13 +191,27 @@ class TrainedRun:
         return self._stored[name]
 
     def _know_clip(self, name: str) -> None:
-        """Read what a stage is checked by, where it is: the CLIP's facts, before both would be in memory."""
-        about = read_config(self.run / name)
-        network = about["init_args"].get("network")
-        settings = network.get("init_args") if isinstance(network, dict) else None
-        wide = isinstance(settings, dict) and settings.get("embedding_dim") is not None
-        if self.has("clip") and (wide or origin.KEY in about):
+        """Read the CLIP's facts, if a stage is checked by them, before the stage: both would be in memory."""
+        checked = self._network_settings(name).get("embedding_dim") is not None
+        if self.has("clip") and (checked or origin.KEY in read_config(self.run / name)):
             _ = self.clip_facts
+
+    def _network_settings(self, name: str) -> Mapping[str, object]:
+        """What a stage's config says of its network; no stage is read for it."""
+        network = read_config(self.run / name)["init_args"].get("network")
+        settings = network.get("init_args") if isinstance(network, dict) else None
+        return settings if isinstance(settings, dict) else {}
+
+    def _reads_features(self, name: str) -> bool:
+        """Whether a stage reads the CLIP's features of a caption, which are made before the stage is read."""
+        if name in self._stored:
+            return bool(getattr(self._stored[name].model, "reads_features", False))
+        settings = self._network_settings(name)
+        return any(settings.get(key) is not None for key in ("feature_dim", "frozen_text"))
+
+    def _is_dvae(self, name: str) -> bool:
+        kind = type(self._stored[name].model) if name in self._stored else model_class(self.run / name)
+        return issubclass(kind, DVAEModel)
 
     def _check_clip(self, name: str, stored: Stored[Model]) -> None:
         width = getattr(stored.model.network, "embedding_dim", None)
@@ -329,9 +343,8 @@ class TrainedRun:
 
         It has unit norm unless the CLIP's embeddings are raw.
         """
-        reads = self.prior(name).reads_features
         captions = Captions(tokens, z_t, None, negative)
-        captions = self._with_features(captions) if reads else captions
+        captions = self._with_features(captions) if self._reads_features(name) else captions
         return self.finite(name, self.prior(name).sample(captions, generators).to(z_t.dtype))
 
     def _with_features(self, captions: Captions) -> Captions:
@@ -472,10 +485,10 @@ class TrainedRun:
             captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
-        if z_i is not None and isinstance(self.stage(decoder).model, DVAEModel):
+        if z_i is not None and self._is_dvae(decoder):
             return self.finite(decoder, self.dvae(decoder).decode(z_i))
         read: CaptionInput = tokens
-        if self.placement.offload and self.decoder(decoder).reads_features:  # The CLIP goes before the decoder comes.
+        if self.placement.offload and self._reads_features(decoder):  # The CLIP goes before the decoder comes.
             read = self.caption_features(tokens)
             if negative is not None and isinstance(negative.tokens, Tensor):
                 negative = negative._replace(tokens=self.caption_features(negative.tokens))

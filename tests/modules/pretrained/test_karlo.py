@@ -17,6 +17,7 @@ import released
 from diffusers.models import embeddings
 
 from experiments.cli import main
+from modules import trained_run
 from modules.batches import Captions
 from modules.clip.frozen import caption_of
 from modules.diffusion.schedules import SCHEDULES
@@ -253,6 +254,19 @@ def test_a_prior_draws_the_same_alone_and_in_a_batch(system):
     close(both[1:], alone)
 
 
+def test_offloaded_stages_are_read_once_and_draw_the_same(run, monkeypatch):
+    """The CLIP comes twice: for the prior's captions, and for the decoder's."""
+    few = {name: {"steps": 1} for name in ("diffusion_prior", "decoder", "upsampler")}
+    wanted = UnCLIP.from_run(run, **few).generate(CAPTIONS[:1], negative="ugly")
+    system, read = UnCLIP.from_run(run, offload=True, **few), []
+    load, make = trained_run.load_model, trained_run.FrozenCLIP
+    monkeypatch.setattr(trained_run, "load_model", lambda f, **own: (read.append(f.name), load(f, **own))[1])
+    monkeypatch.setattr(trained_run, "FrozenCLIP", lambda folder: (read.append("clip"), make(folder))[1])
+    assert torch.equal(system.generate(CAPTIONS[:1]), UnCLIP.from_run(run, **few).generate(CAPTIONS[:1]))
+    assert read[:5] == ["clip", "diffusion_prior", "clip", "decoder", "upsampler"]
+    assert torch.equal(system.generate(CAPTIONS[:1], negative="ugly"), wanted)
+
+
 def test_what_is_exported_to_diffusers_is_what_diffusers_draws_with(folder, parts, run, tmp_path):
     """Every tensor and every setting that its classes read back is that of the models that were imported."""
     out = tmp_path / "exported"
@@ -275,6 +289,9 @@ def test_what_is_exported_to_diffusers_is_what_diffusers_draws_with(folder, part
         assert {k: v for k, v in back.items() if k[0] != "_"} == {
             k: v for k, v in scheduler.config.items() if k[0] != "_"
         }
+    own = released.UnCLIPTextProjModel.from_pretrained(out, subfolder="text_proj")  # As docs/pretrained.md has it.
+    pipeline = released.UnCLIPPipeline.from_pretrained(out, text_proj=own)
+    assert torch.equal(pipeline.prior.clip_mean, parts["prior"].clip_mean) and pipeline.text_proj is own
     words = released.CLIPTokenizer.from_pretrained(out / "tokenizer")
     assert (
         words(CAPTIONS, padding="max_length").input_ids == parts["tokenizer"](CAPTIONS, padding="max_length").input_ids
