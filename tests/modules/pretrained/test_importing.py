@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ from experiments.cli import main
 from experiments.publishing.diffusers_folder import processor
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
+from modules.models.licences import licence_behind
 from modules.pipeline import UnCLIP
 from modules.pretrained import karlo
 from modules.pretrained.clip import of_transformers
@@ -78,6 +80,22 @@ def test_an_imported_run_is_drawn_from_by_the_command(run, tmp_path, capsys):
     for k, pixels in enumerate(wanted):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / f"{k:05d}.png")), pixels)
     assert wanted.shape == (2, 64, 64, 3) and not np.array_equal(*wanted)
+
+
+def test_a_release_keeps_its_licence_wherever_it_goes(run, tmp_path):
+    assert main(["export", str(run), "--half", "--out", str(tmp_path / "out")]) == 0
+    for name, file in (("decoder", "model.safetensors"), ("clip", "open_clip_model.safetensors")):
+        card = (tmp_path / "out" / name / "README.md").read_text()
+        assert "license: creativeml-openrail-m" in card and "its use restrictions bind whoever passes" in card
+        digest = hashlib.sha256((tmp_path / "out" / name / file).read_bytes()).hexdigest()
+        assert f"sha256 `{digest}`" in card and card.count("sha256") == 1 and "## Load it" in card
+    whole = (tmp_path / "out" / "README.md").read_text()
+    assert whole.startswith("---\nlicense: creativeml-openrail-m") and whole.count("; licence creativeml") == 4
+    assert main(["export", str(run), "--format", "diffusers", "--out", str(tmp_path / "diffusers")]) == 0
+    card = (tmp_path / "diffusers" / "README.md").read_text()
+    assert "license: creativeml-openrail-m" in card
+    assert "- decoder, from Karlo v1.0 alpha, Kakao Brain: decoder: CreativeML Open RAIL-M" in card
+    assert licence_behind(str(run / "decoder")).name == "creativeml-openrail-m"
 
 
 def test_a_run_whose_clip_is_of_unit_norm_takes_no_released_stage(prior_files, tmp_path, capsys):
