@@ -19,7 +19,7 @@ from modules.models.exports import export_folder, is_export
 from modules.pretrained import dvae, glide, karlo, priors
 from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
 from modules.pretrained.reading import read_config
-from modules.pretrained.stages import Stages
+from modules.pretrained.stages import ImportedStage, Stages
 from modules.untrusted.writing import check_no_link
 
 READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
@@ -75,7 +75,7 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
         if options.kind not in WITHOUT_CLIP:
             clip, names = _clip(folder, release, options)
         for name, read in stages.items():
-            write_stage(out, name, read(), clip, release, options.dtype)
+            _write_one(name, read, clip, release, options)
             names.append(name)
     except BaseException:
         for name in set(names) - there:
@@ -88,6 +88,16 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
     before = text_of(card) if card.is_file() else ""
     write_text(card, merged(before, overview(release, names)))
     return names
+
+
+def _write_one(
+    name: str, read: Callable[[], ImportedStage], clip: FrozenCLIP | None, release: Release, options: argparse.Namespace
+) -> None:
+    """Read a stage, write it and say so; its tensors are gone when the next one is read."""
+    stage = read()
+    write_stage(options.out, name, stage, clip, release, options.dtype)
+    count = sum(tensor.numel() for tensor in stage.tensors.values())
+    print(f"{options.out / name}: {count / 1e6:,.1f} M parameters", flush=True)
 
 
 def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[FrozenCLIP, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -78,7 +77,7 @@ def card_text(path: Path) -> str:
         return file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def _made(said: dict[str, Any]) -> Licence | None:
+def _made(said: dict[str, object]) -> Licence | None:
     parts = [said.get(key) for key in ("name", "text", "of")]
     texts = [printable(part[:MAX_TEXT]) for part in parts if isinstance(part, str)]
     return Licence(*texts) if len(texts) == len(parts) else None
