@@ -21,7 +21,7 @@ LARGEST = 65504
 """Of float16."""
 
 WHOLE = ("codec.", "statistics.", "whitening.", "empty.")
-"""Parts of the names of tensors that are no weights, but statistics of data or the empty caption; they stay as they are."""
+"""Parts of the names of tensors that are statistics of data, or the empty caption, and no weights; they stay."""
 
 
 def halve(stages: Mapping[str, Path], out: Path) -> None:
