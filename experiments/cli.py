@@ -57,7 +57,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "manipulations.text_diff",
             "change pictures by the difference of two captions; measure such edits",
         ),
-        "complete": ("manipulations.complete", "draw the rest of pictures whose top rows are given, by DALL-E"),
+        "complete": ("manipulations.tokens.complete", "draw the rest of pictures whose top rows are given, by DALL-E"),
+        "codes": ("manipulations.tokens.codes", "show the codes of DALL-E's dVAE, and pictures as mosaics of them"),
         "inpaint": ("manipulations.inpaint", "draw a part of pictures anew"),
         "pca": ("manipulations.pca", "draw pictures from ever more principal components of their embedding"),
         "typographic": (

@@ -140,6 +140,13 @@ class TrainedRun:
     def guiding_clip(self, clip: FrozenCLIP) -> None:
         self._guiding_clip = clip
 
+    def clips_at_work(self) -> dict[str, FrozenCLIP]:
+        """The CLIPs that take part, by what they do; a run of GLIDE's released weights may be without any."""
+        found = {"conditions the run's stages": self.clip} if (self.run / "clip").is_dir() else {}
+        if found or self._guiding_clip is not None:
+            found["guides the decoder"] = self.guiding_clip
+        return found
+
     def _make_room(self) -> None:
         """Where stages are offloaded, let go of all that are in memory; a model that was put there stays."""
         if self.placement.offload:

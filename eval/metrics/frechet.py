@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -85,6 +87,11 @@ class FeatureStatistics:
             raise ValueError(f"a covariance needs 2 features or more, found {self.n:g}")
         return self.scatter / (self.n - 1)
 
+    @cached_property
+    def root(self) -> np.ndarray:
+        """(D, D) square root of the covariance; kept, since many sets of samples are compared with one reference."""
+        return symmetric_sqrt(self.covariance)
+
 
 def symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
     """The square root of a symmetric positive semidefinite (D, D) matrix, also a singular one."""
@@ -107,7 +114,7 @@ class FrechetDistance:
     def __init__(self, reference: FeatureStatistics) -> None:
         self.mean = reference.mean
         self.trace = float(np.trace(reference.covariance))
-        self.root = symmetric_sqrt(reference.covariance)
+        self.root = reference.root
 
     def __call__(self, statistics: FeatureStatistics) -> float:
         """The distance of `statistics`; at least 0."""
@@ -133,15 +140,17 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
 def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampler: Resampler) -> Interval:
     """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
     distance = FrechetDistance(reference)
-    value = distance(FeatureStatistics.of(features))
+    if len(features) < features.shape[1]:
+        by_weights: Callable[[np.ndarray], float] = _FewFeatures(features, distance)
+    else:
+        by_weights = lambda weights: distance(FeatureStatistics.of(features, weights))  # noqa: E731
+    value = by_weights(np.ones(len(features)))
     if few_draws(len(features), features.shape[1], resampler.draws):
         few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
-        drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
+        drawn = [by_weights(counts[few.groups]) for counts in few.counts()]
         half = student(FEW_DRAWS) * float(np.std(drawn, ddof=1))
         return Interval(value, value - half, value + half)
-    if len(features) < features.shape[1]:
-        return resampler.statistic(value, _FewFeatures(features, distance))
-    return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))
+    return resampler.statistic(value, by_weights)
 
 
 def few_draws(n: int, dim: int, draws: int) -> bool:

@@ -26,6 +26,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--out runs/quickstart/probe.json",
     ),
     "complete": ("unclip complete circles/00000.png --caption 'a red circle' --run runs/quickstart --out completed",),
+    "codes": ("unclip codes --run runs/quickstart --out codes",),
     "blur": ("unclip blur runs/quickstart/samples/dalle --run runs/quickstart",),
     "dalle1-table": ("unclip dalle1-table",),
     "rank": ("unclip rank runs/quickstart/embeddings --out rank.json",),

@@ -20,6 +20,12 @@ def sample() -> argparse.ArgumentParser:
     )
     parser.add_argument("--condition", default=DEFAULT, help=f"what the decoder is given: {', '.join(sampled())}")
     parser.add_argument("--decoder", metavar="STAGE", help="the stage that draws (default: the condition's own)")
+    parser.add_argument(
+        "--best-of", type=positive, default=1, metavar="N", help="draw N candidates of each picture, keep the best"
+    )
+    parser.add_argument(
+        "--rank-clip", metavar="FOLDER", help="CLIP that chooses it; one that neither conditions nor judges"
+    )
     add_drawing(parser)
     return parser
 
@@ -64,12 +70,6 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--guiding-clip", metavar="FOLDER", help="CLIP for decoder.clip_guidance_scale (default: the run's own)"
-    )
-    parser.add_argument(
-        "--best-of", type=positive, default=1, metavar="N", help="draw N candidates of each picture, keep the best"
-    )
-    parser.add_argument(
-        "--rank-clip", metavar="FOLDER", help="CLIP that chooses it; one that neither conditions nor judges"
     )
     parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
     parser.add_argument("--size", type=positive, help="side of the pictures; one the run reaches (default the largest)")

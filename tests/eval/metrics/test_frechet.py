@@ -194,3 +194,10 @@ def test_few_features_of_many_dimensions_take_the_same_value_another_way():
     for weights in (np.ones(12, dtype=int), rng.integers(0, 3, size=12), rng.integers(0, 9, size=12)):
         expected = distance(FeatureStatistics.of(x, weights))
         assert few(weights) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [12, 50])
+def test_the_value_of_an_interval_is_the_distance(n: int):
+    x, reference = features(n, 30), FeatureStatistics.of(features(50, 30, seed=1))
+    found = frechet_interval(x, reference, Resampler(np.arange(n), 5, seed=0))
+    assert found.value == pytest.approx(FrechetDistance(reference)(FeatureStatistics.of(x)), rel=1e-9)

@@ -75,7 +75,7 @@ def test_a_figure_in_half_precision_is_nearly_the_same(unclip, tmp_path):
 
 
 def test_every_command_of_the_package_is_here_and_listed():
-    assert set(COMMANDS) | {"complete", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
+    assert set(COMMANDS) | {"complete", "codes", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
 
 
 def test_the_page_holds_what_commands_wrote(unclip, tmp_path):

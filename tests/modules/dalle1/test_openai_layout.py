@@ -146,6 +146,9 @@ def test_the_command_writes_a_stage_that_draws_as_theirs(theirs, tmp_path, capsy
     assert config["init_args"]["network"]["init_args"]["multipliers"] == [1, 2, 4]
     assert main(words) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
+    for size, told in (("18", "must be a multiple of 2^(groups - 1), 4"), ("0", "must be 1 or more")):
+        assert main([*words[:-1], size, "--overwrite"]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_files_of_something_else_are_refused_in_words(theirs):
