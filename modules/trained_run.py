@@ -180,7 +180,7 @@ class TrainedRun:
             InputError: it is absent or damaged, or was trained on another CLIP than the run's.
         """
         if name not in self._stored:
-            half = self.placement.half
+            half = self.placement.half and not self._is_dvae(name)
             if self.placement.offload and name not in self._fingerprints:
                 self._know_clip(name)
             self._make_room()

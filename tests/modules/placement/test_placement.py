@@ -101,6 +101,17 @@ def test_on_a_cpu_half_precision_is_float32_with_rounded_matrices(stored_run, na
     assert got.dtype == torch.float32 and torch.equal(got, wanted)
 
 
+def test_a_dvae_stays_in_float32(stored_run):
+    whole, half = UnCLIP.from_run(stored_run), UnCLIP.from_run(stored_run, precision="bf16")
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    drawn = [
+        system.generate(CAPTIONS[:1], "dvae_reconstruction", images=images, upsample=False) for system in (whole, half)
+    ]
+    assert torch.equal(*drawn)
+    assert torch.isfinite(half.generate(CAPTIONS[:1], "dalle", upsample=False)).all()
+    assert half.token_prior("token_transformer").network.image_out.weight.dtype == torch.bfloat16
+
+
 def test_files_in_bfloat16_are_read_as_what_they_hold(stored_run, tmp_path):
     import shutil
 
