@@ -97,7 +97,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "figures": ("publishing.figures", "write the paper's figures of a run, as PNG and SVG"),
         "votes": ("publishing.votes", "make a page on which people compare a run's models, for the paper's Table 1"),
-        "import-dvae": ("publishing.import_dvae", "write OpenAI's dVAE, given as state dicts, as a stage of a run"),
         "export": ("publishing.export", "gather a run's trained stages in one folder: weights, configs, model cards"),
     },
 }
