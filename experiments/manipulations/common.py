@@ -83,10 +83,13 @@ def walk_of(options: argparse.Namespace) -> Walk:
     return Walk(options.steps, options.guidance, batch_size=options.batch_size)
 
 
-def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False) -> tuple[Sources, Latents]:
+def read_latents(
+    system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False, walk: Walk | None = None
+) -> tuple[Sources, Latents]:
     """The pictures and their latents: inverted, or from --latents, and then on the trajectory that they were found on.
 
     Args:
+        walk: the trajectory of an inversion where neither the options nor a file say another.
         pictures_too: whether the pictures are needed for latents from a file too; the reconstructions stand in for
             them otherwise, unless pictures are named.
 
@@ -94,7 +97,7 @@ def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool
         InputError: latents of other pictures, or options that say another trajectory than the file.
     """
     latents = load_latents(options.latents, system) if options.latents else None
-    own = Walk() if latents is None or latents.walk is None else latents.walk
+    own = latents.walk if latents is not None and latents.walk is not None else walk or Walk()
     for name, value in (("steps", own.steps), ("guidance", own.guidance_scale)):
         given = getattr(options, name)
         if given is None:

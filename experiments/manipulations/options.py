@@ -10,6 +10,12 @@ from modules.conditions import DEFAULT, priors
 HALVES = ("left", "right", "top", "bottom")
 """Of a picture, for `unclip inpaint`."""
 
+EDIT_STEPS = 8
+"""Of `unclip text-diff`, as `modules.manipulations.latents.EDIT_STEPS`, which needs torch."""
+
+THETAS = [0.25, 0.35, 0.4, 0.45, 0.5]
+"""Of `unclip text-diff`: around those at which edits were measured to work (docs/manipulations.md)."""
+
 SIDE = 5
 """Of the grid between four pictures."""
 
@@ -106,11 +112,11 @@ def interpolate() -> argparse.ArgumentParser:
 
 def text_diff() -> argparse.ArgumentParser:
     """Of `unclip text-diff`."""
-    made = figure("text-diff", "Change pictures by the difference of two captions.")
+    made = figure("text-diff", "Change pictures by the difference of two captions.", steps=EDIT_STEPS)
     add_latents(made)
     made.add_argument("--target", help='what the picture is to be, as "a blue circle"')
     made.add_argument("--base", help='what it is, as "a red circle", or "a photo"; without it, z_i moves to the target')
-    made.add_argument("--theta", type=float, nargs="+", default=[0.0, 0.125, 0.25, 0.375, 0.5], help="of the angle")
+    made.add_argument("--theta", type=float, nargs="+", default=THETAS, help="of the angle")
     made.add_argument(
         "--table", type=int, metavar="N", help="measure edits of N held-out scenes each (shapes data), no --target"
     )

@@ -23,6 +23,9 @@ from modules.untrusted.reading import parse_json
 from modules.untrusted.weights import check_finite, check_header
 
 FORMAT = "unclip latents 1"
+EDIT_STEPS = 8
+"""DDIM steps of an inversion before an edit by words. Fewer steps leave more of the picture in x_T, which then holds
+what the edit must keep; in 25 steps and more an edit also moves the object (measured in docs/manipulations.md)."""
 
 
 @dataclass(frozen=True)

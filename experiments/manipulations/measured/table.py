@@ -32,7 +32,7 @@ from experiments.manipulations.measured.edits import (
 )
 from modules.errors import InputError
 from modules.images.tensors import resized
-from modules.manipulations import Latents, Walk, decoder_size, invert, redraw, text_diff, text_direction
+from modules.manipulations import EDIT_STEPS, Latents, Walk, decoder_size, invert, redraw, text_diff, text_direction
 from modules.pipeline import UnCLIP
 
 KEPT = ("colour", "shape", "size", "background", "count", "place")
@@ -49,7 +49,7 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
         raise InputError("--theta needs a theta above 0 to measure an edit at")
     if options.latents or options.images:
         raise InputError("--table draws its own scenes: leave the pictures and --latents out")
-    options.steps = Walk().steps if options.steps is None else options.steps
+    options.steps = EDIT_STEPS if options.steps is None else options.steps
     options.guidance = Walk().guidance_scale if options.guidance is None else options.guidance
     bench = Bench(system, load_classifier(Path(options.run) / "classifier"), walk_of(options))
     found = [_measure(bench, edit, thetas, options) for edit in progress(EDITS, "text diffs")]

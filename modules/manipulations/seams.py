@@ -11,7 +11,7 @@ EDGE = 0.25
 SWEEPS = 16
 
 
-def blend(drawn: Tensor, known: Tensor, keep: Tensor, edge: float = EDGE) -> Tensor:
+def without_seam(drawn: Tensor, known: Tensor, keep: Tensor, edge: float = EDGE) -> Tensor:
     """The drawn images with a smooth correction in the hole, which makes them equal to their known neighbours.
 
     This is the membrane form of Poisson image editing (Perez, Gangnet and Blake 2003, equation 5): the correction is

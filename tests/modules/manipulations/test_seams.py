@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modules.manipulations.blending import blend, membrane
+from modules.manipulations.seams import membrane, without_seam
 
 
 def laplace(values, fixed):
@@ -61,30 +61,30 @@ def half(side=16):
 def test_a_shade_that_is_off_by_a_constant_is_put_right():
     known, keep = half()
     drawn = torch.where(keep > 0, known, known + torch.tensor([0.03, -0.02, 0.05])[:, None, None])
-    assert_close(blend(drawn, known, keep), known, atol=1e-5, rtol=0)
+    assert_close(without_seam(drawn, known, keep), known, atol=1e-5, rtol=0)
 
 
 def test_what_is_known_stays_to_the_bit_and_what_it_hides_has_no_effect():
     known, keep = half()
     drawn = torch.where(keep > 0, known, known + 0.1)
-    made = blend(drawn, known, keep)
+    made = without_seam(drawn, known, keep)
     assert torch.equal(made[..., :8], drawn[..., :8])
     hidden = torch.where(keep > 0, known, torch.full_like(known, 7.0))
-    assert torch.equal(blend(drawn, hidden, keep), made)
+    assert torch.equal(without_seam(drawn, hidden, keep), made)
 
 
 def test_an_edge_at_the_border_does_not_bleed_into_the_hole():
     known, keep = half()
     drawn = torch.where(keep > 0, known, known + 0.04)
     drawn[..., 4:8, 8:] = 0.9  # Something else begins at the border.
-    made = blend(drawn, known, keep)
+    made = without_seam(drawn, known, keep)
     assert_close(made[..., :4, :], known[..., :4, :], atol=2e-3, rtol=0)
     assert_close(made[..., 4:8, 8:], torch.full((1, 3, 4, 8), 0.86), atol=2e-3, rtol=0)
-    through = blend(drawn, known, keep, edge=2.0)
+    through = without_seam(drawn, known, keep, edge=2.0)
     assert float((through[..., 4:8, 12] - 0.86).abs().max()) > 0.1
 
 
 def test_without_known_pixels_nothing_changes():
     known, keep = half()
     drawn = torch.rand(1, 3, 16, 16)
-    assert torch.equal(blend(drawn, known, torch.zeros_like(keep)), drawn)
+    assert torch.equal(without_seam(drawn, known, torch.zeros_like(keep)), drawn)
