@@ -55,7 +55,8 @@ def columns(*folders) -> tuple[list[str], set[str]]:
 @pytest.fixture
 def trained(tiny, embeddings, tmp_path, monkeypatch):
     """The folder of a decoder that `unclip fit` has trained for four steps."""
-    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    for name in ("UNCLIP_PROGRESS", "UNCLIP_RUN"):
+        monkeypatch.delenv(name, raising=False)
     path, network, arguments, more = tiny.STAGES["decoder"]
     more = {**more, "objective": {**more["objective"], "learned_sigma": False}}
     config = {
@@ -98,6 +99,9 @@ def test_a_stage(trained, tiny):
     assert not any("init_args" in name or "class_path" in name for name in settings)
     last = events.Scalars("val/loss")
     assert last[-1].step == 4 and last[-1].value == pytest.approx(last[-2].value)  # of the last validation
+    log = (trained / "log.txt").read_text()
+    assert log.startswith("decoder: Decoder, ") and log.count("decoder: step ") == 2
+    assert "decoder: step 2 of 4: train/loss " in log and f"export: {trained}/export\nnext: " in log
 
 
 def test_the_table_of_runs_shows_first_what_differs(tmp_path):
