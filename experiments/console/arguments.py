@@ -36,10 +36,10 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("32", "bf16"),
         default="32",
-        help="bf16 holds weights in half of the memory (default 32)",
+        help="bf16 holds the weights in half of the memory (default 32)",
     )
     parser.add_argument(
-        "--offload", action="store_true", help="hold one stage at a time: each comes when it is needed, and leaves"
+        "--offload", action="store_true", help="load each stage when it is needed, and hold one stage at a time"
     )
 
 

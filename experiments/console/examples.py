@@ -47,7 +47,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip interpolate --captions 'a red circle' 'a blue square' --out words",
     ),
     "text-diff": (
-        "unclip text-diff circle.png --base 'a red circle' --target 'a blue circle' --steps 8 --out blue",
+        "unclip text-diff circle.png --base 'a red circle' --target 'a blue circle' --out blue",
         "unclip text-diff --table 64 --choose 64 --run runs/quickstart --out edits",
     ),
     "inpaint": (
@@ -83,6 +83,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip fit --config experiments/quickstart/clip.yaml",
         "unclip fit --config experiments/quickstart/decoder.yaml --trainer.max_steps 2000 --overwrite",
         "unclip fit --config birds/decoder.yaml --ckpt_path last",
+        "unclip fit --config birds/decoder.yaml --init_from runs/quickstart/decoder",
     ),
     "validate": ("unclip validate --config experiments/quickstart/decoder.yaml --ckpt_path last --bound.samples 64",),
     "test": ("unclip test --config experiments/quickstart/decoder.yaml --ckpt_path last",),
@@ -100,7 +101,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "--prior-guidance", "--prior-steps", "--decoder-guidance", "--decoder-steps", "--decoder-sampler", "--set",
         "--guiding-clip", "--upsampler-steps", "--fixed-point", "--resamples", "--eta", "--theta",
     ),
-    "judges": (
+    "CLIP and judges": (
         "--classifier", "--clip", "--inception", "--network", "--aesthetic", "--preference", "--statistics",
         "--write-statistics", "--bootstrap",
     ),
@@ -111,7 +112,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Title of a group in a help page -> its options. Others stand under "options", above them."""
 
-FEW = 7
+FEW = 8
 """A command with at most so many options has no groups."""
 
 
