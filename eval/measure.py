@@ -115,7 +115,7 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
         if 2 * shared > len(folder):
             raise InputError(
                 f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
-                " so that its distance would be small by construction; export the reference from other pairs"
+                " so its distance would be too small; export the reference from other pairs"
             )
 
 

@@ -97,6 +97,6 @@ def made_of(run: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise InputError(
-            f"{run}: one of its files holds what no table or figure can be made of ({reason(error)}): measure again "
+            f"{run}: the content of one of its files does not fit any table or figure ({reason(error)}): measure again "
             "what was changed; UNCLIP_DEBUG=1 shows where it stands"
         ) from error

@@ -337,7 +337,8 @@ class TrainedRun:
             return None
         if len(given) != count or not all(text.strip() for text in given):
             raise InputError(
-                f"{len(given)} negative captions, some maybe empty, for {count} pictures: give one for all"
+                f"{len(given)} negative captions for {count} pictures: give one for all, or one that is not empty for "
+                "each"
             )
         return Captions(*self.embed_text(given))
 
@@ -355,8 +356,8 @@ class TrainedRun:
         scales += [] if own.prior is None else [self.prior(own.prior).guidance_scale or 1]
         if all(scale == 1 for scale in scales):
             raise InputError(
-                "a negative caption acts by guidance, and nothing is guided here: set the decoder's guidance_scale or "
-                "the prior's to another value than 1"
+                "a negative caption has an effect only with guidance, and nothing is guided here: set the decoder's or "
+                "the prior's guidance_scale to another value than 1"
             )
 
     def sample_tokens(
@@ -379,8 +380,8 @@ class TrainedRun:
         """
         if not bool(torch.isfinite(drawn).all()):
             raise InputError(
-                f"the stage {name} of {self.run} gave values that are not finite (NaN or infinity), and no picture is "
-                "made of them: take other settings of sampling or a wider precision, or train the stage again"
+                f"the stage {name} of {self.run} gave values that are not finite (NaN or infinity), so there is no "
+                "picture: take other settings of sampling or a wider precision, or train the stage again"
             )
         return drawn
 

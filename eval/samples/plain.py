@@ -151,8 +151,8 @@ def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[Sampl
             (first, second), side = list(sizes)[:2], min(min(s) for s in sizes)
             raise InputError(
                 f"{folder.path} holds pictures of {len(sizes)} sizes, as {first[1]}x{first[0]} and"
-                f" {second[1]}x{second[0]} pixels: give the size to compare at by --size, as --size {side} (the short"
-                " side is brought to it, antialiased, and the centre kept)"
+                f" {second[1]}x{second[0]} pixels: give one size for all of them, as in --size {side} (pictures are"
+                " resized to this short side, antialiased, and the centre is kept)"
             )
     return list(folders)
 

@@ -87,7 +87,7 @@ class Ballot:
             if content["digest"] != found.digest:
                 raise ValueError("it was changed by hand")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read the ballot {path} ({error}): votes cannot be counted without") from error
+            raise InputError(f"cannot read the ballot {path} ({error}): votes cannot be counted without it") from error
         return found
 
 

@@ -40,8 +40,8 @@ def source_folder(source: str, what: str) -> Path:
     except Exception as error:  # Of the hub, of the network, or of the name: each library has its own.
         reason = printable(" ".join(str(error).split())[:200])
         raise InputError(
-            f"{source} is no folder, and cannot be had from the hub ({reason}): download it elsewhere, put it into a "
-            f"folder and name that. It should be {what}"
+            f"{source} is no folder, and cannot be fetched from the hub ({reason}): download it elsewhere, put it into "
+            f"a folder and name that. It should be {what}"
         ) from error
     return found
 

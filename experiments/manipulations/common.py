@@ -169,7 +169,7 @@ def captions_of(options: argparse.Namespace) -> list[str]:
         return list(options.captions)
     path = Path(options.run) / "samples" / "real" / "manifest.jsonl"
     if not path.is_file():
-        raise InputError(f"give captions; without any they are read from {path}, which is not there")
+        raise InputError(f"give captions: the run's own, in {path}, are not there")
     try:
         found = dict.fromkeys(str(record["caption"]) for record in plain_records(path))
     except (ValueError, KeyError, TypeError, RecursionError) as error:

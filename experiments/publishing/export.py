@@ -51,7 +51,7 @@ def stage_names(text: str | None) -> list[str] | None:
         return None
     names = [word.strip() for word in text.split(",")]
     if not all(names):
-        raise InputError(f"--stages takes names of stages parted by commas, as in clip,decoder, not {text!r}")
+        raise InputError(f"--stages takes names of stages separated by commas, as in clip,decoder, not {text!r}")
     return list(dict.fromkeys(names))
 
 

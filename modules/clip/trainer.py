@@ -47,7 +47,7 @@ def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     parts = [f"{what} {', '.join(map(repr, words[:5]))}" for what, words in (("new", came), ("gone", went)) if words]
     raise InputError(
         "the captions have other words than those that the checkpoint was trained on "
-        f"({'; '.join(parts) or 'another order'}), and every word after them would get another token: put the captions "
+        f"({'; '.join(parts) or 'another order'}), so the same word would get another token: put the captions "
         "back, or train anew"
     )
 
@@ -132,8 +132,8 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         if pairs is not None and sizes.batch is not None and sizes.batch > pairs:
             raise InputError(
                 f"data.init_args.batch_size makes batches of {sizes.batch} pairs over all devices, and the training "
-                f"split holds {pairs}: the same pair would be in a batch several times, and the others are what it is "
-                f"told from; take {pairs} or fewer, or more data"
+                f"split holds {pairs}: a batch would hold the same pair several times, and the loss takes all other "
+                f"pairs of a batch for wrong ones; take {pairs} or fewer, or more data"
             )
 
     def _context(self) -> int:

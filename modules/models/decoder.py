@@ -140,8 +140,8 @@ class DecoderModel(ImageModel):
         if (self.network.noise_level is not None) != (self.embedding_noise > 0):
             raise InputError(
                 f"embedding_noise is {self.embedding_noise}, network.init_args.noise_levels is "
-                f"{str(self.network.noise_level is not None).lower()}: a network that is told of noise on z_i needs "
-                "noise in training, and the other way round"
+                f"{str(self.network.noise_level is not None).lower()}: noise on z_i in training needs a network that "
+                "is told the noise level, and such a network needs the noise; set both or neither"
             )
 
     def check_settings(self, sizes: DataSizes) -> None:
@@ -151,7 +151,7 @@ class DecoderModel(ImageModel):
         if sizes.image_size not in (None, self.image_size):
             raise InputError(
                 f"{NETWORK}.unet.image_size is {self.image_size}, data.init_args.image_size is {sizes.image_size}: "
-                "make them equal, for the first is what is drawn and the second what is trained on"
+                "make them equal, because the decoder draws pictures of the size that it is trained on"
             )
 
     @property

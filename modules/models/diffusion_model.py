@@ -238,8 +238,8 @@ class DiffusionModel(Model[B]):
         name = self.sampler.name
         if self.statistics is None:
             raise InputError(
-                f"{name} needs the score's statistics, which are estimated at the end of a training whose sampler this "
-                "is: take ddpm or ddim, or train the stage with it"
+                f"{name} needs statistics of the score, which only a training with this sampler in its YAML estimates "
+                "(at its end): take ddpm or ddim, or train the stage with it"
             )
         if not self.has_statistics:
             raise InputError(
@@ -275,7 +275,7 @@ class DiffusionModel(Model[B]):
         self._check_sigma()
         for name, unused in DECODER_ONLY.items():
             if name not in own and getattr(sampler, name) != unused:
-                raise InputError(f"model.init_args.sampler.{name} is of decoders only: leave it out")
+                raise InputError(f"model.init_args.sampler.{name} is for decoders only: leave it out")
         if self.objective.zero_terminal_snr and (sampler.needs_statistics or sampler.clip_guidance_scale):
             what = sampler.name if sampler.needs_statistics else "clip_guidance_scale"
             raise InputError(f"{what} is not defined for a schedule that ends without signal: leave it out")

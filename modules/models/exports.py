@@ -191,8 +191,8 @@ def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path, half: bool
         named = ", ".join(printable(name) for name in sorted(beside)[:3])
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is damaged: the tensors beside the network's ({named}) are not whole ({reason}); train this stage "
-            "again"
+            f"{path} is damaged: the tensors beside the network's ({named}) are incomplete ({reason}); train this "
+            "stage again"
         ) from error
     check_tensors(before or model.tensors(), beside, path)
     return model

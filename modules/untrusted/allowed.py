@@ -61,7 +61,7 @@ def class_named(path: str, base: type[T], package: str = "") -> type[T]:
     kind = None if found is None else vars(found).get(name)  # A module's __getattr__ is not asked.
     if not (own or trusted or root == package or (kind is base and kind is not nn.Module)) or found is None:
         raise InputError(
-            f"{path} is none of this project's classes, which are all that an export may name; nothing of it is built"
+            f"{path} is none of this project's classes, and an export may name no others; nothing is built from it"
             + ("" if root in sys.modules and root != package else f". {_hint(module, root)}")
         )
     if kind is None:

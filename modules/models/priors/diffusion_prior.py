@@ -69,7 +69,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         if self.drop_text == 1 and (self.candidates, self.sampler.guidance_scale) != (1, 1):
             raise InputError(
                 f"candidates is {self.candidates} and guidance_scale {self.sampler.guidance_scale:g}: with drop_text 1 "
-                "no text is known by which to choose or guide, so both must be 1"
+                "the prior reads no text, so it can neither choose by it nor be guided; both must be 1"
             )
 
     def check_settings(self, sizes: DataSizes) -> None:
