@@ -49,12 +49,12 @@ class FaultPolicy:
 
     Attributes:
         on_error: "skip" leaves it out, says so and counts it; "refuse" stops with its name.
-        max_skipped: when more are skipped, everything stops. From 1 on a number of a split's pairs, 0 for none. Below
-            1 a share (one pair is always within it): of the source's pairs for what is found when they are listed, of
-            the split's for what is found when they are read. Every process lists all pairs, and counts those that it
-            reads.
-        follow_links: read what links inside a folder of pictures name outside of it. Only for folders of your own: a
-            stranger's link may name any file of yours.
+        max_skipped: if more pairs are skipped, the command stops. A value of 1 or more is a number of pairs of a split,
+            and 0 allows none. A value below 1 is a share (which always allows one pair): of the source's pairs for
+            faults that are found when pairs are listed, of the split's pairs for faults that are found when they are
+            read. Every process lists all pairs, and counts those that it reads.
+        follow_links: read files outside of a folder of pictures to which links in it lead. Only for your own folders:
+            a stranger's link may name any file of yours.
 
     Raises:
         InputError: a negative limit.

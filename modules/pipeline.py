@@ -77,7 +77,7 @@ class UnCLIP(ImageMethods):
         """One image for each caption.
 
         Args:
-            captions: B of them; repeat one for several samples of it.
+            captions: B captions; repeat a caption to draw several pictures of it.
             condition: see `embedding`; a condition names the decoder, too.
             seed: of the run.
             places: (caption's position, sample's position) of each image, which with the seed decide its noise; by

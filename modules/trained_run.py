@@ -57,10 +57,10 @@ class TrainedRun:
             from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, dvae,
             token_transformer, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
-        overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
-            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature, the token
-            Transformer guidance_scale and temperature.
-        placement: in what precision stages are held, and whether all of them at once.
+        overrides: settings of sampling, by stage. Diffusion models have the fields of
+            `modules.models.configs.SamplerConfig`, and the diffusion prior also has candidates. The AR prior has
+            guidance_scale, percentile and temperature, the token Transformer guidance_scale and temperature.
+        placement: the precision in which stages are held, and whether all of them are held at once.
 
     Raises:
         InputError: no such folder; or overrides of a stage that the run lacks, or of a setting that the stage lacks.
@@ -241,7 +241,7 @@ class TrainedRun:
         return model
 
     def caption_features(self, tokens: Tensor) -> CaptionFeatures:
-        """What the run's CLIP gives of captions (B, L), for decoders that read it; all 0 is no caption."""
+        """The run's CLIP features of captions (B, L), for decoders that read them; a row of 0 is no caption."""
         return caption_of(self.clip, tokens)
 
     def dvae(self, name: str = "dvae") -> DVAEModel:
@@ -288,7 +288,7 @@ class TrainedRun:
         return bool(settings.get("reads", "clip") == "clip" or guided)
 
     def unread(self, count: int) -> tuple[Tensor, Tensor]:
-        """What stands for `embed_text` of captions that no CLIP reads: tokens (B, 1) that are none, z_t (B, 0)."""
+        """Stands for `embed_text` if no CLIP reads the captions: tokens (B, 1) of padding, and z_t (B, 0)."""
         return torch.ones(count, 1, dtype=torch.int64, device=self.device), torch.zeros(count, 0, device=self.device)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -373,7 +373,7 @@ class TrainedRun:
         return model.sample(tokens, generators, given).unflatten(1, (grid, grid))
 
     def finite(self, name: str, drawn: Tensor) -> Tensor:
-        """What a stage has drawn, if it is finite: NaN would become a black picture.
+        """Refuses drawn values that are not finite: NaN would become a black picture.
 
         Raises:
             InputError: it is not; names the stage.
@@ -394,7 +394,7 @@ class TrainedRun:
         images: Tensor | None = None,
         negative: Captions | None = None,
     ) -> Tensor | None:
-        """What is given to the decoder (unCLIP, section 5.1), by the table in `modules.conditions`.
+        """What the decoder is given under a condition (unCLIP, section 5.1), by the table in `modules.conditions`.
 
         Args:
             condition: its name.
@@ -428,7 +428,7 @@ class TrainedRun:
     def negative_of(
         self, condition: str, negative: Captions | None, generators: list[torch.Generator]
     ) -> Negative | None:
-        """What the decoder is guided away from: negative captions, and z_i as the condition gives it for them.
+        """What the decoder is guided away from: negative captions, and the z_i that the condition gives for them.
 
         So a prior draws z_i for the negative captions too, as Kandinsky's does (2310.03502). True pictures have none.
 

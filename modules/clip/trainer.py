@@ -36,7 +36,7 @@ VOCABULARY_KEY = "vocabulary"
 
 
 def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
-    """Refuse data whose vocabulary is not that of a checkpoint: every later word's token would be another one.
+    """Refuse data whose vocabulary differs from a checkpoint's: the same word would get another token.
 
     Raises:
         InputError: names words that came or went.
@@ -66,9 +66,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         swap_words: pairs of words. A caption in which they are exchanged is a further negative for its image, which
             makes the text tower heed the order of words (NegCLIP, Yuksekgonul et al. 2023, section 4); only with
             words of a vocabulary trained here. Differs from the paper, which has none.
-        swap_weight: of that part of the loss.
-        sam_rho: of sharpness-aware minimisation, each replica perturbing on its own batch; the paper's is 0.1, 0 is
-            none. A step costs twice as much.
+        swap_weight: weight of this part of the loss.
+        sam_rho: rho of sharpness-aware minimisation, where each replica perturbs on its own batch; the paper has 0.1,
+            0 is none. A step costs twice as much.
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
     """
 

@@ -30,12 +30,12 @@ what the edit must keep; in 25 steps and more an edit also moves the object (mea
 
 @dataclass(frozen=True)
 class Walk:
-    """How the decoder's DDIM trajectory is walked, down (inversion) as up (drawing).
+    """How the decoder's DDIM trajectory is followed, in inversion and in drawing alike.
 
     Attributes:
-        steps: of DDIM; more of them reconstruct better, and leave less of the picture in x_T.
-        guidance_scale: of the decoder; 1 is none, and reconstructs best.
-        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
+        steps: number of DDIM steps. More steps reconstruct better, and leave less of the picture in x_T.
+        guidance_scale: guidance scale of the decoder; 1 is no guidance, and reconstructs best.
+        spacing: spacing of the timesteps, see `modules.diffusion.schedules.respace`.
         fixed_point_iterations: further evaluations for each step of an inversion, see `ddim_invert`. They make the
             reconstruction nearly exact at few steps, and x_T less like noise.
         batch_size: images at once; changes no image.

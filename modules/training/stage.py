@@ -47,20 +47,20 @@ class TrainingConfig:
     """How a stage is trained, apart from its optimiser.
 
     Attributes:
-        ema_decay: of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and more;
-            a run of a few thousand steps needs a faster one).
-        warmup_steps: the learning rate rises linearly over these.
-        decay_share: over this last share of all steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
-            All steps are max_steps, or those of max_epochs where that ends training first.
+        ema_decay: decay of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and
+            more; a run of a few thousand steps needs a faster average).
+        warmup_steps: the learning rate rises linearly over these steps.
+        decay_share: over this last share of all steps the learning rate falls along a half cosine to 2 %; with 0 it
+            stays (the paper). All steps are max_steps, or those of max_epochs if they are fewer.
         channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
         fast_norms: with channels_last, group norms by sums that are faster on a CPU and round otherwise
             (`modules.networks.group_norm`).
         compile: torch.compile the network (for GPUs).
-        seed: of the training noise.
+        seed: seed of the training noise.
         samples_judged: how many samples validation draws for its further measures (PSNR, cosines), at most a batch; 0
-            for no measures; null for the stage's own number.
-        samples_shown: how many samples validation draws to be looked at, at most a batch; 0 for none; null for the
-            stage's own number.
+            is no measures; null is the stage's own number.
+        samples_shown: how many samples validation draws for the loggers' pictures, at most a batch; 0 is none; null is
+            the stage's own number.
     """
 
     ema_decay: float = 0.9999
@@ -86,9 +86,9 @@ class Stage(lightning.LightningModule, Generic[B]):
     from a generator seeded by (seed, k, rank), so that a resumed run draws what an uninterrupted one does.
 
     Args:
-        network: what is trained.
+        network: the trained network.
         optimizer: makes the optimiser from the network's parameters.
-        training: the rest of how it is trained.
+        training: EMA, warm-up, seed and other settings of training.
     """
 
     def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
@@ -152,7 +152,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return self.average.module
 
     def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
-        """Scalar loss of one batch, its randomness from the generator alone."""
+        """Scalar loss of one batch; all randomness comes from the generator."""
         raise NotImplementedError
 
     def validation_loss(self, batch: B, generator: torch.Generator) -> Tensor:
@@ -172,7 +172,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return self.shown if wanted is None else wanted
 
     def judge(self, batch: B) -> Mapping[str, Tensor | Metric]:
-        """Further numbers, from samples for the first validation batch: (N,) one a sample, or an updated metric."""
+        """Further numbers of the first validation batch: (N,) values, one for each sample, or an updated metric."""
         return {}
 
     def show_samples(self, batch: B) -> Tensor | None:

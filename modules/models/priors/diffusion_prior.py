@@ -37,20 +37,20 @@ CANDIDATES = whole(1024)
 
 
 def embedding_scale(dim: int) -> float:
-    """What z_i is multiplied with: 17.2 at 1,024 dimensions (unCLIP 2.2), the same per-dimension variance elsewhere."""
+    """The factor of z_i: 17.2 at 1,024 dimensions (unCLIP 2.2); other widths get the same variance per dimension."""
     return 17.2 * math.sqrt(dim / 1024)
 
 
 @dataclass(frozen=True, eq=False)
 class DiffusionPriorModel(DiffusionModel[Batch], Prior):
-    """Predicts the scaled z_i itself from its noised form, caption and z_t.
+    """Predicts the scaled z_i from its noised form, the caption and z_t.
 
     Attributes:
-        network: what is trained: the paper's Transformer, or another one of the kind.
+        network: the trained network: the paper's Transformer, or another network with the same interface.
         drop_text: how often caption and z_t are dropped together. 1 makes it a prior of pictures alone, p(z_i), which
             is sampled without text too.
-        candidates: draws of z_i a caption, of which the one with the largest z_i . z_t is kept; the paper's 2.
-        cuda_graph: replay the steps as a CUDA graph, on such a device.
+        candidates: draws of z_i for each caption, of which the one with the largest z_i . z_t is kept; the paper has 2.
+        cuda_graph: on a CUDA device, replay the steps as a CUDA graph.
     """
 
     network: DenoisingPriorNetwork
@@ -106,7 +106,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return real_tokens(tokens) if self.network.conditioning.padding_mask else None
 
     def evaluate(self, batch: Batch, generator: torch.Generator) -> Evaluation:
-        """The draw and the network's output; x0 is the scaled z_i, and the objective makes of it the loss on x0."""
+        """The draw of timesteps and noise, and the network's output for it; x0 is the scaled z_i."""
         rows = embeddings_of(batch)
         x0 = self.scaled(rows.z_i)
         t, noise, x_t = self.drawn(x0, generator)
