@@ -54,7 +54,7 @@ class CaptionConfig:
             raise InputError("captions.shares are all 0: give at least one source a share")
 
     def refuse_columns(self, what: str) -> None:
-        """For captions that have no columns to choose from.
+        """Refuse `columns` for data whose captions have no columns.
 
         Raises:
             InputError: `columns` names some.
@@ -108,7 +108,7 @@ def clean(value: Any, max_words: int) -> str:
 
 
 def usable(values: Iterable[tuple[str, Any]], place: str, max_words: int) -> tuple[list[tuple[str, str]], list[Fault]]:
-    """A pair's captions that can be used, and what is wrong with the others.
+    """The usable captions of a pair, and the faults of the others.
 
     Args:
         values: (source, what the data hold): a caption, several in a list, or None.

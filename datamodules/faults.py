@@ -1,4 +1,4 @@
-"""What happens with a pair that cannot be used: it is left out and counted, or it stops the command at once."""
+"""Pairs that cannot be used: they are left out and counted, or the first of them stops the command."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class FaultPolicy:
             raise InputError(f"faults.max_skipped must be 0 or more, got {self.max_skipped}")
 
     def limit(self, pairs: int) -> int:
-        """How many of so many pairs may be skipped."""
+        """How many of this number of pairs may be skipped."""
         return math.ceil(self.max_skipped * pairs) if self.max_skipped < 1 else int(self.max_skipped)
 
 
@@ -98,7 +98,7 @@ class FaultLog:
     def write_into(self, folder: Path, rank: int) -> None:
         """Add each fault to folder/skipped.jsonl, a second process to 1-skipped.jsonl; only the first tells of them.
 
-        Those that have been found before are added, too: the data may have been listed by then.
+        Faults that were found earlier are added too, because the data may have been listed before.
         """
         self.quiet = rank > 0
         file = folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
@@ -108,7 +108,7 @@ class FaultLog:
                 self._write(fault)
 
     def read(self, pairs: int) -> None:
-        """From here on faults are met while so many pairs are read, not while they are listed."""
+        """From now on faults are found while this number of pairs is read, not while pairs are listed."""
         self.pairs = pairs
         if self.policy.max_skipped < 1:  # A share of other pairs: those of the list have had theirs.
             self._listed = self._lost

@@ -102,7 +102,7 @@ RANKED = "_best_of_"
 
 
 def row_name(condition: str, best_of: int = 1) -> str:
-    """What manifests and tables call the pictures of a condition: "dalle", or "dalle_best_of_16"."""
+    """The name of a condition's pictures in manifests and tables: "dalle", or "dalle_best_of_16"."""
     return condition if best_of == 1 else f"{condition}{RANKED}{best_of}"
 
 

@@ -80,7 +80,7 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
 
     @property
     def drawing_model(self) -> DecoderModel:
-        """What validation and `unclip predict` draw with: guided by no CLIP or weak decoder; a stage has none."""
+        """The model for validation and `unclip predict`; without guidance by a CLIP or a weak decoder."""
         model = self.averaged_model
         return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0, guided_from="unconditional"))
 

@@ -21,7 +21,7 @@ from modules.trained_run import condition_named
 class UnCLIP(ImageMethods):
     """A run's trained stages as one system; see `modules.trained_run.TrainedRun` for the arguments.
 
-    What it does to pictures is in `ImageMethods`; `generate` draws them for captions.
+    `ImageMethods` has the methods for pictures (variations, interpolations, edits); `generate` draws captions.
     """
 
     @classmethod

@@ -22,7 +22,7 @@ MAX_WORDS = 256
 
 @dataclass(frozen=True)
 class Written:
-    """What a captioner makes of B pairs.
+    """A captioner's captions for B pairs.
 
     Attributes:
         captions: B strings.

@@ -67,7 +67,7 @@ class EmbeddingsDataModule(FaultCounting):
 
     @property
     def info(self) -> EmbeddingsInfo:
-        """What a folder of ours says about itself: the CLIP's fingerprint, dim, context, rows, hashes of the data."""
+        """The folder's embeddings.json: the CLIP's fingerprint, dim, context, rows, hashes of the data."""
         return self._open().info
 
     @property

@@ -45,7 +45,7 @@ _SPLITS = {"train": 0, "val": 1, "test": 2, "unrestricted": 4}
 
 
 class Sign(NamedTuple):
-    """What a sign shows: a word, and what no caption says of it."""
+    """A sign: its word, and its properties that no caption mentions."""
 
     word: str
     font: str

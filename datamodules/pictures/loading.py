@@ -48,4 +48,4 @@ class CountingLoader(_Counting, DataLoader[Any]):  # type: ignore[misc]
 
 
 class TrainingLoader(_Counting, ResumableLoader):  # type: ignore[misc]
-    """The same, in the training order."""
+    """A loader in the training order."""

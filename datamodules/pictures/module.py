@@ -82,7 +82,7 @@ class SplitConfig:
         return getattr(self, f"{split}_size")
 
     def share(self, split: str) -> float:
-        """What is held out for validation or test."""
+        """The share that is held out for validation or test."""
         share = getattr(self, f"{split}_share")
         return USUAL_SHARE if share is None else share
 
@@ -104,7 +104,7 @@ class NoPairs(InputError):
 
 
 class Listed(NamedTuple):
-    """What a source holds.
+    """The pairs of a source.
 
     Attributes:
         table: the pairs that can be used, as far as that can be told without decoding.
@@ -270,7 +270,7 @@ class PictureDataModule(FaultCounting, PairDataModule):
         return [type(self).__name__, split]
 
     def data_hash(self, split: str) -> str:
-        """Of names and captions. Pixels are not read for it: pictures that are exchanged under their names keep it."""
+        """Hash of names and captions, not of pixels: it stays if pictures are replaced under their names."""
         return digest([*self.source_key(split), self.pairs(split).digest()])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -48,7 +48,7 @@ class Group:
 
 @dataclass
 class Sorted:
-    """What a group holds.
+    """The pairs and other members of a group.
 
     Attributes:
         pairs: the middles that have a picture and a caption.

@@ -1,4 +1,4 @@
-"""What the embedded data set shows: scenes of one or two shapes, their captions and their pictures.
+"""The embedded data set: scenes of one or two shapes, their captions and their pictures.
 
 Everything is a pure function of (split, index): no files, no state. A caption leaves attributes out with some
 probability, so that one caption fits many pictures (which is what a prior is for); position, angle and shade are never

@@ -269,7 +269,7 @@ def caption_features(clip: Any, tokens: Tensor) -> Tensor:
 
 
 def caption_of(clip: FrozenCLIP, tokens: Tensor) -> CaptionFeatures:
-    """What a network with `frozen_text` reads of captions (B, L); all 0 is no caption."""
+    """The inputs of a network with `frozen_text` for captions (B, L); a row of 0 is no caption."""
     return CaptionFeatures(clip.encode_tokens(tokens), clip.encode_text(tokens), real_tokens(tokens))
 
 

@@ -25,7 +25,7 @@ MAX_CONTEXT = 2**16
 
 
 class WordTokenizer:
-    """Lower-case words, parted by spaces, as tokens.
+    """Lower-case words, split at spaces, as tokens.
 
     0 is padding, 1 an unknown word, 2 and on the words, and size - 1 the end of the text: the largest, which is where
     open_clip's text tower pools.

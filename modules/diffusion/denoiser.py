@@ -14,7 +14,7 @@ from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
 
 
 class Prediction(NamedTuple):
-    """What a denoiser knows of x_t.
+    """A denoiser's estimates for x_t.
 
     Attributes:
         x0: (B, ...) estimate of the data.

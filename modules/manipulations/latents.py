@@ -85,7 +85,7 @@ class Latents:
         return Latents(self.z_i[rows], self.x_T[rows], self.tokens[rows], self.walk)
 
     def with_embedding(self, z_i: Tensor) -> Latents:
-        """The same noise and captions with other embeddings."""
+        """Latents with the same noise and captions, and other embeddings."""
         return replace(self, z_i=z_i)
 
     def repeat(self, count: int) -> Latents:
@@ -97,7 +97,7 @@ class Latents:
 def save_latents(path: str | Path, latents: Latents, system: TrainedRun) -> None:
     """Write latents into one safetensors file, with the fingerprints of the CLIP and decoder that they belong to.
 
-    Their walk is written too, so that whoever reads them draws along the same trajectory.
+    Their walk is written too, so that a reader of the file draws along the same trajectory.
 
     Raises:
         OSError: it could not be written; an older file is then as it was.

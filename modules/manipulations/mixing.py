@@ -25,7 +25,7 @@ SMALLEST = 1e-3
 
 @dataclass(frozen=True)
 class Mix:
-    """What is mixed.
+    """The pictures and captions to mix, with their weights.
 
     Attributes:
         images: (M, 3, S, S) in [-1, 1]; None for captions alone.

@@ -37,7 +37,7 @@ class Best:
 
 
 def candidate_places(places: Sequence[Place], candidate: int) -> list[Place]:
-    """Where the noise of a candidate comes from. Candidate 0 is the picture that is drawn without re-ranking."""
+    """The places that decide a candidate's noise. Candidate 0 is the picture that is drawn without re-ranking."""
     return [(caption, sample + candidate * STRIDE) for caption, sample in places]
 
 

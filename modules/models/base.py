@@ -1,4 +1,4 @@
-"""What every trained model has, Lightning-free: a network, a loss, and settings of sampling that may be overridden."""
+"""The base of all trained models, without Lightning: a network, a loss, and settings of sampling."""
 
 from __future__ import annotations
 
@@ -201,11 +201,11 @@ class Prior(Model[Batch]):
 
     @property
     def guidance_scale(self) -> float | None:
-        """Of classifier-free guidance in sampling; 1 is none, None for a prior that has no guidance."""
+        """Scale of classifier-free guidance in sampling: 1 is none; None for a prior that has no guidance."""
         return None
 
     def text(self, captions: Captions) -> Tensor:
-        """What the network reads of the captions: (B, L) tokens, or (B, L, F) features of them.
+        """The network's input for the captions: (B, L) tokens, or (B, L, F) features of them.
 
         Raises:
             InputError: it reads features, and there are none.

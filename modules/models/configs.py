@@ -1,4 +1,4 @@
-"""What a diffusion stage learns and how it is sampled: two small records that a YAML fills in."""
+"""Two records that a YAML fills in: what a diffusion stage learns, and how it is sampled."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class CaptionReader(Protocol):
 
 
 def check_share(name: str, value: float) -> None:
-    """Refuse a share of the batch that is none.
+    """Refuse a share that does not lie between 0 and 1.
 
     Raises:
         InputError: it is not in 0 to 1; names the setting.

@@ -71,7 +71,7 @@ def level(highest: int) -> Callable[[object], bool]:
 
 
 class Negative(NamedTuple):
-    """What B pictures are guided away from, in the place of no caption and no embedding.
+    """The negative condition of B pictures, in the place of the empty condition of guidance.
 
     Attributes:
         tokens: (B, L) tokens of the negative captions, or what a frozen CLIP gives of them.

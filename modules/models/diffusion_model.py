@@ -1,4 +1,4 @@
-"""What the diffusion models share: their training draw, their loss, the trajectory, and the variational bound."""
+"""The common part of the diffusion models: the draw of training, the loss, the trajectory, the variational bound."""
 
 from __future__ import annotations
 

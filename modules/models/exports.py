@@ -51,7 +51,7 @@ WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 
 
 def export_folder(folder: str | Path) -> Path:
-    """Where a stage's weights lie: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
+    """The folder of a stage's weights: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
     path = Path(folder)
     return path / "export" if (path / "export").is_dir() else path
 
@@ -68,7 +68,7 @@ def is_export(folder: str | Path) -> bool:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What an export's config.yaml says: class_path, init_args, and what training added.
+    """The content of an export's config.yaml: class_path, init_args, and the entries that training added.
 
     Raises:
         InputError: no export there, or one that cannot be read.

@@ -20,7 +20,7 @@ CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
 
 
 class Condition(NamedTuple):
-    """What conditions the U-Net: computed once a caption, used at every step.
+    """The U-Net's conditions: computed once for each caption, used at every step.
 
     Attributes:
         emb: (B, emb_width) vector added to the timestep's embedding.

@@ -17,7 +17,7 @@ SHRINKAGE = 0.01
 
 @dataclass(frozen=True)
 class EmbeddingPathway:
-    """What lies between z_i and its projections. The defaults are the paper's: nothing but a scale.
+    """How z_i is transformed before its projections. The defaults are the paper's: only a scale.
 
     Attributes:
         whiten: subtract the mean of the training embeddings and multiply by the inverse root of their covariance. A
@@ -90,7 +90,7 @@ class Whitening(nn.Module):
 
 
 class EmbeddingFeatures(nn.Module):
-    """What a decoder's projections of a CLIP embedding read.
+    """The features of a CLIP embedding that a decoder's projections read.
 
     Args:
         dim: D of the embedding.

@@ -68,7 +68,7 @@ class UNetConfig:
 
 
 def group_norm(channels: int, groups: int | None = None) -> GroupNorm:
-    """Group norm of so many groups; by default 32 (ADM), or as many as leave 4 channels or more in a group."""
+    """Group norm; by default with 32 groups (ADM), or fewer, so that each group has 4 channels or more."""
     if groups is not None:
         return GroupNorm(groups, channels)
     groups = 32
@@ -179,7 +179,7 @@ def blocks_of(
 
 
 class Body(nn.Module):
-    """What the two bodies share: the embedding of the timestep, the first and the last layers.
+    """The common part of the two bodies: the embedding of the timestep, the first and the last layers.
 
     Args:
         config: the shape.
@@ -207,7 +207,7 @@ class Body(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
+        """The sides of images must be multiples of this: patch_size x 2^(levels - 1)."""
         return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
 
     def _enter(self, x: Tensor, t: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:

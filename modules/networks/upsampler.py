@@ -29,7 +29,7 @@ class UpsamplerText:
 
 
 class Caption(NamedTuple):
-    """What an upsampler's U-Net takes of captions.
+    """The inputs of an upsampler's U-Net for captions.
 
     Attributes:
         emb: (B, emb_width) vector added to the timestep's embedding.

@@ -32,7 +32,7 @@ TRAINERS = {
 
 @dataclass(frozen=True)
 class ImportedStage:
-    """What becomes a stage's folder.
+    """The content of a stage's folder.
 
     Attributes:
         class_path: the LightningModule that trains it further.

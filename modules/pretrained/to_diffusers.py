@@ -159,7 +159,7 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
 
 
 def unet_config(name: str, unet: nn.Module) -> dict[str, Any]:
-    """What the configs of diffusers' U-Nets have in common.
+    """The common part of the configs of diffusers' U-Nets.
 
     Raises:
         InputError: a U-Net of another body than ADM's, or of other norms than one number of groups describes.

@@ -1,4 +1,4 @@
-"""What a stage takes of its data before the first step: the scale of z_i in each dimension, and the empty caption."""
+"""Values that a stage takes from its data before the first step: the scale of z_i, and the empty caption."""
 
 from __future__ import annotations
 

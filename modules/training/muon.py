@@ -62,7 +62,7 @@ class NamedParameters(list[Tensor]):
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each device holds a share (FSDP2); every rank must ask. Another is returned as it is."""
+    """The whole tensor, if each device holds a share of it (FSDP2); every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

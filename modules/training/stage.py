@@ -1,4 +1,4 @@
-"""What all trained stages share: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
+"""The base of all trained stages: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self.average.update_parameters(self.network)
 
     def after_step(self) -> None:
-        """What is done to the weights after each step of the optimiser."""
+        """Changes the weights after each step of the optimiser, if a stage needs that."""
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: B, batch_idx: int) -> None:
         if self.global_step % 50 == 0:
@@ -403,7 +403,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def prepare_optimizer(self, optimizer: Optimizer) -> None:
-        """What is done to a fresh optimiser before the learning rate's schedule takes its groups."""
+        """Prepares a fresh optimiser before the learning rate's schedule takes its groups."""
 
     def _learning_rate_factor(self, step: int) -> float:
         config = self.training_config
@@ -428,7 +428,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
     def take_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what an export holds beside the network, for a training that starts from one (`init_from`)."""
+        """Take the tensors beside the network from an export, for a training that starts from it (`init_from`)."""
 
     def exported_state(self) -> dict[str, Tensor]:
         """The averaged network's tensors, for `export`. If sharded, every rank must call this; the first gets them."""
@@ -437,11 +437,11 @@ class Stage(lightning.LightningModule, Generic[B]):
 
     @property
     def clip_fingerprint(self) -> str | None:
-        """Of the CLIP that the stage is trained on; None where nothing says."""
+        """Fingerprint of the CLIP that the stage is trained on; None if it is not known."""
         return clip_origin.origin_of(self.trainer)
 
     def exported_about(self) -> dict[str, object]:
-        """What `export` says in config.yaml beside the model's class and arguments."""
+        """Further entries for the export's config.yaml, beside the model's class and arguments."""
         return {}
 
     def on_fit_end(self) -> None:

@@ -82,7 +82,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     @property
     def scale(self) -> float:
-        """What z_i is multiplied with, if it is not standardised; raw embeddings are left as they are."""
+        """The factor of z_i, if it is not standardised; 1 for raw embeddings."""
         return 1.0 if self.raw else embedding_scale(self.embedding_dim)
 
     @property
@@ -90,7 +90,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return self.network.conditioning.raw
 
     def scaled(self, z_i: Tensor) -> Tensor:
-        """z_i (B, D) as it is diffused."""
+        """z_i (B, D) in the scale in which it is diffused."""
         standardise = self.network.standardisation
         found: Tensor = z_i * self.scale if standardise is None else standardise(z_i)
         return found

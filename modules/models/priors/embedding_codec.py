@@ -99,7 +99,7 @@ class EmbeddingCodec(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, statistics: EmbeddingStatistics) -> None:
-        """As `fit`, from a pass over the data: components from all of them, buckets from the sample that it kept.
+        """As `fit`, from a pass over the data: components from all embeddings, buckets from the sample.
 
         Raises:
             InputError: for too few embeddings, or more components to keep than num_codes allows.

@@ -1,4 +1,4 @@
-"""What the AR prior's codec is fitted from: one pass over embeddings of any number, in parts that can be merged."""
+"""Statistics to fit the AR prior's codec: one pass over any number of embeddings, in parts that can be merged."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class DVAENetwork(nn.Module):
         return self.image_size // self.factor
 
     def forward(self, x: Tensor, noise: Tensor, temperature: float) -> dict[str, Tensor]:
-        """What a training step evaluates.
+        """The evaluation of a training step.
 
         Args:
             x: (B, C, H, W) in [eps, 1 - eps].
