@@ -194,7 +194,7 @@ def caption_note(folder: SampleFolder) -> list[str]:
 
 
 def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
-    """Says what is left out where the pictures have no captions."""
+    """The note that names the metrics which are left out because the pictures have no captions."""
     if folder.captioned:
         return []
     by_clip = "CLIP score and R-precision are" if judges.clip is not None else "what needs captions is"

@@ -36,7 +36,7 @@ class ReferenceStatistics:
         write_file(path, self.content())
 
     def content(self) -> bytes:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
         out = io.BytesIO()
         s = self.statistics
         text = json.dumps(dict(self.protocol), ensure_ascii=False)

@@ -166,7 +166,7 @@ def unknown_command(command: str) -> str:
 
 
 def help_text() -> str:
-    """What `unclip --help` prints."""
+    """The page of `unclip --help`."""
     lines = []
     for group, commands in GROUPS.items():
         lines += ["", f"{group.replace('_', ' ')}:", *(f"  {name:17} {text}" for name, (_, text) in commands.items())]

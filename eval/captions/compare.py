@@ -1,4 +1,4 @@
-"""What a caption gets right, wrong, leaves out and invents, by attribute, where the truth of its picture is known."""
+"""Compares a caption with the known truth of its picture: what is right, wrong, left out and invented, by attribute."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def is_faultless(outcomes: Outcomes) -> bool:
 
 
 def wrong_attributes(outcomes: Outcomes) -> set[str]:
-    """The attributes of which something is wrong or invented; what is left out is not."""
+    """The attributes with something wrong or invented; an omission does not count."""
     return {name for name, found in outcomes.items() if found["wrong"] or found["invented"]}
 
 

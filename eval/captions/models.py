@@ -1,4 +1,4 @@
-"""What the study compares: decoders by the captions that they were trained on, and the prompts that they are given."""
+"""The models of the study, by the captions that they were trained on, and the prompts that they are given."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Measured:
     length: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """For report.json."""
+        """The report as plain values, for report.json."""
         return asdict(self)
 
 

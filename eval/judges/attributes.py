@@ -28,7 +28,7 @@ WARM_UP = 0.1  # share of the steps over which the learning rate rises; it falls
 
 
 class Attributes(NamedTuple):
-    """What the classifier sees in N images: `classes` (N, A) int64 and `features` (N, F) float32."""
+    """The classifier's results for N images: `classes` (N, A) int64 and `features` (N, F) float32."""
 
     classes: Tensor
     features: Tensor
@@ -131,7 +131,7 @@ class AttributeClassifier(lightning.LightningModule):
 
     @torch.inference_mode()
     def look(self, images: Tensor) -> Attributes:
-        """What the classifier, in evaluation mode, sees in images (N, 3, H, W) in [-1, 1]."""
+        """Run the classifier, in evaluation mode, on images (N, 3, H, W) in [-1, 1]."""
         training = self.training
         self.eval()
         logits, features = self(images)

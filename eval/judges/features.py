@@ -1,4 +1,4 @@
-"""What turns images into features: the attribute classifier, a CLIP by open_clip, clean-fid's Inception.
+"""The networks that turn images into features: attribute classifier, a CLIP by open_clip, clean-fid's Inception.
 
 All of them take uint8 images of any size, and resize antialiased: the resizing is a part of the metric.
 """

@@ -117,7 +117,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judges see in a folder: features (N, D) by judge, and the attribute classes (N, A)."""
+    """The judges' results for a folder: features (N, D) by judge, and the attribute classes (N, A)."""
 
     features: dict[str, np.ndarray]
     classes: np.ndarray | None

@@ -21,7 +21,7 @@ class SingularCovariance(UserWarning):
 
 
 def singular_warning(n: float, dim: int) -> str | None:
-    """What to say of n features of `dim` dimensions: None, or that they are too few for a covariance of full rank."""
+    """A warning if n features of `dim` dimensions are too few for a covariance of full rank, else None."""
     if n > dim:
         return None
     return (
@@ -46,7 +46,7 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dim: int) -> FeatureStatistics:
-        """Of no features at all: what streaming starts with."""
+        """The statistics of no features, with which streaming starts."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @classmethod
@@ -150,7 +150,7 @@ def few_draws(n: int, dim: int, draws: int) -> bool:
 
 
 def student(draws: int) -> float:
-    """Half the width of a 95 % interval in standard deviations, where these are known from so many draws only."""
+    """Half the width of a 95 % interval in standard deviations that were estimated from this number of draws."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, draws - 1))

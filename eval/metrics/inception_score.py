@@ -15,7 +15,7 @@ SPAN = 8192  # images whose numbers of draws are
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """What the score needs of n images, as sums: parts may be merged in any order.
+    """The sums over n images from which the score follows; parts may be merged in any order.
 
     Attributes:
         n: number of images (or their total weight).

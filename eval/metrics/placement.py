@@ -1,4 +1,4 @@
-"""Where the object lies in a picture, by its pixels alone: no classifier is asked."""
+"""Where the object lies in a picture, by its pixels alone, without a classifier."""
 
 from __future__ import annotations
 

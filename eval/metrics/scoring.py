@@ -88,7 +88,7 @@ MAX_OBJECTS = 6
 
 
 def problem_with(mentioned: Any) -> str | None:
-    """What is wrong with a manifest's "mentioned", in a few words; None if `score` can read it."""
+    """The fault of a manifest's "mentioned", in a few words; None if `score` can read it."""
     if not isinstance(mentioned, dict) or not isinstance(mentioned.get("objects"), list):
         return "it holds no list of objects"
     if len(mentioned["objects"]) > MAX_OBJECTS:

@@ -134,7 +134,7 @@ def sizes_of(folder: SampleFolder) -> Counter[tuple[int, int]]:
 
 
 def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[SampleFolder]:
-    """The same folders with pictures of one size.
+    """The folders, with pictures of one size.
 
     Args:
         folders: samples and real images.

@@ -136,7 +136,7 @@ def _clock(seconds: float) -> str:
 
 
 def probe_table(probe: Mapping[str, float]) -> Table:
-    """What a linear probe reads from the CLIP's image embedding; the numbers of pairs stand in a note."""
+    """A table of the attributes that a linear probe reads from z_i; a note names the numbers of pairs."""
     numbers = {name: value for name, value in probe.items() if isinstance(value, int | float)}
     body = [[Cell(name), Cell(f"{value:.3f}")] for name, value in numbers.items() if name not in PROBE_PAIRS]
     said = ["Accuracy of a linear probe on z_i: what the embedding does not hold, no decoder can draw."]

@@ -20,7 +20,7 @@ SMALL_FROM = 30  # rows that in type of LaTeX's usual size would not go on a pag
 
 
 class Cell(NamedTuple):
-    """What stands in a table's cell: a text, and what is said beside it, such as the interval of a number."""
+    """A table's cell: a text, and an addition to it, such as the interval of a number."""
 
     text: str
     interval: str = ""

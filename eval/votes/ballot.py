@@ -52,7 +52,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Ballot:
-    """What is asked, of which models; the page that people see does not know which picture is whose.
+    """The questions of a ballot and its models. The page that people see does not say which model drew which picture.
 
     Attributes:
         against: the baseline.

@@ -14,7 +14,7 @@ FORMS = ("leading_space", "upper_case", "capital", "full_stop", "no_article", "u
 
 
 def caption() -> argparse.ArgumentParser:
-    """Of `unclip caption`."""
+    """The options of `unclip caption`."""
     made = CommandParser(prog="unclip caption", description="Write captions for the pictures of a data set.")
     add_arguments(made)
     made.add_argument(
@@ -44,7 +44,7 @@ def caption() -> argparse.ArgumentParser:
 
 
 def caption_report() -> argparse.ArgumentParser:
-    """Of `unclip caption-report`."""
+    """The options of `unclip caption-report`."""
     made = CommandParser(prog="unclip caption-report", description="Measure the captions of a data set, by source.")
     add_arguments(made)
     made.add_argument("--split", choices=SPLITS, default="val", help="split to measure (default %(default)s)")
@@ -55,7 +55,7 @@ def caption_report() -> argparse.ArgumentParser:
 
 
 def reword() -> argparse.ArgumentParser:
-    """Of `unclip reword`."""
+    """The options of `unclip reword`."""
     made = CommandParser(prog="unclip reword", description="Lengthen prompts, or change their form.")
     made.add_argument(
         "prompts", type=Path, help="manifest.jsonl of a sample folder, or any file for `unclip sample --captions`"
@@ -70,7 +70,7 @@ def reword() -> argparse.ArgumentParser:
 
 
 def study() -> argparse.ArgumentParser:
-    """Of `unclip study`."""
+    """The options of `unclip study`."""
     made = CommandParser(prog="unclip study", description="Compare decoders that were trained on different captions.")
     made.add_argument("run", type=Path, help="run folder of experiments/dalle3/suite.yaml")
     made.add_argument("--bootstrap", type=positive, default=1000, help="resamples for the intervals (default 1000)")

@@ -1,4 +1,4 @@
-"""What every `unclip COMMAND --help` shows beside the options: examples, and the groups that options stand in."""
+"""The examples of every `unclip COMMAND --help`, and the groups of its options."""
 
 from __future__ import annotations
 

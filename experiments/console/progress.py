@@ -112,7 +112,7 @@ class Progress(Generic[T]):
         return max(self.total - self.done, 0) / self.rate
 
     def as_dict(self) -> dict[str, str | int | float | None]:
-        """What the progress file holds."""
+        """The content of the progress file."""
         return {"label": self.label, "done": self.done, "total": self.total, "rate": self.rate, "eta_s": self.eta}
 
     def _show(self, last: bool = False) -> None:
@@ -151,7 +151,7 @@ def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress
 
 
 def read_progress(path: Path) -> dict[str, str | int | float | None]:
-    """The content of a progress file, or {} while there is none that can be read."""
+    """The content of a progress file; {} if there is none, or it cannot be read."""
     return read_json(path) or {}
 
 

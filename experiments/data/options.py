@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def data() -> argparse.ArgumentParser:
-    """Of `unclip data`, whose own commands are `options.command`."""
+    """The options of `unclip data`; its own commands are `options.command`."""
     parser = CommandParser(prog="unclip data", description="Look at a data set.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("export", help="write real images as a sample folder")

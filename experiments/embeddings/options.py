@@ -12,7 +12,7 @@ SHARD_ROWS = 65_536
 
 
 def embed() -> argparse.ArgumentParser:
-    """Of `unclip embed`."""
+    """The options of `unclip embed`."""
     parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
     add_arguments(parser)
     parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
@@ -43,7 +43,7 @@ def embed() -> argparse.ArgumentParser:
 
 
 def probe() -> argparse.ArgumentParser:
-    """Of `unclip probe`."""
+    """The options of `unclip probe`."""
     parser = CommandParser(prog="unclip probe", description="Test what z_i holds: a linear probe for each attribute.")
     parser.add_argument("--config", required=True, help="a YAML with a data: section whose data know attributes")
     parser.add_argument("--embeddings", required=True, help="folder that `unclip embed` wrote for these data")
@@ -54,7 +54,7 @@ def probe() -> argparse.ArgumentParser:
 
 
 def rank() -> argparse.ArgumentParser:
-    """Of `unclip rank`."""
+    """The options of `unclip rank`."""
     description = "Count the principal components of z_i that hold a share of its variance."
     parser = CommandParser(prog="unclip rank", description=description)
     parser.add_argument("embeddings", nargs="+", type=Path, help="folders that `unclip embed` wrote")

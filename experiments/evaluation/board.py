@@ -22,7 +22,7 @@ EVALUATION = "evaluation"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a logger can show of an evaluated condition.
+    """The settings, numbers and pictures of an evaluated condition, for loggers.
 
     Attributes:
         settings: how the pictures were made.
@@ -54,7 +54,7 @@ class Evaluated:
 def differing(conditions: Sequence[Evaluated]) -> list[Evaluated]:
     """Conditions with those settings in which they differ, which TensorBoard's table of runs has as columns.
 
-    Of one condition alone nothing is left out.
+    With one condition alone all settings stay.
     """
     names = list(dict.fromkeys(name for each in conditions for name in each.settings))
     if len(conditions) > 1:

@@ -115,7 +115,7 @@ def _loggers(named: Sequence[str], samples: Path) -> list[Logger]:
 
 
 def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
-    """Where the metrics of each sample folder go."""
+    """The file for the metrics of each sample folder."""
     if out is None:
         return [Path(folder) / "metrics.json" for folder in samples]
     if len(samples) > 1:

@@ -12,7 +12,7 @@ PROTOCOL = Path(__file__).parents[1] / "protocols" / "coco.yaml"
 
 
 def coco() -> argparse.ArgumentParser:
-    """Of `unclip coco`."""
+    """The options of `unclip coco`."""
     made = CommandParser(prog="unclip coco", description="Prepare a COCO folder for zero-shot evaluation.")
     made.add_argument("--annotations", required=True, help="JSON of captions, as annotations/captions_val2014.json")
     made.add_argument("--images", required=True, help="folder of its images, such as val2014")
@@ -71,7 +71,7 @@ class ListMetrics(argparse.Action):
 
 
 def evaluate() -> argparse.ArgumentParser:
-    """Of `unclip evaluate`."""
+    """The options of `unclip evaluate`."""
     made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
     made.add_argument("--list", action=ListMetrics, help="print the published metrics and the files that they need")
     made.add_argument(
@@ -112,7 +112,7 @@ def evaluate() -> argparse.ArgumentParser:
 
 
 def judge() -> argparse.ArgumentParser:
-    """Of `unclip judge`."""
+    """The options of `unclip judge`."""
     made = CommandParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
     made.add_argument("kind", choices=("aesthetic", "preference"), help="what the probe predicts")
     made.add_argument(
@@ -126,7 +126,7 @@ def judge() -> argparse.ArgumentParser:
 
 
 def blur() -> argparse.ArgumentParser:
-    """Of `unclip blur`."""
+    """The options of `unclip blur`."""
     made = CommandParser(
         prog="unclip blur", description="Measure the Frechet distance after a Gaussian blur of samples and real images."
     )

@@ -17,7 +17,7 @@ KINDS = {
 
 
 def import_() -> argparse.ArgumentParser:
-    """Of `unclip import`."""
+    """The options of `unclip import`."""
     lines = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
     made = CommandParser(prog="unclip import", description="Make a run folder of weights that others released.")
     made.add_argument("kind", choices=list(KINDS), metavar="KIND", help=lines)

@@ -1,4 +1,4 @@
-"""Where released weights come from: a folder, or a name on the hub."""
+"""The sources of released weights: a folder, or a name on the hub."""
 
 from __future__ import annotations
 

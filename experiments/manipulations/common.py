@@ -1,4 +1,4 @@
-"""What these commands share: where their pictures come from, and how a figure is written."""
+"""The common part of these commands: where their pictures come from, and how a figure is written."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def add_latents(made: argparse.ArgumentParser) -> None:
 
 
 def invert() -> argparse.ArgumentParser:
-    """Of `unclip invert`."""
+    """The options of `unclip invert`."""
     made = figure("invert", "Find the latents (z_i, x_T) from which the decoder draws given pictures.")
     made.add_argument("--caption", help="caption for the decoder, beside z_i (default: none, as in the paper)")
     made.add_argument(
@@ -83,7 +83,7 @@ def invert() -> argparse.ArgumentParser:
 
 
 def reconstruct() -> argparse.ArgumentParser:
-    """Of `unclip reconstruct`."""
+    """The options of `unclip reconstruct`."""
     made = figure("reconstruct", "Invert pictures and draw them again from their latents.")
     add_latents(made)
     made.add_argument("--sweep-steps", type=positive, nargs="*", default=[10, 25, 50], help="steps to compare")
@@ -92,7 +92,7 @@ def reconstruct() -> argparse.ArgumentParser:
 
 
 def variations() -> argparse.ArgumentParser:
-    """Of `unclip variations`."""
+    """The options of `unclip variations`."""
     made = figure("variations", "Draw variations of pictures, with growing eta and from fresh noise.")
     etas = [0.0, 0.25, 0.5, 0.75, 1.0]
     help_ = "DDIM's eta, 0 to 1: a larger one strays further from the picture (default 0 to 1 in 5 steps)"
@@ -102,7 +102,7 @@ def variations() -> argparse.ArgumentParser:
 
 
 def interpolate() -> argparse.ArgumentParser:
-    """Of `unclip interpolate`."""
+    """The options of `unclip interpolate`."""
     made = figure("interpolate", "Blend pictures, or captions by way of the prior.")
     add_latents(made)
     made.add_argument(
@@ -116,7 +116,7 @@ def interpolate() -> argparse.ArgumentParser:
 
 
 def text_diff() -> argparse.ArgumentParser:
-    """Of `unclip text-diff`."""
+    """The options of `unclip text-diff`."""
     made = figure("text-diff", "Change pictures by the difference of two captions.", steps=EDIT_STEPS)
     add_latents(made)
     made.add_argument("--target", help='what the picture should show, as in "a blue circle"')
@@ -140,7 +140,7 @@ def text_diff() -> argparse.ArgumentParser:
 
 
 def complete() -> argparse.ArgumentParser:
-    """Of `unclip complete`."""
+    """The options of `unclip complete`."""
     description = "Keep the top rows of pictures, and let DALL-E draw the rest."
     made = CommandParser(prog="unclip complete", description=description)
     add_pictures(made)
@@ -152,7 +152,7 @@ def complete() -> argparse.ArgumentParser:
 
 
 def inpaint() -> argparse.ArgumentParser:
-    """Of `unclip inpaint`."""
+    """The options of `unclip inpaint`."""
     made = figure("inpaint", "Draw a part of pictures anew.", steps=20)
     made.add_argument(
         "--mask",
@@ -171,7 +171,7 @@ def inpaint() -> argparse.ArgumentParser:
 
 
 def pca() -> argparse.ArgumentParser:
-    """Of `unclip pca`."""
+    """The options of `unclip pca`."""
     made = figure("pca", "Draw pictures from a growing number of principal components of z_i.", steps=25)
     made.add_argument("--embeddings", help="folder that `unclip embed` wrote (default RUN/embeddings)")
     made.add_argument(
@@ -185,7 +185,7 @@ def pca() -> argparse.ArgumentParser:
 
 
 def typographic() -> argparse.ArgumentParser:
-    """Of `unclip typographic`."""
+    """The options of `unclip typographic`."""
     made = figure(
         "typographic", "Write text over pictures; show CLIP's probabilities and variations of the decoder.", steps=25
     )
@@ -196,7 +196,7 @@ def typographic() -> argparse.ArgumentParser:
 
 
 def conditioning_grid() -> argparse.ArgumentParser:
-    """Of `unclip conditioning-grid`."""
+    """The options of `unclip conditioning-grid`."""
     made = figure(
         "conditioning-grid", "Draw the same captions, with the same noise, under several conditions.", images=False
     )
@@ -210,7 +210,7 @@ def conditioning_grid() -> argparse.ArgumentParser:
 
 
 def guidance_grid() -> argparse.ArgumentParser:
-    """Of `unclip guidance-grid`."""
+    """The options of `unclip guidance-grid`."""
     made = figure(
         "guidance-grid", "Draw the same z_i, with the same noise, at growing guidance; beside GLIDE.", images=False
     )
@@ -224,7 +224,7 @@ def guidance_grid() -> argparse.ArgumentParser:
 
 
 def gallery() -> argparse.ArgumentParser:
-    """Of `unclip gallery`."""
+    """The options of `unclip gallery`."""
     made = CommandParser(prog="unclip gallery", description="Make every figure of a run's manipulations.")
     made.add_argument("run", help="run folder, as in runs/quickstart; it has to be trained on the shapes")
     made.add_argument("--only", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to make (default all)")

@@ -1,4 +1,4 @@
-"""What `unclip new` chooses for a data set, and why.
+"""The choices of `unclip new` for a data set, with their reasons.
 
 The rules are those by which `experiments/emoji` and `experiments/drawings` were set by hand. They are a start that
 trains, not an optimum; every choice is a line in the YAMLs.
@@ -71,7 +71,7 @@ class Sizes:
 
     @property
     def factor(self) -> int:
-        """By how much the upsampler enlarges; 1 is none."""
+        """The upsampler's factor; 1 is no upsampler."""
         return self.final // self.decoder
 
 

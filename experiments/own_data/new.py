@@ -64,7 +64,7 @@ def check_name(text: str) -> None:
 
 
 def told(place: str, survey: Survey, choices: Choices) -> str:
-    """What was seen and chosen, a line each."""
+    """The lines about what was found and chosen."""
     counts = ", ".join(f"{count:,} for {split}" for split, count in survey.sizes.items())
     own = f" ({' and '.join(survey.own_splits)} from a source of their own)" if survey.own_splits else ""
     lines = [f"{place}: {survey.pairs:,} pairs: {counts}{own}"]

@@ -12,7 +12,7 @@ SIDES = (32, 64, 128)
 
 
 def new() -> argparse.ArgumentParser:
-    """Of `unclip new`."""
+    """The options of `unclip new`."""
     parser = CommandParser(
         prog="unclip new",
         description="Look at a data set, and write a suite that trains and evaluates everything on it.",

@@ -1,4 +1,4 @@
-"""What `unclip new` learns by looking at a data set."""
+"""The facts about a data set that `unclip new` needs."""
 
 from __future__ import annotations
 

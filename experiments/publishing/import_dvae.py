@@ -43,5 +43,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def class_path(kind: type) -> str:
-    """Where a class is."""
+    """The path of a class, as package.module.Class."""
     return f"{kind.__module__}.{kind.__qualname__}"

@@ -11,14 +11,14 @@ RUN = "run folder, as in runs/quickstart"
 
 
 def report() -> argparse.ArgumentParser:
-    """Of `unclip report`."""
+    """The options of `unclip report`."""
     made = CommandParser(prog="unclip report", description="Write the tables and the report of a run.")
     made.add_argument("run", help=RUN)
     return made
 
 
 def tables() -> argparse.ArgumentParser:
-    """Of `unclip tables`."""
+    """The options of `unclip tables`."""
     description = "Write a run's Tables 1, 2 and 3, its ablation and its sweeps, beside the paper's."
     made = CommandParser(prog="unclip tables", description=description)
     made.add_argument("run", help=RUN)
@@ -27,7 +27,7 @@ def tables() -> argparse.ArgumentParser:
 
 
 def figures() -> argparse.ArgumentParser:
-    """Of `unclip figures`."""
+    """The options of `unclip figures`."""
     made = CommandParser(prog="unclip figures", description="Write the paper's figures of a run.")
     made.add_argument("run", help=RUN)
     made.add_argument("--out", help="folder to write (default: RUN/figures, whose out-of-date figures are deleted)")
@@ -35,7 +35,7 @@ def figures() -> argparse.ArgumentParser:
 
 
 def votes() -> argparse.ArgumentParser:
-    """Of `unclip votes`."""
+    """The options of `unclip votes`."""
     made = CommandParser(prog="unclip votes", description="Make a page on which people compare two models.")
     made.add_argument("run", help="run folder; its samples/ are compared")
     made.add_argument(
@@ -58,7 +58,7 @@ def votes() -> argparse.ArgumentParser:
 
 
 def export() -> argparse.ArgumentParser:
-    """Of `unclip export`."""
+    """The options of `unclip export`."""
     description = "Gather the trained stages of a run in one folder: weights, configs, and a model card for each."
     made = CommandParser(prog="unclip export", description=description)
     made.add_argument("run", type=Path, help=RUN)
@@ -78,7 +78,7 @@ def export() -> argparse.ArgumentParser:
 
 
 def import_dvae() -> argparse.ArgumentParser:
-    """Of `unclip import-dvae`."""
+    """The options of `unclip import-dvae`."""
     made = CommandParser(prog="unclip import-dvae", description="Write OpenAI's dVAE as a stage of a run.")
     made.add_argument("--encoder", required=True, help="state dict of encoder.pkl: .safetensors, or saved by torch")
     made.add_argument("--decoder", required=True, help="state dict of decoder.pkl")

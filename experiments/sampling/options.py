@@ -10,7 +10,7 @@ from modules.models.sampler_names import SAMPLERS
 
 
 def sample() -> argparse.ArgumentParser:
-    """Of `unclip sample`."""
+    """The options of `unclip sample`."""
     parser = CommandParser(prog="unclip sample", description="Draw pictures for captions.")
     parser.add_argument("caption", nargs="?", help="one caption")
     parser.add_argument(
@@ -29,7 +29,7 @@ def sample() -> argparse.ArgumentParser:
 
 
 def mix() -> argparse.ArgumentParser:
-    """Of `unclip mix`."""
+    """The options of `unclip mix`."""
     description = "Draw pictures whose z_i is the weighted sum of the z_i of several pictures and captions."
     parser = CommandParser(prog="unclip mix", description=description)
     parser.add_argument("images", nargs="*", help="picture files")
@@ -53,7 +53,7 @@ def mix() -> argparse.ArgumentParser:
 
 
 def add_drawing(parser: argparse.ArgumentParser) -> None:
-    """What commands that draw sample folders have in common."""
+    """The common options of commands that draw sample folders."""
     parser.add_argument("--run", help=RUN)
     parser.add_argument("--out", required=True, help="sample folder to write")
     parser.add_argument("-n", type=int, default=1, help="pictures of each caption (default 1)")

@@ -104,7 +104,7 @@ def in_heredoc(text: str) -> str:
 
 
 def comments(stage: Stage, suite: Suite) -> list[str]:
-    """What the stage does and needs."""
+    """The comments above a stage's line: its command, and the stages that it needs."""
     needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
     return [f"# {stage.name}{needs}: {' '.join(stage.text(suite.run).split())}"]
 

@@ -131,7 +131,7 @@ def script() -> str | None:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """What a child does before it starts its program, so that the kernel kills it when the runner dies (Linux only)."""
+    """Called in a child before its program starts: the kernel kills it when the runner dies (Linux only)."""
     if not sys.platform.startswith("linux"):
         return None
     libc, parent = ctypes.CDLL(None), os.getpid()

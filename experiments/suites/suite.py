@@ -85,7 +85,7 @@ class Stage:
         return shlex.split(self.run)[:2] == FIT
 
     def resume_words(self) -> list[str] | None:
-        """What is added to go on after an interruption; None when the stage has to start again."""
+        """The words to add to go on after an interruption; None if the stage has to start again."""
         if self.resume is not None:
             return shlex.split(self.resume)
         program, command, *_ = [*shlex.split(self.run), "", ""]

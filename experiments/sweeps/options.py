@@ -13,7 +13,7 @@ REFERENCE_HELP = (
 
 
 def sweep() -> argparse.ArgumentParser:
-    """Of `unclip sweep`."""
+    """The options of `unclip sweep`."""
     made = CommandParser(prog="unclip sweep", description="Sample and measure under many settings.")
     made.add_argument("sweep", metavar="SWEEP.yaml", help="the sweep, such as experiments/protocols/guidance.yaml")
     made.add_argument("--run", required=True, help="run folder of the trained stages")

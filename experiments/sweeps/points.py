@@ -39,7 +39,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Devices:
-    """What draws the pictures.
+    """The devices on which pictures are drawn.
 
     Attributes:
         device: its type and, if `count` is 1, its number.

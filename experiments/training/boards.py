@@ -82,5 +82,5 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def plain(value: Any) -> Value:
-    """What TensorBoard can hold: lists and the like become text."""
+    """A value that TensorBoard can hold: lists and other types become text."""
     return value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""What `unclip fit` adds to every training run: says what is trained and shows how far it is."""
+"""The callbacks of every training run: they say what is trained, and show how far it is."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def here(metric: Published, weights: str | None) -> bool:
 
 
 def lines(weights: str | None) -> Sequence[str]:
-    """What `unclip evaluate --list` prints: each metric, what it is, its files, where people get them, whether here."""
+    """The lines of `unclip evaluate --list`: each metric, its files, their sources, and whether they are here."""
     folder = weights_folder(weights)
     said = []
     for metric in PUBLISHED.values():

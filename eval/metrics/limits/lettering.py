@@ -19,7 +19,7 @@ NONE = "-"
 
 
 def read_words(classes: np.ndarray, attributes: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """What a reader reads in N pictures; None for a classifier that reads no letters.
+    """The words that a reader finds in N pictures; None for a classifier that reads no letters.
 
     Args:
         classes: (N, A) int64.

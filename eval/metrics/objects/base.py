@@ -1,4 +1,4 @@
-"""What all metric objects share: samples that belong to captions, their order over ranks, and the interval."""
+"""The base of all metric objects: samples that belong to captions, their order over ranks, and the interval."""
 
 from __future__ import annotations
 

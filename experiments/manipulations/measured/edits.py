@@ -101,14 +101,14 @@ def _with(said: dict[str, Any], attribute: str, value: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one edit at one theta: (N,) 0 or 1 for the wanted class and for each thing to keep."""
+    """The result of one edit at one theta: (N,) 0 or 1 for the wanted class and for each thing to keep."""
 
     hit: Tensor
     kept: dict[str, Tensor]
 
 
 def judge(classifier: AttributeClassifier, task: Task, attribute: str, drawn: Tensor, source: Tensor) -> Outcome:
-    """What the classifier sees in the edited pictures, and whether the object stayed where it was."""
+    """The classifier's results for the edited pictures, and whether the object has kept its place."""
     seen = in_words(classifier.look(drawn.cpu()).classes.numpy(), classifier.attributes)
     first = [{**picture["objects"][0], "background": picture["background"]} for picture in seen]
     true = [{**scene["objects"][0], "background": scene["background"]} for scene in task.truth]

@@ -12,7 +12,7 @@ from experiments.training.trainer.log_file import tell
 
 
 def ended_by(trainer: Trainer) -> str:
-    """What has ended training: "max_steps", "max_epochs", "max_time", or the callback that has asked for it."""
+    """The reason why training ended: "max_steps", "max_epochs", "max_time", or the name of a callback."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "max_steps"
     passed = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
