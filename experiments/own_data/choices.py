@@ -107,7 +107,7 @@ def choose(survey: Survey, size: int | None = None, pretrained: Pretrained | Non
     reasons["dropout"] = f"{dropout:g} in the priors, for {train:,} training pairs"
     whiten = train >= 8 * sizes.width
     reasons["whitening"] = (
-        f"z_i is {'' if whiten else 'not '}whitened in the decoder: to estimate the covariance of {sizes.width} numbers "
+        f"z_i is {'' if whiten else 'not '}whitened in the decoder: estimating the covariance of {sizes.width} numbers "
         f"takes {8 * sizes.width:,} pairs or more, and there are {train:,}"
     )
     return Choices(words, sizes, steps, dropout, whiten, reasons)
@@ -126,8 +126,8 @@ def _words(survey: Survey, pretrained: Pretrained | None, reasons: dict[str, str
         )
         return Words("words", size, context)
     reasons["words"] = (
-        f"CLIP's byte pairs, because the training captions have {survey.words:,} words, {survey.unread:.0%} of the test "
-        f"captions have another word, and the longest caption has {survey.longest} words"
+        f"CLIP's byte pairs, because the training captions have {survey.words:,} words, {survey.unread:.0%} of the "
+        f"test captions have another word, and the longest caption has {survey.longest} words"
     )
     return Words("bpe", BPE_TOKENS, BPE_CONTEXT)
 
@@ -173,8 +173,8 @@ def _steps(train: int, sizes: Sizes, reasons: dict[str, str]) -> dict[str, int]:
     }
     minutes = decoder * SECONDS_PER_STEP[sizes.decoder] / 60
     reasons["steps"] = (
-        f"{decoder:,} for the decoder ({decoder * sizes.batch / train:.0f} passes over the data), {steps['clip']:,} for "
-        f"CLIP ({steps['clip'] * sizes.clip_batch / train:.0f} passes); on one CPU core the decoder takes about "
+        f"{decoder:,} for the decoder ({decoder * sizes.batch / train:.0f} passes over the data), {steps['clip']:,} "
+        f"for CLIP ({steps['clip'] * sizes.clip_batch / train:.0f} passes); on one CPU core the decoder takes about "
         f"{minutes:.0f} minutes"
     )
     return steps
