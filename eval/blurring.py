@@ -17,7 +17,8 @@ from torch import Tensor
 from eval.errors import InputError
 from eval.judges.features import Extractor, batches
 from eval.metrics.bootstrap import LEVEL, Resampler, as_json
-from eval.metrics.frechet import FeatureStatistics, frechet_interval
+from eval.metrics.frechet import FeatureStatistics
+from eval.metrics.frechet_interval import frechet_interval
 from eval.records import check_record
 from eval.runs import read_json
 from eval.samples.folder import SampleFolder

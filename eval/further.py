@@ -15,7 +15,7 @@ from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
 from eval.metrics.limits.by_count import accuracy_by_count
 from eval.metrics.limits.lettering import lettering, read_words
-from eval.metrics.objects.base import CaptionShare, measured
+from eval.metrics.objects.base import measured, share
 from eval.metrics.objects.captions import InceptionScore, RPrecision
 from eval.metrics.objects.distances import CMMD, KernelDistance
 from eval.metrics.scoring import describe
@@ -63,6 +63,8 @@ METRICS: dict[str, Callable[[Judged], Interval | None]] = {
 """Name in metrics.json -> the metric; None where it cannot be measured. `eval.tables.further.COLUMNS` shows them."""
 
 NAMES = tuple(METRICS)
+ALONE = ("r_precision", "inception_score", "aesthetic", "preference")
+"""Those that need no real images."""
 
 
 def further(
@@ -82,7 +84,7 @@ def further(
         folder: the samples.
         seen: what the judges see in them.
         judges: the networks and probes.
-        reference: features (M, D) of the real images, by judge.
+        reference: features (M, D) of the real images, by judge; empty where there are none.
         resampler: of the captions of `folder`.
         right: (N,) 1 where a picture has all that its caption mentions, nan without ground truth; None without any.
 
@@ -95,7 +97,7 @@ def further(
         named |= shapes_by_task(judged, right)
     return {
         "published": named,
-        **{name: as_json(metric(judged)) for name, metric in METRICS.items()},
+        **{name: as_json(metric(judged)) if reference or name in ALONE else None for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
         "accuracy_by_count": _by_count(folder, seen, judges, resampler),
         "lettering": _lettering(folder, seen, judges, resampler),
@@ -117,9 +119,7 @@ def _binding(
         for kind, values in kinds.items():
             column = np.full(len(folder), np.nan)
             column[known] = values
-            share = CaptionShare(resampler.draws, resampler.seed)
-            known_share = measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups))
-            result[pair][kind] = as_json(known_share)
+            result[pair][kind] = as_json(share(column, resampler))
     return result or None
 
 

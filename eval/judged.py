@@ -25,7 +25,7 @@ class Judged:
         folder: the N samples.
         seen: what the judges see in them.
         judges: the networks and probes.
-        reference: features (M, D) of the real images, by judge.
+        reference: features (M, D) of the real images, by judge; empty where there are none.
         resampler: of the captions of `folder`; it gives a metric its interval.
     """
 
@@ -55,8 +55,10 @@ class Judged:
         """(N,) the caption of each sample."""
         return torch.from_numpy(self.folder.caption_index)
 
-    def distance(self, kind: type[FeatureDistance], judge: str) -> Interval:
-        """A distance of the samples' features by a judge from the real images'."""
+    def distance(self, kind: type[FeatureDistance], judge: str) -> Interval | None:
+        """A distance of the samples' features by a judge from the real images'; None without real images."""
+        if judge not in self.reference:
+            return None
         return measured(kind(self.reference[judge], *self.draws), self.seen.tensor(judge), self.captions)
 
     def mean(self, values: np.ndarray, share: bool = False) -> Interval:
@@ -69,7 +71,7 @@ class Judged:
         """precision, recall, density and coverage, which are computed together."""
         metric = PrecisionRecall(self.real, *self.draws)
         metric.update(self.seen.tensor(self.judges.main), self.captions)
-        return metric.intervals()
+        return metric.all_found()
 
 
 def candidates(folder: SampleFolder) -> int:

@@ -16,11 +16,12 @@ from eval.errors import InputError
 from eval.further import further
 from eval.judged import candidates
 from eval.judges.features import NO_INCEPTION
-from eval.judges.judges import BATCH, Judges, Seen, look
+from eval.judges.judges import Judges, Seen, look
+from eval.judges.published.listing import PUBLISHED
 from eval.metrics.bootstrap import LEVEL, SHARES, Interval, Resampler, as_json
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.kinds import HELD_OUT, accuracy_by_kind
-from eval.metrics.objects.base import CaptionShare, measured
+from eval.metrics.objects.base import measured, share
 from eval.metrics.objects.captions import CLIPScore, Diversity
 from eval.metrics.objects.distances import Frechet
 from eval.metrics.precision_recall import DENSITY_NEIGHBOURS, NEIGHBOURS, RECALL_INTERVAL
@@ -55,15 +56,16 @@ class Reference:
 def read_reference(
     folder: SampleFolder,
     judges: Judges,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
 ) -> Reference:
     """Computes the statistics of the real images.
 
     Raises:
-        InputError: fewer than two images.
+        InputError: fewer than two images, or no judge gives features.
     """
+    judges.extractor  # noqa: B018 (refuses judges without features)
     if len(folder) < 2:
         raise InputError(f"the reference {folder.path} holds {len(folder)} image; export more")
     seen = look(folder, judges, batch_size, tick, cache, scores=False)
@@ -81,15 +83,20 @@ def _image_hash(folder: SampleFolder, record: dict[str, Any]) -> str:
     return record.get("sha256") or hashlib.sha256((folder.path / record["file"]).read_bytes()).hexdigest()
 
 
-def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> None:
+def check_comparable(folders: list[SampleFolder], reference: SampleFolder | None) -> None:
     """Refuses comparisons that would mislead, before minutes are spent on them.
+
+    Args:
+        folders: samples.
+        reference: the real images; None where there are none.
 
     Raises:
         InputError: folders of different sample counts or captions, or of several conditions, too few samples or real
             images for the metrics, images of another size than the reference's, or samples that are the reference.
     """
-    first = folders[0]
-    for kind, folder in (*(("samples", folder) for folder in folders), ("real images", reference)):
+    first, other = folders[0], folders[0] if reference is None else reference
+    named = [("samples", folder) for folder in folders] + [("real images", other)]
+    for kind, folder in [] if reference is None else named:
         if len(folder) < FEWEST:
             raise InputError(f"the metrics need {FEWEST} {kind} or more, {folder.path} holds {len(folder)}")
     for folder in folders:
@@ -99,22 +106,29 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder) -> No
                 f"{folder.path} holds {len(folder)} samples and {first.path} {len(first)}: Frechet distances of"
                 " different counts cannot be compared; sample equally many, or evaluate them apart"
             )
+        if folder.captioned != first.captioned:
+            bare, told = (first, folder) if folder.captioned else (folder, first)
+            raise InputError(
+                f"{bare.path} has no captions and {told.path} has: name a table of them by --captions, or evaluate the"
+                " folders apart"
+            )
         if captions_digest(folder.records) != captions_digest(first.records):
             raise InputError(
                 f"{folder.path} and {first.path} hold samples of different captions ({_difference(folder, first)}), so"
                 " that their numbers cannot be compared: give both the same captions, as `unclip sample --captions FILE"
                 " --per-caption N` does, or evaluate them apart"
             )
-        if folder.size != reference.size:
-            (high, wide), (h, w) = folder.size, reference.size
+        if folder.size != other.size:
+            (high, wide), (h, w) = folder.size, other.size
+            which = f"{'' if reference is None else 'the reference '}{other.path}"
             raise InputError(
-                f"{folder.path} holds images of {wide}x{high} pixels, the reference {reference.path} of {w}x{h}: bring"
+                f"{folder.path} holds images of {wide}x{high} pixels, {which} of {w}x{h}: bring"
                 f" both to one size, by --size {min(high, wide, h, w)} here, or as with `unclip data export --size`"
             )
-        shared = content_shared(folder, reference)
+        shared = 0 if reference is None else content_shared(folder, reference)
         if 2 * shared > len(folder):
             raise InputError(
-                f"{folder.path} shares {shared} of its {len(folder)} images with the reference {reference.path},"
+                f"{folder.path} shares {shared} of its {len(folder)} images with the reference {other.path},"
                 " so its distance would be too small; export the reference from other pairs"
             )
 
@@ -139,9 +153,9 @@ def content_shared(folder: SampleFolder, reference: SampleFolder) -> int:
 
 
 def measure(
-    folder: SampleFolder, seen: Seen, judges: Judges, reference: Reference, draws: int, seed: int
+    folder: SampleFolder, seen: Seen, judges: Judges, reference: Reference | None, draws: int, seed: int
 ) -> dict[str, Any]:
-    """All metrics of one folder, JSON-ready.
+    """All metrics of one folder, JSON-ready; without a reference those that need no real images.
 
     Returns:
         {"condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity", "drawn",
@@ -152,38 +166,53 @@ def measure(
     """
     resampler = Resampler(folder.caption_index, draws, seed)
     captions, main = torch.from_numpy(folder.caption_index), judges.main
+    statistics = {} if reference is None else reference.statistics
     warned = {
         name: singular_warning(len(folder), seen.features[name].shape[1])
         for name in (main, "inception")
-        if name in seen.features
+        if name in seen.features and name in statistics
     }
     frechet = {
-        name: as_json(measured(Frechet(reference.statistics[name], draws, seed), seen.tensor(name), captions))
-        for name in warned
+        name: as_json(measured(Frechet(statistics[name], draws, seed), seen.tensor(name), captions)) for name in warned
     }
     scores = _scores(folder, seen, judges)
     by_kind = None if scores is None else accuracy_by_kind(folder.records, scores["all"], resampler)
-    diversity = measured(Diversity(draws, seed), seen.tensor(main), captions)
+    diversity = measured(Diversity(draws, seed), seen.tensor(main), captions) if main else None
     return {
         "condition": folder.condition,
         "n": len(folder),
-        "frechet": frechet[main],
+        "frechet": frechet.get(main),
         "fid": frechet.get("inception"),
         "clip_score": as_json(_clip_score(folder, seen, judges, draws, seed)),
         "accuracy": None if scores is None else {name: counted(x, resampler) for name, x in scores.items()},
         "accuracy_by_kind": by_kind,
         "diversity": as_json(diversity),
-        **further(folder, seen, judges, reference.features, resampler, None if scores is None else scores["all"]),
+        **further(
+            *(folder, seen, judges, {} if reference is None else reference.features, resampler),
+            None if scores is None else scores["all"],
+        ),
         "drawn": drawn(folder.records),
         "warnings": [f"{name}: {text}" for name, text in warned.items() if text]
         + caption_note(folder)
         + uncaptioned_note(folder, judges)
         + geneval_note(folder, judges)
         + copies_note(folder)
-        + exported_protocol(folder.records, reference.folder.path)[1]
-        + held_out_note(folder, reference.folder),
-        "protocol": _protocol(folder, seen.features[main].shape[1], judges, reference, draws, seed),
+        + reference_notes(folder, reference),
+        "protocol": _protocol(folder, seen.features[main].shape[1] if main else None, judges, reference, draws, seed),
     }
+
+
+NO_REFERENCE = (
+    "No real images were given by --reference: distances from them are left out (Frechet distance, FID, KID, CMMD,"
+    " precision, recall, density, coverage, AuthPct)."
+)
+
+
+def reference_notes(folder: SampleFolder, reference: Reference | None) -> list[str]:
+    """What is to be said of the real images."""
+    if reference is None:
+        return [NO_REFERENCE]
+    return exported_protocol(folder.records, reference.folder.path)[1] + held_out_note(folder, reference.folder)
 
 
 def caption_note(folder: SampleFolder) -> list[str]:
@@ -197,8 +226,10 @@ def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
     """The note that names the metrics which are left out because the pictures have no captions."""
     if folder.captioned:
         return []
-    by_clip = "CLIP score and R-precision are" if judges.clip is not None else "what needs captions is"
-    return [f"{folder.condition}: the pictures have no captions: {by_clip} left out, and intervals are over pictures."]
+    names = ["CLIP score", "R-precision"] if judges.clip is not None else []
+    names += [name for name in judges.published.names() or {} if name in PUBLISHED and PUBLISHED[name].captions]
+    left_out = f"{' and '.join(names)} are" if names else "what needs captions is"
+    return [f"{folder.condition}: the pictures have no captions: {left_out} left out, and intervals are over pictures."]
 
 
 def geneval_note(folder: SampleFolder, judges: Judges) -> list[str]:
@@ -261,16 +292,16 @@ def _scores(folder: SampleFolder, seen: Seen, judges: Judges) -> dict[str, np.nd
 
 def counted(column: np.ndarray, resampler: Resampler) -> dict[str, float] | None:
     """The share of a column of zeros, ones and nan, JSON-ready, with the number "n" of rows that were judged."""
-    share = CaptionShare(resampler.draws, resampler.seed)
-    interval = as_json(measured(share, torch.from_numpy(column), torch.from_numpy(resampler.groups)))
+    interval = as_json(share(column, resampler))
     return interval and {**interval, "n": int((~np.isnan(column)).sum())}
 
 
 def _protocol(
-    folder: SampleFolder, dim: int, judges: Judges, reference: Reference, draws: int, seed: int
+    folder: SampleFolder, dim: int | None, judges: Judges, reference: Reference | None, draws: int, seed: int
 ) -> dict[str, Any]:
     """All that numbers have to agree in before they may stand in one table."""
-    named, _ = exported_protocol(folder.records, reference.folder.path)
+    named = None if reference is None else exported_protocol(folder.records, reference.folder.path)[0]
+    extractor = judges.extractor if judges.main else None
     sizes = np.unique(np.unique(folder.caption_index, return_counts=True)[1])
     return {
         "n": len(folder),
@@ -278,24 +309,20 @@ def _protocol(
         "captions_digest": captions_digest(folder.records),
         "caption_protocol": named,
         "per_caption": int(sizes[0]) if len(sizes) == 1 else [int(sizes[0]), int(sizes[-1])],
-        "extractor": judges.extractor.name,
+        "extractor": extractor and extractor.name,
         "extractor_dim": dim,
-        "resizing": judges.extractor.resizing,
+        "resizing": extractor and extractor.resizing,
         "resizing_by_judge": {name: judge.resizing for name, judge in judges.extractors().items()},
         "classifier": judges.classifier.name if judges.classifier is not None else None,
         "clip": judges.clip.name if judges.clip is not None else None,
         "inception": judges.inception.name if judges.inception is not None else NO_INCEPTION,
-        "reference": reference.folder.path.resolve().name,
-        "reference_n": len(reference.folder),
-        "reference_digest": reference.digest,
-        "fid_reference": reference.origins.get("inception"),
-        "frechet_reference": reference.origins.get(judges.main),
+        **_of_reference(reference, judges.main),
         "size": list(folder.size),
-        "fit": fitting(folder, reference.folder),
-        "reference_size": list(reference.folder.size),
+        "fit": fitting(folder, folder if reference is None else reference.folder),
         "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
         "recall_interval": RECALL_INTERVAL,
         "share_interval": SHARES,
+        **({} if folder.captioned else {"captioned": False}),
         "candidates": candidates(folder),
         "published": judges.published.names(),
         "aesthetic": judges.aesthetic and judges.aesthetic.name,
@@ -303,4 +330,19 @@ def _protocol(
         "bootstrap": draws,
         "level": LEVEL,
         "seed": seed,
+    }
+
+
+def _of_reference(reference: Reference | None, main: str) -> dict[str, Any]:
+    """What a protocol says of the real images; null where there are none."""
+    if reference is None:
+        keys = ("reference", "reference_n", "reference_digest", "fid_reference", "frechet_reference", "reference_size")
+        return dict.fromkeys(keys)
+    return {
+        "reference": reference.folder.path.resolve().name,
+        "reference_n": len(reference.folder),
+        "reference_digest": reference.digest,
+        "fid_reference": reference.origins.get("inception"),
+        "frechet_reference": reference.origins.get(main),
+        "reference_size": list(reference.folder.size),
     }

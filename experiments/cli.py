@@ -57,7 +57,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "manipulations.text_diff",
             "change pictures by the difference of two captions; measure such edits",
         ),
-        "complete": ("manipulations.complete", "keep the top rows of pictures, and let DALL-E draw the rest"),
+        "complete": ("manipulations.tokens.complete", "keep the top rows of pictures, and let DALL-E draw the rest"),
+        "codes": ("manipulations.tokens.codes", "show the codes of DALL-E's dVAE, and pictures as mosaics of them"),
         "inpaint": ("manipulations.inpaint", "draw a part of pictures anew"),
         "pca": ("manipulations.pca", "draw pictures from a growing number of principal components of z_i"),
         "typographic": (
@@ -96,7 +97,6 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "figures": ("publishing.figures", "write the paper's figures of a run, as PNG and SVG"),
         "votes": ("publishing.votes", "make a page on which people compare a run's models, for the paper's Table 1"),
-        "import-dvae": ("publishing.import_dvae", "write OpenAI's dVAE, given as state dicts, as a stage of a run"),
         "export": ("publishing.export", "gather a run's trained stages in one folder: weights, configs, model cards"),
     },
 }

@@ -20,12 +20,14 @@ class Captions(NamedTuple):
         z_t: (B, D) CLIP text embeddings of unit norm.
         features: (B, L, F) the CLIP's features of every token, 0 for padding; None where no prior reads them.
         negative: B captions to be guided away from; None for guidance away from no caption.
+        texts: B captions in words, of negative ones, for decoders that have tokens of their own.
     """
 
     tokens: Tensor
     z_t: Tensor
     features: Tensor | None = None
     negative: Captions | None = None
+    texts: tuple[str, ...] | None = None
 
 
 class EmbeddingBatch(NamedTuple):

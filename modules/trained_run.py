@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.batches import Captions
+from modules.clip import origin
 from modules.clip.frozen import FrozenCLIP, caption_features, caption_of
 from modules.clip.origin import check_origin, warn_unknown_origin
 from modules.conditions import CONDITIONS, Condition
@@ -139,6 +140,13 @@ class TrainedRun:
     def guiding_clip(self, clip: FrozenCLIP) -> None:
         self._guiding_clip = clip
 
+    def clips_at_work(self) -> dict[str, FrozenCLIP]:
+        """The CLIPs that take part, by what they do; a run of GLIDE's released weights may be without any."""
+        found = {"conditions the run's stages": self.clip} if (self.run / "clip").is_dir() else {}
+        if found or self._guiding_clip is not None:
+            found["guides the decoder"] = self.guiding_clip
+        return found
+
     def _make_room(self) -> None:
         """Where stages are offloaded, let go of all that are in memory; a model that was put there stays."""
         if self.placement.offload:
@@ -172,13 +180,15 @@ class TrainedRun:
             InputError: it is absent or damaged, or was trained on another CLIP than the run's.
         """
         if name not in self._stored:
-            half = self.placement.half
+            half = self.placement.half and not self._is_dvae(name)
+            if self.placement.offload and name not in self._fingerprints:
+                self._know_clip(name)
             self._make_room()
             stored: Stored[Model] = load_model(self.run / name, half=half, known=self._fingerprints.get(name))
             if name not in self._fingerprints:
                 check_stage(name, stored.model, self.run)
                 self._check_clip(name, stored)
-                self._make_room()  # The check may have needed the CLIP.
+                self._make_room()  # The check may have needed the CLIP still.
             for value in vars(stored.model).values():
                 if isinstance(value, nn.Module):
                     value.to(self.device)
@@ -186,6 +196,29 @@ class TrainedRun:
                 compute_in_bfloat16(stored.model.network, self.device)
             self._stored[name], self._fingerprints[name] = stored, stored.fingerprint
         return self._stored[name]
+
+    def _know_clip(self, name: str) -> None:
+        """Read the CLIP's facts, if a stage is checked by them, before the stage: both would be in memory."""
+        checked = self._network_settings(name).get("embedding_dim") is not None
+        if self.has("clip") and (checked or origin.KEY in read_config(self.run / name)):
+            _ = self.clip_facts
+
+    def _network_settings(self, name: str) -> Mapping[str, object]:
+        """What a stage's config says of its network; no stage is read for it."""
+        network = read_config(self.run / name)["init_args"].get("network")
+        settings = network.get("init_args") if isinstance(network, dict) else None
+        return settings if isinstance(settings, dict) else {}
+
+    def _reads_features(self, name: str) -> bool:
+        """Whether a stage reads the CLIP's features of a caption, which are made before the stage is read."""
+        if name in self._stored:
+            return bool(getattr(self._stored[name].model, "reads_features", False))
+        settings = self._network_settings(name)
+        return any(settings.get(key) is not None for key in ("feature_dim", "frozen_text"))
+
+    def _is_dvae(self, name: str) -> bool:
+        kind = type(self._stored[name].model) if name in self._stored else model_class(self.run / name)
+        return issubclass(kind, DVAEModel)
 
     def _check_clip(self, name: str, stored: Stored[Model]) -> None:
         width = getattr(stored.model.network, "embedding_dim", None)
@@ -317,9 +350,8 @@ class TrainedRun:
 
         It has unit norm unless the CLIP's embeddings are raw.
         """
-        reads = self.prior(name).reads_features
         captions = Captions(tokens, z_t, None, negative)
-        captions = self._with_features(captions) if reads else captions
+        captions = self._with_features(captions) if self._reads_features(name) else captions
         return self.finite(name, self.prior(name).sample(captions, generators).to(z_t.dtype))
 
     def _with_features(self, captions: Captions) -> Captions:
@@ -340,7 +372,8 @@ class TrainedRun:
                 f"{len(given)} negative captions for {count} pictures: give one for all, or one that is not empty for "
                 "each"
             )
-        return Captions(*self.embed_text(given))
+        embedded = self.embed_text(given) if self.has("clip") else self.unread(count)
+        return Captions(*embedded, texts=tuple(given))
 
     def check_negative(self, condition: str) -> None:
         """Refuse a negative caption where nothing is guided.
@@ -440,9 +473,9 @@ class TrainedRun:
         if negative is None:
             return None
         if condition_named(condition).z_i == "image":
-            return Negative(negative.tokens, None)
+            return Negative(negative.tokens, None, negative.texts)
         z_i = self.embedding(condition, negative.tokens, negative.z_t, generators, None, negative)
-        return Negative(negative.tokens, z_i)
+        return Negative(negative.tokens, z_i, negative.texts)
 
     def decode(
         self,
@@ -460,10 +493,10 @@ class TrainedRun:
             captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """
-        if z_i is not None and isinstance(self.stage(decoder).model, DVAEModel):
+        if z_i is not None and self._is_dvae(decoder):
             return self.finite(decoder, self.dvae(decoder).decode(z_i))
         read: CaptionInput = tokens
-        if self.placement.offload and self.decoder(decoder).reads_features:  # The CLIP goes before the decoder comes.
+        if self.placement.offload and self._reads_features(decoder):  # The CLIP goes before the decoder comes.
             read = self.caption_features(tokens)
             if negative is not None and isinstance(negative.tokens, Tensor):
                 negative = negative._replace(tokens=self.caption_features(negative.tokens))
@@ -471,10 +504,8 @@ class TrainedRun:
         if model.reads != "clip":
             if captions is None:
                 raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
-            if negative is not None:
-                raise InputError(
-                    f"{decoder} reads {model.reads}: negative captions are for decoders that read the CLIP's"
-                )
+            if negative is not None and negative.texts is not None:
+                negative = negative._replace(tokens=model.tokens_of(negative.texts, negative.tokens))
             read = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:
             return self.finite(decoder, model.sample(read, z_i, generators, negative=negative))

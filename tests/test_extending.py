@@ -113,8 +113,8 @@ def run(stored_run: Path, embeddings: Path, tmp_path: Path, monkeypatch: pytest.
     return tmp_path / "run"
 
 
-def in_house(house: Path, *commands: list[str], then: str = "") -> str:
-    """Run `unclip` commands of a copy, and Python code, in one process; returns what that code printed last."""
+def in_house(house: Path, *commands: list[str], then: str = "") -> list[str]:
+    """Run `unclip` commands of a copy, and Python code, in one process; returns what that code printed."""
     code = f"""
 import json
 from experiments.cli import main
@@ -123,13 +123,13 @@ assert modules.__file__.startswith({str(house)!r})
 for words in {[list(map(str, words)) for words in commands]!r}:
     code = main(words)
     assert code == 0, (code, words)
-print()
+print("then")
 {then}
 """
     env = {**os.environ, "PYTHONPATH": str(house), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()[-1]
+    return done.stdout.rpartition("then\n")[2].splitlines()
 
 
 def export_real(folder: Path, name: str, split: str, captions: int) -> Path:
@@ -148,11 +148,8 @@ def small(folder: Path, name: str, text: str = "") -> Path:
     return path
 
 
-@pytest.mark.timeout(900)  # A process with five commands, on a machine that has other things to do.
-def test_a_prior_and_a_metric(house, run, tiny, embeddings, tmp_path):
-    """From the YAML to the tables. The gap that least squares finds, and the distance, are computed here once more."""
-    from datamodules.embeddings.folder import open_embeddings
-
+def prior_and_metric(house, run, tiny, tmp_path):
+    """The commands that train and measure them, and code that prints the model's class and its shift."""
     prior, metric = apply(recipe("A prior"), house), apply(recipe("A metric"), house)
     assert prior == [
         "modules/networks/shift_prior.py",
@@ -173,20 +170,26 @@ def test_a_prior_and_a_metric(house, run, tiny, embeddings, tmp_path):
     samples = run / "samples" / "shift_prior"
     quick = ["--decoder-steps", "1", "--upsampler-steps", "1"]
     sampled = ["--condition", "shift_prior", "--captions", real / "manifest.jsonl", "-n", "2", "--out", samples]
-    answer = in_house(
-        house,
+    commands = [
         ["plan", yaml, config, "--devices", "1"],
         ["fit", "--config", yaml, "--config", config],
         ["sample", "--run", run, *sampled, *quick],
         ["evaluate", samples, "--reference", reference, "--clip", judge, "--bootstrap", "20"],
         ["report", run],
-        then=f"""
+    ]
+    then = f"""
 from modules.models.exports import load_model
 model = load_model({str(run / "shift_prior")!r}).model
 about = f"{{type(model).__module__}}.{{type(model).__qualname__}}"
 print(json.dumps([about, model.network.shift.tolist()]))
-""",
-    )
+"""
+    return commands, then
+
+
+def check_prior_and_metric(run, embeddings, answer):
+    """The gap that least squares finds, and the distance, are computed here once more."""
+    from datamodules.embeddings.folder import open_embeddings
+
     about, shift = json.loads(answer)
     assert about == "modules.models.shift_prior.ShiftPriorModel"
     rows = open_embeddings(embeddings).rows("train")[range(64)]
@@ -197,7 +200,7 @@ print(json.dumps([about, model.network.shift.tolist()]))
     assert row["condition"] == "shift_prior" and row["n"] == 12
     assert "| shift prior | 12 |" in tables and "shift prior" in (run / "report.html").read_text()
 
-    found = json.loads((samples / "metrics.json").read_text())["nearest"]
+    found = json.loads((run / "samples" / "shift_prior" / "metrics.json").read_text())["nearest"]
     arrays = {len(array): array for array in map(np.load, (run / "features").glob("*.npy"))}
     value = cdist(arrays[12], arrays[16]).min(axis=1).mean()
     assert found["value"] == row["nearest"]["value"] == pytest.approx(value, rel=1e-5)
@@ -305,9 +308,8 @@ def test_a_data_format(beside, tmp_path):
         kind("gone.tsv").dataset("train")
 
 
-@pytest.mark.timeout(900)
-def test_a_sampler_and_a_scheduler(house, run, tmp_path):
-    """Euler's method in sigma is DDIM; the spacing and the schedule have their closed forms, and train and draw."""
+def sampler_and_scheduler(house, run, tmp_path):
+    """The commands that draw and train with them, and code that prints what they make of schedules."""
     sampler, scheduler = apply(recipe("A sampler"), house), apply(recipe("A scheduler"), house)
     assert sampler == [
         "modules/diffusion/samplers/euler.py",
@@ -321,13 +323,13 @@ def test_a_sampler_and_a_scheduler(house, run, tmp_path):
     init = "{objective: {schedule: sigmoid}, sampler: {name: euler, spacing: quadratic, steps: 4}, "
     init += "network: {init_args: {embedding_dim: 16, vocab_size: 30, context_length: 20, "
     init += "width: 16, depth: 1, heads: 2}}}"
-    config = small(tmp_path, "small", f"model: {{init_args: {init}}}\n")
+    config = small(tmp_path, "small_prior", f"model: {{init_args: {init}}}\n")
     fit = ["fit", "--config", house / "experiments/quickstart/diffusion_prior.yaml", "--config", config]
-    answer = in_house(
-        house,
+    commands = [
         *([*base, *words, "--out", tmp_path / name] for name, words in by.items()),
         [*fit, f"--trainer.default_root_dir={tmp_path / 'prior'}"],
-        then=f"""
+    ]
+    then = f"""
 import contextlib, io
 from modules.diffusion.schedules import linear, respace
 from modules.models.exports import load_model
@@ -347,9 +349,13 @@ print(json.dumps({{
     "said": said.getvalue(),
     "refused": refused,
 }}))
-""",
-    )
-    ddim, euler = (SampleFolder.open(tmp_path / name) for name in by)
+"""
+    return commands, then
+
+
+def check_sampler_and_scheduler(tmp_path, answer):
+    """Euler's method in sigma is DDIM; the spacing and the schedule have their closed forms."""
+    ddim, euler = (SampleFolder.open(tmp_path / name) for name in ("ddim", "euler"))
     assert euler.records[0]["sampler"] == {"decoder": "euler", "prior": "euler"}
     assert (ddim.images().int() - euler.images().int()).abs().max() <= 1 and ddim.images().float().std() > 1
 
@@ -363,6 +369,16 @@ print(json.dumps({{
     expected = [(logistic[-1] - value) / (logistic[-1] - logistic[0]) for value in logistic[1:-1]]
     assert alpha_bar == pytest.approx(expected, abs=1e-12)
     assert (found["sampler"], found["trajectory"]) == ("euler", [round((steps - 1) * k * k / 16) for k in range(1, 5)])
+
+
+@pytest.mark.timeout(900)  # A process with eight commands, on a machine that has other things to do.
+def test_a_prior_and_a_metric_a_sampler_and_a_scheduler(house, run, tiny, embeddings, tmp_path):
+    """From the YAML to the tables; all in one process, which takes seconds to import a copy of the project."""
+    parts = prior_and_metric(house, run, tiny, tmp_path), sampler_and_scheduler(house, run, tmp_path)
+    commands = [command for part, _ in parts for command in part]
+    first, second = in_house(house, *commands, then="\n".join(then for _, then in parts))
+    check_prior_and_metric(run, embeddings, first)
+    check_sampler_and_scheduler(tmp_path, second)
 
 
 def test_the_page_is_code_that_passes_the_checks(house):

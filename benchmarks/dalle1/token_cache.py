@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("the paper's", *MASKS):
-        masks = None if name == "the paper's" else [name] * options.depth
+        masks = "paper" if name == "the paper's" else [name] * options.depth
         sizes = (100, TEXT, 512, options.grid, options.width, options.depth, options.width // 64)
         network = TokenTransformerNetwork(*sizes, masks=masks).eval()  # type: ignore[arg-type]
         cached, whole = compare(network, options.samples)

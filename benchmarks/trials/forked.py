@@ -46,6 +46,7 @@ PRELOAD = [
     "experiments.sweeps.sweep",
     "experiments.training.fit",
     "modules.ar_prior",
+    "modules.clip.trainer",
     "modules.decoder",
     "modules.diffusion_prior",
     "modules.linear_prior",

@@ -55,8 +55,11 @@ def guidance(sweep: Sweep) -> Figure | None:
 
 
 def candidates(sweep: Sweep) -> Figure | None:
-    """DALL-E 1's figure 9c: CLIP score and accuracy against the number of candidates, by judges that did not rank."""
-    panels = {"CLIP score": metric("clip_score"), "all right": accuracy_of}
+    """DALL-E 1's figure 9c: quality against the number of candidates, by judges that did not rank.
+
+    The paper has FID and Inception Score; here CLIP score and accuracy stand beside the Frechet distance.
+    """
+    panels = {"Frechet distance": metric("frechet"), "CLIP score": metric("clip_score"), "all right": accuracy_of}
     figure = against_axis(sweep, panels, "candidates, of which a CLIP keeps one")
     if figure is not None:
         for axis in figure.axes:

@@ -22,18 +22,17 @@ from torch import Tensor, nn
 
 from eval.errors import InputError
 from eval.judges.attributes import AttributeClassifier, Attributes
+from eval.judges.built_in import INCEPTION_FILE, INCEPTION_VARIABLE
 from eval.samples.folder import SampleFolder
 from eval.untrusted import check_clip, check_finite, read_bytes, read_json
 
 if TYPE_CHECKING:
     from modules.clip.preprocessing import Preprocessing
 
-DECODERS = 4
-"""Threads that decode pictures, and so many batches are decoded ahead."""
+FEWEST_THREADS, MOST_THREADS, PART = 4, 16, 16
+"""Threads that decode and resize pictures, by the machine's cores; pictures that one of them takes at a time."""
 Tokenizer = Callable[[list[str]], Tensor]
 
-INCEPTION_FILE = "inception-2015-12-05.pt"
-INCEPTION_VARIABLE = "UNCLIP_INCEPTION"
 NO_INCEPTION = (
     f"FID with Inception features is left out: put {INCEPTION_FILE} (the weights that clean-fid downloads) anywhere and"
     f" name the file by --inception or {INCEPTION_VARIABLE}"
@@ -268,7 +267,8 @@ class InceptionExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        resized = np.stack([self.resize(image) for image in images.permute(0, 2, 3, 1).numpy()])
+        with ThreadPoolExecutor(threads()) as pool:
+            resized = np.stack(list(pool.map(self.resize, images.permute(0, 2, 3, 1).numpy())))
         return self.model(torch.from_numpy(resized).permute(0, 3, 1, 2).to(self.device)).float().cpu()
 
 
@@ -291,24 +291,36 @@ def batches(folder: SampleFolder, batch_size: int) -> Iterable[Tensor]:
     yield from (images for _, images in part_batches(folder, batch_size))
 
 
+def threads() -> int:
+    """How many threads decode and resize pictures here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(FEWEST_THREADS, min(MOST_THREADS, cores))
+
+
 def part_batches(folder: SampleFolder, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
     """Every `world`-th batch of a folder from the `rank`-th on: position of its first image, and the images.
 
-    A batch is the same whoever looks at it, so that several processes give the features of one to the bit. A few are
-    decoded ahead by threads, while the networks look.
+    A batch is the same whoever looks at it, so that several processes give the features of one to the bit. Threads
+    decode the next images while the networks look: as many batches ahead as keep all of them busy.
     """
-    starts = list(range(rank * batch_size, len(folder), world * batch_size))
-    with ThreadPoolExecutor(DECODERS) as pool:
-        ahead = deque[tuple[int, Future[Tensor]]]()
+    parts_a_batch = -(-batch_size // PART)
+    ahead = 1 + -(-threads() // parts_a_batch)
+    with ThreadPoolExecutor(threads()) as pool:
+        waiting = deque[tuple[int, list[Future[Tensor]]]]()
         try:
-            for start in starts:
-                ahead.append((start, pool.submit(folder.images, start, start + batch_size)))
-                if len(ahead) > DECODERS:
-                    first, images = ahead.popleft()
-                    yield first, images.result()
-            while ahead:
-                first, images = ahead.popleft()
-                yield first, images.result()
+            for start in range(rank * batch_size, len(folder), world * batch_size):
+                stop = min(start + batch_size, len(folder))
+                parts = [(k, min(k + PART, stop)) for k in range(start, stop, PART)]
+                waiting.append((start, [pool.submit(folder.images, *part) for part in parts]))
+                if len(waiting) > ahead:
+                    yield _joined(*waiting.popleft())
+            while waiting:
+                yield _joined(*waiting.popleft())
         finally:
-            for _, images in ahead:
-                images.cancel()
+            for _, futures in waiting:
+                for images in futures:
+                    images.cancel()
+
+
+def _joined(start: int, futures: list[Future[Tensor]]) -> tuple[int, Tensor]:
+    return start, torch.cat([images.result() for images in futures])

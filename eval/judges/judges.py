@@ -19,12 +19,13 @@ from torch import Tensor
 from eval.errors import InputError
 from eval.judges.aesthetics import LinearProbe
 from eval.judges.features import AttributeExtractor, CLIPExtractor, Extractor, batches
+from eval.judges.published.listing import PUBLISHED
 from eval.samples.folder import SampleFolder
 from eval.samples.geneval import KEY
 
 CLASSES = "classes"
-BATCH = 128
-"""Images that judges look at together."""
+BATCH, PIXELS = 128, 2**25
+"""Images that judges look at together, and pixels of them: 128 of up to 512 px, 32 of 1,024 px, 8 of 2,048 px."""
 
 
 class Scorer(Protocol):
@@ -67,7 +68,7 @@ class PublishedJudges:
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that look at the images; any may be absent, but one has to give features.
+    """The networks that look at the images; any may be absent, but not all. Comparing needs one that gives features.
 
     Attributes:
         classifier: attribute accuracy, where the data have ground truth.
@@ -87,7 +88,7 @@ class Judges:
     published: PublishedJudges = PublishedJudges()
 
     def __post_init__(self) -> None:
-        if not self.extractors():
+        if not self.extractors() and not self.published.scorers:
             raise InputError(
                 "nothing to measure with: give one of --classifier, --clip, --inception, --network, --metric"
             )
@@ -96,23 +97,43 @@ class Judges:
 
     @property
     def main(self) -> str:
-        """Whose features the Frechet distance, KID, precision, recall and diversity are computed in."""
-        return next(iter(self.extractors()))
+        """Whose features the Frechet distance, KID, precision, recall and diversity are of; "" where there are none."""
+        return next(iter(self.extractors()), "")
 
     @property
     def extractor(self) -> Extractor:
-        """The same, itself."""
-        found: Extractor = getattr(self, self.main)
-        return found
+        """The same, itself.
+
+        Raises:
+            InputError: none of them gives features.
+        """
+        if not self.main:
+            raise InputError(
+                f"--metric {' and '.join(self.published.scorers)} gives no features to compare with real images by:"
+                " leave --reference out, or give one of --classifier, --clip, --inception, --network, --metric dinov2"
+            )
+        return self.extractors()[self.main]
 
     def extractors(self) -> dict[str, Extractor]:
         """All that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
-    def everyone(self, scores: bool = True) -> dict[str, Extractor | Scorer]:
-        """Extractors, and scorers where `scores`, by name."""
-        return {**self.extractors(), **(self.published.scorers if scores else {})}
+    def everyone(self, scores: bool = True, captioned: bool = True) -> dict[str, Extractor | Scorer]:
+        """All that look at a folder, by name.
+
+        Real images (not `scores`) are shown to those that compare with them. Of the published metrics, those that read
+        captions are not shown pictures without any.
+        """
+
+        def looks(name: str) -> bool:
+            metric = PUBLISHED.get(name)
+            if metric is None or name == self.main:
+                return True
+            return captioned or not metric.captions if scores else metric.real
+
+        found = {name: judge for name, judge in self.extractors().items() if looks(name)}
+        return {**found, **(self.published.scorers if scores and captioned else {})}
 
 
 @dataclass(frozen=True)
@@ -127,10 +148,16 @@ class Seen:
         return torch.from_numpy(self.features[judge])
 
 
+def batch_of(folder: SampleFolder) -> int:
+    """How many of a folder's images are looked at together: memory does not grow with their size."""
+    high, wide = folder.size
+    return max(1, min(BATCH, PIXELS // (high * wide)))
+
+
 def look(
     folder: SampleFolder,
     judges: Judges,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     tick: Callable[[int], Any] | None = None,
     cache: Path | None = None,
     scores: bool = True,
@@ -140,14 +167,14 @@ def look(
     Args:
         folder: the images.
         judges: see `Judges`.
-        batch_size: images at a time; of no account to the features.
+        batch_size: images at a time; of no account to the features but for rounding; None for `batch_of`.
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.
-        scores: ask the scorers too, which read captions; not for real images.
+        scores: whether they are samples, which are scored too, and not real images; see `Judges.everyone`.
     """
     digests = _digests(folder, judges, scores) if cache is not None else {}
-    everyone = judges.everyone(scores)
+    everyone = judges.everyone(scores, folder.captioned)
     found: dict[str, np.ndarray] = {}
     missing: dict[str, Extractor | Scorer] = {}
     for name, judge in everyone.items():
@@ -157,7 +184,7 @@ def look(
         else:
             missing[name] = judge
     if missing:
-        found |= _look(folder, missing, batch_size, tick, cache, digests)
+        found |= _look(folder, missing, batch_size or batch_of(folder), tick, cache, digests)
     elif tick is not None:
         tick(len(folder))
     return Seen({name: found[name] for name in everyone}, found.get(CLASSES))
@@ -169,7 +196,7 @@ def missing_files(
     """(judge, array) -> the file of the cache, of judges that have not seen these images."""
     digests = _digests(folder, judges, scores)
     found: dict[tuple[str, str], Path] = {}
-    for name, judge in judges.everyone(scores).items():
+    for name, judge in judges.everyone(scores, folder.captioned).items():
         files = {(name, key): _file(cache, digests[name], judge, key) for key in _arrays(name)}
         if not all(file.is_file() for file in files.values()):
             found |= files

@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.errors import InputError
 from eval.judges.features import part_batches
-from eval.judges.judges import BATCH, Judges, missing_files, open_features, seen_by
+from eval.judges.judges import Judges, batch_of, missing_files, open_features, seen_by
 from eval.samples.folder import SampleFolder
 
 PARTS = ".parts"
@@ -39,10 +39,11 @@ def look_at_part(
     chosen = {name: judge for name, judge in judges.everyone(scores).items() if name in names}
     places = {key: part_file(target, rank, world) for key, target in wanted.items()}
     partial = {key: place.with_name(f"{place.name}.tmp") for key, place in places.items()}
-    count = sum(min(BATCH, len(folder) - start) for start in range(rank * BATCH, len(folder), world * BATCH))
+    size = batch_of(folder)
+    count = sum(min(size, len(folder) - start) for start in range(rank * size, len(folder), world * size))
     arrays: dict[tuple[str, str], np.ndarray] = {}
     done = 0
-    for start, images in part_batches(folder, BATCH, rank, world):
+    for start, images in part_batches(folder, size, rank, world):
         for key, values in seen_by(chosen, images, folder.records[start : start + len(images)]):
             if key not in arrays:  # A memory map: the part lies on the disk, however many pictures there are.
                 arrays[key] = open_features(partial[key], (count, *values.shape[1:]), values.dtype)
@@ -72,9 +73,9 @@ def join_parts(folder: SampleFolder, judges: Judges, cache: Path, world: int, sc
         parts = [np.load(place, mmap_mode="r") for place in places]
         partial = target.with_name(f".{target.stem}.joined.npy")
         whole = open_features(partial, (len(folder), *parts[0].shape[1:]), parts[0].dtype)
-        taken = [0] * world
-        for k, start in enumerate(range(0, len(folder), BATCH)):
-            n, rank = min(BATCH, len(folder) - start), k % world
+        taken, size = [0] * world, batch_of(folder)
+        for k, start in enumerate(range(0, len(folder), size)):
+            n, rank = min(size, len(folder) - start), k % world
             whole[start : start + n] = parts[rank][taken[rank] : taken[rank] + n]
             taken[rank] += n
         whole.flush()  # type: ignore[attr-defined]

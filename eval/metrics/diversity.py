@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from eval.metrics.bootstrap import Interval, Resampler, moved
-from eval.metrics.frechet import FEW_DRAWS
+from eval.metrics.frechet_interval import FEW_DRAWS
 
 CHUNK = 4096  # features that are made float64 at a time
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from eval.metrics.bootstrap import LEVEL, Interval, Resampler
+from eval.metrics.bootstrap import Interval
 
 CHUNK = 4096  # features that are made float64 at a time
-COSTLY = 1e9  # numbers that a replicate multiplies; above it a few replicates give the width of Student's interval
-FEW_DRAWS = 20
 INCEPTION_DIM = 2048
 POINTS, LEAST = 15, 5000  # sizes of the subsets of an extrapolation, and the smallest where there are many samples
 
@@ -85,14 +84,19 @@ class FeatureStatistics:
             raise ValueError(f"a covariance needs 2 features or more, found {self.n:g}")
         return self.scatter / (self.n - 1)
 
+    @cached_property
+    def root(self) -> np.ndarray:
+        """(D, D) square root of the covariance; kept, since many sets of samples are compared with one reference."""
+        return symmetric_sqrt(self.covariance)
+
 
 def symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
     """The square root of a symmetric positive semidefinite (D, D) matrix, also a singular one."""
     values, vectors = np.linalg.eigh(matrix)
-    return (vectors * _roots(values)) @ vectors.T
+    return (vectors * roots(values)) @ vectors.T
 
 
-def _roots(values: np.ndarray) -> np.ndarray:
+def roots(values: np.ndarray) -> np.ndarray:
     """Square roots of eigenvalues. What rounding makes of a zero counts as zero: its root would be far from small."""
     noise = len(values) * np.finfo(np.float64).eps * np.abs(values).max()
     return np.sqrt(np.where(values > noise, values, 0.0))
@@ -107,14 +111,14 @@ class FrechetDistance:
     def __init__(self, reference: FeatureStatistics) -> None:
         self.mean = reference.mean
         self.trace = float(np.trace(reference.covariance))
-        self.root = symmetric_sqrt(reference.covariance)
+        self.root = reference.root
 
     def __call__(self, statistics: FeatureStatistics) -> float:
         """The distance of `statistics`; at least 0."""
         covariance = statistics.covariance
         values = np.linalg.eigvalsh(self.root @ covariance @ self.root)
         apart = self.mean - statistics.mean
-        cross = _roots(values).sum()
+        cross = roots(values).sum()
         return max(0.0, float(apart @ apart + self.trace + np.trace(covariance) - 2 * cross))
 
 
@@ -128,61 +132,6 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
     if told:
         warnings.warn(told, SingularCovariance, stacklevel=2)
     return FrechetDistance(first)(second)
-
-
-def frechet_interval(features: np.ndarray, reference: FeatureStatistics, resampler: Resampler) -> Interval:
-    """The distance of features (N, D) from the reference, with the interval over the captions of these features."""
-    distance = FrechetDistance(reference)
-    value = distance(FeatureStatistics.of(features))
-    if few_draws(len(features), features.shape[1], resampler.draws):
-        few = Resampler(resampler.groups, FEW_DRAWS, resampler.seed)
-        drawn = [distance(FeatureStatistics.of(features, counts[few.groups])) for counts in few.counts()]
-        half = student(FEW_DRAWS) * float(np.std(drawn, ddof=1))
-        return Interval(value, value - half, value + half)
-    if len(features) < features.shape[1]:
-        return resampler.statistic(value, _FewFeatures(features, distance))
-    return resampler.statistic(value, lambda weights: distance(FeatureStatistics.of(features, weights)))
-
-
-def few_draws(n: int, dim: int, draws: int) -> bool:
-    """Whether the interval of n features (n, dim) is Student's, of `FEW_DRAWS` replicates instead of `draws`."""
-    return n * dim**2 > COSTLY and draws > FEW_DRAWS
-
-
-def student(draws: int) -> float:
-    """Half the width of a 95 % interval in standard deviations that were estimated from this number of draws."""
-    from scipy.stats import t
-
-    return float(t.ppf((1 + LEVEL) / 2, draws - 1))
-
-
-class _FewFeatures:
-    """The distance of weighted features, by their Gram matrix: exact, and faster where there are fewer than dimensions.
-
-    With Y = X S1^1/2, the eigenvalues of S1^1/2 S2 S1^1/2 that are not zero are those of the N x N matrix of the
-    products of the rows of Y, centred by the weighted mean.
-    """
-
-    def __init__(self, features: np.ndarray, distance: FrechetDistance) -> None:
-        x = np.asarray(features, dtype=np.float64)
-        self.shift = x.mean(0)
-        self.x = x - self.shift  # products of centred features lose fewer digits
-        self.distance = distance
-        rooted = self.x @ distance.root
-        self.gram, self.squares = rooted @ rooted.T, (self.x**2).sum(1)
-
-    def __call__(self, weights: np.ndarray) -> float:
-        w = np.asarray(weights, dtype=np.float64)
-        n, mean = w.sum(), w @ self.x / w.sum()
-        drawn = np.flatnonzero(w)
-        gram, row = self.gram[np.ix_(drawn, drawn)], self.gram[drawn] @ w / n
-        centred = gram - row[:, None] - row[None, :] + w[drawn] @ row / n
-        half = np.sqrt(w[drawn])
-        values = np.linalg.eigvalsh(half[:, None] * centred * half / (n - 1))
-        trace = (w @ self.squares - n * mean @ mean) / (n - 1)
-        apart = self.distance.mean - self.shift - mean
-        cross = _roots(values).sum()
-        return max(0.0, float(apart @ apart + self.distance.trace + trace - 2 * cross))
 
 
 def frechet_infinity(features: np.ndarray, reference: np.ndarray, points: int = POINTS, seed: int = 0) -> Interval:

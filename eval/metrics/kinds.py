@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics.bootstrap import Resampler, as_json
+from eval.metrics.objects.base import share
 
 KINDS = {"one": "one object", "two": "two objects", "seen": "seen", "held_out": "held out"}
 HELD_OUT = "held_out"
@@ -42,6 +43,6 @@ def accuracy_by_kind(
     for kind in KINDS:
         chosen = np.array([kind in kinds_of(record) for record in records])
         column = np.where(chosen, right, np.nan)
-        interval = as_json(resampler.share(column))
+        interval = as_json(share(column, resampler))
         result[kind] = interval and {**interval, "n": int((~np.isnan(column)).sum())}
     return result

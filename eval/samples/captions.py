@@ -61,8 +61,7 @@ def _text_rows(path: Path, kind: str) -> Iterator[Row]:
     text = read_bytes(path, MAX_TABLE).decode("utf-8-sig")
     if kind != ".jsonl":
         csv.field_size_limit(MAX_RECORD)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",")
-        yield from reader
+        yield from _tab_separated(text) if kind == ".tsv" else csv.DictReader(io.StringIO(text, newline=""))
         return
     for number, line in enumerate(json_lines(text), 1):
         if not line.strip():
@@ -71,6 +70,17 @@ def _text_rows(path: Path, kind: str) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number} is no JSON object")
         yield row
+
+
+def _tab_separated(text: str) -> Iterator[Row]:
+    """The rows of a .tsv, whose quotes are read as csv has them if all of them can be.
+
+    PartiPrompts' file knows no such quoting: one of its prompts is `"G I G G L E" painted in thick colorful lettering`.
+    """
+    try:
+        yield from list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error:
+        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _parquet(path: Path) -> list[Row]:
@@ -83,17 +93,24 @@ def column_of(rows: Sequence[Row], names: Sequence[str]) -> str | None:
     return next((there[name] for name in names if name in there), None)
 
 
-def by_table(path: Path, pictures: Sequence[str]) -> dict[str, str]:
+def by_table(path: Path, pictures: Sequence[str], required: bool = True) -> dict[str, str]:
     """Picture -> caption, by a table; pictures are names relative to their folder, in order.
 
     Rows name their picture by a path or by a file's name with or without its ending. In a table without such a column
     row k is of picture k, and there have to be as many.
+
+    Args:
+        path: the table.
+        pictures: all pictures.
+        required: refuse a table without a column of captions, such as one of labels; otherwise it gives none.
 
     Raises:
         InputError: no column of captions, a row that names no picture or one of several, or an empty caption.
     """
     rows = read_table(path)
     text, file = column_of(rows, CAPTION_COLUMNS), column_of(rows, FILE_COLUMNS)
+    if text is None and not required:
+        return {}
     if text is None:
         raise InputError(f"{path} has no column of captions ({', '.join(CAPTION_COLUMNS)})")
     if file is None and len(rows) != len(pictures):

@@ -276,8 +276,10 @@ def _decode(path: Path, checksum: str | None, fit: int | None) -> np.ndarray:
         content = read_bytes(path, MAX_PICTURE)
         picture = read_picture(content, path)
         pixels = np.asarray(picture if fit is None else fitted(picture, fit)).transpose(2, 0, 1).copy()
+    except InputError as error:
+        raise InputError(f"{error}; replace it") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); sample again") from error
+        raise InputError(f"{path} cannot be decoded ({error}); replace it") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise InputError(f"{path} is not the image that the manifest describes (its checksum differs); sample again")
     return pixels

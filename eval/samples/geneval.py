@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from eval.errors import InputError
-from eval.files import replacing_folder
+from eval.files import replacing_folder, require_place
 from eval.samples.folder import SampleFolder
 from eval.untrusted import parse_json, read_bytes, within
 
@@ -76,8 +76,7 @@ def write_layout(folder: SampleFolder, out: Path) -> int:
     Raises:
         InputError: a picture has no metadata of GenEval, or `out` is there already.
     """
-    if out.exists():
-        raise InputError(f"{out} is there already; choose another folder")
+    require_free(out)
     by_prompt: dict[int, list[dict[str, Any]]] = {}
     for record in folder.records:
         check_metadata(record.get(KEY), f"{folder.path}: {record['file']}")
@@ -89,6 +88,13 @@ def write_layout(folder: SampleFolder, out: Path) -> int:
             (place / METADATA).write_text(json.dumps(records[0][KEY]), encoding="utf-8")
             _write_pictures(folder, records, place / SAMPLES)
     return len(by_prompt)
+
+
+def require_free(out: Path) -> None:
+    """Raises InputError if a folder is there already; call it before pictures are drawn for it."""
+    if out.exists():
+        raise InputError(f"{out} is there already; choose another folder for GenEval's layout")
+    require_place(out)
 
 
 def _write_pictures(folder: SampleFolder, records: Sequence[dict[str, Any]], place: Path) -> None:

@@ -24,21 +24,24 @@ COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
 """What a manifest knows of a caption, whoever draws pictures for it."""
 
 
-def open_folder(path: str | Path, captions: str | Path | None = None) -> SampleFolder:
+def open_folder(path: str | Path, captions: str | Path | None = None, wanted: bool = True) -> SampleFolder:
     """Opens a sample folder of ours, or any other folder of pictures.
 
     Args:
         path: the folder. With a manifest.jsonl of `unclip sample` or `unclip data export` it is opened strictly
             (`SampleFolder.open`); any other is read by `read_plain`.
         captions: a table of captions, for folders without such a manifest.
+        wanted: whether captions are of use; real images are compared without them.
 
     Raises:
-        InputError: see both.
+        InputError: no folder; or see both.
     """
     path = Path(path)
-    if not path.is_dir() or (captions is None and _is_ours(path / MANIFEST)):
+    if not path.is_dir():
+        raise InputError(f"{path} {'is no folder' if path.exists() else 'does not exist'}: name a folder of pictures")
+    if captions is None and _is_ours(path / MANIFEST):
         return SampleFolder.open(path)
-    return read_plain(path, None if captions is None else Path(captions))
+    return read_plain(path, None if captions is None else Path(captions), wanted)
 
 
 def _is_ours(manifest: Path) -> bool:
@@ -53,14 +56,20 @@ def _is_ours(manifest: Path) -> bool:
     return not isinstance(first, dict) or "caption_index" in first
 
 
-def read_plain(folder: Path, table: Path | None = None) -> SampleFolder:
+def read_plain(folder: Path, table: Path | None = None, wanted: bool = True) -> SampleFolder:
     """Any folder of pictures: all picture files in it and below it, by name.
 
-    Captions come from `table`, else GenEval's folders, else a table in the folder (`find_table`), else text files; or
-    there are none. Its condition is the folder's name. Pictures of several sizes are told apart by `sizes_of`.
+    Captions come from `table`, else GenEval's folders, else a table in the folder (`find_table`) that has a column of
+    them, else text files; or there are none. Its condition is the folder's name. Pictures of several sizes are told
+    apart by `sizes_of`.
+
+    Args:
+        folder: of the pictures.
+        table: of captions.
+        wanted: refuse captions that are damaged or of some pictures only; otherwise the folder then has none.
 
     Raises:
-        InputError: no pictures, one that is damaged, or captions for some only.
+        InputError: no pictures, one that is damaged, or captions that are.
     """
     layout = None if table else geneval.read_layout(folder)
     pictures = list(layout) if layout else picture_names(folder)
@@ -68,11 +77,7 @@ def read_plain(folder: Path, table: Path | None = None) -> SampleFolder:
         raise InputError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
     texts = {name: str(found["prompt"]) for name, found in layout.items()} if layout else None
     if texts is None:
-        place = table or find_table(folder)
-        texts = by_table(place, pictures) if place else by_texts(folder, pictures)
-    absent = [name for name in pictures if name not in texts]
-    if texts and absent:
-        raise InputError(f"{folder}: {len(absent)} of {len(pictures)} pictures have no caption ({absent[0]}): {WAYS}")
+        texts = _texts(folder, pictures, table, wanted)
     with ThreadPoolExecutor(THREADS) as pool:
         seen = list(pool.map(lambda name: _looked_at(within(folder, folder / name)), pictures))
     records = _numbered(pictures, texts, folder.resolve().name)
@@ -82,6 +87,24 @@ def read_plain(folder: Path, table: Path | None = None) -> SampleFolder:
         for record in records:
             record[geneval.KEY] = layout[record["file"]]
     return SampleFolder(folder, records, seen[0][1], captioned=bool(texts))
+
+
+def _texts(folder: Path, pictures: Sequence[str], table: Path | None, wanted: bool) -> dict[str, str]:
+    """Picture -> caption, of all pictures or of none."""
+    try:
+        found = by_table(table, pictures) if table else {}
+        place = None if table else find_table(folder)
+        found = found or (by_table(place, pictures, required=False) if place else {}) or by_texts(folder, pictures)
+        absent = [name for name in pictures if name not in found]
+        if found and absent:
+            raise InputError(
+                f"{folder}: {len(absent)} of {len(pictures)} pictures have no caption ({absent[0]}): {WAYS}"
+            )
+    except InputError:
+        if wanted:
+            raise
+        return {}
+    return found
 
 
 def _looked_at(path: Path) -> tuple[str, tuple[int, int]]:

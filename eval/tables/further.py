@@ -67,7 +67,8 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], chosen: Sequence[st
     within = {"precision": near, "recall": near, "density": far, "coverage": far}
     said = [
         f"n = {protocol['n']} a row, the captions, draws and notes of the main table. In brackets:"
-        f" {protocol['level']:.0%} bootstrap intervals over captions"
+        f" {protocol['level']:.0%} bootstrap intervals over"
+        f" {'captions' if protocol.get('captioned', True) else 'pictures'}"
         + (
             f"; of recall and coverage: {protocol.get('recall_interval', SAMPLES_FIXED)}."
             if {"recall", "coverage"} & set(chosen)

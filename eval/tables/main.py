@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.metrics.frechet import FEW_DRAWS, INCEPTION_DIM, few_draws
+from eval.metrics.frechet import INCEPTION_DIM
+from eval.metrics.frechet_interval import FEW_DRAWS, few_draws
 from eval.metrics.scoring import ATTRIBUTES
 from eval.protocol import check_protocols
 from eval.samples.conditions import CONDITIONS, Row, in_order, label
@@ -33,17 +34,15 @@ def main_table(rows: Sequence[Row]) -> Table:
     protocol = check_protocols(rows)
     rows = in_order(rows)
     accuracies = [name for name in ATTRIBUTES if any((row["accuracy"] or {}).get(name) for row in rows)]
-    columns = ["condition", "n", "Frechet ↓"]
+    compared = protocol["reference_n"] is not None
+    columns = ["condition", "n", *(["Frechet ↓"] if compared else [])]
     columns += ["FID ↓"] if any(row.get("fid") for row in rows) else []
     columns += ["CLIP score ↑"] if any(row["clip_score"] for row in rows) else []
     columns += [f"{name} ↑" for name in accuracies] + ["diversity"]
     body = []
     for row in rows:
-        cells = [
-            Cell(label(row["condition"])),
-            Cell(str(row["n"])),
-            number(row["frechet"], 2),
-        ]
+        cells = [Cell(label(row["condition"])), Cell(str(row["n"]))]
+        cells += [number(row["frechet"], 2)] if compared else []
         cells += [number(row.get("fid"), 2)] if "FID ↓" in columns else []
         cells += [number(row["clip_score"], 3)] if "CLIP score ↑" in columns else []
         cells += [number((row["accuracy"] or {}).get(name), 2) for name in accuracies]
@@ -56,29 +55,20 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     from_file = protocol.get("frechet_reference")
     against = f"statistics of the real images {from_file}; what else needs real images: {real_images}"
     notes = [
-        f"n = {protocol['n']} a row: {counted(protocol['captions'], 'held-out caption')},"
-        f" {counted(protocol['per_caption'], 'sample')} each."
-        f" In brackets: {protocol['level']:.0%} bootstrap interval over captions, {protocol['bootstrap']} draws"
+        f"n = {protocol['n']} a row: {_captions(protocol)}."
+        f" In brackets: {protocol['level']:.0%} bootstrap interval over"
+        f" {'captions' if protocol.get('captioned', True) else 'pictures'}, {protocol['bootstrap']} draws"
         f"{_seed(protocol)}.",
+    ]
+    if protocol["reference_n"] is None:
+        return notes + _pictures_notes(protocol) + drawn_notes(rows) + _judge_notes(rows, protocol, accuracies)
+    notes += [
         f"Frechet distance: {protocol['extractor']}, {protocol['extractor_dim']} features, against"
         f" {against if from_file else real_images}. It depends on n and on the features:"
         " compare within this table only. Diversity: mean distance of a caption's samples, in the same features.",
     ]
     notes += _draws_notes(rows, protocol) + _pictures_notes(protocol) + drawn_notes(rows)
-    if protocol["clip"]:
-        notes.append(f"CLIP score: mean cosine by {protocol['clip']}, which no stage was conditioned on.")
-    if accuracies:
-        real = next((row for row in rows if row["condition"] == "real"), None)
-        judged = _accuracy_text(real) if real else "not measured (no row of real images)"
-        notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
-        notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
-    notes += [
-        f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
-        " its Frechet distance is too small."
-        for row in rows
-        if row.get("shared_with_reference")
-    ]
-    notes += sorted({warning for row in rows for warning in row.get("warnings") or []})
+    notes += _judge_notes(rows, protocol, accuracies)
     inception = protocol["inception"]
     fid_file = protocol.get("fid_reference")
     fid_against = (
@@ -92,16 +82,44 @@ def _notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -
     return notes
 
 
+def _judge_notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: bool) -> list[str]:
+    """By what pictures are judged, and what is to be said of rows."""
+    notes = []
+    if protocol["clip"]:
+        notes.append(f"CLIP score: mean cosine by {protocol['clip']}, which no stage was conditioned on.")
+    if accuracies:
+        real = next((row for row in rows if row["condition"] == "real"), None)
+        judged = _accuracy_text(real) if real else "not measured (no row of real images)"
+        notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
+        notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
+    notes += [
+        f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
+        " its Frechet distance is too small."
+        for row in rows
+        if row.get("shared_with_reference")
+    ]
+    return notes + sorted({warning for row in rows for warning in row.get("warnings") or []})
+
+
+def _captions(protocol: Mapping[str, Any]) -> str:
+    if not protocol.get("captioned", True):
+        return "pictures without captions"
+    return f"{counted(protocol['captions'], 'caption')}, {counted(protocol['per_caption'], 'sample')} each"
+
+
 def _seed(protocol: Mapping[str, Any]) -> str:
     return f" (seed {protocol['seed']})" if "seed" in protocol else ""
 
 
 def _pictures_notes(protocol: Mapping[str, Any]) -> list[str]:
     """The size of the pictures, and how the extractor brings them to its own; older rows do not say."""
-    if not protocol.get("size") or not protocol.get("resizing"):
+    if not protocol.get("size"):
         return []
     high, wide = protocol["size"]
-    return [f"All pictures have {wide} x {high} px; for the Frechet distance's features: {protocol['resizing']}."]
+    fitted = f"; those of other sizes were brought to it: {protocol['fit']}" if protocol.get("fit") else ""
+    resized = protocol.get("resizing")
+    seen = [f"For the network of the Frechet distance and of diversity they are resized: {resized}."] if resized else []
+    return [f"All pictures have {wide} x {high} px{fitted}.", *seen]
 
 
 def _draws_notes(rows: Sequence[Row], protocol: Mapping[str, Any]) -> list[str]:

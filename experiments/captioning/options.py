@@ -66,6 +66,7 @@ def reword() -> argparse.ArgumentParser:
     ways.add_argument("--lengthen", action="store_true", help="add by template what a prompt leaves open (shapes)")
     ways.add_argument("--model", metavar="FOLDER", help="lengthen by a language model of transformers in this folder")
     made.add_argument("--seed", type=int, default=0, help="chooses what --lengthen adds (default 0)")
+    made.add_argument("--device", help="device of --model, such as cpu or cuda:1 (default: the accelerator, if any)")
     return made
 
 
@@ -74,6 +75,7 @@ def study() -> argparse.ArgumentParser:
     made = CommandParser(prog="unclip study", description="Compare decoders that were trained on different captions.")
     made.add_argument("run", type=Path, help="run folder of experiments/dalle3/suite.yaml")
     made.add_argument("--bootstrap", type=positive, default=1000, help="resamples for the intervals (default 1000)")
+    made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made
 
 

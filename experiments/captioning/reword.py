@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from datamodules.rendered.channels import descriptive_text
 from datamodules.rendered.reading import read
 from datamodules.rendered.scenes import describe, scene_for
 from experiments.captioning.captioners import need_transformers
+from experiments.console.devices import find_device
 from experiments.console.progress import progress
 from experiments.sampling.captions import Request, read_requests
 from modules.errors import InputError
@@ -63,7 +66,7 @@ def _way(options: argparse.Namespace) -> Reword:
         return lambda request: FORM_OF[options.form](request.caption)
     if options.lengthen:
         return lambda request: lengthened(request.caption, options.seed * 1_000_003 + request.index)
-    return LanguageModel(Path(options.model).expanduser())
+    return LanguageModel(Path(options.model).expanduser(), find_device(options.device))
 
 
 def _line(request: Request, caption: str) -> dict[str, Any]:
@@ -91,12 +94,14 @@ class LanguageModel:
 
     Attributes:
         folder: as `save_pretrained` writes it, with its tokeniser; weights as safetensors.
+        device: where it computes.
 
     Raises:
         InputError: transformers is missing, or the folder holds no language model that it reads.
     """
 
     folder: Path
+    device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
@@ -111,7 +116,7 @@ class LanguageModel:
         except Exception as error:  # The library raises many of its own.
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{self.folder}: no language model that transformers reads ({reason})") from error
-        self._model = model.eval().requires_grad_(False)
+        self._model = model.eval().requires_grad_(False).to(self.device)
 
     def __call__(self, request: Request) -> str:
         """The model's description; the prompt itself where it says nothing."""
@@ -119,7 +124,7 @@ class LanguageModel:
         if getattr(self._tokenizer, "chat_template", None):
             message = [{"role": "user", "content": text}]
             text = self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        inputs = self._tokenizer(text, return_tensors="pt")
+        inputs = self._tokenizer(text, return_tensors="pt").to(self.device)
         ids = self._model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
         answer = self._tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         lines = [" ".join(line.split()) for line in answer.splitlines() if line.strip()]

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from eval.captions.claims import claims_table, differences, over_seeds
@@ -22,6 +23,7 @@ from eval.runs import read_json
 from eval.samples.folder import SampleFolder
 from eval.tables.seeds import as_json_mean
 from eval.tables.tabular import Table
+from experiments.console.devices import find_device
 from experiments.console.progress import progress
 from experiments.console.show import show
 from experiments.evaluation.judges import make_clip
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from eval.files import write_files
 
     run: Path = options.run
-    found = study_of(run, options.bootstrap)
+    found = study_of(run, options.bootstrap, find_device(options.device))
     replicas = [read_json(path) for path in sorted((run / SEEDS).glob(f"*/{STUDY}"))]
     content = merged([found, *(replica for replica in replicas if replica)])
     made = tables(content)
@@ -53,8 +55,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def study_of(run: Path, draws: int) -> dict[str, Any]:
+def study_of(run: Path, draws: int, device: torch.device) -> dict[str, Any]:
     """One run's points, differences and traces.
+
+    Args:
+        run: its folder.
+        draws: of the intervals.
+        device: where the judges compute.
 
     Raises:
         InputError: it has no pictures of the study, or no judges.
@@ -64,7 +71,7 @@ def study_of(run: Path, draws: int) -> dict[str, Any]:
         raise InputError(
             f"{run} has no samples/PROMPTS-MODEL-PART of {', '.join(MODELS)}: run experiments/dalle3/suite.yaml"
         )
-    judges = study_judges(run)
+    judges = study_judges(run, device)
     points: dict[tuple[str, str, int], Point] = {}
     for key, path in progress(list(there.items()), "judging"):
         if key[0] in PROMPTS or key[0] in FORMS:
@@ -91,14 +98,12 @@ def scenes_of(prompts: Path) -> dict[int, Any]:
     return {record["caption_index"]: record["scene"] for record in records if not record["sample_index"]}
 
 
-def study_judges(run: Path) -> Any:
+def study_judges(run: Path, device: torch.device) -> Any:
     """The run's classifier and its CLIP for evaluation."""
     from eval.judges.attributes import load_classifier
     from eval.judges.features import AttributeExtractor
     from eval.judges.judges import Judges
-    from experiments.console.devices import accelerator
 
-    device = accelerator()
     clip = run / "eval_clip" / "export"
     if not clip.is_dir():
         raise InputError(f"{clip}: no CLIP to judge by; train the suite's stage eval_clip")

@@ -30,14 +30,19 @@ RUN = "run folder, or shipped:NAME (default: the newest trained run in runs/, el
 """Help of --run for commands that draw."""
 
 
-def add_placement(parser: argparse.ArgumentParser) -> None:
-    """--precision and --offload, for commands that draw."""
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """--precision, for commands that draw."""
     parser.add_argument(
         "--precision",
         choices=("32", "bf16"),
         default="32",
         help="bf16 holds the weights in half of the memory (default 32)",
     )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """--precision and --offload, for commands that draw one stage after another."""
+    add_precision(parser)
     parser.add_argument(
         "--offload", action="store_true", help="load each stage when it is needed, and hold one stage at a time"
     )

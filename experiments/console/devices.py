@@ -9,14 +9,6 @@ import torch
 from modules.errors import InputError
 
 
-def accelerator() -> str:
-    """The name of the device to compute on: an accelerator where there is one."""
-    import torch
-
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found.type if found else "cpu"
-
-
 def find_device(name: str | None) -> torch.device:
     """The device of that name; for None the accelerator, or the CPU where there is none.
 

@@ -26,9 +26,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--out runs/quickstart/probe.json",
     ),
     "complete": ("unclip complete circles/00000.png --caption 'a red circle' --run runs/quickstart --out completed",),
+    "codes": ("unclip codes --run runs/quickstart --out codes",),
     "blur": ("unclip blur runs/quickstart/samples/dalle --run runs/quickstart",),
     "dalle1-table": ("unclip dalle1-table",),
-    "import-dvae": ("unclip import-dvae --encoder encoder.pt --decoder decoder.pt --out runs/mine/dvae",),
     "rank": ("unclip rank runs/quickstart/embeddings --out rank.json",),
     "sample": (
         'unclip sample "a small red circle" -n 4 --out circles',
@@ -36,7 +36,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'unclip sample "a red circle" --out fast --set decoder.steps=2 --set prior.candidates=4',
     ),
     "mix": ("unclip mix cat.png dog.png --captions 'a red circle' --weights 0.4 0.4 0.2 --out mixed",),
-    "import": ("unclip import karlo /weights/karlo --out runs/karlo --dtype bfloat16",),
+    "import": (
+        "unclip import karlo /weights/karlo --out runs/karlo --dtype bfloat16",
+        "unclip import glide /weights/glide --out runs/glide",
+    ),
     "reword": ("unclip reword runs/dalle3/prompts/short/manifest.jsonl --lengthen --out longer.jsonl",),
     "demo": ("unclip demo", "unclip demo --run runs/birds --port 8000"),
     "invert": ("unclip invert cat.png --out cat.safetensors --figure cat",),
@@ -62,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "unclip evaluate runs/quickstart/samples/ar_prior --reference runs/quickstart/samples/reference",
         "unclip evaluate pictures --reference runs/coco/reference --inception inception-2015-12-05.pt",
+        "unclip evaluate pictures --captions prompts.csv --metric hpsv2.1 --metric vqascore --weights weights",
     ),
     "coco": ("unclip coco --annotations annotations/captions_val2014.json --images val2014 --out runs/coco",),
     "judge": ("unclip judge aesthetic --csv AVA.txt --images ava --clip ViT-L-14:openai --out aesthetic.json",),

@@ -6,6 +6,7 @@ As in `unclip table3` the networks are built on the meta device: shapes without 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from eval.tables.hyperparameters import lookup, size_text
@@ -26,6 +27,8 @@ SIZES = {"dvae": 97.6e6, "token_transformer": 12e9}
 
 NETWORK = "model.init_args.network.init_args."
 OPTIMIZER = "model.init_args.optimizer.init_args."
+TRAINING = "model.init_args.training."
+BATCH = "data.init_args.batch_size x trainer.devices x trainer.num_nodes"
 PAPER: dict[str, dict[str, tuple[str, object]]] = {
     "dvae": {
         "codes": (NETWORK + "num_codes", 8192),
@@ -38,8 +41,13 @@ PAPER: dict[str, dict[str, tuple[str, object]]] = {
         "temperature": ("model.init_args.schedules.temperature.end", 1 / 16),
         "temperature's updates": ("model.init_args.schedules.temperature.steps", 150_000),
         "step size": (OPTIMIZER + "lr", 1e-4),
+        "step size at the end, a share": ("model.init_args.schedules.step_size.end", 1.25e-6 / 1e-4),
+        "step size's updates": ("model.init_args.schedules.step_size.steps", 1_200_000),
         "weight decay": (OPTIMIZER + "weight_decay", 1e-4),
         "Adam betas": (OPTIMIZER + "betas", [0.9, 0.999]),
+        "Adam epsilon": (OPTIMIZER + "eps", 1e-8),
+        "iterate average": (TRAINING + "ema_decay", 0.999),
+        "batch": (BATCH, 512),
         "updates": ("trainer.max_steps", 3_000_000),
     },
     "token_transformer": {
@@ -51,15 +59,24 @@ PAPER: dict[str, dict[str, tuple[str, object]]] = {
         "heads": (NETWORK + "heads", 62),
         "width": (NETWORK + "width", 3968),
         "convolution's kernel": (NETWORK + "kernel", 11),
+        "masks": (NETWORK + "masks", "paper"),
         "BPE dropout": ("model.init_args.bpe_dropout.init_args.rate", 0.1),
         "step size": (OPTIMIZER + "lr", 4.5e-4),
         "weight decay": (OPTIMIZER + "weight_decay", 4.5e-2),
         "Adam betas": (OPTIMIZER + "betas", [0.9, 0.96]),
+        "Adam epsilon": (OPTIMIZER + "eps", 1e-8),
+        "warm-up": (TRAINING + "warmup_steps", 5000),
+        "iterate average": (TRAINING + "ema_decay", 0.9996),
         "clip norm": ("trainer.gradient_clip_val", 4.0),
+        "batch": (BATCH, 1024),
         "updates": ("trainer.max_steps", 430_000),
     },
 }
-"""Rows of a stage: where its YAML has them, and the paper's value (sections 2 and 3, appendices A and B)."""
+"""Rows of a stage: where its YAML has them, and the paper's value (sections 2 and 3, appendices A and B).
+
+Places with " x " between them are multiplied. The paper averages the Transformer every 25 updates by 0.99, which is
+0.9996 at every update.
+"""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,7 +96,7 @@ def table(stage: str, config: dict[str, Any], counted: Count) -> str:
     """A stage's rows and what was counted, as text; a value that is not the paper's is followed by the paper's."""
     lines = [[TITLES[stage], "", "the paper's, where it differs"]]
     for row, (key, paper) in PAPER[stage].items():
-        ours = lookup(config, key)
+        ours = _found(config, key)
         same = (list(ours) if isinstance(ours, tuple) else ours) == paper
         lines.append([row, _text(ours), "" if same else _text(paper)])
     lines += [
@@ -93,6 +110,12 @@ def table(stage: str, config: dict[str, Any], counted: Count) -> str:
         ["FLOPs, one image", size_text(counted.image), ""],
     ]
     return aligned(lines)
+
+
+def _found(config: dict[str, Any], key: str) -> object:
+    """The value at a place of the config, or the product of those at several."""
+    found = [lookup(config, part) for part in key.split(" x ")]
+    return found[0] if len(found) == 1 else math.prod(found)
 
 
 def _text(value: object) -> str:

@@ -21,6 +21,7 @@ from experiments.data.sources import is_yaml, open_data
 from experiments.embeddings.clip_splits import warn_of_shared_pairs
 from experiments.embeddings.embedding_run import Embedder, Encoder, Work, write_split
 from experiments.embeddings.options import SHARD_ROWS
+from modules.clip.folder import clip_folder
 from modules.clip.frozen import caption_features
 from modules.errors import InputError
 from modules.models.exports import write_weights
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if options.devices > 1:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
+    options.clip = clip_folder(options.clip)
     data, section, clip = _data_and_clip(options)
     if options.save_clip is not None:
         _save(clip, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from modules.errors import InputError
@@ -18,14 +19,17 @@ def run(options: argparse.Namespace) -> int:
     from experiments.console.show import show
     from experiments.evaluation.judges import judges_of, make_judges
 
+    for radius in options.radii:
+        if not 0 <= radius < math.inf:
+            raise InputError(f"--radii {radius:g}: a blur's radius is 0 or more")
     radii = sorted(set(options.radii))
-    if radii[0] < 0:
-        raise InputError(f"--radii {radii[0]:g}: a blur's radius is 0 or more")
     run = Path(options.run)
     judges_of(run, options)
     folders = [SampleFolder.open(path) for path in options.samples]
     reference = SampleFolder.open(options.reference or run / "samples" / "reference")
     check_comparable(folders, reference)
+    if radii[-1] > max(reference.size):
+        raise InputError(f"--radii {radii[-1]:g}: the pictures have {reference.size[0]} pixels a side; give less")
     judges = make_judges(options, folders)
     found = blur_curve(folders, reference, judges.inception or judges.extractor, radii, options.bootstrap)
     write_file(run / BLUR, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.runs import run_of
 from experiments.console.progress import Progress, progress
@@ -30,18 +30,17 @@ def run(options: argparse.Namespace) -> int:
     from eval.measure import check_comparable, content_shared, measure, read_reference
     from eval.protocol import require_protocol
     from eval.tables.flat import flat_csv
+    from eval.tables.further import further_table
     from eval.tables.main import main_table
     from eval.tables.published_metrics import published_table
 
-    if options.bootstrap < 1:
-        raise InputError(f"--bootstrap must be 1 or more, got {options.bootstrap}")
-    if options.seed < 0:
-        raise InputError(f"--seed must be 0 or more, got {options.seed}")
+    check_options(options)
     targets = metrics_paths(options.samples, options.out)
     folders, real = open_folders(options)
     check_comparable(folders, real)
-    for folder in [] if options.other_captions else folders:
-        require_protocol(folder.records, folder.path, real.path)
+    if real is not None and not options.other_captions:
+        for folder in folders:
+            require_protocol(folder.records, folder.path, real.path)
     loggers = [_loggers(options.logger, folder.path) for folder in folders]
     for target in [
         *targets,
@@ -49,23 +48,26 @@ def run(options: argparse.Namespace) -> int:
         *statistics_paths(options.write_statistics, ["any"]).values(),
     ]:
         require_place(target)
-    run = next((run for run in map(run_of, (real.path, *(folder.path for folder in folders))) if run is not None), None)
+    opened = [*([] if real is None else [real]), *folders]
+    run = next((run for run in map(run_of, (folder.path for folder in opened)) if run is not None), None)
     if run is not None and not named_judges(options):
         judges_of(run, options)
     judges = make_judges(options, folders)
-    statistics = read_statistics(options.statistics, real, judges)
-    rows = []
-    bar: Progress[int] = progress(len(real) + sum(map(len, folders)), "evaluating")
-    with bar, feature_folder(options.cache, [real.path, *(folder.path for folder in folders)]) as cache:
+    statistics = {} if real is None else read_statistics(options.statistics, real, judges)
+    rows: list[dict[str, Any]] = []
+    written: dict[Path, str | bytes] = {}
+    bar: Progress[int] = progress(sum(map(len, opened)), "evaluating")
+    with bar, feature_folder(options.cache, [folder.path for folder in opened]) as cache:
         if options.processes > 1:
             look_in_processes(options, real, folders, judges, cache)
-        reference = read_reference(real, judges, tick=bar.advance, cache=cache)
-        written = statistics_files(options.write_statistics, reference, judges)
-        reference = with_statistics(statistics, reference)
+        reference = None if real is None else read_reference(real, judges, tick=bar.advance, cache=cache)
+        if reference is not None:
+            written = statistics_files(options.write_statistics, reference, judges)
+            reference = with_statistics(statistics, reference)
         for folder in folders:
             seen = look(folder, judges, tick=bar.advance, cache=cache)
             row = measure(folder, seen, judges, reference, options.bootstrap, options.seed)
-            rows.append({**row, "shared_with_reference": content_shared(folder, real)})
+            rows.append({**row, "shared_with_reference": 0 if real is None else content_shared(folder, real)})
     table = main_table(rows)
     texts = [json.dumps(row, indent=1, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     listed = {Path(options.csv): flat_csv(rows)} if options.csv else {}
@@ -78,13 +80,36 @@ def run(options: argparse.Namespace) -> int:
 
             log_to_loggers(own, evaluated)
     show(table)
-    if any(row["published"] for row in rows):
-        show(published_table(rows))
+    for more in (further_table(rows), published_table(rows)):
+        if more.rows:
+            show(more)
     return 0
 
 
-def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], SampleFolder]:
-    """The folders of samples and the real images, of one size and with captions numbered alike.
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what cannot be, before a folder is opened.
+
+    Raises:
+        InputError: no draws, a seed below 0, or no --reference where one is needed.
+    """
+    if options.bootstrap < 1:
+        raise InputError(f"--bootstrap must be 1 or more, got {options.bootstrap}")
+    if options.seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {options.seed}")
+    if options.reference is not None:
+        return
+    if options.statistics or options.write_statistics:
+        raise InputError("--statistics and --write-statistics are of real images: name them by --reference")
+    for samples in map(Path, options.samples):
+        if run_of(samples) is not None:
+            raise InputError(
+                f"{samples} is part of a run, whose tables compare with real images: give --reference, as"
+                f" {samples.parent / 'reference'}"
+            )
+
+
+def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], SampleFolder | None]:
+    """The folders of samples and the real images, if some are named, of one size and with captions numbered alike.
 
     Raises:
         InputError: one is no folder of pictures, sizes differ without --size, or --captions goes with none of them.
@@ -98,9 +123,11 @@ def open_folders(options: argparse.Namespace) -> tuple[list[SampleFolder], Sampl
             raise InputError("--captions: every folder of samples has captions of its own; leave it out")
         for k in bare:
             folders[k] = open_folder(options.samples[k], options.captions)
-    real = open_folder(options.reference)
     first = next((folder for folder in folders if not is_plain(folder)), folders[0])
     folders = [numbered_like(folder, first) if is_plain(folder) else folder for folder in folders]
+    if options.reference is None:
+        return at_one_size(folders, options.size), None
+    real = open_folder(options.reference, wanted=False)
     *folders, real = at_one_size([*folders, real], options.size)
     return folders, real
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from experiments.console.arguments import CommandParser, Parsers, positive
 
@@ -57,23 +57,28 @@ def add_judges(
     made.add_argument("--cache", help="folder to cache features in (default: RUN/features; '' for no cache)")
 
 
-class ListMetrics(argparse.Action):
-    """Prints what published metrics there are, and ends; --weights counts where it stands before --list."""
+class EvaluateParser(CommandParser):
+    """Answers --list, for which nothing else has to be given, with --weights before or behind it."""
 
-    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The options; with --list it prints what published metrics there are, and ends."""
+        words = list(args or ())
+        if "--list" in words:
+            from eval.judges.published.listing import lines
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *others: object) -> NoReturn:
-        from eval.judges.published.listing import lines
-
-        print("\n".join(lines(getattr(namespace, "weights", None))))
-        parser.exit()
+            only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            only.add_argument("--weights")
+            print("\n".join(lines(only.parse_known_args(words)[0].weights)))
+            self.exit()
+        return super().parse_known_args(args, namespace)
 
 
 def evaluate() -> argparse.ArgumentParser:
     """The options of `unclip evaluate`."""
-    made = CommandParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("--list", action=ListMetrics, help="print the published metrics and the files that they need")
+    made = EvaluateParser(prog="unclip evaluate", description="Measure samples against real images.")
+    made.add_argument("--list", action="store_true", help="print all metrics, the files they need, and which are here")
     made.add_argument(
         "samples", nargs="+", help="folders with the same number of pictures: from `unclip sample`, or any other"
     )
@@ -86,7 +91,8 @@ def evaluate() -> argparse.ArgumentParser:
     )
     made.add_argument("--csv", metavar="FILE", help="also write a csv: condition, metric, value, low, high, n")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    add_judges(made)
+    real = "folder of real images: from `unclip data export`, or any other; without it, distances are left out"
+    add_judges(made, required=False, reference=real)
     made.add_argument("--bootstrap", type=int, default=1000, help="resamples for the 95%% intervals (default 1000)")
     made.add_argument("--seed", type=int, default=0, help="seed of the resamples (default 0)")
     made.add_argument(

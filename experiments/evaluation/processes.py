@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def look_in_processes(
     options: argparse.Namespace,
-    real: SampleFolder,
+    real: SampleFolder | None,
     folders: Sequence[SampleFolder],
     judges: Judges,
     cache: Path,
@@ -30,7 +30,7 @@ def look_in_processes(
 
     Args:
         options: of `unclip evaluate`; each process makes its judges from them.
-        real: the real images, at which scorers do not look.
+        real: the real images, at which scorers do not look; None where there are none.
         folders: samples.
         judges: this process's own.
         cache: where features are kept.
@@ -41,7 +41,7 @@ def look_in_processes(
     from eval.judges.parts import join_parts
 
     world = options.processes
-    shown = [(real, False), *((folder, True) for folder in folders)]
+    shown = [*([] if real is None else [(real, False)]), *((folder, True) for folder in folders)]
     start = multiprocessing.get_context("spawn")
     threads = torch.get_num_threads()  # As many in each: sums depend on their number.
     processes = [

@@ -60,7 +60,7 @@ def judge_of(path: str, protocol: Mapping[str, Any], judges: Judges) -> str:
     Raises:
         InputError: of none that is here.
     """
-    for name, judge in judges.extractors().items():
+    for name, judge in judges.everyone(scores=False).items():
         if protocol.get("extractor") == judge.name and protocol.get("resizing") == judge.resizing:
             return name
     here = "; ".join(f"{judge.name} ({judge.resizing})" for judge in judges.extractors().values())
@@ -83,7 +83,7 @@ def statistics_files(folder: str | None, reference: Reference, judges: Judges) -
     from eval.reference import ReferenceStatistics
 
     written: dict[Path, str | bytes] = {}
-    for name, path in statistics_paths(folder, judges.extractors()).items():
+    for name, path in statistics_paths(folder, reference.statistics).items():
         judge = judges.extractors()[name]
         protocol = {
             "extractor": judge.name,

@@ -47,6 +47,7 @@ RELEASES = {
     ),
     "eclipse": ("ECLIPSE's prior", ("other", "see the source's own card"), "https://arxiv.org/abs/2312.04655"),
     "glide": ("GLIDE (filtered), OpenAI", ("mit", "MIT"), "https://github.com/openai/glide-text2im"),
+    "dvae": ("the dVAE of DALL-E 1, OpenAI", ("mit", "MIT, modified by OpenAI"), "https://github.com/openai/DALL-E"),
     "clip": ("a CLIP", ("other", "see the source's own card"), "https://github.com/mlfoundations/open_clip"),
 }
 """Title, licence and page of each kind. The licence is that of the release that the name stands for."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from experiments.importing.cards import CARD, Release, merged, overview, release_of, text_of
+from experiments.importing.clips import CLIP_FILES, has_clip, read_clip
 from experiments.importing.run_folder import check_place, write_clip, write_stage
 from experiments.importing.sources import source_folder
 from experiments.storage.folders import write_text
-from modules.clip.frozen import CONFIG_FILE, FrozenCLIP
+from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.pretrained import glide, karlo, priors
-from modules.pretrained.clip import Embeddings, ImportedCLIP, of_open_clip, of_transformers
-from modules.pretrained.stages import Stages
+from modules.pretrained import dvae, glide, karlo, priors
+from modules.pretrained.clip import Embeddings
+from modules.pretrained.stages import ImportedStage, Stages
 from modules.untrusted.writing import check_no_link
 
 READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
@@ -23,18 +26,12 @@ READERS: dict[str, tuple[Callable[[Path], Stages], str]] = {
     "kandinsky-prior": (priors.kandinsky, priors.KANDINSKY),
     "eclipse": (priors.eclipse, priors.ECLIPSE),
     "glide": (glide.stages, glide.FILES),
+    "dvae": (dvae.stages, dvae.FILES),
 }
 """The reader of each kind of source, and what the source should be."""
 
-CLIP_FILES = (
-    "a folder of transformers' layout (config.json with model.safetensors, or text_encoder and image_encoder), or of "
-    f"open_clip's ({CONFIG_FILE} with open_clip_model.safetensors)"
-)
-OPENAI = "openai/clip-vit-large-patch14"
-LARGE = (
-    f"For Karlo, Kandinsky 2.1 and ECLIPSE's prior for Karlo that is OpenAI's ViT-L/14: --clip {OPENAI}, or a folder "
-    f"with the files of https://huggingface.co/{OPENAI}"
-)
+WITHOUT_CLIP = ("glide", "dvae")
+"""Kinds of which a run needs no CLIP."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     reader, files = READERS.get(options.kind, (_nothing, CLIP_FILES))
     folder = source_folder(options.source, files)
     release = release_of(options.kind, options.source, folder)
-    stages = reader(folder)
+    stages = dvae.stages(folder, options.image_size) if options.kind == "dvae" else reader(folder)
     check_place(options.out, list(stages), options.overwrite)
     names = write_run(stages, folder, release, options)
     print(f"{options.out}: {', '.join(names)}; {CARD} says whose they are and under which licence")
@@ -54,15 +51,27 @@ def _nothing(folder: Path) -> Stages:
 
 
 def write_run(stages: Stages, folder: Path, release: Release, options: argparse.Namespace) -> list[str]:
-    """Write the CLIP, if the run has none, and then one stage after another; returns their names."""
+    """Write the CLIP, if the run has none, and then one stage after another; returns their names.
+
+    If one is refused, those that were written before it are taken away again, so that the same command can be given
+    once more.
+    """
     out: Path = options.out
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
     clip: FrozenCLIP | None = None
     names: list[str] = []
-    if options.kind != "glide":
-        clip, names = _clip(folder, release, options)
-    for name, read in stages.items():
-        write_stage(out, name, read(), clip, release, options.dtype)
-        names.append(name)
+    try:
+        if options.kind not in WITHOUT_CLIP:
+            clip, names = _clip(folder, release, options)
+        for name, read in stages.items():
+            _write_one(name, read, clip, release, options)
+            names.append(name)
+    except BaseException:
+        for name in set(names) - there:
+            shutil.rmtree(out / name)
+        with contextlib.suppress(OSError):  # Others' stages are in it, or it is not there.
+            out.rmdir()
+        raise
     card = out / CARD
     check_no_link(card)
     before = text_of(card) if card.is_file() else ""
@@ -70,14 +79,27 @@ def write_run(stages: Stages, folder: Path, release: Release, options: argparse.
     return names
 
 
+def _write_one(
+    name: str, read: Callable[[], ImportedStage], clip: FrozenCLIP | None, release: Release, options: argparse.Namespace
+) -> None:
+    """Read a stage, write it and say so; its tensors are gone when the next one is read."""
+    stage = read()
+    write_stage(options.out, name, stage, clip, release, options.dtype)
+    count = sum(tensor.numel() for tensor in stage.tensors.values())
+    print(f"{options.out / name}: {count / 1e6:,.1f} M parameters", flush=True)
+
+
 def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[FrozenCLIP, list[str]]:
     """The run's CLIP: the one that is there, unless another is named; and the names of stages that were written.
+
+    With --overwrite a source's own CLIP replaces it.
 
     Raises:
         InputError: the one that is there gives embeddings of unit norm, and released stages take its own.
     """
     there = options.out / "clip"
-    if is_export(there) and options.kind != "clip" and not options.overwrite and options.clip is None:
+    kept = is_export(there) and not (options.overwrite and has_clip(folder))
+    if kept and options.kind != "clip" and options.clip is None:
         found = FrozenCLIP(str(export_folder(there)))
         if not found.raw:
             raise InputError(
@@ -88,27 +110,4 @@ def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[
     check_place(options.out, ["clip"], options.overwrite)
     embeddings: Embeddings = options.embeddings if options.kind == "clip" else "raw"
     place = folder if options.clip is None else source_folder(options.clip, CLIP_FILES)
-    return write_clip(options.out, _read_clip(place, embeddings), release, options.dtype), ["clip"]
-
-
-def _read_clip(folder: Path, embeddings: Embeddings) -> ImportedCLIP:
-    """A CLIP of either layout.
-
-    Raises:
-        InputError: the folder has none, or one tower alone; says which files are needed.
-    """
-    if (folder / CONFIG_FILE).is_file():
-        return of_open_clip(folder, embeddings)
-    text = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-    vision = folder / "image_encoder" if (folder / "image_encoder").is_dir() else folder
-    lost = next((place for place in (text, vision) if not (place / "config.json").is_file()), None)
-    if lost is not None or (text == folder) != (vision == folder):
-        missing = "image_encoder" if text != folder else "text_encoder and image_encoder"
-        raise InputError(f"{folder} has no {missing}, and a run needs the whole CLIP: {CLIP_FILES}. {LARGE}")
-    place = next(
-        (p for n in ("feature_extractor", "image_processor", ".") if (p := folder / n / PROCESSOR).is_file()), None
-    )
-    return of_transformers(text, vision, place, embeddings)
-
-
-PROCESSOR = "preprocessor_config.json"
+    return write_clip(options.out, read_clip(place, embeddings), release, options.dtype), ["clip"]

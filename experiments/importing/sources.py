@@ -17,7 +17,7 @@ def source_folder(source: str, what: str) -> Path:
     """The folder of a path or of a name on the hub, which is downloaded once.
 
     Args:
-        source: as the user gave it.
+        source: as the user gave it; a name may end in @REVISION, a branch, a tag or a commit.
         what: says which files the folder should have, and where they are to be had.
 
     Raises:
@@ -28,15 +28,17 @@ def source_folder(source: str, what: str) -> Path:
         return path
     if path.is_file():
         raise InputError(f"{source} is a file: name the folder that it lies in, {path.parent}; give {what}")
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    named = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", source)
+    if path.exists() or named is None:
         raise InputError(f"no folder {source}: give {what}")
     from huggingface_hub import snapshot_download
 
+    name, revision = named.groups()
     try:
-        found = Path(snapshot_download(source, allow_patterns=list(WANTED)))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
         lacking = [place.relative_to(found) / "*.bin" for place in components(found) if not any(place.glob(WEIGHTS))]
         if lacking:
-            snapshot_download(source, allow_patterns=[path.as_posix() for path in lacking])
+            snapshot_download(name, revision=revision, allow_patterns=[path.as_posix() for path in lacking])
     except Exception as error:  # Of the hub, of the network, or of the name: each library has its own.
         reason = printable(" ".join(str(error).split())[:200])
         raise InputError(

@@ -28,6 +28,7 @@ from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, decoder_size, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.models.configs import GUIDANCE, check_value
 from modules.pipeline import UnCLIP
+from modules.placement.settings import Placement
 from modules.seeds import ImageSeeds
 from modules.shipped import chosen_run, run_folder
 from modules.untrusted.reading import reason
@@ -64,7 +65,7 @@ def start(options: argparse.Namespace, decoder: str = "decoder") -> UnCLIP:
     check_guidance(options)
     require_writable_figure(options.out, options.overwrite)
     options.run = str(run_folder(chosen_run(options.run)))
-    system = UnCLIP(options.run, find_device(options.device))
+    system = UnCLIP(options.run, find_device(options.device), None, Placement(options.precision))
     options.size = reachable_sizes(system, options.size, decoder_size(system, decoder))[-1]
     return system
 

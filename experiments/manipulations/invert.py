@@ -29,6 +29,7 @@ from modules.errors import InputError
 from modules.images.tensors import resized
 from modules.manipulations import Latents, decoder_size, invert, reachable_sizes, redraw, save_latents
 from modules.pipeline import UnCLIP
+from modules.placement.settings import Placement
 from modules.shipped import chosen_run, run_folder
 
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.figure:
         require_writable_figure(options.figure, options.overwrite)
     options.run = str(run_folder(chosen_run(options.run)))
-    system = UnCLIP(options.run, find_device(options.device))
+    system = UnCLIP(options.run, find_device(options.device), None, Placement(options.precision))
     options.size = reachable_sizes(system, options.size)[-1]
     found = sources(options)
     walk = replace(walk_of(options), fixed_point_iterations=options.fixed_point)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.console.arguments import RUN, CommandParser, Parsers, positive
+from experiments.console.arguments import RUN, CommandParser, Parsers, add_precision, positive
 from modules.conditions import DEFAULT, priors
 
 HALVES = ("left", "right", "top", "bottom")
@@ -39,6 +39,7 @@ def figure(name: str, description: str, images: bool = True, steps: int = 50) ->
     if images:
         add_pictures(made)
     add_common(made)
+    add_precision(made)
     made.add_argument("--steps", type=int, default=steps, help=f"DDIM steps (default {steps})")
     made.add_argument("--guidance", type=float, default=1.0, help="guidance scale of the decoder (default 1: none)")
     return made
@@ -60,6 +61,7 @@ def add_common(made: argparse.ArgumentParser) -> None:
     made.add_argument("--batch-size", type=int, default=64, help="pictures at once; changes no picture (default 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     made.add_argument("--overwrite", action="store_true", help="replace a figure that is there")
+    made.set_defaults(precision="32")
 
 
 def add_latents(made: argparse.ArgumentParser) -> None:
@@ -151,6 +153,15 @@ def complete() -> argparse.ArgumentParser:
     return made
 
 
+def codes() -> argparse.ArgumentParser:
+    """The options of `unclip codes`."""
+    made = CommandParser(prog="unclip codes", description="Show the codes of a run's dVAE.")
+    add_pictures(made)
+    add_common(made)
+    made.add_argument("--shown", type=positive, default=64, help="codes that are shown, the most used (default 64)")
+    return made
+
+
 def inpaint() -> argparse.ArgumentParser:
     """The options of `unclip inpaint`."""
     made = figure("inpaint", "Draw a part of pictures anew.", steps=20)
@@ -239,6 +250,7 @@ PARSERS: Parsers = {
     "interpolate": interpolate,
     "text-diff": text_diff,
     "complete": complete,
+    "codes": codes,
     "inpaint": inpaint,
     "pca": pca,
     "typographic": typographic,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors.torch import load_file
 
 from eval.files import replacing_folder
@@ -16,11 +17,12 @@ from modules.clip.frozen import WEIGHTS_FILE
 from modules.errors import InputError
 from modules.models.decoder import DecoderModel
 from modules.models.exports import export_folder, is_export, load_model, write_weights
+from modules.models.licences import CARD, licence_of
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.pretrained import to_diffusers
 from modules.pretrained.to_diffusers import Component
-from modules.untrusted.reading import read_json
+from modules.untrusted.reading import printable, read_json
 
 INDEX = "model_index.json"
 STAGES = ("clip", "diffusion_prior", "decoder", "upsampler")
@@ -68,6 +70,7 @@ def export_diffusers(run: Path, out: Path, overwrite: bool = False) -> list[str]
         if "clip" in there:
             names += _clips_own(folder, export_folder(run / "clip"), "decoder" in there)
         _write_index(folder, names, "decoder" in there)
+        _write_card(folder, run, there)
     return names
 
 
@@ -149,6 +152,19 @@ def _tokenizer(folder: Path, length: int) -> None:
     about = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     about |= {"pad_token": "!", "tokenizer_class": "CLIPTokenizer"}
     _json(folder / "tokenizer_config.json", {**about, "model_max_length": length})
+
+
+def _write_card(folder: Path, run: Path, stages: list[str]) -> None:
+    """README.md with the licences of released weights, which bind whoever passes them on; none, if there are none."""
+    found = {stage: licence for stage in stages if (licence := licence_of(export_folder(run / stage))) is not None}
+    if not found:
+        return
+    names = {licence.name for licence in found.values()}
+    front = {"license": names.pop() if len(names) == 1 else "other", "library_name": "diffusers"}
+    lines = [f"# {printable(run.resolve().name)}", "", "Written by `unclip export --format diffusers`.", ""]
+    lines += ["## Licence", "", *(f"- {stage}, from {own.of}: {own.text}" for stage, own in found.items())]
+    text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(lines) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _write_index(folder: Path, names: list[str], whole: bool) -> None:

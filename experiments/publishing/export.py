@@ -19,7 +19,7 @@ from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.publishing.push import check_push, push
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
-from modules.models.exports import export_folder, is_export
+from modules.models.exports import export_folder, is_export, weights_file
 from modules.untrusted.reading import open_regular, printable
 
 
@@ -102,7 +102,8 @@ def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool, p
         if half:
             halve({name: export_folder(run.path / name) for name in names}, beside)
         for name in names:
-            (beside / name / CARD).write_text(stage_card(run, name, out), encoding="utf-8")
+            card = stage_card(run, name, out, weights_file(beside / name))
+            (beside / name / CARD).write_text(card, encoding="utf-8")
         with made_of(run.path):
             (beside / CARD).write_text(overview(run, names, place), encoding="utf-8")
         if out.exists() and not overwrite:

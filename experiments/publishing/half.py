@@ -20,8 +20,8 @@ from modules.untrusted.weights import read_weights
 LARGEST = 65504
 """Of float16."""
 
-WHOLE = ("codec.", "statistics.", "whitening.")
-"""Parts of the names of tensors that are statistics of data, not weights; they stay as they are."""
+WHOLE = ("codec.", "statistics.", "whitening.", "empty.")
+"""Parts of the names of tensors that are statistics of data, or the empty caption, and no weights; they stay."""
 
 
 def halve(stages: Mapping[str, Path], out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from modules.aliases import today
 from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
-from modules.models.exports import export_folder, weights_file
+from modules.models.exports import export_folder
+from modules.models.licences import card_text, licence_of
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import file_hash, header_of
 
@@ -41,6 +43,7 @@ WHAT = {
     "LinearPrior": "a linear prior: CLIP text embedding to CLIP image embedding",
     "ARPrior": "the autoregressive prior: caption to the codes of a CLIP image embedding (unCLIP, section 2.2)",
     "DiffusionPrior": "the diffusion prior: caption to CLIP image embedding (unCLIP, section 2.2)",
+    "EclipsePrior": "ECLIPSE's prior: caption and noise to CLIP image embedding, in one step (2312.04655)",
     "Decoder": "a decoder: CLIP image embedding and caption to image (unCLIP, section 2.1)",
     "DistilledDecoder": "a decoder that has learned its teacher's guidance: CLIP image embedding and caption to image",
     "DVAE": "a discrete VAE: image to a grid of tokens and back (DALL-E 1, section 2.1)",
@@ -50,15 +53,25 @@ WHAT = {
 }
 GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
 
+IMPORTED = "Imported by `unclip import`"
+"""What the card of a released stage says."""
 
-def stage_card(run: Run, name: str, out: Path) -> str:
+
+def stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
     """The card of one stage, as Markdown with the front matter that model hubs read.
+
+    That of an imported stage stays the release's, with its licence.
+
+    Args:
+        run, name: the stage.
+        out: the folder that is made.
+        weights: the file of weights in it, as it is given away.
 
     Raises:
         InputError: the stage's config or weights are not such as `unclip fit` writes.
     """
     try:
-        return _stage_card(run, name, out)
+        return _imported_card(run, name, out, weights) or _stage_card(run, name, out, weights)
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         if isinstance(error, (InputError, EvalInputError)):
             raise
@@ -68,20 +81,32 @@ def stage_card(run: Run, name: str, out: Path) -> str:
         ) from error
 
 
-def _stage_card(run: Run, name: str, out: Path) -> str:
+def _imported_card(run: Run, name: str, out: Path, weights: Path) -> str | None:
+    """The card that `unclip import` wrote, of the weights as they are given away; None for a stage of a training."""
+    folder = export_folder(run.path / name)
+    text = card_text(folder / CARD) if (folder / CARD).is_file() else ""
+    if IMPORTED not in text:
+        return None
+    text = re.sub(r"^- weights: .*$", lambda _: _weights(weights), text, count=1, flags=re.MULTILINE)
+    return "\n".join([text.rstrip(), "", "## Load it", "", "```python", _load(name, folder, out), "```"]) + "\n"
+
+
+def _stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
     folder, config = export_folder(run.path / name), _yaml(run.path / name / "config.yaml")
-    licence, source = _data(run, config)
+    (licence, source), own = _data(run, config), licence_of(folder)
     front = {
-        "license": licence,
+        "license": licence if own is None else own.name,
         "library_name": "unclip",
         "pipeline_tag": "text-to-image",
         "tags": ["unclip", "dall-e-2", name],
     }
     body = [f"# {printable(f'{run.path.resolve().name}: {name}')}", ""]
-    body += _what(name, folder, config)
+    body += _what(folder, config, weights)
     body += ["", "## Trained on", "", *(f"- {line}" for line in [*source, *_training(run, name, folder, config)])]
     body += ["", "## Measured", "", *_measured(run, name)]
-    body += ["", "## Licence", "", _licence(licence, source)]
+    body += ["", "## Licence", ""]
+    body += [] if own is None else [f"The weights are fine-tuned from {own.of}. {own.text}", ""]
+    body += [_licence(licence, source)]
     body += ["", "## Load it", "", "```python", _load(name, folder, out), "```"]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
 
@@ -95,7 +120,11 @@ def overview(run: Run, names: list[str], place: str) -> str:
         place: what `UnCLIP.from_run` is to be given.
     """
     title = printable(run.path.resolve().name)
-    licences = {_data(run, _yaml(run.path / name / "config.yaml"))[0] for name in names}
+    own = {name: licence_of(export_folder(run.path / name)) for name in names}
+    licences = {
+        _data(run, _yaml(run.path / name / "config.yaml"))[0] if found is None else found.name
+        for name, found in own.items()
+    }
     front = {
         "license": licences.pop() if len(licences) == 1 else "other",
         "library_name": "unclip",
@@ -108,7 +137,11 @@ def overview(run: Run, names: list[str], place: str) -> str:
         "A text-to-image system in the way of unCLIP (DALL-E 2, arXiv 2204.06125), made with `unclip`. "
         "One folder for each stage, with a card of its own:",
         "",
-        *(f"- [{printable(name)}]({quote(name)}/{CARD}): {_kind(run.path / name)}" for name in names),
+        *(
+            f"- [{printable(name)}]({quote(name)}/{CARD}): {_kind(run.path / name)}"
+            + ("" if found is None else f"; licence {found.name}")
+            for name, found in own.items()
+        ),
         "",
         "```python",
         "from modules.pipeline import UnCLIP",
@@ -136,6 +169,8 @@ def _kind(folder: Path) -> str:
     config = _yaml(folder / "config.yaml")
     name = str(lookup(config, "model.class_path") or "?").rpartition(".")[2]
     network = lookup(config, "model.init_args.network.init_args") or {}
+    if name == "?" and (export_folder(folder) / CONFIG_FILE).is_file():
+        return WHAT["CLIPTrainer"]
     return GLIDE if name == "Decoder" and network.get("embedding_dim") is None else WHAT.get(name, name)
 
 
@@ -144,13 +179,14 @@ def parameters(path: Path) -> int:
     return sum(tensor.numel() for tensor in header_of(path).values())
 
 
-def _what(name: str, folder: Path, config: dict[str, Any]) -> list[str]:
-    weights = weights_file(folder)
-    digest = file_hash(weights)
+def _weights(path: Path) -> str:
+    size = path.stat().st_size / 1e6
+    return f"- weights: `{path.name}`, {parameters(path):,} numbers, {size:.1f} MB, sha256 `{file_hash(path)}`"
+
+
+def _what(folder: Path, config: dict[str, Any], weights: Path) -> list[str]:
     lines = [f"{_kind(folder.parent)[0].upper()}{_kind(folder.parent)[1:]}.", ""]
-    lines.append(f"- class: `{lookup(config, 'model.class_path')}`")
-    size = weights.stat().st_size / 1e6
-    lines.append(f"- weights: `{weights.name}`, {parameters(weights):,} numbers, {size:.1f} MB, sha256 `{digest}`")
+    lines += [f"- class: `{lookup(config, 'model.class_path')}`", _weights(weights)]
     decay = lookup(config, "model.init_args.training.ema_decay")
     if decay is not None:
         lines.append(f"- they are the exponential moving average of training (decay {decay})")

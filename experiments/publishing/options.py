@@ -77,22 +77,10 @@ def export() -> argparse.ArgumentParser:
     return made
 
 
-def import_dvae() -> argparse.ArgumentParser:
-    """The options of `unclip import-dvae`."""
-    made = CommandParser(prog="unclip import-dvae", description="Write OpenAI's dVAE as a stage of a run.")
-    made.add_argument("--encoder", required=True, help="state dict of encoder.pkl: .safetensors, or saved by torch")
-    made.add_argument("--decoder", required=True, help="state dict of decoder.pkl")
-    made.add_argument("--out", required=True, help="the stage's folder, as RUN/dvae")
-    made.add_argument("--image-size", type=int, default=256, help="side of the pictures, a multiple of 8 (default 256)")
-    made.add_argument("--overwrite", action="store_true", help="replace an export that is there")
-    return made
-
-
 PARSERS: Parsers = {
     "report": report,
     "tables": tables,
     "figures": figures,
     "votes": votes,
     "export": export,
-    "import-dvae": import_dvae,
 }

@@ -24,6 +24,17 @@ def sample() -> argparse.ArgumentParser:
         help=f"what the decoder is given beside the caption (default {DEFAULT}); one of {', '.join(sampled())}",
     )
     parser.add_argument("--decoder", metavar="STAGE", help="the decoder's stage (default: the condition's own)")
+    parser.add_argument(
+        "--geneval", metavar="FOLDER", help="also write the pictures of GenEval's prompts as its own program reads them"
+    )
+    parser.add_argument(
+        "--best-of", type=positive, default=1, metavar="N", help="draw N candidates of each picture, keep the best"
+    )
+    parser.add_argument(
+        "--rank-clip",
+        metavar="FOLDER",
+        help="CLIP that chooses the best candidate; it must be neither the run's CLIP nor a judge",
+    )
     add_drawing(parser)
     return parser
 
@@ -76,14 +87,6 @@ def add_drawing(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--guiding-clip", metavar="FOLDER", help="CLIP for decoder.clip_guidance_scale (default: the run's own)"
-    )
-    parser.add_argument(
-        "--best-of", type=positive, default=1, metavar="N", help="draw N candidates of each picture, keep the best"
-    )
-    parser.add_argument(
-        "--rank-clip",
-        metavar="FOLDER",
-        help="CLIP that chooses the best candidate; it must be neither the run's CLIP nor a judge",
     )
     parser.add_argument("--upsampler-steps", type=int, help="sampling steps of each upsampler")
     parser.add_argument(

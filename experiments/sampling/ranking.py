@@ -8,8 +8,8 @@ from pathlib import Path
 from modules.clip.frozen import FrozenCLIP
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
-from modules.manipulations.ranking import check_ranking_clip
-from modules.models.exports import export_folder, weights_file
+from modules.manipulations.ranking import check_ranking_clip, same_weights
+from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 
 
@@ -41,15 +41,10 @@ def ranking_clip(system: UnCLIP, folder: str, judge: str | None = None) -> Froze
     """
     name = str(export_folder(folder)) if Path(folder).is_dir() else folder
     check_ranking_clip(name, system.run)
-    if judge is not None and _same(Path(name), Path(judge)):
+    if judge is not None and same_weights(name, judge):
         raise InputError(f"--rank-clip {folder} is the CLIP that judges, {judge}: it would choose what it measures")
     found = FrozenCLIP(name).to(system.device)
-    for own, role in ((system.clip, "conditions the run's stages"), (system.guiding_clip, "guides the decoder")):
+    for role, own in system.clips_at_work().items():
         if own.fingerprint == found.fingerprint:
             raise InputError(f"--rank-clip {folder} is the CLIP that {role}: rank with another")
     return found
-
-
-def _same(first: Path, second: Path) -> bool:
-    a, b = weights_file(first), weights_file(second)
-    return a.is_file() and b.is_file() and a.read_bytes() == b.read_bytes()

@@ -7,8 +7,11 @@ too (`--overwrite` alone starts afresh). Until all pictures are there they lie b
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from eval.samples.folder import MANIFEST, SampleFolder
+from eval.samples.geneval import KEY, require_free, write_layout
 from eval.words import counted
 from experiments.sampling.captions import Request, read_requests
 from experiments.sampling.jobs import Job
@@ -24,6 +27,8 @@ def run(options: argparse.Namespace) -> int:
     check_counts(options)
     check_ranking(options)
     requests, source = read_requests(options.caption, options.captions)
+    if options.geneval:
+        check_geneval(requests, options)
     session = started(options)
     system = session.system
     captions = [request.caption for request in requests]
@@ -49,7 +54,24 @@ def run(options: argparse.Namespace) -> int:
     if folder is not None:
         made = f"{counted(len(job), 'picture')} of {counted(len(requests), 'caption')}"
         print(f"{folder.path}: {made}, condition {job.shared['condition']}")
+        if options.geneval:
+            prompts = write_layout(folder, Path(options.geneval))
+            print(f"{options.geneval}: {counted(prompts, 'prompt')} in GenEval's layout")
     return 0
+
+
+def check_geneval(requests: Sequence[Request], options: argparse.Namespace) -> None:
+    """Refuse --geneval before anything is drawn.
+
+    Raises:
+        InputError: the folder is there, or a caption is no prompt of GenEval's.
+    """
+    require_free(Path(options.geneval))
+    foreign = next((request for request in requests if KEY not in request.known), None)
+    if foreign is not None:
+        raise InputError(
+            f"--geneval: {foreign.caption!r} has no metadata of GenEval; draw --captions evaluation_metadata.jsonl"
+        )
 
 
 def _true_images(options: argparse.Namespace, source: SampleFolder | None) -> SampleFolder | None:

@@ -19,14 +19,17 @@ AVAILABLE = sys.platform.startswith("linux")
 ONE_DEVICE = {"devices": ("None", "1"), "num_nodes": ("None", "1"), "strategy": ("None", "auto")}
 """Settings of a command or of `trainer`, with their values for one process."""
 TRAINING = ("torch.utils.tensorboard",)
-WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges")
+WORK = (*TRAINING, "modules.pipeline", "eval.measure", "eval.judges.judges", "open_clip")
 """What commands import when they are at work, and not when their module is imported; `fit` imports TRAINING alone."""
 
 
 def forkable(stage: Stage, run: Path) -> bool:
-    """Whether a stage can be forked: `unclip` on one device, and its `fork` does not say otherwise."""
+    """Whether a stage can be forked: `unclip` on one device and one core, and its `fork` does not say otherwise.
+
+    A process that has imported torch for one core's threads starts no others when it is forked.
+    """
     words = stage.words(run)
-    if not AVAILABLE or not stage.fork or words[:1] != ["unclip"]:
+    if not AVAILABLE or not stage.fork or stage.cores > 1 or words[:1] != ["unclip"]:
         return False
     return all(str(value) in ONE_DEVICE[key] for key, value in device_settings(stage, run))
 

@@ -56,7 +56,7 @@ class Runner:
         staging: the suite and the state of its run folder.
         names: stages to bring up to date, in an order that respects what they need.
         jobs: stages side by side.
-        threads: threads of each.
+        threads: threads of each; a stage that takes several cores counts, and has threads, as that many.
         devices: one for each of the stages side by side, as CUDA_VISIBLE_DEVICES has them; none leaves it alone.
         fork: whether stages may be forked from a process that has imported what they need.
     """
@@ -101,15 +101,27 @@ class Runner:
         """Settle what has ended, start what can be; False when there is nothing left to do."""
         for name in [name for name, running in self.running.items() if running.process.code is not None]:
             self._settle(name, display)
-        while not self.failed and not self._signals and len(self.running) < self.jobs and (ready := self._next()):
+        while not self.failed and not self._signals and self._taken() < self.jobs and (ready := self._next()):
             decision = self.staging.decide(ready)
             if decision.action == "skip":
                 self._skip(ready, display)
+            elif self._taken() + self._places(ready) > self.jobs:
+                break  # the longest chain goes on first, when there is room for its stage
             else:
                 self._start(ready, decision, display)
         if self._signals:
             return True  # a stage has been asked to stop by the system; so do the others
         return bool(self.running) or (not self.failed and any(name not in self.done for name in self.names))
+
+    def _places(self, name: str) -> int:
+        """How many of the `jobs` places a stage takes."""
+        return 1 if self.devices else min(self.staging.suite.stages[name].cores, self.jobs)
+
+    def _taken(self) -> int:
+        return sum(map(self._places, self.running))
+
+    def _threads(self, name: str) -> int:
+        return self.threads * self._places(name)
 
     def _next(self) -> str | None:
         stages, minutes = self.staging.suite.stages, self.staging.suite.chain_minutes()
@@ -141,14 +153,15 @@ class Runner:
         device = self._free_device()
         shown = {} if suite.run == suite.default_run else {RUN_VARIABLE: str(suite.run)}
         own = {} if device is None else {DEVICE_VARIABLE: device}
-        settings = {"OMP_NUM_THREADS": str(self.threads), **own, **shown}
+        settings = {"OMP_NUM_THREADS": str(self._threads(name)), **own, **shown}
         command = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in settings.items()), text])
         display.say(f"{self._numbered(name)} {decision.reason}\n  {command}")
         record = self._record(name, command, seconds)
         write_json(folder / STARTED, record)
         with open_to_append(folder / LOG) as log:
             log.write(f"$ {command}\n".encode())
-        env = environment(self.threads, {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS), **own})
+        shared = {RUN_VARIABLE: str(suite.run), FILE_VARIABLE: str(folder / PROGRESS), **own}
+        env = environment(self._threads(name), shared)
         process = self._process(name, words, env)
         line = Line(name, self._number(name), time.monotonic(), folder / PROGRESS)
         self.running[name] = Running(process, line, record, device)
@@ -187,7 +200,7 @@ class Runner:
             "config_files": sorted(recipe.files),
             "needs": self.staging.fingerprints(name),
             "recipe": {"command": recipe.command, "files": recipe.files, "needs": recipe.needs},
-            "threads": self.threads,
+            "threads": self._threads(name),
         }
 
     def _settle(self, name: str, display: Display) -> None:

@@ -19,6 +19,7 @@ Further keys of a stage: `inputs`, files or folders outside the run folder that 
 for `unclip sample`; an empty text says that the command itself goes on from what is there; without it any other stage
 starts again, its half-made outputs moved aside);
 `replicate: false` for judges, which `unclip reproduce --seeds` does not train again for each replica;
+`cores`, how many of the machine's cores the stage takes while it runs (1): for a long stage that all others wait for;
 `fork: false`, to start the command as a program of its own (see `experiments.suites.forking`);
 `matrix`, which makes many stages of one (see `experiments.suites.matrix`).
 
@@ -64,6 +65,7 @@ class Stage:
     show: bool = False
     replicate: bool = True
     fork: bool = True
+    cores: int = 1
 
     def words(self, run: Path) -> list[str]:
         """The command's words, with the run folder in place of `{run}`, and with paths that are there."""
@@ -181,6 +183,9 @@ def read_stage(entry: Any, where: str) -> Stage:
         raise InputError(f"{where}: 'cost' is minutes, 0 or more, not {entry['cost']}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", entry["name"]):
         raise InputError(f"{where}: a name has letters, digits, '_', '-' and '.' only, for it is a folder's name")
+    cores = entry.get("cores", 1)
+    if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
+        raise InputError(f"{where}: 'cores' is how many cores the stage takes, 1 or more, not {cores!r}")
     lists = {
         key: string_list(entry[key], f"{where}: {key!r}") for key in ("needs", "outputs", "inputs") if key in entry
     }

@@ -13,7 +13,8 @@ import torch
 from eval.measure import content_digest
 from eval.metrics.bootstrap import LEVEL, Resampler, as_json
 from eval.metrics.diversity import within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_interval, singular_warning
+from eval.metrics.frechet import FeatureStatistics, singular_warning
+from eval.metrics.frechet_interval import frechet_interval
 from eval.protocol import captions_digest
 from experiments.sweeps.points import BATCH, Sampler
 

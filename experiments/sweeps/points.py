@@ -162,6 +162,9 @@ class Sampler:
         self.override(condition, settings)
         shared = {"condition": condition, "settings": dict(settings), "clip": self.system.clip.fingerprint}
         shared |= {"negative": self.plan.negative} if self.plan.negative else {}
+        count, chooser = settings.get("ranking.best_of", 1), self.system.ranking_clip
+        if count > 1 and chooser is not None:  # As `unclip sample` says it: who chose must not judge.
+            shared |= {"best_of": count, "rank_clip": chooser.fingerprint}
         return PointJob(
             [self.request(row) for row in range(len(self.rows))],
             self.plan.per_caption,
@@ -176,7 +179,7 @@ class Sampler:
             statistics=self.statistics,
             drawn=self.drawn,
             title=title,
-            best_of=settings.get("ranking.best_of", 1),
+            best_of=count,
             ranking=json.dumps([condition, {k: v for k, v in settings.items() if not k.startswith("ranking.")}])
             if "ranking.best_of" in settings
             else None,

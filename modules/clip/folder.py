@@ -62,6 +62,12 @@ MAX_CONTEXT = 4096
 """Tokens of a caption; open_clip's CLIPs have 77 or 64."""
 
 
+def clip_folder(name: str | Path) -> str:
+    """STAGE/export, if `name` is the folder of a CLIP's stage, as RUN/clip; any other name as it is."""
+    export = Path(name) / "export"
+    return str(export) if (export / CONFIG_FILE).is_file() else str(name)
+
+
 def check_config(folder: Path) -> dict[str, Any]:
     """open_clip_config.json, if all that it asks for may be built.
 

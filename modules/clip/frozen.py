@@ -25,6 +25,7 @@ from modules.clip.folder import (
     check_config,
     check_folder,
     check_loaded,
+    clip_folder,
     one_line,
     shapes_of,
 )
@@ -50,6 +51,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
         InputError: neither a folder nor an architecture that open_clip knows; or the folder's CLIP was trained on
             words, and their vocabulary is not there, or damaged.
     """
+    name_or_folder = clip_folder(name_or_folder)
     folder = Path(name_or_folder)
     kind = _tokenizer_kind(folder)
     if kind != "bpe" and (folder / VOCABULARY_FILE).exists():
@@ -154,7 +156,8 @@ class FrozenCLIP(nn.Module):
     Kandinsky and ECLIPSE are trained on the outputs of the projections as they are.
 
     Args:
-        name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote.
+        name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote: a
+            stage's, as RUN/clip, or the export in it.
         pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
 
     Raises:
@@ -170,6 +173,7 @@ class FrozenCLIP(nn.Module):
 
         from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 
+        name_or_folder = clip_folder(name_or_folder)
         path = Path(name_or_folder)
         if not path.is_dir() and (pretrained is None or "/" in str(name_or_folder)):
             raise InputError(

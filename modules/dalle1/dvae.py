@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from modules.batches import ImageTextBatch
+from modules.dalle1.code_counts import CodeCounts
 from modules.dalle1.schedules import DVAESchedules
 from modules.images.tensors import to_uint8
-from modules.models.dalle1.dvae import DVAEModel, code_use, spread_logits
+from modules.models.dalle1.dvae import DVAEModel, spread_logits
 from modules.models.dalle1.logit_laplace import to_unit
 from modules.networks.dalle1.dvae import DVAENetwork
+from modules.training.measures import psnr
 from modules.training.model_stage import ModelStage
 from modules.training.stage import TrainingConfig, adamw
 
@@ -100,20 +104,27 @@ class DVAE(ModelStage[DVAEModel, ImageTextBatch]):
         factor = super()._learning_rate_factor(step)
         return factor if self.schedules.step_size is None else factor * self.schedules.step_size.at(step)
 
-    def judge(self, batch: ImageTextBatch) -> dict[str, Tensor]:
+    def judge(self, batch: ImageTextBatch) -> dict[str, Tensor | Metric]:
         """Both terms, the gap between relaxed and true bound, the codebook's use, and PSNR of the reconstructions."""
         model, tokens = self.averaged_model, self.averaged_model.encode(batch.images)
         relaxed, true = (parts(batch, self.generator(1, 0)) for parts in (model.parts, model.true_parts))
-        use = code_use(tokens, model.network.num_codes)
-        error = ((model.decode(tokens) - batch.images) / 2).square().flatten(1).mean(dim=1)
         return {
             "reconstruction": relaxed.reconstruction,
             "kl": relaxed.kl,
             "bound_gap": true.reconstruction - relaxed.reconstruction,  # The KL is the same in both.
-            "code_perplexity": use.perplexity,
-            "codes_used": use.used,
-            "psnr": (-10 * error.log10()).mean(),
+            "code_perplexity": self._counted("code_perplexity", "perplexity", tokens),
+            "codes_used": self._counted("codes_used", "used", tokens),
+            "psnr": psnr(model.decode(tokens), batch.images),
         }
+
+    def _counted(self, name: str, number: Literal["perplexity", "used"], tokens: Tensor) -> Metric:
+        """The measure of that name, with these tokens counted too."""
+        if name not in self.measures:
+            self.measures[name] = CodeCounts(self.averaged_model.network.num_codes, number).to(tokens.device)
+        metric = self.measures[name]
+        assert isinstance(metric, CodeCounts)
+        metric.update(tokens)
+        return metric
 
     def show_samples(self, batch: ImageTextBatch) -> Tensor:
         """(2 x N, 3, H, W), N `samples_shown` or 16: reconstructions from the tokens, then the pictures."""

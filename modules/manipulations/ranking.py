@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.errors import InputError
 from modules.models.exports import weights_file
+from modules.untrusted.weights import read_weights
 
 Place = tuple[int, int]
 """(caption's position, sample's position) of a picture, which with the seed decide its noise."""
@@ -95,12 +96,25 @@ def check_ranking_clip(folder: str, run: Path) -> None:
     Raises:
         InputError: the weights are the same.
     """
-    own = weights_file(folder)
     roles = {"clip": "that the run's stages are conditioned on", "eval_clip": "that judges the run's pictures"}
     for name, role in roles.items():
-        other = weights_file(run / name)
-        if own.is_file() and other.is_file() and own.read_bytes() == other.read_bytes():
+        if same_weights(folder, run / name):
             raise InputError(
                 f"--rank-clip {folder} is the CLIP {role} ({run / name}): rank with a third one, which neither "
                 "conditions nor judges"
             )
+
+
+def same_weights(first: str | Path, second: str | Path) -> bool:
+    """Whether two folders hold the same weights; a file written anew, with another header, makes no other CLIP.
+
+    Args:
+        first, second: stages' folders or exports; False if one has no weights.
+    """
+    files = weights_file(first), weights_file(second)
+    if not all(file.is_file() for file in files):
+        return False
+    if files[0].read_bytes() == files[1].read_bytes():
+        return True
+    ours, theirs = (read_weights(file)[0] for file in files)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

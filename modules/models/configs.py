@@ -188,6 +188,9 @@ class SamplerConfig:
             version of the decoder for the same conditions (autoguidance, Karras et al. 2406.02507). The weak decoder
             is the run's stage weak_decoder.
         threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
+        init_noise_sigma: of an upsampler: the deviation of x_T; 0.997 in GLIDE's notebook (`upsample_temp`).
+        eight_bit_input: of an upsampler: round the picture that it enlarges to 256 values, as a file of pictures has
+            them (GLIDE's notebook).
     """
 
     name: SamplerName = "ddim"
@@ -203,6 +206,8 @@ class SamplerConfig:
     clip_guidance_scale: float = field(default=0.0, repr=False)
     guided_from: GuidedFrom = field(default="unconditional", repr=False)
     threshold_limit: float = field(default=1.0, repr=False)
+    init_noise_sigma: float = field(default=1.0, repr=False)
+    eight_bit_input: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, rule in SAMPLER_RULES.items():
@@ -242,6 +247,8 @@ SAMPLER_RULES: dict[str, Rule] = {
     "clip_guidance_scale": (number(0, MAX_CLIP_GUIDANCE), f"a number from 0 to {MAX_CLIP_GUIDANCE:,}"),
     "guided_from": one_of(*get_args(GuidedFrom)),
     "threshold_limit": (number(1e-6, 1e6), "a number from 0.000001 to 1,000,000"),
+    "init_noise_sigma": (number(0, 10), "a number from 0 to 10"),
+    "eight_bit_input": (lambda value: type(value) is bool, "true or false"),
 }
 """The settings of a diffusion model's sampling, and which values they may have."""
 
@@ -251,6 +258,9 @@ DECODER_ONLY: dict[str, object] = {
     "guided_from": "unconditional",
 }
 """Those that only decoders have, with the values at which they do nothing."""
+
+UPSAMPLER_ONLY: dict[str, object] = {"init_noise_sigma": 1.0, "eight_bit_input": False}
+"""The same of upsamplers."""
 
 DECODER_RULES: dict[str, Rule] = {
     "noise_level": (lambda value: type(value) is int and value >= 0, "a whole number of 0 or more"),

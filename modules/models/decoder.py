@@ -76,10 +76,12 @@ class Negative(NamedTuple):
     Attributes:
         tokens: (B, L) tokens of the negative captions, or what a frozen CLIP gives of them.
         z_i: (B, D) their embeddings of unit norm; None for the zero embedding.
+        texts: B captions in words, for a decoder that has tokens of its own.
     """
 
     tokens: CaptionInput
     z_i: Tensor | None
+    texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from modules.diffusion.schedules import NoiseSchedule, noise_interval, respace
 from modules.diffusion.timestep_sampling import LossSecondMoment
 from modules.errors import InputError
 from modules.models.base import B, Model, changed, field_names
-from modules.models.configs import DECODER_ONLY, SAMPLER_RULES, Objective, Rule, SamplerConfig
+from modules.models.configs import DECODER_ONLY, SAMPLER_RULES, UPSAMPLER_ONLY, Objective, Rule, SamplerConfig
 from modules.models.data_sizes import MODEL, DataSizes
 
 if TYPE_CHECKING:
@@ -268,14 +268,15 @@ class DiffusionModel(Model[B]):
 
     @classmethod
     def overridable(cls) -> tuple[str, ...]:
-        return tuple(name for name in field_names(SamplerConfig) if name not in DECODER_ONLY)
+        return tuple(name for name in field_names(SamplerConfig) if name not in DECODER_ONLY | UPSAMPLER_ONLY)
 
     def check(self) -> None:
         own, sampler = self.overridable(), self.sampler
         self._check_sigma()
-        for name, unused in DECODER_ONLY.items():
+        for name, unused in (DECODER_ONLY | UPSAMPLER_ONLY).items():
             if name not in own and getattr(sampler, name) != unused:
-                raise InputError(f"model.init_args.sampler.{name} is for decoders only: leave it out")
+                whose = "decoders" if name in DECODER_ONLY else "upsamplers"
+                raise InputError(f"model.init_args.sampler.{name} is for {whose} only: leave it out")
         if self.objective.zero_terminal_snr and (sampler.needs_statistics or sampler.clip_guidance_scale):
             what = sampler.name if sampler.needs_statistics else "clip_guidance_scale"
             raise InputError(f"{what} is not defined for a schedule that ends without signal: leave it out")

@@ -20,7 +20,7 @@ from modules.diffusion.samplers import OnStep
 from modules.errors import InputError
 from modules.images.degradations import bsr_degrade, gaussian_blur, random_crop
 from modules.models.base import Evaluations
-from modules.models.configs import check_value, whole
+from modules.models.configs import UPSAMPLER_ONLY, check_value, whole
 from modules.models.data_sizes import MODEL, NETWORK, CaptionReader, DataSizes, check_share
 from modules.models.diffusion_model import Evaluation
 from modules.models.image_model import SIDE, ImageModel, nearest
@@ -47,6 +47,11 @@ class WithLastStep:
     def at_timestep(self, timestep: int) -> Predictor:
         """The same for batches at one timestep, which need not be read from the device."""
         return lambda x_t, t: self.network(x_t, t, self.enlarged, timestep == 0, self.caption)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Images in [-1, 1] at the nearest of 256 values, as a file of pictures has them."""
+    return ((images + 1) * 127.5).round() / 127.5 - 1
 
 
 FACTOR = whole(16)
@@ -124,7 +129,7 @@ class UpsamplerModel(ImageModel):
     @classmethod
     def overridable(cls) -> tuple[str, ...]:
         """Without those of guidance: there is no condition to drop (unCLIP, section 2.1)."""
-        return tuple(name for name in super().overridable() if not name.startswith("guidance"))
+        return (*(name for name in super().overridable() if not name.startswith("guidance")), *UPSAMPLER_ONLY)
 
     @property
     def evaluations(self) -> int:
@@ -246,5 +251,6 @@ class UpsamplerModel(ImageModel):
         shape = (len(low), low.shape[1], *(side * self.network.factor for side in low.shape[2:]))
         for side in shape[2:]:
             check_value("the side of the enlarged picture", side, SIDE)
-        x_T = randn_per_image(generators, shape, low.device)
-        return self.draw(self.predictor(low, tokens), x_T, generators, on_step=on_step).clamp(-1, 1)
+        x_T = randn_per_image(generators, shape, low.device) * self.sampler.init_noise_sigma
+        given = eight_bit(low) if self.sampler.eight_bit_input else low
+        return self.draw(self.predictor(given, tokens), x_T, generators, on_step=on_step).clamp(-1, 1)

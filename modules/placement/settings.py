@@ -17,7 +17,7 @@ class Placement:
     Attributes:
         precision: "32" computes in float32. "bf16" holds the matrices of priors, decoders and upsamplers in bfloat16,
             which is half of the memory. On an accelerator products are in bfloat16 too, on a CPU in float32; norms,
-            biases, the noise schedule and what a sampler adds up stay float32. The CLIP stays float32.
+            biases, the noise schedule and what a sampler adds up stay float32. The CLIP and a dVAE stay float32.
         offload: hold one stage at a time. A stage is read onto the device when it is needed, and dropped when another
             one is; its file, which the system keeps in memory as long as there is room, is then read again.
     """

@@ -81,7 +81,13 @@ def upsampler(tensors: Mapping[str, Tensor], source: str) -> ImportedStage:
     network = network_of(UpsamplerNetwork, settings, len(tensors))
     beside = {
         "objective": {"schedule": "linear", "learned_sigma": learned},
-        "sampler": {"name": "ddim", "steps": 27, "spacing": "fast27"},
+        "sampler": {
+            "name": "ddim",
+            "steps": 27,
+            "spacing": "fast27",
+            "init_noise_sigma": 0.997,
+            "eight_bit_input": True,
+        },
         "reads": "gpt2",
     }
     return stage(network, settings, beside, glide_entries(network), tensors, source)

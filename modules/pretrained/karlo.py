@@ -49,6 +49,10 @@ SCHEDULER = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": True}
 """What all of Karlo's schedulers have."""
 
 
+PAIRS = {"decoder": "text_proj", "super_res_first": "super_res_last"}
+"""Folders of diffusers' layout of which a stage needs both."""
+
+
 def is_diffusers(folder: Path) -> bool:
     """Whether a folder has diffusers' layout."""
     return any((folder / name / "config.json").is_file() for name in ("prior", "decoder"))
@@ -69,6 +73,9 @@ def stages(folder: Path) -> Stages:
 def _diffusers(folder: Path) -> dict[str, Callable[[Path], ImportedStage]]:
     parts = {"diffusion_prior": ("prior", prior), "decoder": ("decoder", decoder)}
     parts["upsampler"] = ("super_res_first", upsampler)
+    for one, other in PAIRS.items():
+        if (folder / one).is_dir() and not (folder / other / "config.json").is_file():
+            raise InputError(f"{folder} holds {one} without {other}, and both make one stage: get that folder, too")
     return {name: make for name, (there, make) in parts.items() if (folder / there).is_dir()}
 
 

@@ -29,6 +29,8 @@ from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
 from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
+from modules.models.licences import KEY as LICENCE
+from modules.models.licences import licence_behind
 from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
@@ -469,6 +471,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: self.clip_fingerprint}
         if whole.get("init_from"):
             about["init_from"] = whole["init_from"]
+            licence = licence_behind(str(whole["init_from"]))
+            about |= {} if licence is None else {LICENCE: vars(licence)}
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about["attribution"] = whom

@@ -13,7 +13,8 @@ from eval.judges.judges import Judges, PublishedJudges, look
 from eval.measure import check_comparable, content_digest, content_shared, measure, read_reference
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.diversity import within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_distance, frechet_interval
+from eval.metrics.frechet import FeatureStatistics, frechet_distance
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.scoring import ATTRIBUTES, describe, score_all
 from eval.protocol import captions_digest, check_protocols
 from eval.samples.folder import SampleFolder, write_samples
@@ -58,6 +59,42 @@ def test_geneval_without_its_metadata_is_said_to_be_left_out(make_folder, classi
     row = measure(folder, look(folder, with_it), with_it, reference, draws=5, seed=0)
     assert row["published"]["geneval_counting"]["value"] == 1.0
     assert not any("GenEval's metadata" in text for text in row["warnings"])
+
+
+class Lengths:
+    """A scorer: how long a picture's caption is."""
+
+    name, resizing = "lengths", "none"
+
+    def score(self, images, records):
+        return torch.tensor([[float(len(record["caption"]))] for record in records])
+
+
+def test_without_real_images_all_is_measured_that_needs_none(make_folder, judges):
+    """What is measured is what it is beside real images; distances are null, and a note says so."""
+    folder, real = make_folder("a", condition="glide", shift=40), make_folder("real", captions=12, seed=1)
+    seen = look(folder, judges)
+    alone = measure(folder, seen, judges, None, draws=10, seed=3)
+    beside = measure(folder, seen, judges, read_reference(real, judges), draws=10, seed=3)
+    for name in ("clip_score", "accuracy", "diversity", "r_precision"):
+        assert alone[name] == beside[name] is not None
+    for name in ("frechet", "kid", "precision", "recall", "density", "coverage", "cmmd"):
+        assert alone[name] is None is not beside[name]
+    assert alone["protocol"].keys() == beside["protocol"].keys() and alone["protocol"]["reference_digest"] is None
+    table = main_table([alone])
+    assert "Frechet \u2193" not in table.columns and any("No real images were given" in note for note in table.notes)
+    with pytest.raises(InputError, match="was measured with reference = "):
+        check_protocols([alone, beside])
+    check_comparable([make_folder("five", captions=5, per_caption=1, seed=2)], None)
+
+
+def test_a_score_of_pictures_needs_no_features(make_folder):
+    folder, judge = make_folder("a"), Judges(published=PublishedJudges(scorers={"vqascore": Lengths()}))
+    row = measure(folder, look(folder, judge), judge, None, draws=10, seed=0)
+    assert row["published"]["vqascore"]["value"] == 9.0 and row["diversity"] is None  # "caption 0"
+    assert row["protocol"]["extractor"] is None and len(main_table([row]).rows) == 1
+    with pytest.raises(InputError, match="gives no features to compare with real images"):
+        read_reference(make_folder("real", seed=1), judge)
 
 
 def test_every_number(make_folder, judges):

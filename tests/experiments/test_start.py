@@ -93,14 +93,13 @@ def test_a_class_is_described_by_lightning_cli(capsys):
     assert "LinearPrior" in capsys.readouterr().out
 
 
-def test_the_pipeline_imports_what_it_needs():
-    names, _ = imported("import modules.pipeline")
-    assert "torch" in names and not names & (HEAVY - {"torch"})
-
-
 def test_sampling_on_one_device_imports_what_it_needs(stored_run, tmp_path):
+    """And the pipeline, which is looked at before the command: torch alone."""
     words = ["a red circle", "--run", str(stored_run), "--condition", "text_embedding", "--decoder-steps", "1"]
-    names, said = imported(COMMAND, "sample", *words, "--device", "cpu", "--out", str(tmp_path / "out"))
+    code = f"import modules.pipeline\n{LISTED}\n{COMMAND}"
+    names, said = imported(code, "sample", *words, "--device", "cpu", "--out", str(tmp_path / "out"))
+    pipeline = set(json.loads(said.splitlines()[0]))
+    assert "torch" in pipeline and not pipeline & (HEAVY - {"torch"})
     assert "1 picture of 1 caption" in said and (tmp_path / "out" / "00000.png").is_file()
     # open_clip brings torchvision and timm, and transformers with what that takes, where it is installed.
     brought, _ = imported("import open_clip")

@@ -1,8 +1,8 @@
-"""Makes a run of Karlo's full size with random weights (3.3 B parameters), and draws one picture in bounded memory.
+"""Makes a run of Karlo's full size with random weights (3.7 B parameters), and draws one picture in bounded memory.
 
     python -m benchmarks.trials.full_size --out /tmp/karlo-size [--small] [--steps 2] [--keep]
 
-The stages are those of experiments/karlo/, their weights random and in bfloat16 (7 GB on disk), written tensor by
+The stages are those of experiments/karlo/, their weights random and in bfloat16 (7.5 GB on disk), written tensor by
 tensor. One picture is then drawn in a process of its own, as `unclip sample --precision bf16 --offload` does. Printed
 are the largest resident set after each part of that process, and how long it took. `--small` does the same with narrow
 networks.

@@ -23,6 +23,7 @@ class Published:
         source: where people get them: hub repository or project.
         protocol: what is computed, in words, with the paper.
         captions: whether the pictures need captions.
+        real: whether the real images are looked at too, to be compared with.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Published:
     source: str
     protocol: str
     captions: bool = True
+    real: bool = False
 
 
 CLIP_L = "CLIP-ViT-L-14-openai.safetensors"
@@ -43,6 +45,7 @@ PUBLISHED = {
             "facebookresearch/dinov2",
             "DINOv2 ViT-L/14, 224 px: FD-DINOv2, FD-infinity, KD, Vendi score, AuthPct (2023, Stein et al., dgm-eval)",
             captions=False,
+            real=True,
         ),
         Published(
             "cmmd",
@@ -50,6 +53,7 @@ PUBLISHED = {
             "open_clip_model.safetensors of timm/vit_large_patch14_clip_336.openai",
             "CMMD by ViT-L-14-336 openai: 1,000 x biased MMD^2, Gaussian kernel, sigma 10 (2024, Jayasumana et al.)",
             captions=False,
+            real=True,
         ),
         Published(
             "hpsv2",
@@ -136,8 +140,10 @@ def here(metric: Published, weights: str | None) -> bool:
 
 def lines(weights: str | None) -> Sequence[str]:
     """The lines of `unclip evaluate --list`: each metric, its files, their sources, and whether they are here."""
+    from eval.judges import built_in
+
     folder = weights_folder(weights)
-    said = []
+    said = [*built_in.lines(folder), "", "By --metric NAME or NAME=FILE[,FILE]:", ""]
     for metric in PUBLISHED.values():
         there = "here" if here(metric, weights) else "not here"
         said += [

@@ -111,7 +111,7 @@ def _clip_score(judged: Judged, name: str, clip: CLIPExtractor) -> Interval:
 
 def _geneval(judged: Judged) -> dict[str, Any]:
     """ "geneval_<task>" of six and "geneval": their mean, as GenEval's overall score has it."""
-    if "geneval" not in judged.judges.published.scorers:
+    if "geneval" not in judged.seen.features:
         return {}
     tags = [record.get(KEY, {}).get("tag") for record in judged.folder.records]
     return by_task(tags, judged.seen.features["geneval"][:, 0], judged, "geneval")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics.bootstrap import Resampler, as_json
+from eval.metrics.objects.base import share
 from eval.metrics.scoring import OBJECT_ATTRIBUTES
 
 COUNTED = ("object", "number", "all")
@@ -62,6 +63,6 @@ def accuracy_by_count(
             right, as_many = objects_right(seen, said), len(seen["objects"]) == count
             columns["object"][k] = right / count
             columns["number"][k], columns["all"][k] = as_many, as_many and right == count
-        intervals = {name: as_json(resampler.share(values)) for name, values in columns.items()}
+        intervals = {name: as_json(share(values, resampler)) for name, values in columns.items()}
         found[str(count)] = {**intervals, "n": len(rows)}
     return found

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.metrics.bootstrap import Resampler, as_json
 from eval.metrics.kinds import HELD_OUT
+from eval.metrics.objects.base import share
 
 SIGN = "sign"
 """Manifest key: the word that a picture should show."""
@@ -80,8 +81,8 @@ def lettering(
         for k in rows:
             letters[k], whole[k] = letters_right(read[k], str(words[k])), read[k] == words[k]
         found[name] = {
-            "letters": as_json(resampler.share(letters)),
-            "word": as_json(resampler.share(whole)),
+            "letters": as_json(share(letters, resampler)),
+            "word": as_json(share(whole, resampler)),
             "n": len(rows),
         }
     return found or None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -15,12 +18,35 @@ from eval.metrics.bootstrap import Interval, Resampler
 NAN = float("nan")
 
 
-class CaptionMetric(Metric):
+class DoubleMetric(Metric):
+    """A metric whose float64 states stay on the CPU where the device has no float64, as Apple's MPS has none."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
+        @wraps(fn)  # torchmetrics knows changes of the dtype by the function's name, and leaves states alone then
+        def moved(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except TypeError:
+                if tensor.dtype != torch.float64:
+                    raise
+                return tensor
+
+        return super()._apply(moved, exclude_state)
+
+
+def double(values: Tensor) -> Tensor:
+    """Values as float64, on their device if that has any."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+class CaptionMetric(DoubleMetric):
     """A metric of samples, each of which belongs to a caption; its interval is by the bootstrap over captions.
 
     Samples may come in any parts and on any rank. With their `index`, the number of each sample in the data, the result
     does not depend on who saw which, to the bit, and a sample that two ranks saw counts once (samplers that pad a split
     hand out such copies). Without it samples count in the order of their coming.
+
+    `compute` gives the value, which a LightningModule logs by `self.log(name, metric)`; `interval` its limits too.
 
     Args:
         draws: bootstrap replicates of the interval; 0 for the value alone, with nan for the limits.
@@ -98,12 +124,20 @@ class CaptionMetric(Metric):
         raise NotImplementedError
 
     def compute(self) -> Tensor:
-        """(3,) float64: value, low, high."""
-        return torch.tensor(self.found(), dtype=torch.float64)
+        """() float64: the value, over all ranks."""
+        return torch.tensor(self.found().value, dtype=torch.float64)
 
     def interval(self) -> Interval:
-        """`compute` as an Interval."""
-        return Interval(*self.compute().tolist())
+        """The value and its interval, over all ranks; every rank has to ask."""
+        with self.synced():
+            return self.found()
+
+    def synced(self) -> AbstractContextManager[None]:
+        """The states of all ranks are merged inside of it, as `compute` has them."""
+        context: AbstractContextManager[None] = self.sync_context(
+            self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        )
+        return context
 
 
 class CaptionMean(CaptionMetric):
@@ -118,7 +152,7 @@ class CaptionMean(CaptionMetric):
 
     def update(self, values: Tensor, captions: Tensor | None = None, index: Tensor | None = None) -> None:
         """Takes values (N,); nan stands for nothing measured."""
-        self.add(captions, index, values=values.double())
+        self.add(captions, index, values=double(values))
 
     def found(self) -> Interval:
         return self._of(self.column("values"))
@@ -137,6 +171,12 @@ class CaptionShare(CaptionMean):
     def _of(self, values: np.ndarray) -> Interval:
         resampler = self.resampler()
         return super()._of(values) if resampler is None else resampler.share(values)
+
+
+def share(values: np.ndarray, resampler: Resampler) -> Interval:
+    """`CaptionShare` of values (N,), with the captions, draws and seed of a resampler."""
+    metric = CaptionShare(resampler.draws, resampler.seed)
+    return measured(metric, torch.from_numpy(np.asarray(values, dtype=np.float64)), torch.from_numpy(resampler.groups))
 
 
 def measured(metric: CaptionMetric, *seen: Tensor) -> Interval:

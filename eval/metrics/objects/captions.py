@@ -22,12 +22,14 @@ class CLIPScore(CaptionMean):
     torchmetrics' CLIPScore is 100 times it, cut at 0, and by its own networks; clip_score in papers is often 2.5 times.
     """
 
+    higher_is_better = True
+
     def update(  # type: ignore[override]
         self, images: Tensor, texts: Tensor, captions: Tensor | None = None, index: Tensor | None = None
     ) -> None:
         """Takes a CLIP's features (N, D) of pictures and of their captions."""
         cosines = clip_score(images.detach().cpu().numpy(), texts.detach().cpu().numpy())
-        self.add(captions, index, values=torch.from_numpy(cosines).to(self.device))
+        self.add(captions, index, values=torch.from_numpy(cosines))
 
 
 class RPrecision(CaptionMetric):
@@ -37,6 +39,8 @@ class RPrecision(CaptionMetric):
         candidates: captions to choose from, the own one included.
         draws, seed: see CaptionMetric; the seed also draws the other captions.
     """
+
+    higher_is_better = True
 
     def __init__(self, candidates: int, draws: int = 0, seed: int = 0) -> None:
         super().__init__(draws, seed, ("images", "texts", "words"))

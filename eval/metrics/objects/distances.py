@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from eval.metrics.authenticity import authentic
@@ -16,10 +15,10 @@ from eval.metrics.frechet import (
     FrechetDistance,
     frechet_distance,
     frechet_infinity,
-    frechet_interval,
 )
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.kernel import cmmd, kid
-from eval.metrics.objects.base import NAN, CaptionMetric
+from eval.metrics.objects.base import NAN, CaptionMetric, DoubleMetric
 from eval.metrics.precision_recall import manifolds
 
 Reference = np.ndarray | Tensor | None
@@ -88,7 +87,7 @@ class Frechet(FeatureDistance):
         return frechet_interval(features, real, resampler)
 
 
-class StreamingFrechet(Metric):
+class StreamingFrechet(DoubleMetric):
     """The Frechet distance from sums alone: its memory does not grow with the samples. No interval.
 
     Counts, means and scatters are packed into one float64 state, which is merged over ranks as Chan et al. merge parts
@@ -114,7 +113,8 @@ class StreamingFrechet(Metric):
         """Takes features (N, D) of samples, or of real images where `real`."""
         name = "real" if real else "samples"
         seen = FeatureStatistics.of(features.detach().cpu().numpy())
-        setattr(self, name, pack(unpack(getattr(self, name)).merge(seen)).to(self.device))
+        state = getattr(self, name)
+        setattr(self, name, pack(unpack(state).merge(seen)).to(state.device))
 
     def compute(self) -> Tensor:
         """() float64: the distance; nan with fewer than two of either."""
@@ -168,12 +168,19 @@ class CMMD(FeatureDistance):
 class PrecisionRecall(FeatureDistance):
     """precision, recall, density and coverage (`eval.metrics.precision_recall`), which are computed together."""
 
+    higher_is_better = True
+
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """Each name -> (3,) float64: value, low, high."""
-        return {name: torch.tensor(found, dtype=torch.float64) for name, found in self.intervals().items()}
+        """Each name -> () float64, over all ranks; a LightningModule logs them by `self.log_dict`."""
+        return {name: torch.tensor(found.value, dtype=torch.float64) for name, found in self.all_found().items()}
 
     def intervals(self) -> dict[str, Interval]:
-        """`compute` as Intervals."""
+        """Each name -> its value and interval, over all ranks; every rank has to ask."""
+        with self.synced():
+            return self.all_found()
+
+    def all_found(self) -> dict[str, Interval]:
+        """`intervals` of this rank's samples alone."""
         groups, resampler = self.groups(), self.resampler()
         found = manifolds(self.column("features"), self.reference, captions=groups)
         if resampler is not None:

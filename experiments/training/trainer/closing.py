@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
 from experiments.console.progress import clock
 from experiments.training.callbacks import label, losses
-from modules.clip import CLIPTrainer
 from modules.models.exports import is_export
 from modules.shipped import NEEDED
 
@@ -35,8 +35,17 @@ def closing(trainer: Trainer, module: LightningModule, folder: Path, seconds: fl
 def next_command(module: LightningModule, folder: Path) -> str:
     """The command that comes after the training of a stage."""
     run = shlex.quote(str(folder.parent))
-    if isinstance(module, CLIPTrainer):
+    if is_clip(module):
         return f"unclip embed DATA --clip {shlex.quote(str(folder / 'export'))} --out {run}/embeddings"
     missing = [stage for stage in NEEDED if not is_export(folder.parent / stage)]
     draw = f'unclip sample "CAPTION" --run {run} --out pictures'
     return f"train {', '.join(missing)} into {run}/; then {draw}" if missing else draw
+
+
+def is_clip(module: LightningModule) -> bool:
+    """Whether it is a CLIP, whose trainer brings open_clip: a second and more, which other stages start without."""
+    if "modules.clip.trainer" not in sys.modules:
+        return False
+    from modules.clip import CLIPTrainer
+
+    return isinstance(module, CLIPTrainer)

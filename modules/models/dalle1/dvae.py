@@ -179,8 +179,13 @@ class CodeUse:
 
 def code_use(tokens: Tensor, num_codes: int) -> CodeUse:
     """Statistics of int64 tokens of any shape."""
-    counts = exact(torch.bincount(tokens.flatten(), minlength=num_codes))
+    return use_of(torch.bincount(tokens.flatten(), minlength=num_codes))
+
+
+def use_of(occurrences: Tensor) -> CodeUse:
+    """Statistics of (K,) int64, how often each code occurs."""
+    counts = exact(occurrences)
     share = counts / counts.sum()
     entropy = -(share * share.clamp(min=1e-300).log()).sum()
     perplexity, used = entropy.exp().float(), (counts > 0).float().mean()
-    return CodeUse(perplexity.to(tokens.device), used.to(tokens.device))
+    return CodeUse(perplexity.to(occurrences.device), used.to(occurrences.device))

@@ -101,12 +101,15 @@ def from_openai(
     """The network that the released state dicts are of, and its sizes; the tensors are the files' own, in float32.
 
     Raises:
-        InputError: a tensor is missing, extra or of another shape; names it.
+        InputError: a tensor is missing, extra or of another shape; names it. Or a side that the network cannot take.
     """
     parts = renamed(encoder), renamed(decoder)
     sizes = sizes_of(*parts)
-    with torch.device("meta"):
-        network = DVAENetwork(**sizes.arguments(image_size))  # type: ignore[arg-type]
+    try:
+        with torch.device("meta"):
+            network = DVAENetwork(**sizes.arguments(image_size))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(f"the dVAE of these state dicts: {error}") from error
     state = {
         f"{part}.{name}": tensor.float()
         for part, own in zip(("encoder", "decoder"), parts, strict=True)

@@ -113,7 +113,9 @@ class DVAEDecoder(nn.Module):
         self.output = conv(widths[-1], 2 * channels, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self._from_input(self.input(codes))
+        with in_float32(codes):  # As in the released code: float32 on both sides of the relaxation.
+            x = self.input(codes.float())
+        return self._from_input(x)
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
         """(B, h, w) int64 tokens -> (B, 2 C, H, W): `forward` of their one-hot vectors, as a look-up."""

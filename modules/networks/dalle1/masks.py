@@ -12,17 +12,19 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-MaskName = Literal["row", "column", "convolutional", "dense"]
+MaskName = Literal["row", "column", "convolutional", "raster_convolutional", "dense"]
 """row: the tokens up to the one straight above. column: those straight above. convolutional: a square window around the
-token that wraps round at the borders. dense: all."""
+token that wraps round at the borders, as on a torus (ru-DALL-E's reading of figure 11). raster_convolutional: the same
+window in raster order, "with wraparound behavior (similar to the row attention)" (figure 11): what leaves a row at one
+side goes on in the neighbouring row. dense: all."""
 
 MASKS: tuple[MaskName, ...] = get_args(MaskName)
 
 
-def layer_masks(depth: int) -> list[MaskName]:
+def layer_masks(depth: int, last: MaskName = "convolutional") -> list[MaskName]:
     """The paper's order: column in layers 2, 6, 10, ... (from 1), row in the others, convolutional in the last."""
     masks: list[MaskName] = ["column" if (layer - 2) % 4 == 0 else "row" for layer in range(1, depth)]
-    return [*masks, "convolutional"] if depth else []
+    return [*masks, last] if depth else []
 
 
 @lru_cache(maxsize=64)
@@ -32,8 +34,7 @@ def image_mask(name: MaskName, grid: int, kernel: int = 11) -> Tensor:
     Args:
         name: of the mask.
         grid: side of the grid of tokens.
-        kernel: side of the convolutional window, an odd number. The window wraps round in both directions (ru-DALL-E
-            reads figure 11 in this way, too), and a row of 11 tokens or fewer is seen whole.
+        kernel: side of the convolutional windows, an odd number. On a torus a row of 11 tokens or fewer is seen whole.
 
     Raises:
         ValueError: no such mask, or an even kernel.
@@ -50,8 +51,16 @@ def image_mask(name: MaskName, grid: int, kernel: int = 11) -> Tensor:
             return causal & ((query - key) % grid == 0)
         if name == "dense":
             return causal
+        if name == "raster_convolutional":
+            return causal & torch.isin(query - key, _window(grid, kernel))
         near = [_around((query // grid - key // grid), grid, kernel), _around(query % grid - key % grid, grid, kernel)]
         return causal & near[0] & near[1]
+
+
+def _window(grid: int, kernel: int) -> Tensor:
+    """How many places before a token the places of its window lie, in raster order; those after it are negative."""
+    near = torch.arange(kernel) - kernel // 2
+    return (near[:, None] * grid + near).flatten()
 
 
 def _around(difference: Tensor, grid: int, kernel: int) -> Tensor:

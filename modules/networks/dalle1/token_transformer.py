@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,8 @@ class TokenTransformerNetwork(nn.Module):
         grid: side of the grid of image tokens; N = grid^2.
         width, depth, heads: of the Transformer; the paper's are 3,968, 64 and 62.
         kernel: of the convolutional mask.
-        masks: of the layers; null for the paper's order.
+        masks: of the layers, a list; or "paper" for the paper's. With null they are the paper's, but for the window of
+            the last layer, which wraps round as on a torus (see `MaskName`).
         dropout: on the residual branches.
         checkpointing: recompute activations in the backward pass.
 
@@ -90,12 +92,12 @@ class TokenTransformerNetwork(nn.Module):
         depth: int,
         heads: int,
         kernel: int = 11,
-        masks: Sequence[MaskName] | None = None,
+        masks: Sequence[MaskName] | Literal["paper"] | None = None,
         dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        chosen = layer_masks(depth) if masks is None else list(masks)
+        chosen = chosen_masks(masks, depth)
         if len(chosen) != depth:
             raise ValueError(f"masks names {len(chosen)} layers, depth is {depth}: name one a layer, or leave it null")
         self.num_codes, self.grid = num_codes, grid
@@ -191,6 +193,13 @@ class TokenTransformerNetwork(nn.Module):
             both = torch.cat([given, given]) if guided else given
             last = self.transformer(self.image(both), cache=cache)[:, -1]
         return cache, float_head(self.image_out, last)
+
+
+def chosen_masks(masks: Sequence[MaskName] | Literal["paper"] | None, depth: int) -> list[MaskName]:
+    """The masks of the layers, as `TokenTransformerNetwork` is given them."""
+    if masks is None:
+        return layer_masks(depth)
+    return layer_masks(depth, "raster_convolutional") if masks == "paper" else list(masks)
 
 
 def float_head(head: nn.Linear, x: Tensor) -> Tensor:

@@ -35,6 +35,30 @@ def test_guidance(guidance):
     assert plots.guidance(Sweep(**{**guidance, "points": []})) is None
 
 
+def test_best_of_n_has_its_metrics_over_the_number_of_candidates(guidance):
+    """DALL-E 1's figure 9c: the paper's distance, CLIP score and accuracy, over powers of two."""
+    points = [p for p in guidance["points"] if p["condition"] == "glide"]
+    for p, count in zip(points, (16, 1, 4), strict=True):
+        p["settings"] = {"ranking.best_of": count}
+    figure = plots.candidates(Sweep(**{**guidance, "axis": "ranking.best_of", "points": points}))
+    assert figure is not None
+    assert [a.get_ylabel() for a in figure.axes] == ["Frechet distance", "CLIP score", "all right"]
+    assert lines(figure.axes[0]) == {"GLIDE": ([1, 4, 16], [5.0, 6.5, 5.5])}
+    assert {a.get_xscale() for a in figure.axes} == {"log"}
+    assert [t.get_text() for t in figure.axes[2].get_xticklabels()] == ["1", "4", "16"]
+    assert plots.candidates(Sweep(**{**guidance, "points": []})) is None
+
+
+def test_the_blur_has_a_line_for_each_row():
+    def cell(value: float) -> dict:
+        return {"value": value, "low": value - 1, "high": value + 1}
+
+    rows = [{"condition": name, "frechet": [cell(a), cell(b)]} for name, a, b in (("dalle", 6, 3), ("glide", 5, 4))]
+    figure = plots.blur({"radii": [0, 8], "rows": rows, "note": "n = 4"})
+    assert figure is not None
+    assert lines(figure.axes[0]) == {"DALL-E": ([0, 8], [6, 3]), "GLIDE": ([0, 8], [5, 4])}
+
+
 def test_trade_off_prefers_aesthetics_then_accuracy(guidance):
     figure = plots.trade_off(Sweep(**guidance))
     assert figure is not None and figure.axes[1].get_xlabel() == "recall"

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eval.errors import InputError
+from eval.judges.built_in import INCEPTION_FILE, INCEPTION_VARIABLE
 from eval.judges.features import (
-    INCEPTION_FILE,
-    INCEPTION_VARIABLE,
     AttributeExtractor,
     InceptionExtractor,
     batches,

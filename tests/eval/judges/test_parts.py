@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,8 +25,7 @@ class Scores:
 
 @pytest.mark.parametrize("world", [2, 3, 9])
 def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_path, monkeypatch, world):
-    for module in (judges, parts):
-        monkeypatch.setattr(module, "BATCH", 5)
+    monkeypatch.setattr(judges, "BATCH", 5)
     folder = make_folder("a", captions=9, per_caption=2)  # 18 images: three full batches and one of three
     judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(scorers={"lengths": Scores()}))
     alone = look(folder, judge, 5, cache=tmp_path / "one")
@@ -40,8 +41,15 @@ def test_parts_are_joined_to_what_one_process_sees(make_folder, classifier, tmp_
     assert not list((tmp_path / "several" / parts.PARTS).iterdir())
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((64, 64), 128), ((512, 512), 128), ((1024, 1024), 32), ((4096, 4096), 2)]
+)
+def test_a_batch_of_large_pictures_holds_fewer(make_folder, size, expected):
+    assert judges.batch_of(replace(make_folder("a"), size=size)) == expected
+
+
 def test_a_part_lies_on_the_disk_while_it_is_made(make_folder, classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "BATCH", 5)
+    monkeypatch.setattr(judges, "BATCH", 5)
     made = []
 
     def opened(path, shape, dtype, real=parts.open_features):
@@ -69,6 +77,62 @@ def test_batches_are_in_order_and_whole(make_folder):
     for start, images in found:
         assert torch.equal(images, folder.images(start, start + 2))
     assert torch.equal(torch.cat(list(features.batches(folder, 4))), folder.images())
+
+
+class Blank:
+    """A folder of 1,000 pictures of one pixel that knows which were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 1000
+
+    def images(self, start, stop):
+        self.asked += range(start, stop)
+        return torch.arange(start, stop)[:, None, None, None].expand(-1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(("cores", "size", "waiting"), [(4, 128, 1), (16, 128, 2), (16, 8, 16)])
+def test_few_batches_are_decoded_ahead(monkeypatch, cores, size, waiting):
+    """As many as keep all threads busy, each with a part of a batch: large pictures would fill the memory."""
+    monkeypatch.setattr(features, "threads", lambda: cores)
+    folder = Blank()
+    found = part_batches(folder, size)
+    first = next(found)
+    assert first[0] == 0 and torch.equal(first[1][:, 0, 0, 0], torch.arange(size))
+    assert max(folder.asked) < (2 + waiting) * size
+    rest = [first, *found]
+    assert torch.equal(torch.cat([images for _, images in rest])[:, 2, 0, 0], torch.arange(1000))
+    assert sorted(folder.asked) == list(range(1000))
+
+
+class Sees:
+    """A network of features: the mean colours."""
+
+    resizing = "none"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, images):
+        return images.float().mean((2, 3))
+
+
+def test_pictures_are_shown_to_those_that_measure_something_in_them(make_folder, classifier):
+    """Real images to no score of samples; pictures without captions to none that reads captions."""
+    folder, seen = make_folder("a"), {name: Sees(name) for name in ("dinov2", "hpsv2", "laion_aesthetic")}
+    judge = Judges(AttributeExtractor(classifier), published=PublishedJudges(seen, {"vqascore": Scores()}))
+    assert set(look(folder, judge).features) == {"classifier", "dinov2", "hpsv2", "laion_aesthetic", "vqascore"}
+    assert set(look(folder, judge, scores=False).features) == {"classifier", "dinov2"}
+    bare = replace(folder, captioned=False)
+    assert set(look(bare, judge).features) == {"classifier", "dinov2", "laion_aesthetic"}
+    alone = Judges(published=PublishedJudges({"hpsv2": seen["hpsv2"]}))  # then its features are those of the distance
+    assert set(look(bare, alone).features) == set(look(folder, alone, scores=False).features) == {"hpsv2"}
+    scorer = Judges(published=PublishedJudges({}, {"vqascore": Scores()}))
+    assert set(look(folder, scorer).features) == {"vqascore"} and scorer.main == ""
+    with pytest.raises(InputError, match="--metric vqascore gives no features to compare with real images by"):
+        scorer.extractor  # noqa: B018
 
 
 def test_other_captions_are_other_scores_and_the_same_features(make_folder, classifier, tmp_path):

@@ -15,12 +15,13 @@ LOGITS = 3 * np.random.default_rng(0).normal(size=(100, 7)).astype(np.float32)
 def test_splits_are_those_of_torch_fidelity():
     from torch_fidelity.metric_isc import isc_features_to_metric
 
-    expected = isc_features_to_metric(torch.from_numpy(LOGITS), splits=4, shuffle=False)
+    logits = torch.from_numpy(LOGITS).double()
+    expected = isc_features_to_metric(logits, splits=4, shuffle=False)
     found = inception_score_splits(LOGITS, splits=4)
-    assert found[0] == pytest.approx(expected["inception_score_mean"], rel=1e-6)
-    assert found[1] == pytest.approx(expected["inception_score_std"], rel=1e-6)
-    whole = isc_features_to_metric(torch.from_numpy(LOGITS), splits=1, shuffle=False)
-    assert inception_score(LOGITS).value == pytest.approx(whole["inception_score_mean"], rel=1e-6)
+    assert found[0] == pytest.approx(expected["inception_score_mean"], rel=1e-10)
+    assert found[1] == pytest.approx(expected["inception_score_std"], rel=1e-10)
+    whole = isc_features_to_metric(logits, splits=1, shuffle=False)
+    assert inception_score(LOGITS).value == pytest.approx(whole["inception_score_mean"], rel=1e-10)
 
 
 def test_known_values():

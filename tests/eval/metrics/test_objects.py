@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import warnings
 
+import lightning
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
@@ -16,7 +18,8 @@ from eval.metrics.authenticity import authentic
 from eval.metrics.bootstrap import Resampler
 from eval.metrics.clip_score import clip_score
 from eval.metrics.diversity import vendi_interval, vendi_score, within_caption_distance
-from eval.metrics.frechet import FeatureStatistics, frechet_infinity, frechet_interval
+from eval.metrics.frechet import FeatureStatistics, frechet_infinity
+from eval.metrics.frechet_interval import frechet_interval
 from eval.metrics.inception_score import inception_score
 from eval.metrics.kernel import cmmd, kid
 from eval.metrics.objects.base import CaptionMean, CaptionMetric, CaptionShare, measured
@@ -97,6 +100,7 @@ def test_one_update_gives_the_pure_functions_interval(name: str):
     metric, seen = fresh(name)
     metric.update(*seen, torch.from_numpy(CAPTIONS))
     assert metric.interval() == KNOWN[name][2]
+    assert metric.compute().shape == () and metric.compute().item() == KNOWN[name][2].value
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -110,8 +114,9 @@ def test_one_of_several_processes_measures_alone(name: str, monkeypatch: pytest.
     monkeypatch.setattr(metric, "distributed_available_fn", lambda: True)
     monkeypatch.setattr(metric, "dist_sync_fn", gather)
     assert measured(metric, *seen, torch.from_numpy(CAPTIONS)) == KNOWN[name][2]
-    with pytest.raises(AssertionError, match="waited for"):
-        metric.interval()
+    for asks in (metric.interval, metric.compute):
+        with pytest.raises(AssertionError, match="waited for"):
+            asks()
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -133,7 +138,7 @@ def test_precision_and_recall():
     assert metric.intervals() == found.intervals(RESAMPLER)
     plain = PrecisionRecall(REAL)
     plain.update(torch.from_numpy(FEATURES))
-    assert plain.compute()["recall"][0] == pytest.approx(found.recalled.mean())
+    assert plain.compute()["recall"] == pytest.approx(found.recalled.mean())
 
 
 def test_real_images_may_come_by_update():
@@ -145,12 +150,12 @@ def test_real_images_may_come_by_update():
     metric.update(torch.from_numpy(FEATURES))
     x, y = (torch.from_numpy(each).double() for each in (FEATURES, REAL))
     (xx, yy, xy) = ((a @ b.T / D + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    assert metric.compute()[0].item() == pytest.approx(_unbiased(xx, yy, xy), rel=1e-10)
+    assert metric.compute().item() == pytest.approx(_unbiased(xx, yy, xy), rel=1e-10)
     square = torch.from_numpy(REAL[:N]).double()
     oracle = poly_mmd(x, square).item()
     small = KernelDistance(REAL[:N])
     small.update(torch.from_numpy(FEATURES))
-    assert small.compute()[0].item() == pytest.approx(oracle, rel=1e-10)
+    assert small.compute().item() == pytest.approx(oracle, rel=1e-10)
 
 
 def _unbiased(xx: Tensor, yy: Tensor, xy: Tensor) -> float:
@@ -172,7 +177,7 @@ def test_frechet_is_torchmetrics_one():
     streaming.update(torch.from_numpy(REAL), real=True)
     whole.update(torch.from_numpy(FEATURES))
     assert streaming.compute().item() == pytest.approx(oracle.compute().item(), abs=1e-10)
-    assert whole.compute()[0].item() == pytest.approx(oracle.compute().item(), abs=1e-10)
+    assert whole.compute().item() == pytest.approx(oracle.compute().item(), abs=1e-10)
 
 
 def test_streaming_statistics_merge_over_ranks_without_losing_digits():
@@ -187,7 +192,7 @@ def test_streaming_statistics_merge_over_ranks_without_losing_digits():
     first.merge_state(second)
     whole = Frechet(REAL[:N])
     whole.update(torch.from_numpy(FEATURES))
-    assert first.compute().item() == pytest.approx(whole.compute()[0].item(), abs=1e-10)
+    assert first.compute().item() == pytest.approx(whole.compute().item(), abs=1e-10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert StreamingFrechet(2).compute().isnan()
@@ -204,6 +209,13 @@ def test_vendi_is_the_entropy_of_the_kernels_eigenvalues():
     )
 
 
+def test_vendi_is_that_of_its_authors_package():
+    from vendi_score import vendi
+
+    for x in (FEATURES.astype(np.float64), FEATURES[:4].astype(np.float64)):
+        assert vendi_score(x) == pytest.approx(vendi.score_dual(x, normalize=True), rel=1e-10)
+
+
 def test_copies_are_not_authentic():
     rng = np.random.default_rng(1)
     real, other = rng.normal(size=(50, 4)), rng.normal(size=(30, 4))
@@ -216,7 +228,7 @@ def test_copies_are_not_authentic():
     np.testing.assert_array_equal(found[10:], expected)
     metric = Authenticity(real)
     metric.update(torch.from_numpy(other))
-    assert metric.compute()[0].item() == pytest.approx(100 * expected.mean())
+    assert metric.compute().item() == pytest.approx(100 * expected.mean())
 
 
 def test_the_extrapolation_finds_the_distance_of_infinitely_many():
@@ -227,6 +239,62 @@ def test_the_extrapolation_finds_the_distance_of_infinitely_many():
     assert found.low < found.value < found.high and found.value == pytest.approx(1.0, abs=0.15)
     with pytest.raises(ValueError, match="needs 30 samples"):
         frechet_infinity(features[:29], real)
+
+
+class Judging(lightning.LightningModule):
+    """Somebody's module that logs metrics of ours in validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kid, self.score, self.fd = KernelDistance(REAL), CLIPScore(DRAWS), StreamingFrechet(D)
+        self.manifold = PrecisionRecall(REAL)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        features, texts, captions, index = batch
+        self.kid.update(features, captions, index)
+        self.score.update(features, texts, captions, index)
+        self.manifold.update(features, captions, index)
+        self.fd.update(features)
+        if batch_idx == 0:
+            self.fd.update(torch.from_numpy(REAL), real=True)
+        for name, metric in (("kid", self.kid), ("clip_score", self.score), ("fd", self.fd)):
+            self.log(name, metric)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.manifold.compute())
+        self.manifold.reset()
+
+
+def test_a_lightning_module_logs_them_as_it_logs_any(tmp_path):
+    parts = (FEATURES, TEXTS, CAPTIONS, np.arange(N))
+    data = TensorDataset(*(torch.from_numpy(part) for part in parts))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
+    module = Judging()
+    for _ in range(2):  # Lightning resets them after each validation
+        (found,) = trainer.validate(module, DataLoader(data, 8), verbose=False)
+        assert found["kid"] == pytest.approx(KNOWN["kid"][2].value, rel=1e-6)
+        assert found["clip_score"] == pytest.approx(KNOWN["clip"][2].value, rel=1e-6)
+        assert found["fd"] == pytest.approx(KNOWN["frechet"][2].value, rel=1e-6)
+        assert found["recall"] == pytest.approx(manifolds(FEATURES, REAL).recalled.mean(), rel=1e-6)
+
+
+def test_float64_states_stay_on_the_cpu_of_a_device_without():
+    """Apple's MPS raises a TypeError; other states go to the device."""
+
+    def to_device(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor.to("meta")
+
+    metric = StreamingFrechet(D)
+    metric._apply(to_device)
+    assert metric.device.type == "meta" and metric.samples.device.type == "cpu"
+    metric.update(torch.from_numpy(FEATURES))
+    metric.update(torch.from_numpy(REAL), real=True)
+    assert metric.compute().item() == pytest.approx(KNOWN["frechet"][2].value, rel=1e-10)
+    halved = StreamingFrechet(D).half()
+    assert halved.samples.dtype == torch.float64
 
 
 def test_an_index_is_for_all_updates_or_none():

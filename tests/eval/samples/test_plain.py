@@ -123,7 +123,6 @@ def test_rows_without_files_go_in_order(tmp_path: Path):
 
 
 WRONG = {
-    "no column of captions": "file_name,words\na.png,x\n",
     "names 'c.png', which is no picture here": "file_name,caption\nc.png,x\n",
     "has no caption for a.png": "file_name,caption\na.png,\n",
     "gives a.png a second caption": "file_name,caption\na.png,x\na.png,y\n",
@@ -141,12 +140,53 @@ def test_wrong_tables_are_refused_in_a_line(tmp_path: Path, line: str):
         open_folder(tmp_path / "p")
 
 
+def test_a_table_of_labels_gives_no_captions(tmp_path: Path):
+    """A metadata.csv is often one of labels: in a folder it is passed over, by --captions it is refused."""
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "p" / name, picture())
+    place = tmp_path / "p" / "metadata.csv"
+    place.write_text("file_name,label\na.png,3\nb.png,4\n")
+    assert not open_folder(tmp_path / "p").captioned
+    with pytest.raises(InputError, match="no column of captions"):
+        open_folder(tmp_path / "p", place)
+    for name in ("a", "b"):
+        (tmp_path / "p" / f"{name}.txt").write_text(f"a {name}")
+    assert open_folder(tmp_path / "p").captions == ["a a", "a b"]
+
+
+def test_captions_of_real_images_are_not_needed(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "p" / name, picture())
+    (tmp_path / "p" / "a.txt").write_text("a caption")
+    with pytest.raises(InputError, match="1 of 2 pictures have no caption"):
+        open_folder(tmp_path / "p")
+    assert not open_folder(tmp_path / "p", wanted=False).captioned
+    (tmp_path / "p" / "b.txt").write_text("another")
+    assert open_folder(tmp_path / "p", wanted=False).captions == ["a caption", "another"]
+
+
+def test_quotes_of_a_tsv_stay_where_they_are_no_csv_quotes(tmp_path: Path):
+    """As in PartiPrompts' file; a program that quotes as csv does is understood too."""
+    raw = 'file\tprompt\na.png\t"G I G G L E" painted in letters\nb.png\tthe word "WOMBAT"\n'
+    (tmp_path / "raw.tsv").write_text(raw)
+    assert by_table(tmp_path / "raw.tsv", ["a.png", "b.png"]) == {
+        "a.png": '"G I G G L E" painted in letters', "b.png": 'the word "WOMBAT"'
+    }  # fmt: skip
+    (tmp_path / "quoted.tsv").write_text('file\tprompt\na.png\t"say ""hello""\tnow"\n')
+    assert by_table(tmp_path / "quoted.tsv", ["a.png"]) == {"a.png": 'say "hello"\tnow'}
+    (tmp_path / "open.tsv").write_text('file\tprompt\na.png\t"never closed\nb.png\ttwo\n')
+    assert by_table(tmp_path / "open.tsv", ["a.png", "b.png"]) == {"a.png": '"never closed', "b.png": "two"}
+
+
 def test_what_is_no_folder_of_pictures(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
         open_folder(tmp_path / "empty")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="nowhere does not exist: name a folder of pictures"):
         open_folder(tmp_path / "nowhere")
+    save(tmp_path / "one.png", picture())
+    with pytest.raises(InputError, match=r"one\.png is no folder"):
+        open_folder(tmp_path / "one.png")
     save(tmp_path / "p" / "a.png", picture())
     (tmp_path / "p" / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"b\.jpg is no picture"):

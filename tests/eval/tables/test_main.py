@@ -22,7 +22,7 @@ def test_main_table(row):
     ]  # fmt: skip
     assert table.rows[0][3] == Cell("–")
     notes = "\n".join(table.notes)
-    expected = ["n = 512", "256 held-out captions, 2 samples each", "1000 draws", "1024 real images", "eval_clip 34cd"]
+    expected = ["n = 512", "256 captions, 2 samples each", "1000 draws", "1024 real images", "eval_clip 34cd"]
     expected += ["attribute classifier 12ab, 64 features", "on real images: colour 0.987, all 0.250", NO_INCEPTION]
     for words in expected:
         assert words in notes
@@ -54,7 +54,7 @@ def test_seed_and_resizing_are_said(row):
     notes = main_table([given]).notes
     assert "1000 draws (seed 0)." in notes[0] and not any("128 x 64 px" in note for note in notes)
     given["protocol"] |= {"size": [64, 128], "resizing": "bilinear, antialiased"}
-    said = "All pictures have 128 x 64 px; for the Frechet distance's features: bilinear, antialiased."
+    said = "All pictures have 128 x 64 px."
     assert said in main_table([given]).notes
 
 

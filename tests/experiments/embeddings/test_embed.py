@@ -1,6 +1,7 @@
 """`unclip embed`: the embeddings are the CLIP's, row by row, and a second call computes nothing."""
 
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -259,15 +260,20 @@ def test_a_yaml_of_another_size_is_embedded_at_the_clips_size(tmp_path, clip_fol
     """The CLIP sees 16 px: pictures of a stage of 8 px are not enlarged for it. --image-size says otherwise."""
     sizes, config = "train_size: 9, val_size: 5, test_size: 2, cache_dir: null", tmp_path / "stage.yaml"
     found = {}
-    for name, side, words in (("own", 16, []), ("other", 8, []), ("asked", 8, ["--image-size", "8"])):
+    stage = tmp_path / "run" / "clip"
+    shutil.copytree(clip_folder, stage / "export")
+    clips = {"own": clip_folder, "other": stage, "asked": clip_folder}  # A stage's folder stands for the export in it.
+    kept = ["--save-clip", str(tmp_path / "kept")]
+    for name, side, words in (("own", 16, []), ("other", 8, kept), ("asked", 8, ["--image-size", "8"])):
         arguments = f"{{image_size: {side}, {sizes}}}"
         config.write_text(f"data: {{class_path: datamodules.shapes.ShapesDataModule, init_args: {arguments}}}")
-        command = ["embed", str(config), "--clip", str(clip_folder), "--out", str(tmp_path / name), "--device", "cpu"]
+        command = ["embed", str(config), "--clip", str(clips[name]), "--out", str(tmp_path / name), "--device", "cpu"]
         assert main([*command, "--splits", "train", *words]) == 0
         found[name] = np.asarray(open_embeddings(tmp_path / name).rows("train")[range(9)].z_i)
         said = "the CLIP is given pictures of its own 16 pixels, not of the config's 8" in capsys.readouterr().out
         assert said == (name == "other")
     assert np.array_equal(found["own"], found["other"]) and not np.allclose(found["own"], found["asked"])
+    assert FrozenCLIP(str(tmp_path / "kept")).fingerprint == FrozenCLIP(str(clip_folder)).fingerprint
 
 
 def test_a_folder_of_pictures_is_embedded_at_the_clips_size(tmp_path, clip_folder, capsys):

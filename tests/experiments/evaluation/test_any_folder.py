@@ -51,6 +51,10 @@ def test_two_models_of_others_stand_in_one_table(place: Path, capsys: pytest.Cap
     assert evaluate("karlo", "glide3", "--size", "16", "--csv", "all.csv") == 0
     printed = capsys.readouterr().out
     assert "karlo" in printed and "glide3" in printed and "the pictures have no captions" in printed
+    said = " ".join(printed.split())
+    assert "n = 9 a row: pictures without captions. In brackets: 95% bootstrap interval over pictures" in said
+    assert "those of other sizes were brought to it: short side to 16 px" in said
+    assert "Further metrics" in said and "KID" in said and "coverage" in said
     rows = {name: json.loads((place / name / "metrics.json").read_text()) for name in ("karlo", "glide3")}
     assert rows["karlo"]["protocol"] == rows["glide3"]["protocol"]
     protocol = rows["karlo"]["protocol"]
@@ -77,6 +81,22 @@ def test_two_models_of_others_stand_in_one_table(place: Path, capsys: pytest.Cap
     assert {line["n"] for line in lines} == {"9"}
 
 
+def test_pictures_alone(place: Path, capsys: pytest.CaptureFixture):
+    """No real images: nothing is compared, the rest is measured; a run's samples and statistics ask for them."""
+    (place / "captions.csv").write_text("caption\n" + "".join(f"caption {k // 3}\n" for k in range(9)))
+    words = ["karlo", "--size", "16", "--classifier", "classifier", "--captions", "captions.csv", "--cache", ""]
+    assert main(["evaluate", *words, "--bootstrap", "10", "--csv", "all.csv"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "No real images were given by --reference" in printed and "Frechet \u2193" not in printed
+    row = json.loads((place / "karlo" / "metrics.json").read_text())
+    assert row["frechet"] is None and row["diversity"]["value"] > 0
+    assert [line["metric"] for line in csv.DictReader((place / "all.csv").open())] == ["diversity"]
+    assert main(["evaluate", *words, "--statistics", "x.npz"]) == 2
+    assert "are of real images: name them by --reference" in capsys.readouterr().err
+    assert main(["evaluate", "runs/quickstart/samples/glide", "--classifier", "classifier"]) == 2
+    assert "give --reference, as runs/quickstart/samples/reference" in capsys.readouterr().err
+
+
 def test_mixed_sizes_ask_for_a_size(place: Path, capsys: pytest.CaptureFixture):
     assert evaluate("karlo") == 2
     error = capsys.readouterr().err
@@ -96,7 +116,7 @@ def test_captions_put_other_models_beside_ours(place: Path, capsys: pytest.Captu
     lines = [f"{k}.jpg,caption {8 - k}" for k in range(9)]
     (place / "captions.csv").write_text("\n".join(["file_name,caption", *lines]) + "\n")
     assert evaluate("ours", "karlo", "--size", "16") == 2
-    assert "hold samples of different captions" in capsys.readouterr().err
+    assert "karlo has no captions and ours has: name a table of them by --captions" in capsys.readouterr().err
     assert evaluate("ours", "karlo", "--size", "16", "--captions", "captions.csv") == 0
     rows = [json.loads((place / name / "metrics.json").read_text()) for name in ("ours", "karlo")]
     assert rows[0]["protocol"]["captions_digest"] == rows[1]["protocol"]["captions_digest"]
@@ -109,6 +129,11 @@ def test_the_list_of_published_metrics(place: Path, capsys: pytest.CaptureFixtur
         main(["evaluate", "--list"])
     printed = capsys.readouterr().out
     assert not end.value.code and "hpsv2.1 (not here)" in printed and "xswu/HPSv2" in printed
+    (place / "HPS_v2.1_compressed.pt").write_bytes(b"")
+    for words in (["--list", "--weights", str(place)], ["--weights", str(place), "--list"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *words])
+        assert "hpsv2.1 (here)" in capsys.readouterr().out
     assert evaluate("karlo", "--size", "16", "--metric", "dinov2") == 2
     assert "--metric dinov2 needs dinov2_vitl14_pretrain.pth" in capsys.readouterr().err
 
@@ -139,3 +164,8 @@ def test_a_published_metric_by_a_file_of_small_weights(place: Path, capsys: pyte
     expected = FrechetDistance(FeatureStatistics.of(real))(FeatureStatistics.of(ours))
     assert row["published"]["fd_dinov2"]["value"] == pytest.approx(expected, rel=1e-4)
     assert row["published"]["vendi_dinov2"]["value"] == pytest.approx(vendi_score(ours), rel=1e-5)
+    words = ["--reference", "photos", "--size", "24", "--weights", str(place), "--metric", "dinov2", "--cache", ""]
+    assert main(["evaluate", "karlo", *words, "--bootstrap", "10"]) == 0  # and with nothing beside it
+    alone = json.loads((place / "karlo" / "metrics.json").read_text())
+    assert alone["published"] == row["published"] and alone["frechet"] == row["published"]["fd_dinov2"]
+    assert alone["protocol"]["extractor"] == row["protocol"]["published"]["dinov2"]

@@ -514,3 +514,20 @@ def test_statistics_of_another_width_are_refused(run: Path, capsys: pytest.Captu
     ReferenceStatistics(narrow, found.protocol).save(written / "clip.npz")
     assert evaluate(run, "--statistics", str(written / "clip.npz"), conditions=("glide",)) == 2
     assert "holds statistics of 3 features, the clip weights give" in capsys.readouterr().err
+
+
+def test_blur_writes_the_distance_at_every_radius(run: Path, capsys: pytest.CaptureFixture):
+    """At radius 0 it is the distance of `unclip evaluate`; noise comes nearer to pictures under a blur."""
+    assert evaluate(run, conditions=("glide",)) == 0
+    words = ["blur", *(str(run / "samples" / name) for name in ("glide", "real")), "--run", str(run)]
+    words += ["--reference", str(run / "reference"), "--bootstrap", "5", "--radii"]
+    assert main([*words, "4", "0", "4"]) == 0
+    assert "Frechet distance under a Gaussian blur" in capsys.readouterr().out
+    found = json.loads((run / "blur.json").read_text())
+    assert found["radii"] == [0, 4] and [row["condition"] for row in found["rows"]] == ["glide", "real"]
+    plain = json.loads((run / "samples" / "glide" / "metrics.json").read_text())["frechet"]["value"]
+    sharp, soft = (cell["value"] for cell in found["rows"][0]["frechet"])
+    assert sharp == pytest.approx(plain, rel=1e-6) and soft != pytest.approx(sharp, rel=0.01)
+    for radius, said in (("-1", "is 0 or more"), ("nan", "is 0 or more"), ("17", "the pictures have 16 pixels")):
+        assert main([*words, radius]) == 2
+        assert said in capsys.readouterr().err

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -62,8 +63,19 @@ def test_a_command_writes_its_figure(unclip, command):
     assert {path.name for path in folder.parent.iterdir()} == {folder.name}
 
 
+def test_a_figure_in_half_precision_is_nearly_the_same(unclip, tmp_path):
+    pixels = {}
+    for precision in ("32", "bf16"):
+        words = ["a red circle", "--columns", "1", "--steps", "2", "--size", "16", "--precision", precision]
+        code, _, _, folder = unclip("conditioning-grid", *words, out=tmp_path / precision)
+        assert code == 0 and read_figure(folder).how["settings"]["precision"] == precision
+        singles = sorted(folder.glob("images/*.png"))
+        pixels[precision] = torch.stack([torch.from_numpy(np.array(Image.open(path))).float() for path in singles])
+    assert 0 < float((pixels["32"] - pixels["bf16"]).abs().mean()) < 6  # Of 255.
+
+
 def test_every_command_of_the_package_is_here_and_listed():
-    assert set(COMMANDS) | {"complete", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
+    assert set(COMMANDS) | {"complete", "codes", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
 
 
 def test_the_page_holds_what_commands_wrote(unclip, tmp_path):

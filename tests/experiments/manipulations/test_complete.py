@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from PIL import Image
 
 from datamodules.rendered.scenes import make_pair, render
 from experiments.cli import main
-from experiments.manipulations import complete as command
+from experiments.manipulations.tokens import complete as command
 from modules.errors import InputError
 from modules.manipulations.completion import complete
 from modules.pipeline import UnCLIP
@@ -55,6 +57,20 @@ def test_the_command_draws_a_page(stored_run, images, tmp_path, capsys):
     assert len(list((tmp_path / "figure" / "images").iterdir())) == 4
     assert main([*words, "--caption", CAPTIONS[0], "--rows", "4", "--overwrite"]) == 2
     assert "--rows is 4" in capsys.readouterr().err
+
+
+def test_a_run_without_a_stage_and_rows_that_there_are_not_are_refused(stored_run, tmp_path, capsys):
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    words = ["complete", str(tmp_path / "picture.png"), "--caption", CAPTIONS[0], "--out", str(tmp_path / "figure")]
+    for name in ("dvae", "token_transformer"):
+        run = shutil.copytree(stored_run, tmp_path / name, ignore=lambda _, names, name=name: {name} & set(names))
+        assert main([*words, "--run", str(run), "--size", "16", "--rows", "2"]) == 2
+        said = capsys.readouterr().err
+        assert str(run / name) in said and "Traceback" not in said
+    for rows in ("-1", "4"):
+        assert main([*words, "--run", str(stored_run), "--rows", rows]) == 2
+        assert f"--rows is {rows}: of the 4 rows of tokens give 0 to 3" in capsys.readouterr().err
+    assert not (tmp_path / "figure").exists()
 
 
 def test_pictures_are_drawn_in_batches_and_do_not_depend_on_them(stored_run, images, tmp_path, monkeypatch, capsys):

@@ -123,6 +123,17 @@ def test_data_of_others_bring_their_licence_and_attribution(run, tmp_path):
     assert text.count("CC BY-SA 4.0") == 2  # with the data, and under "Licence"
 
 
+def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp_path):
+    path = run / "glide" / "export" / "config.yaml"
+    licence = {"name": "mine-1.0", "text": "Be kind.", "of": "Somebody's decoder"}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "licence": licence}))
+    export(run, tmp_path / "out", ["glide", "clip"])
+    text = (tmp_path / "out" / "glide" / "README.md").read_text()
+    assert "license: mine-1.0" in text and "The weights are fine-tuned from Somebody's decoder. Be kind." in text
+    whole = (tmp_path / "out" / "README.md").read_text()
+    assert "license: other" in whole and "(unCLIP's baseline); licence mine-1.0" in whole
+
+
 def test_what_is_in_the_way_stays(run, tmp_path):
     out = tmp_path / "out"
     export(run, out, ["glide"])

@@ -56,6 +56,13 @@ def test_weights_of_another_number_are_refused_before_the_run_is_read(tmp_path, 
     assert "2 weights do not go with 1 pictures and captions" in capsys.readouterr().err
 
 
+def test_a_mix_takes_no_candidates(tmp_path, picture, capsys):
+    """Nothing chooses among them there, and a manifest must not say so."""
+    words = ["mix", str(picture), "--run", "nowhere", "--out", str(tmp_path / "out")]
+    assert main([*words, "--best-of", "4", "--rank-clip", "x"]) == 2
+    assert "--best-of" in capsys.readouterr().err
+
+
 def test_offloaded_samples_are_the_same_and_precision_is_recorded(stored_run, tmp_path):
     words = ["sample", "a red circle", "--run", str(stored_run), "--out"]
     assert main([*words, str(tmp_path / "plain")]) == 0

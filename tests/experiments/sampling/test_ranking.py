@@ -13,6 +13,7 @@ from eval.samples.conditions import colour, in_order, label, rows_in
 from eval.samples.folder import SampleFolder
 from experiments.cli import main
 from experiments.evaluation.judges import refuse_named_clip
+from experiments.sampling.ranking import ranking_clip
 from modules.clip.frozen import FrozenCLIP
 from modules.conditions import CONDITIONS, ranked, row_name
 from modules.errors import InputError
@@ -62,6 +63,17 @@ def test_what_makes_no_sense_is_refused(words, stored_run, rank_clip, extra, mes
     names = {"OTHER": str(rank_clip), "RUN/clip": str(stored_run / "clip")}
     assert main([*words, *(names.get(word, word) for word in extra)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_without_a_clip_is_ranked_too_but_not_by_the_clip_that_guides(stored_run, rank_clip, tmp_path):
+    """As a run of GLIDE's released weights, which read captions by themselves."""
+    shutil.copytree(stored_run / "glide", tmp_path / "run" / "glide")
+    system = UnCLIP(tmp_path / "run")
+    found = ranking_clip(system, str(rank_clip))
+    assert found.fingerprint == FrozenCLIP(str(rank_clip)).fingerprint
+    system.guiding_clip = found
+    with pytest.raises(InputError, match="guides the decoder"):
+        ranking_clip(system, str(rank_clip))
 
 
 def test_a_judge_is_refused_by_sampling_and_a_ranking_clip_by_evaluation(

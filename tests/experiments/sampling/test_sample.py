@@ -215,6 +215,32 @@ def test_the_config_hash_knows_the_condition_and_every_stage_that_took_part(samp
         first = tiny_first
 
 
+def test_pictures_of_genevals_prompts_lie_as_its_program_reads_them(sample, stored_run, tmp_path, capsys):
+    """Each prompt's folder holds its metadata and its pictures; what is no prompt of GenEval's is refused at once."""
+    rows = [
+        {"tag": "colors", "include": [{"class": "circle", "count": 1, "color": c}], "prompt": f"a small {c} circle"}
+        for c in ("red", "blue")
+    ]
+    prompts = tmp_path / "evaluation_metadata.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("-n", "2", "--condition", "text_embedding", "--geneval", tmp_path / "layout")
+    folder = sample("a", "--captions", prompts, *words)
+    for k, row in enumerate(rows):
+        place = tmp_path / "layout" / f"{k:05d}"
+        assert json.loads((place / "metadata.jsonl").read_text()) == row
+        assert sorted(path.name for path in (place / "samples").iterdir()) == ["0000.png", "0001.png"]
+        for n in range(2):
+            with Image.open(place / "samples" / f"{n:04d}.png") as picture:
+                expected = folder.images(2 * k + n, 2 * k + n + 1)[0].permute(1, 2, 0).numpy()
+                np.testing.assert_array_equal(np.asarray(picture), expected)
+    again = ["sample", "--run", str(stored_run), "--out", str(tmp_path / "b"), *map(str, words)]
+    assert main([*again, "--captions", str(prompts)]) == 2
+    assert "layout is there already" in capsys.readouterr().err
+    assert main([*again[:-1], str(tmp_path / "new"), CAPTIONS[0]]) == 2
+    assert "has no metadata of GenEval" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists() and not (tmp_path / "new").exists()
+
+
 def test_a_folder_is_replaced_only_when_told(sample, stored_run, tmp_path, capsys):
     before = sample("a", CAPTIONS[0], "--condition", "caption_only")
     content = (tmp_path / "a" / "manifest.jsonl").read_text()

@@ -138,6 +138,26 @@ def test_independent_stages_run_side_by_side(folder, monkeypatch):
     assert not any(line.endswith(" e") for line in lines)
 
 
+def test_a_stage_that_takes_two_cores_has_them_for_itself(folder, monkeypatch, capsys):
+    suite = Path("suite.yaml")
+    suite.write_text(suite.read_text().replace("cost: 5", "cost: 5, cores: 2"))
+    monkeypatch.setattr("experiments.suites.reproduce.available_cores", lambda: 2)
+    monkeypatch.setenv("SECONDS_b", "0.3")
+    assert reproduce("--only", "d") == 0
+    lines = journal()
+    assert lines[lines.index("start b") + 1] == "end b"  # c is ready as soon as b, and waits
+    out = capsys.readouterr().out
+    assert "OMP_NUM_THREADS=2 python work.py b" in out
+    assert "OMP_NUM_THREADS=1 python work.py c" in out
+    assert json.loads(Path("runs/x/b/stage.json").read_text())["threads"] == 2
+    suite.write_text(suite.read_text().replace("inputs: [c.txt]", "cost: 9"))
+    monkeypatch.setenv("SECONDS_c", "0.3")
+    assert reproduce("--only", "d", "--again", "b") == 0
+    assert journal()[:3] == ["start c", "end c", "start b"]  # there is one place beside c, too few for b
+    assert reproduce("--jobs", "1", "--again", "b", "--only", "b") == 0  # a machine of fewer cores than that
+    assert journal() == ["start b", "end b"]
+
+
 def test_a_record_says_what_was_done(folder):
     assert reproduce("--only", "b") == 0
     record = json.loads(Path("runs/x/b/stage.json").read_text())

@@ -125,6 +125,9 @@ def test_a_command_that_cannot_be_read_and_an_output_elsewhere_are_refused(tmp_p
         ("cost: -1", "'cost' is minutes, 0 or more, not -1"),
         ("cost: .nan", "'cost' is minutes, 0 or more, not nan"),
         ("cost: .inf", "'cost' is minutes, 0 or more, not inf"),
+        ("cores: 0", "'cores' is how many cores the stage takes, 1 or more, not 0"),
+        ("cores: two", "'cores' is how many cores the stage takes, 1 or more, not 'two'"),
+        ("cores: true", "'cores' is how many cores the stage takes, 1 or more, not True"),
     ],
 )
 def test_misspelt_keys_and_impossible_costs_are_refused(write, more, message):

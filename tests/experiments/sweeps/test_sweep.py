@@ -112,6 +112,9 @@ def test_points_of_more_candidates_go_on_from_those_of_fewer(run: Path, tiny, mo
     assert main(["sample", "--run", str(run), *words]) == 0
     drawn, point = SampleFolder.open(run.parent / "drawn"), SampleFolder.open(run / found.points[2]["folder"])
     assert (drawn.images().int() - point.images().int()).abs().max() <= 1
+    told = [[(r.get("best_of"), r.get("rank_clip")) for r in folder.records] for folder in (drawn, point)]
+    assert told[0][: len(told[1])] == told[1] and None not in told[1][0]
+    assert "rank_clip" not in SampleFolder.open(run / found.points[0]["folder"]).records[0]
     capsys.readouterr()
     assert sweep(run, "--clip", str(clip), points=[{"ranking.best_of": [2]}], **changes) == 2
     assert "is the CLIP that judges" in capsys.readouterr().err

@@ -70,7 +70,10 @@ def test_whitening_is_kept_with_the_weights_behind_it(config, tiny, tmp_path):
     whitening.mean.fill_(0.25)
     whitening.matrix.mul_(2)
     save_file(network.state_dict(), tmp_path / "given.safetensors")
+    (tmp_path / "README.md").write_text("---\nlicense: mine-1.0\n---\n# Somebody's decoder\n\n## Licence\n\nBe kind.\n")
     assert main(config("decoder", str(tmp_path / "given.safetensors"), changes)) == 0
+    about = yaml.safe_load((tmp_path / "run" / "decoder" / "export" / "config.yaml").read_text())
+    assert about["licence"] == {"name": "mine-1.0", "text": "Be kind.", "of": "Somebody's decoder"}
     after = exported(tmp_path / "run", "decoder")
     assert torch.equal(after["clip_features.whitening.mean"], whitening.mean)
     assert torch.equal(after["clip_features.whitening.matrix"], whitening.matrix)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import Laplace
+from torchmetrics.utilities import dim_zero_sum
 
 from modules.batches import ImageTextBatch
+from modules.dalle1.code_counts import CodeCounts
 from modules.dalle1.dvae import DVAE
 from modules.dalle1.schedules import CosineSchedule, DVAESchedules
 from modules.errors import InputError
@@ -162,6 +165,22 @@ def test_tokens_decode_as_their_one_hot_vectors_do():
     torch.testing.assert_close(network.decoder.of_tokens(tokens), network.decoder(weights))
 
 
+def test_under_bfloat16_both_sides_of_the_relaxation_are_float32(images):
+    """The released code has float32 convolutions there; what lies between them is bfloat16."""
+    network, seen = small(), {}
+    for name in ("encoder.output", "decoder.input", "decoder.output"):
+        network.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output})
+        )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(to_unit(images), torch.zeros(1, 1, 1, 1), 0.5)
+        relaxed = torch.softmax(found["logits"] / 0.5, dim=1)
+        tokens = network.decoder.of_tokens(found["logits"].argmax(1))
+    assert [seen[name].dtype for name in seen] == [torch.float32, torch.float32, torch.bfloat16]
+    assert found["logits"].dtype == torch.float32 and tokens.dtype == torch.bfloat16
+    torch.testing.assert_close(seen["decoder.input"], F.conv2d(relaxed, *network.decoder.input.parameters()))
+
+
 def test_sizes_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="image_size"):
         small(image_size=9)
@@ -188,6 +207,18 @@ def test_the_use_of_codes_is_counted():
     even = code_use(torch.tensor([[0, 1], [2, 3]]), 8)
     assert (even.perplexity.item(), even.used.item()) == (pytest.approx(4), 0.5)
     assert code_use(torch.zeros(9, dtype=torch.int64), 8).perplexity == pytest.approx(1)
+
+
+def test_the_use_of_codes_is_counted_over_batches():
+    """Two batches of one code each use two codes of four, where each batch by itself uses one."""
+    for number, expected in (("perplexity", 2.0), ("used", 0.5)):
+        metric = CodeCounts(4, number)
+        for code in (1, 3):
+            metric.update(torch.full((2, 3), code))
+        assert metric.compute() == pytest.approx(expected)
+        assert metric._reductions["counts"] is dim_zero_sum  # So it is over ranks.
+        metric.reset()
+        assert metric.counts.sum() == 0
 
 
 def test_it_fits_a_batch(images):
@@ -260,10 +291,44 @@ def test_training_follows_the_schedules_and_exports_what_it_trained(tiny, shapes
     found = trainer.callback_metrics
     for name in ("loss", "reconstruction", "kl", "bound_gap", "code_perplexity", "codes_used", "psnr"):
         assert torch.isfinite(found[f"val/{name}"])
+    assert (found["train/beta"], found["train/temperature"]) == (ramp.at(4), schedules.temperature.at(4))
+    assert found["train/reconstruction"] + ramp.at(4) / 12 * found["train/kl"] == pytest.approx(found["train/loss"])
     batch = shapes().dataset("val").__getitems__(range(6))
-    assert stage.show_samples(batch).shape == (12, 3, 16, 16)
+    shown = stage.show_samples(batch)
+    torch.testing.assert_close(shown[6:], batch.images)
+    torch.testing.assert_close(shown[:6], stage.averaged_model.decode(stage.averaged_model.encode(batch.images)))
     assert stage.predictions(batch, [])["tokens"].shape == (6, 8, 8)
     assert stage.model.beta == 4 and stage.averaged_model.beta == 4
+
+
+def test_validation_measures_both_terms_the_gap_the_codes_and_the_picture(images):
+    """Each from its definition, at the temperature of the step."""
+    schedules = DVAESchedules(temperature=CosineSchedule(0.7, 0.7, 0))
+    stage, batch = DVAE(small(), schedules), batch_of(images)
+    stage._trainer = SimpleNamespace(global_rank=0, global_step=0)  # type: ignore[assignment]
+    with torch.no_grad():
+        found, x = stage.judge(batch), to_unit(images)
+        network, noise = stage.averaged, stage.averaged_model.gumbel(4, stage.generator(1, 0))
+        logits = network.encoder(x)
+        relaxed, true = (
+            nll(x, *network.decoder(codes).chunk(2, dim=1)).mean()
+            for codes in (
+                torch.softmax((logits + noise) / 0.7, dim=1),
+                F.one_hot((logits + noise).argmax(1), 6).permute(0, 3, 1, 2).float(),
+            )
+        )
+        tokens = logits.argmax(1)
+        again = as_images(network.decoder.of_tokens(tokens))
+    torch.testing.assert_close(found["reconstruction"], relaxed)
+    torch.testing.assert_close(found["bound_gap"], true - relaxed, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["kl"], kl_to_uniform(logits).mean())
+    assert found["codes_used"].compute() == pytest.approx(len(tokens.unique()) / 6)
+    share = torch.bincount(tokens.flatten()).double() / tokens.numel()
+    assert found["code_perplexity"].compute() == pytest.approx(
+        math.exp(-share[share > 0].mul(share[share > 0].log()).sum())
+    )
+    error = ((again - images) / 2).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(found["psnr"], 10 * torch.log10(1 / error))
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(tiny, shapes, tmp_path):

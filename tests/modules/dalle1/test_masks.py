@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.networks.dalle1.masks import image_mask, layer_masks, sequence_mask, visible_places
+from modules.networks.dalle1.masks import MASKS, image_mask, layer_masks, sequence_mask, visible_places
 
 # What the query Q sees: itself and #. The grid is 4 x 4, in raster order.
 PICTURES = {
@@ -44,6 +44,21 @@ PICTURES = {
         #.##
         #.#Q
         ....""",
+    ("raster_convolutional", 9): """
+        ....
+        ###.
+        #Q..
+        ....""",
+    ("raster_convolutional", 12): """
+        ....
+        ...#
+        ##.#
+        Q...""",
+    ("raster_convolutional", 11): """
+        ....
+        ..##
+        #.#Q
+        ....""",
     ("dense", 6): """
         ####
         ##Q.
@@ -60,7 +75,7 @@ def test_a_query_sees_what_the_picture_shows(name, query):
     assert image_mask(name, 4, 3)[query].tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("name", ["row", "column", "convolutional", "dense"])
+@pytest.mark.parametrize("name", MASKS)
 def test_nothing_that_follows_is_seen_and_every_token_sees_itself(name):
     mask = image_mask(name, 6, 3)
     assert not mask.triu(1).any() and mask.diagonal().all()
@@ -72,17 +87,27 @@ def test_a_row_is_the_previous_tokens_up_to_the_one_straight_above():
     assert image_mask("row", 4)[9].sum() == 5
 
 
-def test_the_papers_window_reaches_five_places():
-    mask = image_mask("convolutional", 32, 11)
+@pytest.mark.parametrize("name", ["convolutional", "raster_convolutional"])
+def test_the_papers_window_reaches_five_places(name):
+    mask = image_mask(name, 32, 11)
     seen = mask[16 * 32 + 16].nonzero()[:, 0]
     assert len(seen) == 5 * 11 + 6
     assert (seen.min().item(), seen.max().item()) == (11 * 32 + 11, 16 * 32 + 16)
+
+
+def test_a_window_in_raster_order_is_the_same_for_every_token():
+    """Like the row mask, and unlike a torus: a band of the matrix, wherever the token stands (figure 11 d)."""
+    mask = image_mask("raster_convolutional", 6, 3)
+    for query in range(1, 36):
+        assert torch.equal(mask[query, 1 : query + 1], mask[query - 1, :query])
+    assert not torch.equal(image_mask("convolutional", 6, 3)[12, 1:13], image_mask("convolutional", 6, 3)[11, :12])
 
 
 def test_the_order_of_layers_is_the_papers():
     order = layer_masks(64)
     assert [k + 1 for k, name in enumerate(order) if name == "column"] == list(range(2, 64, 4))
     assert order[63] == "convolutional" and order.count("row") == 47
+    assert layer_masks(5, "raster_convolutional")[3:] == ["row", "raster_convolutional"]
     assert layer_masks(5) == ["row", "column", "row", "row", "convolutional"]
 
 

@@ -125,21 +125,30 @@ def test_a_pickled_module_is_refused_with_the_way_to_convert_it(theirs, tmp_path
 
 
 def test_the_command_writes_a_stage_that_draws_as_theirs(theirs, tmp_path, capsys):
-    for name, state, write in zip(("e.safetensors", "d.pt"), states(theirs), (save_file, torch.save), strict=True):
-        write(state, tmp_path / name)
-    words = ["import-dvae", "--encoder", str(tmp_path / "e.safetensors"), "--decoder", str(tmp_path / "d.pt")]
-    words += ["--out", str(tmp_path / "dvae"), "--image-size", "16"]
+    files, run = tmp_path / "files", tmp_path / "run"
+    files.mkdir()
+    words = ["import", "dvae", str(files), "--out", str(run), "--image-size", "16"]
+    for name, state, write in zip(
+        ("encoder.safetensors", "decoder.pt"), states(theirs), (save_file, torch.save), strict=True
+    ):
+        lost = name.partition(".")[0]
+        assert main(words) == 2 and f"holds no {lost}: give a folder with" in capsys.readouterr().err
+        write(state, files / name)
     assert main(words) == 0
-    assert "16 px to 4 x 4 tokens of 11" in capsys.readouterr().out
-    model = load_model(tmp_path / "dvae", DVAEModel).model
+    assert "dvae; README.md says whose they are" in capsys.readouterr().out
+    model = load_model(run / "dvae", DVAEModel).model
+    assert (model.image_size, model.grid) == (16, 4)
     images = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         expected = theirs[0](0.8 * (images + 1) / 2 + 0.1).argmax(1)
     assert torch.equal(model.encode(images), expected)
-    config = yaml.safe_load((tmp_path / "dvae" / "export" / "config.yaml").read_text())
+    config = yaml.safe_load((run / "dvae" / "export" / "config.yaml").read_text())
     assert config["init_args"]["network"]["init_args"]["multipliers"] == [1, 2, 4]
     assert main(words) == 2
-    assert "pass --overwrite" in capsys.readouterr().err
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    for size, told in (("18", "must be a multiple of 2^(groups - 1), 4"), ("0", "must be 1 or more")):
+        assert main([*words[:-1], size, "--overwrite"]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_files_of_something_else_are_refused_in_words(theirs):

@@ -124,11 +124,11 @@ def test_captions_are_left_out_as_often_as_asked():
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.parametrize("masks", [["row"] * 2, ["column"] * 2, ["convolutional"] * 2, None], ids=str)
+@pytest.mark.parametrize("masks", [["row"] * 2, ["column"] * 2, ["convolutional"] * 2, "paper", None], ids=str)
 @torch.no_grad()
 def test_the_cache_changes_no_token_and_no_logit(masks, guidance):
     """Against the whole sequence evaluated anew for each token."""
-    own = network(**({} if masks is None else {"depth": 2, "masks": masks}))
+    own = network(**({"depth": 2, "masks": masks, "kernel": 3} if isinstance(masks, list) else {"masks": masks}))
     text = torch.tensor([[1, 2, 0], [3, 4, 5], [1, 2, 0]])
     uniform = torch.rand(3, TOKENS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     seen: list[torch.Tensor] = []
@@ -207,6 +207,8 @@ def test_a_transformer_of_other_tokens_than_the_dvaes_is_refused():
         check_tokens(network(num_codes=9), dvae)
     with pytest.raises(ValueError, match="masks names 1 layers"):
         network(masks=["row"])
+    assert network(masks="paper").transformer.masks == ["row", "column", "row", "raster_convolutional"]
+    assert network().transformer.masks == ["row", "column", "row", "convolutional"]
     with pytest.raises(InputError, match="needs a dVAE"):
         TokenTransformerModel(network()).tokens_of(torch.zeros(1, 3, 6, 6))
 

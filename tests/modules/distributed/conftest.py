@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +15,8 @@ from unittest import mock
 
 import pytest
 import torch
+
+from benchmarks.trials.forked import Forked
 
 HERE = Path(__file__).parent
 # Before 2.7, torch's FSDP2 asks a CPU for streams that it has not.
@@ -41,9 +41,8 @@ def run_ranks(folder: Path, jobs: dict[str, Any], embeddings: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
     ranks = []
     for rank in range(2):
-        log = (folder / f"rank{rank}.log").open("w")
-        command = [sys.executable, str(HERE / "worker.py"), str(folder), str(rank)]
-        ranks.append(subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=subprocess.STDOUT))
+        words, log = [str(folder), str(rank)], folder / f"rank{rank}.log"
+        ranks.append(Forked(words, root, environment, log, program=HERE / "worker.py"))
     end = time.monotonic() + LIMIT
     try:
         # When one rank fails, the other waits for it: stop then, not at the limit.
@@ -150,6 +149,7 @@ def two(one: Callable[[str], Any], embeddings: Path, tmp_path_factory: pytest.Te
     }
     jobs["fsdp2_narrow"] = {"stage": "narrow", "strategy": "fsdp2", "batch_size": 4}
     jobs["ddp_clip_sam"] = {"stage": "clip_sam", "strategy": "ddp", "batch_size": 4, "steps": 1}
+    jobs["odd"] = {"odd": True, "strategy": "ddp"}
     saved = str(one("narrow")[1] / "saved.ckpt")
     jobs["fsdp2_resumed"] = {"stage": "narrow", "strategy": "fsdp2", "batch_size": 4, "resumed": saved}
     for kind in ("ddp", "fsdp2"):

@@ -158,6 +158,57 @@ def train(tiny: Any, name: str, embeddings: str, root: Path, batch_size: int, **
     return record.result(trainer, module)
 
 
+ODD = 13
+"""Samples of a split that two ranks do not divide: they see 7 and 6."""
+
+
+def odd_validation(tiny: Any, name: str, root: Path, **options: Any) -> dict[str, float]:
+    """What a LightningModule logs in the validation of `ODD` samples, all of which are judged."""
+    import lightning
+
+    from datamodules.rendered import scenes
+    from datamodules.shapes import ShapesDataModule
+    from eval.judges.attributes import AttributeClassifier
+
+    torch.manual_seed(0)
+    if name == "classifier":
+        attributes = {key: list(classes) for key, classes in scenes.ATTRIBUTES.items()}
+        module, side, batch_size = AttributeClassifier(attributes, image_size=16, width=4, features=5), 16, 4
+    else:
+        module, side, batch_size = stage_of(tiny, name), 32, 16  # A stage judges its first batch.
+    data = ShapesDataModule(side, batch_size, train_size=16, val_size=ODD, test_size=12, cache_dir=None)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    settings = {"accelerator": "cpu", "default_root_dir": str(root), "use_distributed_sampler": False, **quiet}
+    trainer = lightning.Trainer(**settings, **options)
+    (found,) = trainer.validate(module, datamodule=data, verbose=False)
+    return {key: float(value) for key, value in found.items()}
+
+
+def odd_metrics(rank: int = 0, world: int = 1) -> dict[str, list[float]]:
+    """Intervals of metric objects of `ODD` samples, the first of them on every rank, as samplers that pad have it."""
+    from eval.metrics.objects.base import CaptionShare
+    from eval.metrics.objects.distances import Frechet, KernelDistance, StreamingFrechet
+
+    draw = torch.Generator().manual_seed(0)
+    features, real = torch.randn(ODD, 4, generator=draw), torch.randn(20, 4, generator=draw) + 0.5
+    rows = torch.tensor([*range(rank, ODD, world), 0])
+    objects = {"share": CaptionShare(20), "kid": KernelDistance(real, 20), "frechet": Frechet(real, 20)}
+    for name, metric in objects.items():
+        values = (features[:, 0] > 0).double() if name == "share" else features
+        metric.update(values[rows], rows // 2, rows)
+    streaming = StreamingFrechet(4)
+    streaming.update(features[rank::world])
+    streaming.update(real[rank::world], real=True)
+    return {name: list(metric.interval()) for name, metric in objects.items()} | {"sums": [float(streaming.compute())]}
+
+
+def odd(tiny: Any, root: Path, rank: int) -> dict[str, dict[str, Any]]:
+    """All that is judged of `ODD` samples by two ranks."""
+    options = {"strategy": "ddp", "devices": WORLD}
+    stages = {name: odd_validation(tiny, name, root, **options) for name in ("classifier", "upsampler")}
+    return {**stages, "metrics": odd_metrics(rank, WORLD)}
+
+
 def strategy(kind: str) -> Any:
     """What Trainer(strategy=...) takes."""
     if kind == "ddp":
@@ -213,7 +264,7 @@ def main(folder: Path, rank: int) -> None:
     for name, job in plan["jobs"].items():
         root = folder / name
         root.mkdir(exist_ok=True)
-        result = run_job(tiny, job, plan["embeddings"], root, rank)
+        result = odd(tiny, root, rank) if job.get("odd") else run_job(tiny, job, plan["embeddings"], root, rank)
         torch.save(result, folder / f"{name}.{rank}.pt")
     torch.distributed.destroy_process_group()
 

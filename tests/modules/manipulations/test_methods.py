@@ -207,6 +207,10 @@ def test_a_decoder_with_tokens_of_its_own_is_given_these(stored_run, tiny, monke
     system.text_to_image("a red circle", size=16)
     own = CharacterTokenizer(tiny.CONTEXT)(["a red circle"])
     assert torch.equal(given[0], own) and not given[1].any()  # With the caption, and without for guidance.
+    given.clear()
+    system.text_to_image("a red circle", negative="a blue square", size=16)
+    away = CharacterTokenizer(tiny.CONTEXT)(["a blue square"])
+    assert torch.equal(given[0], own) and torch.equal(given[1], away)
 
 
 def test_an_upsampler_with_text_is_given_the_caption(stored_run, tiny, monkeypatch):

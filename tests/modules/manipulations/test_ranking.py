@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from modules.errors import InputError
 from modules.manipulations.ranking import STRIDE, best_of, candidate_places, check_ranking_clip
@@ -90,4 +91,8 @@ def test_a_clip_that_conditions_or_judges_is_refused(stored_run, tiny, tmp_path,
     shutil.copytree(run / name, tmp_path / "other")
     with pytest.raises(InputError, match=role):
         check_ranking_clip(str(tmp_path / "other" / "export"), run)
+    weights = tmp_path / "other" / "export" / "open_clip_model.safetensors"
+    save_file(load_file(weights), weights, metadata={"written": "anew"})  # Other bytes, the same CLIP.
+    with pytest.raises(InputError, match=role):
+        check_ranking_clip(str(tmp_path / "other"), run)
     check_ranking_clip(str(tiny.write_clip(tmp_path / "third", seed=2)), run)

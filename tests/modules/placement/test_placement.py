@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modules import trained_run
 from modules.errors import InputError
 from modules.models.exports import load_model
 from modules.pipeline import UnCLIP
@@ -36,6 +37,26 @@ def test_a_stage_that_leaves_is_freed(stored_run):
         assert weight() is None and network() is None
     finally:
         gc.enable()
+
+
+def test_a_stage_and_the_clip_are_not_in_memory_together(stored_run, monkeypatch):
+    """Nor while the stage is checked against the CLIP, when it is read for the first time."""
+    networks, beside = [], []
+    load, make = trained_run.load_model, trained_run.FrozenCLIP
+
+    def loading(*given, **named):
+        stored = load(*given, **named)
+        networks.append(weakref.ref(stored.model.network))
+        return stored
+
+    def making(folder):
+        beside.append([ref for ref in networks if ref() is not None])
+        return make(folder)
+
+    monkeypatch.setattr(trained_run, "load_model", loading)
+    monkeypatch.setattr(trained_run, "FrozenCLIP", making)
+    UnCLIP.from_run(stored_run, offload=True).generate(CAPTIONS[:1])
+    assert beside and not any(beside) and len(networks) == 3
 
 
 def test_a_model_that_was_put_in_place_stays(stored_run):
@@ -78,6 +99,17 @@ def test_on_a_cpu_half_precision_is_float32_with_rounded_matrices(stored_run, na
     batch = plain.example_batch(2)
     got, wanted = half.output(batch), plain.output(batch)
     assert got.dtype == torch.float32 and torch.equal(got, wanted)
+
+
+def test_a_dvae_stays_in_float32(stored_run):
+    whole, half = UnCLIP.from_run(stored_run), UnCLIP.from_run(stored_run, precision="bf16")
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    drawn = [
+        system.generate(CAPTIONS[:1], "dvae_reconstruction", images=images, upsample=False) for system in (whole, half)
+    ]
+    assert torch.equal(*drawn)
+    assert torch.isfinite(half.generate(CAPTIONS[:1], "dalle", upsample=False)).all()
+    assert half.token_prior("token_transformer").network.image_out.weight.dtype == torch.bfloat16
 
 
 def test_files_in_bfloat16_are_read_as_what_they_hold(stored_run, tmp_path):

@@ -89,7 +89,7 @@ def network(state: State, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, de
     """(B, C, H, W) noised pictures (for the upsampler, enlarged ones behind), (B,) timesteps -> (B, 6, H, W)."""
     half = len(state["input_blocks.0.0.weight"]) // 2
     angles = t[:, None].float() * torch.exp(-math.log(10000) * torch.arange(half) / half)
-    waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+    waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
     vector, context = text(state, tokens, mask)
     emb = linear(state, "time_embed.2", F.silu(linear(state, "time_embed.0", waves))) + vector
 

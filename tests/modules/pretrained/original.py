@@ -143,9 +143,9 @@ def decoder(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
     return found
 
 
-def glide(upsampler: bool, length: int = 8, width: int = 64, words: int = 20) -> dict[str, Tensor]:
-    """GLIDE's base model or upsampler at a small size: two levels, the lower one with attention."""
-    levels, depth, emb = ([64, 128], 2, 256) if not upsampler else ([32, 64], 1, 128)
+def glide(upsampler: bool, length: int = 8, width: int = 64, words: int = 20, upper: int = 1) -> dict[str, Tensor]:
+    """GLIDE's base model or upsampler at a small size: `upper` levels of one width, and a lowest one with attention."""
+    levels, depth, emb = ([64] * upper + [128], 2, 256) if not upsampler else ([32] * upper + [64], 1, 128)
     shapes: dict[str, tuple[int, ...]] = {
         "token_embedding.weight": (words, width),
         "positional_embedding": (length, width),
@@ -167,10 +167,10 @@ def glide(upsampler: bool, length: int = 8, width: int = 64, words: int = 20) ->
     for level, out in enumerate(levels):
         for _ in range(depth):
             shapes |= _residual(f"input_blocks.{number}.0", now, out, emb)
-            shapes |= _attention(f"input_blocks.{number}.1", out, width) if level else {}
+            shapes |= _attention(f"input_blocks.{number}.1", out, width) if level == upper else {}
             now, number = out, number + 1
             skips.append(now)
-        if level == 0:
+        if level < upper:
             shapes |= _residual(f"input_blocks.{number}.0", now, now, emb)
             number += 1
             skips.append(now)
@@ -180,10 +180,10 @@ def glide(upsampler: bool, length: int = 8, width: int = 64, words: int = 20) ->
     for level, out in reversed(list(enumerate(levels))):
         for block in range(depth + 1):
             shapes |= _residual(f"output_blocks.{number}.0", now + skips.pop(), out, emb)
-            shapes |= _attention(f"output_blocks.{number}.1", out, width) if level else {}
+            shapes |= _attention(f"output_blocks.{number}.1", out, width) if level == upper else {}
             now = out
             if level and block == depth:
-                shapes |= _residual(f"output_blocks.{number}.2", now, now, emb)
+                shapes |= _residual(f"output_blocks.{number}.{2 if level == upper else 1}", now, now, emb)
             number += 1
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}

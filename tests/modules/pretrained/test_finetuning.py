@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
+from modules.images.degradations import random_crop
 from modules.models.base import Model
 from modules.models.exports import build
 from modules.networks.frozen_text import real_tokens
@@ -25,6 +27,9 @@ pytest.importorskip("diffusers")
 B, LENGTH, DIM, WIDTH = 6, 77, 16, 24
 SEED = 1
 """Of the losses' draws, with which some captions are dropped and some are not."""
+
+AT_ZERO = 110
+"""Of the upsampler's, which draws a timestep of 0."""
 
 NULL = B - 1
 """The row of the captions that stands for the empty one."""
@@ -153,6 +158,40 @@ def test_the_decoders_loss_is_that_of_diffusers_networks(folder, pairs):
     output = unet(sample=x_t, timestep=t, encoder_hidden_states=hidden, class_labels=added, attention_mask=seen).sample
     wanted = model.objective.loss(output, images, noise, t).mean()
     torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=0)
+
+
+def test_the_upsamplers_loss_is_that_of_diffusers_networks(folder):
+    """Some of the batch are at t = 0, where the second network answers."""
+    from diffusers import UnCLIPScheduler, UNet2DModel
+
+    place, size = folder[0], 32
+    for seed, name in enumerate(("super_res_first", "super_res_last")):
+        torch.manual_seed(seed)
+        made = UNet2DModel(
+            sample_size=size,
+            in_channels=6,
+            out_channels=3,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("ResnetDownsampleBlock2D",) * 2,
+            up_block_types=("ResnetUpsampleBlock2D",) * 2,
+            add_attention=False,
+        )
+        made.eval().save_pretrained(place / name)
+    first, last = (UNet2DModel.from_pretrained(place / f"super_res_{name}").eval() for name in ("first", "last"))
+    model = replace(model_of(karlo.upsampler(place)), corruption="none", crop=0.5)
+    images = torch.rand(B, 3, size, size, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    ours = model.loss(ImageTextBatch(images, [""] * B, torch.arange(B)), torch.Generator().manual_seed(AT_ZERO))
+
+    generator = torch.Generator().manual_seed(AT_ZERO)
+    x0 = random_crop(images, size // 2, model.network.factor, generator)
+    low = F.interpolate(x0, scale_factor=1 / model.network.factor, mode="bicubic", antialias=True).clamp(-1, 1)
+    enlarged = F.interpolate(low, size=x0.shape[2:], mode="bicubic", antialias=True)
+    t, noise, _ = model.objective.draw(x0, generator)
+    assert 0 < int((t == 0).sum()) < B
+    given = torch.cat([UnCLIPScheduler(1000).add_noise(x0, noise, t), enlarged], dim=1)
+    found = torch.where((t == 0)[:, None, None, None], last(given, t).sample, first(given, t).sample)
+    torch.testing.assert_close(ours, F.mse_loss(found, noise), rtol=1e-5, atol=0)
 
 
 CONFIGS = {

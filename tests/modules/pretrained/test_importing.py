@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +24,7 @@ from experiments.cli import main
 from experiments.publishing.diffusers_folder import processor
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
+from modules.models.licences import licence_behind
 from modules.pipeline import UnCLIP
 from modules.pretrained import karlo
 from modules.pretrained.clip import of_transformers
@@ -80,6 +82,22 @@ def test_an_imported_run_is_drawn_from_by_the_command(run, tmp_path, capsys):
     assert wanted.shape == (2, 64, 64, 3) and not np.array_equal(*wanted)
 
 
+def test_a_release_keeps_its_licence_wherever_it_goes(run, tmp_path):
+    assert main(["export", str(run), "--half", "--out", str(tmp_path / "out")]) == 0
+    for name, file in (("decoder", "model.safetensors"), ("clip", "open_clip_model.safetensors")):
+        card = (tmp_path / "out" / name / "README.md").read_text()
+        assert "license: creativeml-openrail-m" in card and "its use restrictions bind whoever passes" in card
+        digest = hashlib.sha256((tmp_path / "out" / name / file).read_bytes()).hexdigest()
+        assert f"sha256 `{digest}`" in card and card.count("sha256") == 1 and "## Load it" in card
+    whole = (tmp_path / "out" / "README.md").read_text()
+    assert whole.startswith("---\nlicense: creativeml-openrail-m") and whole.count("; licence creativeml") == 4
+    assert main(["export", str(run), "--format", "diffusers", "--out", str(tmp_path / "diffusers")]) == 0
+    card = (tmp_path / "diffusers" / "README.md").read_text()
+    assert "license: creativeml-openrail-m" in card
+    assert "- decoder, from Karlo v1.0 alpha, Kakao Brain: decoder: CreativeML Open RAIL-M" in card
+    assert licence_behind(str(run / "decoder")).name == "creativeml-openrail-m"
+
+
 def test_a_run_whose_clip_is_of_unit_norm_takes_no_released_stage(prior_files, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["import", "clip", str(prior_files), "--out", str(out)]) == 0
@@ -107,8 +125,6 @@ def eclipse(folder: Path, dim: int) -> Path:
     tensors = {k: x for k, x in theirs.state_dict().items() if not k.startswith("time_embedding")}
     released_file = folder / "diffusion_pytorch_model.safetensors"
     released_file.unlink()
-    from safetensors.torch import save_file
-
     save_file(tensors, released_file)
     return folder
 
@@ -121,9 +137,37 @@ def test_every_release_keeps_its_section_of_the_card(prior_files, tmp_path):
     card = (out / "README.md").read_text()
     assert "# Kandinsky's prior, AI Forever" in card and "Licence: mine-1.0" in card and "# ECLIPSE's prior" in card
     assert "(eclipse_prior/export/README.md)" in card and "(diffusion_prior/export/README.md)" in card
-    words = ["import", "eclipse", str(tmp_path / "eclipse"), "--out", str(out), "--clip", str(prior_files)]
-    assert main([*words, "--overwrite"]) == 0
+    clip = (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns
+    words = ["import", "eclipse", str(tmp_path / "eclipse"), "--out", str(out), "--overwrite"]
+    assert main(words) == 0  # ECLIPSE's folder has no CLIP, so that the run's stays.
+    assert (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns == clip
+    assert main([*words, "--clip", str(prior_files)]) == 0
+    assert (out / "clip" / "export" / "open_clip_model.safetensors").stat().st_mtime_ns != clip
     assert (out / "README.md").read_text().count("# ECLIPSE's prior") == 1
+
+
+def test_a_prior_whose_clip_is_nowhere_says_so(tmp_path, capsys):
+    """Its folder has a config.json, which is no CLIP's."""
+    words = ["import", "eclipse", str(eclipse(tmp_path / "eclipse", 32)), "--out", str(tmp_path / "run")]
+    assert "eclipse has no text_encoder and image_encoder, and a run needs the whole CLIP" in refused(words, capsys)
+
+
+def test_what_was_written_before_a_stage_is_refused_goes(prior_files, files, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(files / "decoder", prior_files / "decoder")
+    words = ["import", "karlo", str(prior_files), "--out", str(out)]
+    assert "holds decoder without text_proj, and both make one stage" in refused(words, capsys)
+    shutil.copytree(files / "text_proj", prior_files / "text_proj")
+    weights = prior_files / "text_proj" / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(weights), "embedding_proj.weight": torch.zeros(3, 3)}, weights)
+    assert "text.z_t.weight would be (3, 3)" in refused(words, capsys)
+    assert not out.exists()
+    shutil.copy(files / "text_proj" / weights.name, weights)
+    assert main(words) == 0
+    kept = (out / "diffusion_prior" / "config.yaml").read_bytes()
+    weights.write_bytes(b"")
+    assert "is damaged" in refused([*words, "--overwrite"], capsys)
+    assert (out / "diffusion_prior" / "config.yaml").read_bytes() == kept  # It was there before.
 
 
 def test_a_stage_of_another_width_than_the_clips_is_refused(prior_files, tmp_path, capsys):
@@ -245,12 +289,15 @@ def test_names_on_the_hub_for_source_and_clip(files, run, hub, tmp_path, capsys)
         for name in ("text_encoder", "image_encoder")
         for path in (files / name).iterdir()
     }
-    hub.commit("somebody/clip", towers)
+    revision = hub.commit("somebody/clip", towers)
+    hub.commit("somebody/clip", {"image_encoder/config.json": b"{}"})
     words = ["import", "karlo", "somebody/karlo", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     said = capsys.readouterr().err.splitlines()[-1]  # Behind the bars of what was fetched.
     assert "has no image_encoder" in said and "--clip openai/clip-vit-large-patch14" in said
-    assert main([*words, "--clip", "somebody/clip"]) == 0
+    assert main([*words, "--clip", "somebody/clip"]) == 2
+    assert "it is no CLIP's of transformers" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*words, "--clip", f"somebody/clip@{revision}"]) == 0
     assert "decoder/diffusion_pytorch_model.bin" not in hub.asked
     assert FrozenCLIP(str(tmp_path / "run" / "clip" / "export")).fingerprint == (
         FrozenCLIP(str(run / "clip" / "export")).fingerprint
@@ -268,11 +315,17 @@ KNOWN = 256 + 7 + 1
 
 @pytest.fixture(scope="module")
 def glide_files(tmp_path_factory):
+    """The upsampler attends at 32 x 32 places, as the released one does, and not at 128 x 128, which takes a minute."""
     folder = tmp_path_factory.mktemp("glide") / "files"
     folder.mkdir()
-    for name, file in (("base", "base.pt"), ("upsampler", "upsample.pt")):
-        torch.save(original.glide(upsampler=name == "upsampler", words=KNOWN), folder / file)
+    for name, file, upper in (("base", "base.pt", 1), ("upsampler", "upsample.pt", 3)):
+        torch.save(original.glide(upsampler=name == "upsampler", words=KNOWN, upper=upper), folder / file)
     return folder
+
+
+def bytes_of(images: torch.Tensor) -> np.ndarray:
+    """The first of (n, 3, H, W) in [-1, 1] as (H, W, 3) bytes."""
+    return ((images[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def test_glide_draws_captions_by_its_own_byte_pairs(glide_files, tmp_path):
@@ -293,11 +346,11 @@ def test_glide_draws_captions_by_its_own_byte_pairs(glide_files, tmp_path):
     seeds = ImageSeeds.at(5, [(0, 0)])
     low = system.decoder("glide").sample(tokens, None, seeds.generators("decoder"))
     high = system.upsampler("upsampler").sample(low, seeds.generators("upsampler"), tokens=tokens)
-    wanted = ((high + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(pixels, wanted)
+    assert np.array_equal(pixels, bytes_of(high))
     untold = system.upsampler("upsampler").sample(low, seeds.generators("upsampler"))
     assert float((untold - high).abs().max()) > 1e-3
-    assert np.array_equal(np.asarray(system.text_to_image("a red cube", seed=5, condition="glide")[0]), wanted)
+    (small,) = system.text_to_image("a red cube", seed=5, condition="glide", size=64)
+    assert np.array_equal(np.asarray(small), bytes_of(low))
     assert not system.needs_clip("glide") and not system.has("clip")
 
 

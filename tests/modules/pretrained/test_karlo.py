@@ -17,6 +17,7 @@ import released
 from diffusers.models import embeddings
 
 from experiments.cli import main
+from modules import trained_run
 from modules.batches import Captions
 from modules.clip.frozen import caption_of
 from modules.diffusion.schedules import SCHEDULES
@@ -251,6 +252,33 @@ def test_a_prior_draws_the_same_alone_and_in_a_batch(system):
     both = model.sample(captions, [torch.Generator().manual_seed(k) for k in range(2)])
     alone = model.sample(Captions(*(x[1:] for x in captions[:3])), [torch.Generator().manual_seed(1)])
     close(both[1:], alone)
+
+
+def test_offloaded_stages_are_read_once_and_draw_the_same(run, monkeypatch):
+    """The CLIP comes twice: for the prior's captions, and for the decoder's."""
+    few = {name: {"steps": 1} for name in ("diffusion_prior", "decoder", "upsampler")}
+    wanted = UnCLIP.from_run(run, **few).generate(CAPTIONS[:1], negative="ugly")
+    system, read = UnCLIP.from_run(run, offload=True, **few), []
+    load, make = trained_run.load_model, trained_run.FrozenCLIP
+    monkeypatch.setattr(trained_run, "load_model", lambda f, **own: (read.append(f.name), load(f, **own))[1])
+    monkeypatch.setattr(trained_run, "FrozenCLIP", lambda folder: (read.append("clip"), make(folder))[1])
+    assert torch.equal(system.generate(CAPTIONS[:1]), UnCLIP.from_run(run, **few).generate(CAPTIONS[:1]))
+    assert read[:5] == ["clip", "diffusion_prior", "clip", "decoder", "upsampler"]
+    assert torch.equal(system.generate(CAPTIONS[:1], negative="ugly"), wanted)
+
+
+def test_the_pipelines_read_an_export_as_the_document_says(run, parts, tmp_path, monkeypatch):
+    import diffusers
+    from diffusers.pipelines.deprecated import unclip
+
+    out = tmp_path / "exported"
+    assert main(["export", str(run), "--format", "diffusers", "--out", str(out)]) == 0
+    monkeypatch.setattr(diffusers.pipelines, "unclip", unclip, raising=False)
+    for kind in (unclip.UnCLIPPipeline, unclip.UnCLIPImageVariationPipeline):
+        pipeline = kind.from_pretrained(out)
+        for name in ("text_proj", "decoder", "super_res_last", "text_encoder"):
+            own, theirs = getattr(pipeline, name).state_dict(), parts[name].state_dict()
+            assert all(torch.equal(own[key], theirs[key]) for key in theirs)
 
 
 def test_what_is_exported_to_diffusers_is_what_diffusers_draws_with(folder, parts, run, tmp_path):

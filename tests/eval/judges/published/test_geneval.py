@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import detection
 
-from eval.judges.published.detector import GenEval, coco_names
+from eval.errors import InputError
+from eval.judges.published import detector
+from eval.judges.published.detector import GenEval, coco_names, load_detector
 from eval.judges.published.geneval import COLOURS, Found, correct, kept, relative_position, shapes_task
 
 
@@ -122,6 +125,28 @@ def test_a_picture_is_judged_by_class_colour_and_certainty(colour, score, tag, e
     assert judge.score(image, [{"geneval": wanted}]).tolist() == [[expected]]
     assert judge.score(image, [{}]).isnan().all()
     assert len(COLOURS) == 10 and judge.names[coco_names().index("remote")] == "tv remote"
+
+
+@pytest.mark.parametrize("kind", ["maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"])
+def test_the_detector_has_the_tensors_of_torchvisions_file(tmp_path, monkeypatch, kind):
+    """A number for each tensor of the published layout, without the memory of 46 million weights."""
+    make = getattr(detection, kind)
+
+    def without_memory(**options):
+        with torch.device("meta"):
+            return make(**options)
+
+    layout = without_memory(weights=None, weights_backbone=None).state_dict()
+    state = {name: torch.tensor(float(k)).expand(t.shape) for k, (name, t) in enumerate(layout.items())}
+    monkeypatch.setattr(detector, "read_state", lambda path: state)
+    for name in ("maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"):
+        monkeypatch.setattr(detection, name, without_memory if name == kind else None)
+    found = load_detector(tmp_path / "detector.pth").state_dict()
+    assert len(found) == len(state) > 300
+    assert all(found[name].shape == t.shape and found[name].flatten()[0] == t.flatten()[0] for name, t in state.items())
+    monkeypatch.setattr(detector, "read_state", lambda path: {"backbone.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match="holds no Mask R-CNN"):
+        load_detector(tmp_path / "detector.pth")
 
 
 def shape(**told):

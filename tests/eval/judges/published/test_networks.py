@@ -262,6 +262,49 @@ def test_vqa_score_is_the_probability_of_yes(tmp_path: Path):
         VQAScore(tmp_path)
 
 
+def blip2(folder: Path) -> nn.Module:
+    """A BLIP-2 with a T5, of random weights, with its processor, which puts the picture's tokens into texts itself."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "</s>", "<unk>", "<image>", "Yes", "Does", "this", "figure", "show", "a", "red", "cube"]
+    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+    pixels = transformers.BlipImageProcessor(size={"height": 16, "width": 16})
+    processor = transformers.Blip2Processor(image_processor=pixels, tokenizer=fast, num_query_tokens=3)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Blip2Config(
+        vision_config={**sizes, "image_size": 16, "patch_size": 8},
+        qformer_config={**sizes, "encoder_hidden_size": 16, "vocab_size": len(words)},
+        text_config=transformers.T5Config(
+            vocab_size=len(words), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+        ).to_dict(),
+        num_query_tokens=3,
+        image_token_index=3,
+    )
+    model = randomised(transformers.Blip2ForConditionalGeneration(config))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model
+
+
+def test_vqa_score_of_a_model_with_encoder_and_decoder(tmp_path: Path):
+    """The geometric mean of the answer's two tokens, "Yes" and the end: as CLIP-FlanT5's authors have it."""
+    model, images = blip2(tmp_path / "blip2"), pictures(1, 16)
+    score = VQAScore(tmp_path / "blip2")
+    found = score.score(images, [{"caption": "a red cube"}])[0, 0].item()
+    pixels = score.processor.image_processor(images[0], return_tensors="pt").pixel_values
+    said = score.processor.tokenizer(QUESTION.format("a red cube"), return_tensors="pt").input_ids
+    ids = torch.cat([torch.full((1, 3), 3), said], dim=1)  # three tokens of the picture, then the question
+    out = model(pixel_values=pixels, input_ids=ids, decoder_input_ids=torch.tensor([[0, 4]])).logits[0].softmax(-1)
+    assert found == pytest.approx((out[0, 4] * out[1, 1]).sqrt().item(), rel=1e-4)
+    assert found != pytest.approx(out[0, 4].item(), rel=1e-2)
+
+
 class Runs:
     def __reduce__(self):
         return print, ("code of a stranger",)
@@ -309,7 +352,11 @@ def test_files_are_found_by_their_published_names(tmp_path: Path, monkeypatch: p
         listing.find_files("fid", None)
     with pytest.raises(InputError, match=r"needs dinov2_vitl14_pretrain.pth, .* get it from facebookresearch/dinov2"):
         listing.find_files("dinov2", str(tmp_path))
+    monkeypatch.delenv("UNCLIP_INCEPTION", raising=False)
     assert not any("(here)" in line for line in listing.lines(str(tmp_path)))
+    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"")
+    assert "fid, inception_score (here)" in listing.lines(str(tmp_path))
+    assert "clip_score, r_precision, cmmd" in listing.lines(None)
     (tmp_path / "dinov2_vitl14_pretrain.pth").write_bytes(b"")
     assert listing.find_files("dinov2", str(tmp_path))[1] == [tmp_path / "dinov2_vitl14_pretrain.pth"]
     monkeypatch.setenv(listing.WEIGHTS_VARIABLE, str(tmp_path))

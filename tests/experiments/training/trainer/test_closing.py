@@ -58,3 +58,8 @@ def test_it_ends_with_the_export_and_what_comes_next(folder, monkeypatch, stored
     monkeypatch.setenv("UNCLIP_RUN", str(folder.parent))  # Of a suite, the next command is known.
     assert "\n" not in closing(trainer(folder), module, folder, 1.0)
     assert closing(trainer(folder), module, folder / "none", 1.0).endswith(f"; in {folder / 'none'}")
+
+
+def test_after_a_clip_one_embeds(folder, tiny):
+    expected = f"unclip embed DATA --clip {folder}/export --out {folder.parent}/embeddings"
+    assert next_command(tiny.make_stage("clip"), folder) == expected

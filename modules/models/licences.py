@@ -1,0 +1,83 @@
+"""Licences that weights come with: of a release that was imported, or of what a training started from."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from modules.errors import InputError
+from modules.models.exports import export_folder
+from modules.untrusted.reading import open_regular, parse_yaml, printable, read_yaml
+
+KEY = "licence"
+"""Of an export's config.yaml."""
+
+CARD = "README.md"
+MAX_CARD, MAX_TEXT = 400_000, 2_000
+UNREADABLE = (InputError, OSError, UnicodeDecodeError, yaml.YAMLError)
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence of weights.
+
+    Attributes:
+        name: in short, as model hubs write it.
+        text: what it asks, in a sentence or two.
+        of: the weights that it is the licence of.
+    """
+
+    name: str
+    text: str
+    of: str
+
+
+def licence_of(export: Path) -> Licence | None:
+    """What an export's config.yaml says, or its card; None where neither says a licence."""
+    try:
+        config = read_yaml(export / "config.yaml")
+    except UNREADABLE:
+        config = None
+    said = config.get(KEY) if isinstance(config, dict) else None
+    return _made(said) if isinstance(said, dict) else _of_card(export / CARD)
+
+
+def licence_behind(init_from: str) -> Licence | None:
+    """The licence of the weights that a training starts from: a stage's folder, a file, or a checkpoint."""
+    place = Path(init_from)
+    if place.suffix == ".ckpt":
+        return licence_of(export_folder(place.parent.parent))
+    return licence_of(place.parent if place.is_file() else export_folder(place))
+
+
+def _of_card(path: Path) -> Licence | None:
+    try:
+        text = card_text(path)
+        found = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
+        front = parse_yaml(found[1], str(path)) if found else None
+    except UNREADABLE:
+        return None
+    title = re.search(r"^# (.+)$", text, re.MULTILINE)
+    section = re.search(r"^## Licence\n(.+?)(?=^#|\Z)", text, re.DOTALL | re.MULTILINE)
+    if not isinstance(front, dict) or title is None or section is None:
+        return None
+    return _made({"name": front.get("license"), "text": " ".join(section[1].split()), "of": title[1]})
+
+
+def card_text(path: Path) -> str:
+    """The text of a card, of which so much is read as any card has.
+
+    Raises:
+        InputError, OSError: it is no file, or there is none.
+    """
+    with open_regular(path) as file:
+        return file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _made(said: dict[str, object]) -> Licence | None:
+    parts = [said.get(key) for key in ("name", "text", "of")]
+    texts = [printable(part[:MAX_TEXT]) for part in parts if isinstance(part, str)]
+    return Licence(*texts) if len(texts) == len(parts) else None
