@@ -17,7 +17,12 @@ from eval.words import counted
 __all__ = ["CONDITIONS", "Cell", "Row", "Table", "in_order", "label", "number"]
 
 PROBE_PAIRS = {"train_pairs": "fitted on", "test_pairs": "judged on"}
-"""What `unclip probe` writes beside accuracies."""
+"""The numbers of pairs in the file of `unclip probe`, and their words in a note."""
+
+CEILING = (
+    "True z_i are a ceiling for priors in Frechet distance only: in accuracy and CLIP score a prior may be ahead, because "
+    "it may draw a picture that is easier to judge than the real one."
+)
 
 
 def main_table(rows: Sequence[Row]) -> Table:
@@ -92,6 +97,7 @@ def _judge_notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: b
         judged = _accuracy_text(real) if real else "not measured (no row of real images)"
         notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
         notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
+    notes += [CEILING] if any(row["condition"] == "image_embedding" for row in rows) else []
     notes += [
         f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
         " its Frechet distance is too small."
