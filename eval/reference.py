@@ -67,7 +67,7 @@ class ReferenceStatistics:
         return cls(statistics, protocol)
 
     def require(self, **wanted: Any) -> ReferenceStatistics:
-        """Itself, if its protocol says what is wanted.
+        """Returns itself, if its protocol has the wanted values.
 
         Raises:
             InputError: it was made in another way; the message names the difference.

@@ -41,7 +41,7 @@ class LinearProbe:
 
     @property
     def name(self) -> str:
-        """For protocols: its CLIP's name, and 8 hexadecimal digits that tell this probe from others on this CLIP."""
+        """The probe's name in protocols: its CLIP's name, and 8 hexadecimal digits that tell it from other probes."""
         content = [self.kind, self.clip.split()[-1:], self.weights.tolist(), self.bias]
         return f"{self.clip}, probe {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
 

@@ -97,12 +97,12 @@ class Judges:
 
     @property
     def main(self) -> str:
-        """Whose features the Frechet distance, KID, precision, recall and diversity are of; "" where there are none."""
+        """The judge whose features give Frechet distance, KID, precision, recall and diversity; "" without one."""
         return next(iter(self.extractors()), "")
 
     @property
     def extractor(self) -> Extractor:
-        """The same, itself.
+        """The judge of `main` itself.
 
         Raises:
             InputError: none of them gives features.
@@ -115,12 +115,12 @@ class Judges:
         return self.extractors()[self.main]
 
     def extractors(self) -> dict[str, Extractor]:
-        """All that give features, by name; the first is the main one."""
+        """The judges that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
     def everyone(self, scores: bool = True, captioned: bool = True) -> dict[str, Extractor | Scorer]:
-        """All that look at a folder, by name.
+        """All judges of a folder, by name.
 
         Real images (not `scores`) are shown to those that compare with them. Of the published metrics, those that read
         captions are not shown pictures without any.
@@ -193,7 +193,7 @@ def look(
 def missing_files(
     folder: SampleFolder, judges: Judges, cache: Path, scores: bool = True
 ) -> dict[tuple[str, str], Path]:
-    """(judge, array) -> the file of the cache, of judges that have not seen these images."""
+    """(judge, array) -> the file of the cache, for judges whose features of these images are not cached."""
     digests = _digests(folder, judges, scores)
     found: dict[tuple[str, str], Path] = {}
     for name, judge in judges.everyone(scores, folder.captioned).items():
@@ -306,7 +306,7 @@ def seen_by(
 
 
 def images_digest(folder: SampleFolder) -> str:
-    """Hash of the images' bytes as they are on the disk now, in the folder's order, and of their `fitting`."""
+    """Hash of the bytes of the images' files, in the folder's order, and of their `fitting`."""
     digest = hashlib.sha256()
     if folder.fitting is not None:
         digest.update(folder.fitting.encode())

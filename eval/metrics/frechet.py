@@ -1,4 +1,4 @@
-"""The Frechet distance of two sets of features, each taken for a Gaussian (2017, Heusel et al., eq. 6)."""
+"""The Frechet distance of two sets of features, each treated as a Gaussian (2017, Heusel et al., eq. 6)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ClassStatistics:
         return cls(float(w.sum()), w @ probability, float(w @ entropy))
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Of both sets together."""
+        """The sums over both sets."""
         return ClassStatistics(
             self.n + other.n, self.probability + other.probability, self.negative_entropy + other.negative_entropy
         )

@@ -1,4 +1,4 @@
-"""How much of what a caption mentions is in the picture. Attributes that the caption leaves open count for nothing."""
+"""How much of what a caption mentions is in the picture. Attributes that the caption leaves open do not count."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as an interval of this width has to say."""
+    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies."""
     if "low" not in number:
         return f"{number['value']:.{DIGITS}g}"
     digits = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)

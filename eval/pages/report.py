@@ -1,4 +1,4 @@
-"""results.json, tables.md and report.html of a run folder, from whatever is there."""
+"""results.json, tables.md and report.html of a run folder, from all results that it has."""
 
 from __future__ import annotations
 

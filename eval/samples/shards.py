@@ -1,4 +1,4 @@
-"""A sample folder in the making: written by several processes, gone on with after a kill, put in its place whole."""
+"""An unfinished sample folder: several processes write it, it survives kills, and it is renamed when it is complete.
 
 from __future__ import annotations
 

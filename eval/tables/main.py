@@ -20,7 +20,7 @@ PROBE_PAIRS = {"train_pairs": "fitted on", "test_pairs": "judged on"}
 """The numbers of pairs in the file of `unclip probe`, and their words in a note."""
 
 CEILING = (
-    "True z_i are a ceiling for priors in Frechet distance only: in accuracy and CLIP score a prior may be ahead, because "
+    "True z_i are a ceiling for priors in Frechet distance only. In accuracy and CLIP score a prior may be ahead, as "
     "it may draw a picture that is easier to judge than the real one."
 )
 
@@ -29,7 +29,7 @@ def main_table(rows: Sequence[Row]) -> Table:
     """Conditions against metrics, each with its interval.
 
     Args:
-        rows: of one protocol; conditions may be missing, their order is of no account.
+        rows: rows of one protocol, in any order; conditions may be missing.
 
     Raises:
         InputError: rows of different protocols, so of different sample counts as well.

@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table whatever it is written as.
+    """A table, independent of the format in which it is written.
 
     Attributes:
         title: what it shows.

@@ -1,4 +1,4 @@
-"""From a network's raw output to what a sampler needs: x0, epsilon and the variance fraction."""
+"""From a network's raw output to x0, epsilon and the variance fraction, which samplers need."""
 
 from __future__ import annotations
 

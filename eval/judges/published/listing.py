@@ -1,4 +1,4 @@
-"""Which published metrics there are, what file each needs, and where people get it."""
+"""The published metrics, the files that each needs, and their sources."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ NAN = float("nan")
 
 
 class DoubleMetric(Metric):
-    """A metric whose float64 states stay on the CPU where the device has no float64, as Apple's MPS has none."""
+    """A metric whose float64 states stay on the CPU if the device has no float64, such as Apple's MPS."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
         @wraps(fn)  # torchmetrics knows changes of the dtype by the function's name, and leaves states alone then
@@ -35,7 +35,7 @@ class DoubleMetric(Metric):
 
 
 def double(values: Tensor) -> Tensor:
-    """Values as float64, on their device if that has any."""
+    """Values as float64, on their device if it has float64."""
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
