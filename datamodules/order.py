@@ -128,7 +128,7 @@ class ResumableLoader(DataLoader[Any]):
             )
 
     def _go_on(self, size: int, batches: int, position: int) -> None:
-        """Go on from where batches of so many samples, over all ranks, have brought the run since its last origin."""
+        """Go on from the place in the stream that batches of this many samples (over all ranks) have reached."""
         sampler = self._order
         sampler.origin = batches, position
         if size != sampler.batch_size * sampler.world:

@@ -489,7 +489,7 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
-            z_i: what `embedding` gave: for a dVAE its tokens, and the caption and the generators are of no account.
+            z_i: the result of `embedding`. For a dVAE these are tokens; caption and generators are not used then.
             captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """

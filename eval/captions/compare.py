@@ -30,7 +30,7 @@ def compare(said: Mapping[str, Any], truth: Mapping[str, Any]) -> Outcomes:
 
     Returns:
         For each of `ATTRIBUTES` how often it is right, wrong, left out (true and not said) and invented (said of an
-        object, or of a relation, that there is not). What is true is right, wrong or left out, each once.
+        object or a relation that the picture does not have). What is true is right, wrong or left out, each once.
     """
     found: Outcomes = {name: dict.fromkeys(OUTCOMES, 0) for name in ATTRIBUTES}
     slots = _matching(said, truth)

@@ -62,7 +62,7 @@ def outcomes_table(found: Sequence[Measured]) -> Table:
             body.append([Cell(source.source), Cell(name), *shares, _share(counts["invented"], source.captions)])
     notes = [
         "Right, wrong, left out: shares of what is true of the pictures. Invented: for each caption, how often it is"
-        " said of an object or a relation that there is not.",
+        " said of an object or a relation that the picture does not have.",
     ]
     return Table(
         "Captions against the truth", ["captions", "attribute", "right", "wrong", "left out", "invented"], body, notes

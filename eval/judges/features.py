@@ -300,7 +300,7 @@ def threads() -> int:
 def part_batches(folder: SampleFolder, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
     """Every `world`-th batch of a folder from the `rank`-th on: position of its first image, and the images.
 
-    A batch is the same whoever looks at it, so that several processes give the features of one to the bit. Threads
+    Batches do not depend on the process, so several processes give the features of one to the bit. Threads
     decode the next images while the networks look: as many batches ahead as keep all of them busy.
     """
     parts_a_batch = -(-batch_size // PART)

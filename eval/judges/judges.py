@@ -167,7 +167,7 @@ def look(
     Args:
         folder: the images.
         judges: see `Judges`.
-        batch_size: images at a time; of no account to the features but for rounding; None for `batch_of`.
+        batch_size: images at a time; changes features only by rounding; None for `batch_of`.
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.

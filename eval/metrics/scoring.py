@@ -57,7 +57,7 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     """Scores one picture against its caption.
 
     The mentioned objects are matched with the seen ones so that most of their attributes agree. Of equally good
-    matchings the mean counts: the order of naming is of no account.
+    matchings the mean counts: the order of naming does not matter.
 
     The relation is right only where it holds whichever of the best matchings is taken, so that two objects which the
     other words do not tell apart earn nothing by lying along the right line. Two cases are no doubt but the truth, and

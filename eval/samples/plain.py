@@ -21,7 +21,7 @@ from eval.untrusted import MAX_PICTURE, open_regular, parse_json, read_bytes, wi
 
 THREADS = 8
 COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
-"""What a manifest knows of a caption, whoever draws pictures for it."""
+"""The keys of a manifest that belong to a caption, whichever model draws pictures for it."""
 
 
 def open_folder(path: str | Path, captions: str | Path | None = None, wanted: bool = True) -> SampleFolder:

@@ -18,7 +18,7 @@ def source_folder(source: str, what: str) -> Path:
 
     Args:
         source: as the user gave it; a name may end in @REVISION, a branch, a tag or a commit.
-        what: says which files the folder should have, and where they are to be had.
+        what: which files the folder should have, and where people get them.
 
     Raises:
         InputError: neither; or the hub cannot be reached.

@@ -199,7 +199,7 @@ def pretrained_clip(text: str) -> Pretrained:
     """The CLIP of --clip, opened.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: there is no such CLIP.
     """
     from modules.clip.frozen import FrozenCLIP
 

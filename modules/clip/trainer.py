@@ -113,7 +113,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         # A caption that does not fit is found now, not hours into the run.
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
             self.tokenize(max(self.trainer.datamodule.texts(split), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
-        self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
+        self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is an unknown word of swap_words.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -132,7 +132,7 @@ class Model(Generic[B]):
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The computations that one sample takes, and how often each runs: guidance and candidates included.
 
-        They are for shapes alone (all values 0, or none): whoever counts FLOPs runs each once, in this order.
+        They are for shapes alone (all values 0, or none): a counter of FLOPs runs each once, in this order.
         """
         yield 1, lambda: self.output(self.example_batch(1))
 
@@ -152,7 +152,7 @@ class Model(Generic[B]):
             settings: new values by name; `overridable` lists the names.
 
         Raises:
-            InputError: a name that there is not, or a value that is out of range.
+            InputError: an unknown name, or a value out of range.
         """
         check_names(name, settings, self.overridable())
         if not settings:

@@ -316,7 +316,7 @@ class DiffusionModel(Model[B]):
         """See `Model.overridden`. DDPM's variance is "fixed_small" where none was learned and no other is asked for.
 
         Raises:
-            InputError: also for a trajectory that there is not, or a learned variance that was not learned.
+            InputError: also for an impossible trajectory, or a learned variance of a stage without learned sigma.
         """
         model = super().overridden(name, settings)
         sampler = model.sampler

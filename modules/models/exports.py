@@ -90,7 +90,7 @@ def model_class(folder: str | Path) -> type[Model]:
     """The class of the model in an export; nothing is built.
 
     Raises:
-        InputError: no export there, or one of a class that there is not.
+        InputError: there is no export, or its class does not exist.
     """
     about = read_config(folder)
     path = about.get("model") or MODELS.get(str(about.get("class_path")))

@@ -55,7 +55,7 @@ class Source:
     Attributes:
         path: of the file.
         tensors: by their names in a stage's export.
-        settings: the init_args that the file's config says; empty where there is none.
+        settings: the init_args of the file's config; empty without a config.
         clip: fingerprint of the CLIP on whose embeddings they were trained; None where nothing says.
         words: the vocabulary of a CLIP trained on words; None for others.
     """
