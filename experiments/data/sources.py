@@ -1,4 +1,4 @@
-"""Which data a command is about: a YAML with a `data:` section, or just the place where they lie."""
+"""The data of a command: a YAML with a `data:` section, or the path of the data themselves."""
 
 from __future__ import annotations
 

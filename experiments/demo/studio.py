@@ -1,4 +1,4 @@
-"""What the demo's page draws, without the page: plain functions of captions, pictures and numbers."""
+"""The drawing functions of the demo, without the page: plain functions of captions, pictures and numbers."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Work(LightningDataModule):
         self.batches: Batches
 
     def prepare_data(self) -> None:
-        """By one process, while the others wait."""
+        """Runs in one process, while the others wait."""
         self.files.prepare()
 
     def predict_dataloader(self) -> PairLoader:
@@ -172,7 +172,7 @@ class Work(LightningDataModule):
         return PairLoader(self.batches, batch_size=None, collate_fn=_as_is, num_workers=self.data.num_workers)
 
     def teardown(self, stage: str) -> None:
-        """After a run that was not interrupted."""
+        """Runs at the end, if the run was not interrupted."""
         assert self.trainer is not None
         self.trainer.strategy.barrier("all shards are written")
         if self.trainer.is_global_zero:

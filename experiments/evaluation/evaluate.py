@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what cannot be, before a folder is opened.
+    """Refuse impossible options before a folder is opened.
 
     Raises:
         InputError: no draws, a seed below 0, or no --reference where one is needed.
