@@ -75,6 +75,7 @@ class TrainedRun:
         placement: Placement = Placement(),
     ) -> None:
         self.run, self.device, self.placement = run_folder(run), torch.device(device), placement
+        self._named = str(run)
         if not self.run.is_dir():
             raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
         self._stored: dict[str, Stored[Model]] = {}
@@ -85,10 +86,10 @@ class TrainedRun:
         self.overrides = overrides or {}
 
     def __repr__(self) -> str:
-        """The run, its stages and the device."""
+        """The run as it was named, its stages and the device."""
         changed = f", overrides {self._overrides}" if self._overrides else ""
         stages = ", ".join(self.stages()) or "none"
-        return f"{type(self).__name__}({str(self.run)!r}, stages: {stages}, on {self.device}{changed})"
+        return f"{type(self).__name__}({self._named!r}, stages: {stages}, on {self.device}{changed})"
 
     @property
     def overrides(self) -> Overrides:
