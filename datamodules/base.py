@@ -2,8 +2,8 @@
 
 The data of a run are one endless stream: a shuffled pass over all n samples, then the next pass, shuffled anew. Batch k
 of rank r is a fixed slice of that stream, so it is a pure function of (seed, k, r, number of ranks). Nothing has to
-be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. Only where a run goes on
-with larger or smaller batches, or on more or fewer ranks, is it noted where in the stream that was.
+be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. There is one exception. If a
+run goes on with batches of another size, or on another number of ranks, its position in the stream is saved.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def load(path: str, name: str | None, split: str) -> Any:
 
 
 def _no_code(function: Callable[..., Any]) -> dict[str, bool]:
-    """Of `datasets` below 4, which knows of data sets that bring code along, and runs it where a variable says so."""
+    """The argument that keeps `datasets` below version 4 from running code that a data set brings along."""
     return {"trust_remote_code": False} if "trust_remote_code" in signature(function).parameters else {}
 
 

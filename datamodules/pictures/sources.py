@@ -139,8 +139,8 @@ class Pairs:
 class PictureDataset(Dataset[ImageTextBatch]):
     """n pairs; a list of indices or draws gives a batch, broken pictures replaced and counted.
 
-    A pair that cannot be read gives its place in the batch to another one, drawn from (seed, pass, index) as everything
-    else is, so that batches stay full on every device and a resumed run sees the same ones.
+    If a pair cannot be read, another one takes its place in the batch. It is drawn from (seed, pass, index), as
+    everything else is. So batches stay full on every device, and a resumed run sees the same ones.
 
     Args:
         pairs: the split.

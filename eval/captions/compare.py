@@ -29,8 +29,9 @@ def compare(said: Mapping[str, Any], truth: Mapping[str, Any]) -> Outcomes:
         truth: the same of the picture, with nothing open but the relation of a lone object, which is None.
 
     Returns:
-        For each of `ATTRIBUTES` how often it is right, wrong, left out (true and not said) and invented (said of an
-        object or a relation that the picture does not have). What is true is right, wrong or left out, each once.
+        For each of `ATTRIBUTES`, how often it is right, wrong, left out (true, but not said) and invented (said of an
+        object or a relation that the picture does not have). Each true attribute counts once: as right, wrong or left
+        out.
     """
     found: Outcomes = {name: dict.fromkeys(OUTCOMES, 0) for name in ATTRIBUTES}
     slots = _matching(said, truth)

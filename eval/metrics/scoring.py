@@ -59,10 +59,9 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     The mentioned objects are matched with the seen ones so that most of their attributes agree. Of equally good
     matchings the mean counts: the order of naming does not matter.
 
-    The relation is right only where it holds whichever of the best matchings is taken, so that two objects which the
-    other words do not tell apart earn nothing by lying along the right line. Two cases are no doubt but the truth, and
-    one matching suffices: all that is said of the objects is right, or the same is said of both ("a shape above a
-    shape").
+    The relation is right only if it holds in all of the best matchings. So two objects that the other words do not tell
+    apart earn nothing by lying along the right line. In two cases one matching suffices: all that is said of the
+    objects is right, or the same is said of both ("a shape above a shape").
 
     Args:
         predicted: what is seen, see `describe`.

@@ -264,6 +264,6 @@ def hatched(side: int) -> Tensor:
 
 
 def whole_caption(record: dict[str, Any]) -> str:
-    """A test picture's caption; with all that is true of it where that is known, so that the new part can fit."""
+    """A test picture's caption. If the scene is known, the caption says all of it, so that the new part can fit."""
     scene = record.get("scene")
     return caption_of(scene) if scene else record.get("caption", "")

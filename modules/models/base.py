@@ -60,9 +60,9 @@ class Model(Generic[B]):
         """
 
     def check_settings(self, sizes: DataSizes) -> None:
-        """Refuse settings with which a new training would be of no use, or stumble when it is over.
+        """Refuse settings with which a new training would be of no use, or would fail at its end.
 
-        A training that goes on, or a model that is evaluated, is left with the settings that it was trained with.
+        This is not asked of a training that goes on, nor of a model that is evaluated: they keep their settings.
 
         Args:
             sizes: of the data; its captions are not looked up.

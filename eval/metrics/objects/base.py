@@ -42,9 +42,9 @@ def double(values: Tensor) -> Tensor:
 class CaptionMetric(DoubleMetric):
     """A metric of samples, each of which belongs to a caption; its interval is by the bootstrap over captions.
 
-    Samples may come in any parts and on any rank. With their `index`, the number of each sample in the data, the result
-    does not depend on who saw which, to the bit, and a sample that two ranks saw counts once (samplers that pad a split
-    hand out such copies). Without it samples count in the order of their coming.
+    Samples may come in batches of any size and on any rank. If their `index` is given (the number of each sample in the
+    data), the result is the same bit for bit however they are divided. A sample that two ranks saw then counts once:
+    samplers that pad a split hand out such copies. Without `index`, samples count in the order in which they come.
 
     `compute` gives the value, which a LightningModule logs by `self.log(name, metric)`; `interval` its limits too.
 

@@ -61,7 +61,7 @@ class Task:
 
 
 def make_task(edit: Edit, count: int, seed: int) -> Task:
-    """N scenes of one object that no stage has seen, and captions that name its colour and shape and what changes."""
+    """Scenes of one object that no stage has seen; captions name its colour and shape, and what the edit changes."""
     rng = np.random.default_rng((seed, EDITS.index(edit)))
     images, truth, new, base, target = [], [], [], [], []
     for k in range(count):
