@@ -31,7 +31,7 @@ class DistilledDecoder(Decoder):
     and without guidance, because the guidance is in its weights already.
 
     Args:
-        network: as the teacher's, from whose weights it starts.
+        network: the same settings as the teacher's; it starts from the teacher's weights.
         teacher: folder of the trained stage; its weights do not change.
         teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
         progressive: whether to distil steps too; without, timesteps are drawn as in training.

@@ -87,8 +87,8 @@ class UnCLIP(ImageMethods):
             size: how far they do, a side that they reach; by default the largest.
             negative: what the pictures are guided away from, a caption for all or B of them.
             decoder: the stage that draws; by default the condition's own.
-            candidates: of each image so many are drawn, and the one is kept that `ranking_clip` finds nearest to the
-                caption (DALL-E 1, section 2.6); with 1 nothing is ranked. They are ranked at the decoder's own size.
+            candidates: pictures to draw for each image. The one that `ranking_clip` finds nearest to the caption is
+                kept (DALL-E 1, section 2.6). They are ranked at the decoder's own size; with 1 nothing is ranked.
 
         Returns:
             (B, 3, H, W) in [-1, 1].

@@ -17,7 +17,7 @@ class Measured:
     Attributes:
         source: such as "alt_text".
         captions: how many there are.
-        outcomes: of all of them together; None where no truth is known.
+        outcomes: counts over all captions; None if no truth is known.
         faultless: share of the captions in which nothing is wrong, left out or invented; None as above.
         unrelated: words a caption, in the mean, that say nothing of a picture; None as above.
         length: see `eval.captions.compare.lengths`.

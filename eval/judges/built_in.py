@@ -22,7 +22,7 @@ class BuiltIn:
         file: what the option names.
         source: where people get it.
         protocol: what is computed, in words.
-        needs: of the pictures.
+        needs: what the pictures must have.
     """
 
     names: str

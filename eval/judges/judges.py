@@ -50,7 +50,7 @@ class PublishedJudges:
     Attributes:
         extractors: give features, by metric.
         scorers: give a score a picture, by metric.
-        mlp: of the LAION aesthetic predictor, on the features of "laion_aesthetic".
+        mlp: weights of the LAION aesthetic predictor, which reads the features of "laion_aesthetic".
     """
 
     extractors: Mapping[str, Extractor] = field(default_factory=dict)

@@ -69,8 +69,8 @@ class Batches(Dataset[Loaded]):
     """The pairs of given rows, batch by batch, in that order.
 
     Args:
-        dataset: of pairs; one of files also has `load` and `receive`, which parts reading from counting faults.
-        rows: of each batch.
+        dataset: the pairs. A data set of files also has `load` (reads) and `receive` (counts what could not be read).
+        rows: the rows of each batch.
     """
 
     def __init__(self, dataset: Any, rows: Sequence[range]) -> None:
@@ -188,7 +188,7 @@ class WriteShards(Callback):
     """Writes what is predicted; a shard appears when it is complete. SIGTERM ends the run at once.
 
     Args:
-        work: whose batches these are.
+        work: the device's work; these are its batches.
     """
 
     def __init__(self, work: Work) -> None:

@@ -72,7 +72,7 @@ def export(
 
     Args:
         half: store matrices as float16, for half of the size.
-        repository: of a hub, that the card names as the place to load it from; by default `out`.
+        repository: the hub's repository from which the card tells people to load it; by default `out`.
 
     Returns:
         The stages' names.

@@ -270,8 +270,8 @@ def open_part(mask: ImageLike, side: int, pictures: Sequence[tuple[int, int]] = 
     """(1, 1, side, side), 1 where a mask is white (a tensor may also be boolean).
 
     Args:
-        mask: of the picture's own size, and cropped to a square as the picture is; or of that square's.
-        side: of the picture, as it was loaded.
+        mask: has the size of the whole picture, and is cropped to a square as that is; or the size of the square.
+        side: the picture's side in pixels, as it was loaded.
         pictures: (height, width) of each picture that the mask is for; without any, they are squares.
 
     Raises:

@@ -27,7 +27,7 @@ class Best:
     Attributes:
         pictures: (B, 3, h, w) in [-1, 1].
         scores: (B,) cosine of picture and caption, by the ranking CLIP.
-        places: of the candidates that they are.
+        places: which candidates they are.
         count: candidates seen so far.
     """
 
@@ -54,7 +54,7 @@ def best_of(
     The candidates of a smaller count are among those of a larger one.
 
     Args:
-        places: of B pictures.
+        places: B of them.
         draw: places of candidates -> (B, 3, h, w).
         score: pictures -> (B,), the larger the better.
         start: the best of fewer candidates of the same pictures, from which to go on.

@@ -65,7 +65,7 @@ class Model(Generic[B]):
         This is not asked of a training that goes on, nor of a model that is evaluated: they keep their settings.
 
         Args:
-            sizes: of the data; its captions are not looked up.
+            sizes: the sizes of the data. The captions are not read.
 
         Raises:
             InputError: names the setting as a YAML has it.

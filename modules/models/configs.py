@@ -188,9 +188,9 @@ class SamplerConfig:
             version of the decoder for the same conditions (autoguidance, Karras et al. 2406.02507). The weak decoder
             is the run's stage weak_decoder.
         threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
-        init_noise_sigma: of an upsampler: the deviation of x_T; 0.997 in GLIDE's notebook (`upsample_temp`).
-        eight_bit_input: of an upsampler: round the picture that it enlarges to 256 values, as a file of pictures has
-            them (GLIDE's notebook).
+        init_noise_sigma: for an upsampler: the standard deviation of x_T; 0.997 in GLIDE's notebook (`upsample_temp`).
+        eight_bit_input: for an upsampler: round the picture that it enlarges to 256 values, as picture files have
+            (GLIDE's notebook).
     """
 
     name: SamplerName = "ddim"

@@ -93,7 +93,7 @@ def check_raw(raw: bool | None, setting: str, found: CaptionSizes) -> None:
 
     Args:
         raw: whether the network takes raw ones; None if it takes none, or any.
-        setting: by which a YAML says it; "" for a network that has no such setting.
+        setting: the YAML's key for it; "" for a network that has no such setting.
         found: the data's captions.
 
     Raises:

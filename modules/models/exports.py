@@ -151,7 +151,7 @@ def building(path: Path, tensors: int) -> Iterator[None]:
 
     Args:
         path: the export.
-        tensors: of its weights: there cannot be more parameters than the file has tensors (some are shared).
+        tensors: how many tensors its weights file has. The network cannot have more parameters (some are shared).
 
     Raises:
         InputError: the network has more, or the config is not one of the model.

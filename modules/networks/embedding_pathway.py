@@ -23,7 +23,7 @@ class EmbeddingPathway:
         whiten: subtract the mean of the training embeddings and multiply by the inverse root of their covariance. A
             CLIP's embeddings lie in a narrow cone (Liang et al. 2203.02053), so that most of what tells them apart
             lies in directions of little variance.
-        hidden_width: of a two-layer MLP, whose output joins z_i; 0 for none.
+        hidden_width: width of a two-layer MLP whose output joins z_i; 0 for no MLP.
         spatial_map: also project to a map over the U-Net's lowest resolution, which is added there.
         raw: the embeddings are a CLIP's own, not of unit norm (Karlo): they are not scaled by sqrt(D).
         learned_null: a learned vector stands for no embedding, instead of zero (Karlo).

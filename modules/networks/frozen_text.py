@@ -36,7 +36,7 @@ class EmptyCaption(nn.Module):
     """The empty caption as a frozen CLIP gives it, which stands for a dropped one: buffers, 0 until they are set.
 
     Args:
-        shape: of what stands for its tokens: (L, F) features, or (L,) tokens.
+        shape: shape of its caption: (L, F) features, or (L,) tokens.
         dim: D of z_t.
     """
 

@@ -46,7 +46,7 @@ class UNetConfig:
         checkpointing: recompute activations in the backward pass instead of keeping them.
         body: "adm" is this file's network, the paper's; "lean" is `modules.networks.lean_unet`, for small budgets.
         middle_depth: blocks at the lowest resolution of a lean body; ADM always has two.
-        norm_groups: of every group norm; null is 32, or as many as leave 4 channels or more in a group.
+        norm_groups: groups of every group norm; null is 32, or as many as leave 4 channels or more in a group.
         time_embedding: how a residual block takes the embedding of the timestep and of what conditions the network as a
             vector: "scale_shift" scales and shifts its second norm (ADM); "additive" adds it before that norm (DDPM,
             and Karlo's super-resolution networks).

@@ -104,7 +104,7 @@ def to_ours(entries: Sequence[Entry], tensors: Mapping[str, Tensor], shapes: Sha
     Args:
         entries: the map.
         tensors: theirs.
-        shapes: of ours, all of them.
+        shapes: the shapes of all tensors of our network.
         source: names where they come from, in messages.
 
     Raises:

@@ -31,7 +31,7 @@ def network_of(kind: type[N], settings: Settings, tensors: int) -> N:
 
     Args:
         kind: its class.
-        settings: of it.
+        settings: the network's settings.
         tensors: how many the file has; ours has no more parameters than twice as many.
 
     Raises:

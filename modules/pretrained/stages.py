@@ -38,7 +38,7 @@ class ImportedStage:
         class_path: the LightningModule that trains it further.
         model: the model's class path.
         settings: init_args of both.
-        tensors: of the network; those of the empty caption are set when the CLIP is there.
+        tensors: the network's weights. Those for the empty caption are set when the CLIP is there.
     """
 
     class_path: str

@@ -80,7 +80,7 @@ class Muon(Optimizer):
 
     Args:
         params: NamedParameters, or (name, parameter) pairs as `named_parameters` gives them.
-        lr: of both. Muon's update is scaled by 0.2 sqrt(max(M, N)), to the size of AdamW's (2502.16982, eq. 4).
+        lr: for both. Muon's update is scaled by 0.2 sqrt(max(M, N)), to the size of AdamW's (2502.16982, eq. 4).
         momentum: of Muon, Nesterov's.
         weight_decay: of the matrices that Muon trains, decoupled.
         betas, eps: of AdamW.

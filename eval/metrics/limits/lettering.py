@@ -55,7 +55,7 @@ def lettering(
     lengths the common words would be compared with nothing.
 
     Args:
-        read: of N pictures.
+        read: what was read in each of N pictures.
         records: their manifest lines; those without a word are left out.
         resampler: of the N samples.
 

@@ -26,7 +26,7 @@ class EmbeddingCodec(nn.Module):
         retained_variance: keep only as many components as hold this share of the variance, 0 to 1; num_codes is then
             the most that there may be, and K is known after the fit (`kept`).
         num_buckets: per component.
-        num_dot_buckets: of the dot product.
+        num_dot_buckets: number of buckets for the dot product.
         buckets: "quantile" gives every bucket equally many training values; "uniform" equal widths over their range.
     """
 
