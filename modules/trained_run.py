@@ -225,8 +225,8 @@ class TrainedRun:
         width = getattr(stored.model.network, "embedding_dim", None)
         if width is not None and width != self.clip_facts[0]:
             raise InputError(
-                f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
-                f"{self.clip_facts[0]}: train it again on this CLIP's (`unclip embed`)"
+                f"the run's {name} was trained on embeddings of {width} dimensions, and the run's CLIP gives "
+                f"{self.clip_facts[0]}: train it again on embeddings of this CLIP (`unclip embed`)"
             )
         if stored.clip_fingerprint is not None:
             check_origin(stored.clip_fingerprint, self.clip_facts[1], f"the run's {name}", "the run has")

@@ -105,7 +105,7 @@ def check_raw(raw: bool | None, setting: str, found: CaptionSizes) -> None:
     way = f"set {NETWORK}.{setting} to {str(found.raw).lower()}, or " if setting else ""
     raise InputError(
         f"the data's embeddings are {theirs}, and this stage takes embeddings that are {ours}: {way}name embeddings of "
-        'the other kind, made with a CLIP whose open_clip_config.json says "embeddings": "raw", or does not'
+        'the other kind (they are raw if the open_clip_config.json of their CLIP says "embeddings": "raw")'
     )
 
 

@@ -145,8 +145,8 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
     network = model.network
     if network.interpolation != "bicubic-antialiased" or network.residual or network.learned_sigma or network.text:
         raise InputError(
-            "upsampler: diffusers' pipeline enlarges by interpolation bicubic-antialiased, has no text, and its "
-            "networks predict epsilon alone (residual and learned_sigma false)"
+            "upsampler: diffusers' pipeline needs interpolation: bicubic-antialiased, no text, and a network that "
+            "predicts epsilon alone (residual: false, learned_sigma: false)"
         )
     found = {}
     unets = (network.unet, network.last_unet if network.last_unet is not None else network.unet)

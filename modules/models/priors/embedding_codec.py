@@ -132,7 +132,7 @@ class EmbeddingCodec(nn.Module):
         count = components_for(eigenvalues, retained)
         if count > self.num_codes:
             raise InputError(
-                f"{count} components hold {retained:g} of the variance, num_codes allows {self.num_codes}: raise"
+                f"{retained:g} of the variance takes {count} components, but num_codes is {self.num_codes}: raise"
                 " num_codes of codec and network, or lower retained_variance"
             )
         return count
