@@ -133,6 +133,7 @@ class UnCLIP(ImageMethods):
         negative: str | Sequence[str] | None = None,
         start: Best | None = None,
         decoder: str | None = None,
+        at_once: int = 1,
     ) -> Best:
         """The best of `count` candidates for each caption by `ranking_clip`, at the decoder's own size.
 
@@ -141,6 +142,7 @@ class UnCLIP(ImageMethods):
             where: the places of the pictures.
             count: candidates of each.
             start: the best of fewer candidates of these pictures, from which to go on.
+            at_once: pictures that may be drawn together; so many candidates of each caption as fit are.
 
         Raises:
             InputError: no ranking CLIP was given.
@@ -150,6 +152,9 @@ class UnCLIP(ImageMethods):
         score = self.similarity(captions, self.ranking_clip)
 
         def draw(places: list[Place]) -> Tensor:
-            return self.draw_low(captions, condition, seed, places, images, negative, decoder)
+            times = len(places) // len(where)
+            true = None if images is None else images.repeat(times, 1, 1, 1)
+            away = negative if negative is None or isinstance(negative, str) else [*negative] * times
+            return self.draw_low([*captions] * times, condition, seed, places, true, away, decoder)
 
-        return best_of(count, where, draw, score, start)
+        return best_of(count, where, draw, score, start, max(1, at_once // len(where)))

@@ -505,7 +505,7 @@ class TrainedRun:
         if model.reads != "clip":
             if captions is None:
                 raise InputError(f"{decoder} reads {model.reads}, and these pictures have no captions to read")
-            if negative is not None and negative.texts is not None:
+            if negative is not None and negative.texts is not None and isinstance(negative.tokens, Tensor):
                 negative = negative._replace(tokens=model.tokens_of(negative.texts, negative.tokens))
             read = model.tokens_of(captions, tokens)
         if not model.sampler.clip_guidance_scale:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.metrics import frechet
+from eval.metrics import frechet_interval as intervals
 from eval.metrics.bootstrap import Interval, Resampler, clustered
+from eval.metrics.frechet import FeatureStatistics
 
 LEAST = 0.94
 SHARES = (0.5, 0.9, 0.97, 0.99)
@@ -78,19 +79,19 @@ def _percentiles(hits: np.ndarray, samples: int) -> Interval:
 def of_few_draws(trials: int, n: int = 200, dim: int = 4, seed: int = 0) -> Iterator[Covered]:
     """Coverage of a Frechet distance's expected value at this n by 20 draws, with Student's and the normal factor."""
     rng = np.random.default_rng(seed)
-    reference = frechet.FeatureStatistics(1e6, np.zeros(dim), np.eye(dim) * (1e6 - 1))
+    reference = FeatureStatistics(1e6, np.zeros(dim), np.eye(dim) * (1e6 - 1))
     samples = [rng.normal(0.5, 1, (n, dim)) for _ in range(trials)]
-    costly, frechet.COSTLY = frechet.COSTLY, 0
+    costly, intervals.COSTLY = intervals.COSTLY, 0
     try:
         found = [
-            frechet.frechet_interval(x, reference, Resampler(np.arange(n), 1000, k)) for k, x in enumerate(samples)
+            intervals.frechet_interval(x, reference, Resampler(np.arange(n), 1000, k)) for k, x in enumerate(samples)
         ]
     finally:
-        frechet.COSTLY = costly
+        intervals.COSTLY = costly
     truth = float(np.mean([interval.value for interval in found]))
-    case = f"Frechet distance, {n} samples of {dim} dimensions, {frechet.FEW_DRAWS} draws"
+    case = f"Frechet distance, {n} samples of {dim} dimensions, {intervals.FEW_DRAWS} draws"
     yield counted(case, "Student", found, truth)
-    narrower = NORMAL / frechet.student(frechet.FEW_DRAWS)
+    narrower = NORMAL / intervals.student(intervals.FEW_DRAWS)
     normal = [Interval(v, v - (v - low) * narrower, v + (high - v) * narrower) for v, low, high in found]
     yield counted(case, "normal", normal, truth)
 

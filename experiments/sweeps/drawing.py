@@ -34,6 +34,7 @@ class PointJob(Job):
         title: for the bar.
         ranking: names all settings but the number of candidates, for points that have one; else None.
         best: the best candidates so far by `ranking` and pictures: a point of more candidates goes on from them.
+        at_once: pictures that may be drawn together, of several candidates.
     """
 
     decoder: str = "decoder"
@@ -43,6 +44,7 @@ class PointJob(Job):
     title: str = ""
     ranking: str | None = None
     best: dict[str, Best] = field(default_factory=dict)
+    at_once: int = 1
 
     @property
     def label(self) -> str:
@@ -86,7 +88,7 @@ class PointJob(Job):
         key = json.dumps([self.ranking, numbers])
         before = self.best.get(key)
         start = before if before is not None and before.count <= self.best_of else None
-        given = (self.true_images(numbers), self.negative, start, self.decoder)
+        given = (self.true_images(numbers), self.negative, start, self.decoder, self.at_once)
         best = system.ranked(captions, self.condition, self.seed, self.places(numbers), self.best_of, *given)
         self.best[key] = best
         return best.pictures, best.places

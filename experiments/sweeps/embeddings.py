@@ -16,7 +16,7 @@ from eval.metrics.diversity import within_caption_distance
 from eval.metrics.frechet import FeatureStatistics, singular_warning
 from eval.metrics.frechet_interval import frechet_interval
 from eval.protocol import captions_digest
-from experiments.sweeps.points import BATCH, Sampler
+from experiments.sweeps.points import Sampler
 
 
 class EmbeddingJudge:
@@ -33,7 +33,7 @@ class EmbeddingJudge:
     def draw(self, condition: str, settings: Mapping[str, Any]) -> np.ndarray:
         """(N, D) float64 of unit norm, captions' samples one after another."""
         job, system = self.sampler.job(condition, settings, ""), self.sampler.system
-        drawn = [job.embedded(system, numbers)[1] for numbers in job.batches(BATCH, ())]
+        drawn = [job.embedded(system, numbers)[1] for numbers in job.batches(self.plan.batch_size, ())]
         z_i: np.ndarray = torch.cat([z for z in drawn if z is not None]).cpu().double().numpy()
         return z_i
 
@@ -91,8 +91,9 @@ class EmbeddingJudge:
     def population(self) -> np.ndarray:
         """z_i of all real images of the captions' folder."""
         real, system = self.sampler.real, self.sampler.system
-        starts = range(0, len(real), BATCH)
-        parts = [system.embed_image(real.images(k, k + BATCH).float() / 127.5 - 1) for k in starts]
+        size = self.plan.batch_size
+        starts = range(0, len(real), size)
+        parts = [system.embed_image(real.images(k, k + size).float() / 127.5 - 1) for k in starts]
         found: np.ndarray = torch.cat(parts).cpu().double().numpy()
         return found
 

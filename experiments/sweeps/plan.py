@@ -39,6 +39,7 @@ class Plan:
     negative: str | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
     decoder: str | None = None
+    batch_size: int = 64
 
     @classmethod
     def load(cls, path: Path, changes: Mapping[str, list[Any]] | None = None) -> Plan:
@@ -127,7 +128,7 @@ def _check_kinds(content: Mapping[str, Any]) -> None:
             raise InputError(f"{key} must be a text, found {content[key]!r}")
     if content.get("space", "images") not in ("images", "embeddings"):
         raise InputError(f"space is 'images' or 'embeddings', found {content['space']!r}")
-    for key in ("captions", "per_caption", "bootstrap"):
+    for key in ("captions", "per_caption", "bootstrap", "batch_size"):
         if type(content.get(key, 1)) is not int or content.get(key, 1) < 1:
             raise InputError(f"{key} must be 1 or more, found {content[key]!r}")
     if type(content.get("seed", 0)) is not int:

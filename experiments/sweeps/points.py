@@ -34,8 +34,6 @@ from modules.pipeline import UnCLIP
 if TYPE_CHECKING:
     from experiments.sweeps.plan import Plan
 
-BATCH = 64
-
 
 @dataclass(frozen=True)
 class Devices:
@@ -184,6 +182,7 @@ class Sampler:
             if "ranking.best_of" in settings
             else None,
             best=self.best,
+            at_once=self.plan.batch_size,
         )
 
     def request(self, row: int) -> Request:
@@ -205,7 +204,7 @@ class Sampler:
             The folder; None in all processes but the first.
         """
         shards = Shards(folder)
-        drawing = Drawing(self.system, job, shards, BATCH)
+        drawing = Drawing(self.system, job, shards, self.plan.batch_size)
         if not devices.first:
             draw(drawing, devices.device, devices.count, devices.strategy)
             return None

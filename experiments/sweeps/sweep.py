@@ -7,6 +7,7 @@
     conditions: [glide, diffusion_prior]
     captions: 96                        # the first ones of the real images' folder
     per_caption: 1
+    batch_size: 64                      # pictures at once, of several candidates too; changes no picture
     negative: blurred                   # a caption that all points are guided away from; none by default
     fixed: {decoder.steps: 8}           # settings of every point
     decoder: decoder_noised             # the stage that draws, in place of the conditions' own; optional

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +49,18 @@ def best_of(
     draw: Callable[[list[Place]], Tensor],
     score: Callable[[Tensor], Tensor],
     start: Best | None = None,
+    together: int = 1,
 ) -> Best:
     """The best of the first `count` candidates of each picture; of equal ones the first.
 
     The candidates of a smaller count are among those of a larger one.
 
     Args:
-        places: B of them.
-        draw: places of candidates -> (B, 3, h, w).
+        places: those of the B pictures.
+        draw: places of K candidates of each, [all first ones, all second ones, ...] -> (K B, 3, h, w).
         score: pictures -> (B,), the larger the better.
         start: the best of fewer candidates of the same pictures, from which to go on.
+        together: K, candidates of each that are drawn in one call; changes no picture.
 
     Raises:
         ValueError: `start` has seen more candidates.
@@ -65,10 +68,11 @@ def best_of(
     if start is not None and start.count > count:
         raise ValueError(f"the best of {start.count} candidates cannot become the best of {count}")
     best = start
-    for candidate in range(0 if start is None else start.count, count):
-        own = candidate_places(places, candidate)
-        pictures = draw(own)
-        best = _better(best, Best(pictures, score(pictures), own, candidate + 1))
+    for first in range(0 if start is None else start.count, count, together):
+        own = [candidate_places(places, candidate) for candidate in range(first, min(first + together, count))]
+        drawn = draw(list(itertools.chain.from_iterable(own))).split(len(places))
+        for seen, (pictures, its) in enumerate(zip(drawn, own, strict=True), first + 1):
+            best = _better(best, Best(pictures, score(pictures), its, seen))
     if best is None:
         raise ValueError(f"the best of {count} candidates: there must be 1 or more")
     return best

@@ -528,6 +528,10 @@ def test_blur_writes_the_distance_at_every_radius(run: Path, capsys: pytest.Capt
     plain = json.loads((run / "samples" / "glide" / "metrics.json").read_text())["frechet"]["value"]
     sharp, soft = (cell["value"] for cell in found["rows"][0]["frechet"])
     assert sharp == pytest.approx(plain, rel=1e-6) and soft != pytest.approx(sharp, rel=0.01)
-    for radius, said in (("-1", "is 0 or more"), ("nan", "is 0 or more"), ("17", "the pictures have 16 pixels")):
+    for radius, said in (
+        ("-1", "is 0 or more"),
+        ("nan", "must be a finite number"),
+        ("17", "the pictures have 16 pixels"),
+    ):
         assert main([*words, radius]) == 2
         assert said in capsys.readouterr().err

@@ -50,6 +50,19 @@ def test_the_best_of_n_is_drawn_and_the_manifest_says_so(words, stored_run, rank
     assert not torch.equal(plain, expected)
 
 
+@pytest.mark.parametrize("condition", ["dalle", "image_embedding"])
+def test_several_candidates_drawn_at_once_are_those_drawn_one_by_one(stored_run, rank_clip, condition):
+    system = UnCLIP(stored_run)
+    system.ranking_clip = FrozenCLIP(str(rank_clip))
+    side = system.decoder("decoder").image_size
+    true = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    given = (CAPTIONS, condition, 0, [(0, 0), (1, 0)], 5, true if condition == "image_embedding" else None)
+    one, several = system.ranked(*given), system.ranked(*given, at_once=5)
+    assert one.places == several.places
+    torch.testing.assert_close(several.pictures, one.pictures, atol=1e-5, rtol=0)
+    assert several.count == 5
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

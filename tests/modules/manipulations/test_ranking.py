@@ -47,6 +47,22 @@ def test_the_candidate_of_the_highest_score_is_kept(count, best):
     assert found.count == count
 
 
+@pytest.mark.parametrize("together", [2, 3, 9])
+def test_candidates_that_are_drawn_together_are_the_same(together):
+    calls = []
+
+    def counted(places):
+        calls.append(len(places))
+        return draw(places)
+
+    one, several = (
+        best_of(4, PLACES, draw, scores(TABLE)),
+        best_of(4, PLACES, counted, scores(TABLE), together=together),
+    )
+    assert torch.equal(several.pictures, one.pictures) and several.places == one.places and several.count == 4
+    assert calls == {2: [6, 6], 3: [9, 3], 9: [12]}[together]
+
+
 def test_going_on_from_fewer_candidates_is_the_same_and_draws_the_new_ones_alone():
     drawn = []
 

@@ -68,7 +68,7 @@ def test_the_decoder_is_guided_away_from_the_negative_caption_and_its_z_i(stored
     def alone(tokens, z):
         return model.network(x, t, model.network.condition(tokens, z))
 
-    both, neither = alone(given.tokens, z_i), alone(*away)
+    both, neither = alone(given.tokens, z_i), alone(away.tokens, away.z_i)
     wanted = neither + 1.5 * (both - neither)
     if text_scale is not None:  # Brooks et al. 2023, eq. 3, with the negative caption in the place of none.
         image = alone(away.tokens, z_i)
