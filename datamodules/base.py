@@ -2,8 +2,8 @@
 
 The data of a run are one endless stream: a shuffled pass over all n samples, then the next pass, shuffled anew. Batch k
 of rank r is a fixed slice of that stream, so it is a pure function of (seed, k, r, number of ranks). Nothing has to
-be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. Only where a run goes on
-with larger or smaller batches, or on more or fewer ranks, is it noted where in the stream that was.
+be saved to resume: the Trainer knows how many batches are behind it, and the rest follows. There is one exception. If a
+run goes on with batches of another size, or on another number of ranks, its position in the stream is saved.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class SplitDataModule(LightningDataModule):
 
     @property
     def attribution(self) -> str | None:
-        """Whom to name, and the licence, where pictures of the data are shown; None where there is nothing to name."""
+        """The author and the licence to name where pictures of the data are shown; None if there are none to name."""
         return None
 
     def texts(self, split: str) -> Sequence[str]:
-        """Every caption that a batch of the split may hold: `captions`, and more where pairs have several."""
+        """Every caption that a batch of the split may hold: `captions`, and the others of pairs that have several."""
         return self.captions(split)
 
     def data_hash(self, split: str) -> str:
@@ -70,7 +70,7 @@ class SplitDataModule(LightningDataModule):
         raise NotImplementedError
 
     def vocabulary(self, min_count: int = 1) -> list[str]:
-        """The sorted words (parted by spaces, lower case) that occur `min_count` times or more in train captions."""
+        """The sorted words (lower case, split at spaces) that occur `min_count` times or more in train captions."""
         counts = Counter(word for caption in self.texts("train") for word in caption.lower().split())
         return sorted(word for word, count in counts.items() if count >= min_count)
 

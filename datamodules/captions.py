@@ -24,7 +24,7 @@ class CaptionConfig:
         shares: source -> share of the draws in training, among the sources that a pair has; empty draws uniformly from
             all captions. A source without a share is drawn only where a pair has no other.
         draw: false always shows the first caption (with `shares`, of the source with the largest share).
-        max_words: a longer caption is a fault: it is no caption, and no text encoder sees its end.
+        max_words: a longer caption is a fault; text encoders would not see its end.
         added: source -> folder that `unclip caption` wrote for these pictures: further captions, one a pair.
 
     Raises:
@@ -54,7 +54,7 @@ class CaptionConfig:
             raise InputError("captions.shares are all 0: give at least one source a share")
 
     def refuse_columns(self, what: str) -> None:
-        """For captions that have no columns to choose from.
+        """Refuse `columns` for data whose captions have no columns.
 
         Raises:
             InputError: `columns` names some.
@@ -79,7 +79,7 @@ class CaptionFault(Exception):
 
 
 def clean(value: Any, max_words: int) -> str:
-    """A caption as one line, its words parted by single spaces.
+    """A caption as one line, with single spaces between its words.
 
     Args:
         value: a string, bytes of UTF-8 with or without a byte order mark, or something that is no caption.
@@ -108,7 +108,7 @@ def clean(value: Any, max_words: int) -> str:
 
 
 def usable(values: Iterable[tuple[str, Any]], place: str, max_words: int) -> tuple[list[tuple[str, str]], list[Fault]]:
-    """A pair's captions that can be used, and what is wrong with the others.
+    """The usable captions of a pair, and the faults of the others.
 
     Args:
         values: (source, what the data hold): a caption, several in a list, or None.

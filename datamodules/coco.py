@@ -155,7 +155,7 @@ def read_captions(path: Path) -> tuple[dict[Id, str], dict[Id, list[tuple[str, A
 
 
 def lacking(entry: Any, *keys: str) -> str:
-    """What of an image or annotation is missing or of the wrong type, in words for a fault; or ""."""
+    """Which part of an image or annotation is missing or of the wrong type, as the text of a fault; or ""."""
     if not isinstance(entry, dict):
         return "that is no mapping"
     missing = [key for key in keys if entry.get(key) is None]

@@ -1,4 +1,4 @@
-"""What all DataModules have in common that leave out, and count, what cannot be used."""
+"""The base of DataModules that leave out pairs that cannot be used, and count them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FaultCounting(SplitDataModule):
     faults: FaultPolicy
 
     def log(self, split: str) -> FaultLog:
-        """What has been skipped from the split so far, in this process."""
+        """The pairs of the split that this process has skipped so far."""
         logs: dict[str, FaultLog] = self.__dict__.setdefault("_logs", {})
         if split not in logs:
             logs[split] = FaultLog(self.faults, split)

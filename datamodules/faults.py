@@ -1,4 +1,4 @@
-"""What happens with a pair that cannot be used: it is left out and counted, or it stops the command at once."""
+"""Pairs that cannot be used: they are left out and counted, or the first of them stops the command."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class FaultPolicy:
 
     Attributes:
         on_error: "skip" leaves it out, says so and counts it; "refuse" stops with its name.
-        max_skipped: when more are skipped, everything stops. From 1 on a number of a split's pairs, 0 for none. Below
-            1 a share (one pair is always within it): of the source's pairs for what is found when they are listed, of
-            the split's for what is found when they are read. Every process lists all pairs, and counts those that it
-            reads.
-        follow_links: read what links inside a folder of pictures name outside of it. Only for folders of your own: a
-            stranger's link may name any file of yours.
+        max_skipped: if more pairs are skipped, the command stops. A value of 1 or more is a number of pairs of a split,
+            and 0 allows none. A value below 1 is a share (which always allows one pair): of the source's pairs for
+            faults that are found when pairs are listed, of the split's pairs for faults that are found when they are
+            read. Every process lists all pairs, and counts those that it reads.
+        follow_links: read files outside of a folder of pictures to which links in it lead. Only for your own folders:
+            a stranger's link may name any file of yours.
 
     Raises:
         InputError: a negative limit.
@@ -69,7 +69,7 @@ class FaultPolicy:
             raise InputError(f"faults.max_skipped must be 0 or more, got {self.max_skipped}")
 
     def limit(self, pairs: int) -> int:
-        """How many of so many pairs may be skipped."""
+        """How many of this number of pairs may be skipped."""
         return math.ceil(self.max_skipped * pairs) if self.max_skipped < 1 else int(self.max_skipped)
 
 
@@ -98,7 +98,7 @@ class FaultLog:
     def write_into(self, folder: Path, rank: int) -> None:
         """Add each fault to folder/skipped.jsonl, a second process to 1-skipped.jsonl; only the first tells of them.
 
-        Those that have been found before are added, too: the data may have been listed by then.
+        Faults that were found earlier are added too, because the data may have been listed before.
         """
         self.quiet = rank > 0
         file = folder / (f"{rank}-{LOG_FILE}" if rank else LOG_FILE) if folder.is_dir() else None
@@ -108,7 +108,7 @@ class FaultLog:
                 self._write(fault)
 
     def read(self, pairs: int) -> None:
-        """From here on faults are met while so many pairs are read, not while they are listed."""
+        """From now on faults are found while this number of pairs is read, not while pairs are listed."""
         self.pairs = pairs
         if self.policy.max_skipped < 1:  # A share of other pairs: those of the list have had theirs.
             self._listed = self._lost

@@ -30,9 +30,9 @@ class HuggingFaceDataModule(PictureDataModule):
         path: a folder that `save_to_disk` wrote, a folder or name that `load_dataset` takes.
         name: of the data set's configuration, where it has several.
         train: its split for training, as `load_dataset` writes it ("train", "train[:90%]").
-        val: that for validation; null holds `splits.val_share` of the training split out.
-        test: that for the test; null in the same way.
-        image_column: of pictures; one of bytes will do, or of file names in the data set's folder.
+        val: name of the validation split. With null, `splits.val_share` of the training split is held out.
+        test: name of the test split; null in the same way.
+        image_column: holds the pictures, or their bytes, or names of files in the data set's folder.
         image_size: side of the images in pixels.
         batch_size: pairs a batch and process, in training and in evaluation.
         embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
@@ -148,7 +148,7 @@ def load(path: str, name: str | None, split: str) -> Any:
 
 
 def _no_code(function: Callable[..., Any]) -> dict[str, bool]:
-    """Of `datasets` below 4, which knows of data sets that bring code along, and runs it where a variable says so."""
+    """The argument that keeps `datasets` below version 4 from running code that a data set brings along."""
     return {"trust_remote_code": False} if "trust_remote_code" in signature(function).parameters else {}
 
 

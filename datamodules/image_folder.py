@@ -34,14 +34,14 @@ class ImageFolderDataModule(PictureDataModule):
     - `metadata.jsonl` or `metadata.csv`, anywhere in the tree (Hugging Face's imagefolder convention): a line a
       picture, `file_name` relative to the table's folder, captions in `text` or in the columns that
       `captions.columns` names; a list (jsonl) is several captions.
-    - A `.txt` beside every picture and of its name, UTF-8; every line is a caption.
+    - A `.txt` with the same name beside every picture, UTF-8; every line is a caption.
     - The file names: `a_red_bicycle-003.jpg` is "a red bicycle".
 
     Args:
         train: the folder of the training pairs.
-        val: that of the validation pairs; null holds `splits.val_share` of the training folder out.
-        test: that of the test pairs; null in the same way.
-        captions_from: "auto" takes a metadata table where there is one, else text files; never the names by itself.
+        val: the folder of the validation pairs; null holds out `splits.val_share` of the training folder.
+        test: the folder of the test pairs; null in the same way.
+        captions_from: "auto" takes a metadata table if there is one, else text files, but never the names.
         image_size: side of the images in pixels.
         batch_size: pairs a batch and process, in training and in evaluation.
         embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.

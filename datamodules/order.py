@@ -128,7 +128,7 @@ class ResumableLoader(DataLoader[Any]):
             )
 
     def _go_on(self, size: int, batches: int, position: int) -> None:
-        """Go on from where batches of so many samples, over all ranks, have brought the run since its last origin."""
+        """Go on from the place in the stream that batches of this many samples (over all ranks) have reached."""
         sampler = self._order
         sampler.origin = batches, position
         if size != sampler.batch_size * sampler.world:
@@ -143,7 +143,7 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def leave_signals_to_training(worker_id: int = 0) -> None:
-    """What a loader process does first: it goes on working when its process group is asked to stop.
+    """The first action of a loader process: from then on it ignores signals that ask its process group to stop.
 
     Ctrl-C, `timeout`, torchrun, systemd and many schedulers send a signal to all processes at once. Training answers
     it with a last step and a checkpoint, and needs its batches for that; then it ends its loaders itself. A loader that

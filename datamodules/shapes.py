@@ -66,7 +66,7 @@ class ShapesDataModule(PairDataModule):
         self.token_features = token_features
         self.caption_config, self.alt_text = captions, alt_text
         for name in captions.columns.values():
-            channels.channel(name, alt_text)  # One that there is not is refused now.
+            channels.channel(name, alt_text)  # An unknown channel is refused now.
         self.sizes = checked_sizes(train_size, val_size, test_size)
         self._sources = {"train": train_split, "val": "val", "test": "test"}
         self._records: dict[str, Records] = {}

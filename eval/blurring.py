@@ -65,7 +65,7 @@ def blur_curve(
 
 
 def read_blur(run: Path) -> dict[str, Any] | None:
-    """What `unclip blur` wrote into a run; None if it has not.
+    """Read the blur.json that `unclip blur` wrote into a run; None if there is none.
 
     Raises:
         InputError: the file is damaged.

@@ -89,7 +89,7 @@ def move_into_place(partial: Path, folder: Path) -> None:
 
 @contextmanager
 def replacing_files(contents: Mapping[Path, str | bytes]) -> Iterator[None]:
-    """Writes several files, all or none; if the block that follows fails, they are as they were before, too.
+    """Writes several files, all or none. If the block that follows fails, the files are restored.
 
     Raises:
         InputError: a place cannot be written to, or the disk is full.

@@ -1,4 +1,4 @@
-"""A folder of samples as the judges see it, beside the real images: what the further metrics are computed from."""
+"""The judges' features of a folder of samples and of the real images, from which the further metrics are computed."""
 
 from __future__ import annotations
 

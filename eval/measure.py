@@ -91,8 +91,9 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder | None
         reference: the real images; None where there are none.
 
     Raises:
-        InputError: folders of different sample counts or captions, or of several conditions, too few samples or real
-            images for the metrics, images of another size than the reference's, or samples that are the reference.
+        InputError: the folders differ in sample count or captions, or one has several conditions; there are too few
+            samples or real images for the metrics; the images have another size than the reference's; or the samples
+            are the reference.
     """
     first, other = folders[0], folders[0] if reference is None else reference
     named = [("samples", folder) for folder in folders] + [("real images", other)]
@@ -129,7 +130,7 @@ def check_comparable(folders: list[SampleFolder], reference: SampleFolder | None
         if 2 * shared > len(folder):
             raise InputError(
                 f"{folder.path} shares {shared} of its {len(folder)} images with the reference {other.path},"
-                " so that its distance would be small by construction; export the reference from other pairs"
+                " so its distance would be too small; export the reference from other pairs"
             )
 
 
@@ -223,7 +224,7 @@ def caption_note(folder: SampleFolder) -> list[str]:
 
 
 def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
-    """Says what is left out where the pictures have no captions."""
+    """The note that names the metrics which are left out because the pictures have no captions."""
     if folder.captioned:
         return []
     names = ["CLIP score", "R-precision"] if judges.clip is not None else []
@@ -233,7 +234,7 @@ def uncaptioned_note(folder: SampleFolder, judges: Judges) -> list[str]:
 
 
 def geneval_note(folder: SampleFolder, judges: Judges) -> list[str]:
-    """Says that GenEval is left out where no picture has its metadata, without which nobody knows what to look for."""
+    """A note that GenEval is left out: no picture has its metadata, which say what objects to look for."""
     if "geneval" not in judges.published.scorers or any(record.get(GENEVAL) for record in folder.records):
         return []
     return [

@@ -81,10 +81,10 @@ def digest(protocol: Mapping[str, Any]) -> str:
 
 
 def captions_digest(records: Iterable[Mapping[str, Any]]) -> str:
-    """12 hexadecimal digits that identify which captions there are samples of, by number, and how many of each.
+    """12 hexadecimal digits that identify the captions of samples, by number, and how many samples each has.
 
     Args:
-        records: manifest lines, one a sample; their order is of no account.
+        records: manifest lines, one for each sample, in any order.
     """
     counts = Counter((int(record["caption_index"]), str(record["caption"])) for record in records)
     content = sorted([index, caption, n] for (index, caption), n in counts.items())
@@ -92,7 +92,7 @@ def captions_digest(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def exported_protocol(records: Iterable[Mapping[str, Any]], reference: Path) -> tuple[str | None, list[str]]:
-    """By which protocol that `unclip coco` exported samples are measured.
+    """The protocol, exported by `unclip coco`, by which samples are measured.
 
     Args:
         records: manifest lines of the samples.
@@ -172,7 +172,7 @@ def check_protocols(rows: Sequence[Row], ignore: Sequence[str] = (), way_out: st
 
 
 def require_keys(place: Path | str, row: Any, keys: Iterable[str], of_protocol: Iterable[str], way_out: str) -> None:
-    """Checks that a row of metrics that was read from a file holds what tables are made of.
+    """Checks that a row of metrics from a file has all keys that tables need.
 
     Raises:
         InputError: a key is missing, of the row or of its protocol; the message names the file, the key and `way_out`.

@@ -1,4 +1,4 @@
-"""Rows of metrics, sweeps and curves of a run that a stranger may have written: what tables and figures are made of."""
+"""The records of a run from which tables and figures are made; a stranger may have written them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_row(place: Path | str, row: Mapping[str, Any]) -> None:
 
 
 def check_record(place: Path | str, content: Any) -> None:
-    """Refuse numbers that are none, and texts without end, anywhere in a record.
+    """Refuse NaN and infinity, and texts that are too long, anywhere in a record.
 
     Raises:
         InputError: names the file and the key.
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def made_of(run: Path) -> Iterator[None]:
-    """What making tables or figures of a run's files raises, as one line.
+    """Turns errors of making tables or figures from a run's files into one line.
 
     Raises:
         InputError: a file holds something else than this project writes.
@@ -97,6 +97,6 @@ def made_of(run: Path) -> Iterator[None]:
         raise
     except DAMAGE as error:
         raise InputError(
-            f"{run}: one of its files holds what no table or figure can be made of ({reason(error)}): measure again "
+            f"{run}: the content of one of its files does not fit any table or figure ({reason(error)}): measure again "
             "what was changed; UNCLIP_DEBUG=1 shows where it stands"
         ) from error

@@ -36,7 +36,7 @@ class ReferenceStatistics:
         write_file(path, self.content())
 
     def content(self) -> bytes:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
         out = io.BytesIO()
         s = self.statistics
         text = json.dumps(dict(self.protocol), ensure_ascii=False)
@@ -67,7 +67,7 @@ class ReferenceStatistics:
         return cls(statistics, protocol)
 
     def require(self, **wanted: Any) -> ReferenceStatistics:
-        """Itself, if its protocol says what is wanted.
+        """Returns itself, if its protocol has the wanted values.
 
         Raises:
             InputError: it was made in another way; the message names the difference.

@@ -24,7 +24,7 @@ METRICS = "metrics.json"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds for a report.
+    """The parts of a run folder that a report needs.
 
     Attributes:
         path: the folder.
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def samples(self) -> Path:
-        """Where the sample folders lie."""
+        """The folder of the sample folders."""
         return self.path / "samples"
 
 

@@ -64,7 +64,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, limit: int = MAX_JSON) -> bytes:
-    """A regular file of at most so many bytes.
+    """The content of a regular file of at most `limit` bytes.
 
     Raises:
         InputError: a FIFO, a device, or a larger one.
@@ -91,7 +91,7 @@ def printable(text: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, for a line, and not the file's content."""
+    """The text of an error for a message, without the file's content."""
     return reading.reason(error)
 
 
@@ -178,7 +178,7 @@ def check_header(path: Path) -> None:
 
 
 def load_plain(path: Path) -> Any:
-    """What torch has saved, if it is tensors and plain values; raises as `modules.untrusted.pickles.load_plain`."""
+    """Load a file of tensors and plain values that torch has saved; see `modules.untrusted.pickles`."""
     from modules.untrusted import pickles
 
     return pickles.load_plain(path)

@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "data": ("data.data", "check a data set, export it as a folder of real images, or get emoji of many styles"),
     },
     "own_data": {
-        "new": ("own_data.new", "look at a data set, and write a suite of YAMLs that is fitted to it"),
+        "new": ("own_data.new", "look at a data set, and write a suite that fits it"),
     },
     "embeddings": {
         "embed": ("embeddings.embed", "compute CLIP embeddings of a data set once, for the priors and the decoder"),
@@ -36,7 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "fit": ("training.fit", "train one stage: --config FILE.yaml [--KEY=VALUE ...] [--ckpt_path last]"),
         "validate": ("training.fit", "run a stage's validation loop"),
         "test": ("training.fit", "measure a stage's checkpoint on the test split"),
-        "predict": ("training.fit", "write what a stage's checkpoint makes of the test split"),
+        "predict": ("training.fit", "write what a stage's checkpoint predicts for the test split"),
     },
     "importing": {
         "import": ("importing.import_weights", "make a run folder of released weights: Karlo, Kandinsky's prior, ..."),
@@ -57,24 +57,24 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "manipulations.text_diff",
             "change pictures by the difference of two captions; measure such edits",
         ),
-        "complete": ("manipulations.tokens.complete", "draw the rest of pictures whose top rows are given, by DALL-E"),
+        "complete": ("manipulations.tokens.complete", "keep the top rows of pictures, and let DALL-E draw the rest"),
         "codes": ("manipulations.tokens.codes", "show the codes of DALL-E's dVAE, and pictures as mosaics of them"),
         "inpaint": ("manipulations.inpaint", "draw a part of pictures anew"),
-        "pca": ("manipulations.pca", "draw pictures from ever more principal components of their embedding"),
+        "pca": ("manipulations.pca", "draw pictures from a growing number of principal components of z_i"),
         "typographic": (
             "manipulations.typographic",
-            "write text over pictures: CLIP's probabilities beside variations",
+            "write text over pictures; show CLIP's probabilities and variations",
         ),
         "conditioning-grid": (
             "manipulations.conditioning_grid",
-            "draw captions with ever more condition: caption only, z_t, a prior's z_i",
+            "draw captions under several conditions: caption only, z_t, a prior's z_i",
         ),
         "guidance-grid": ("manipulations.guidance_grid", "draw captions at growing guidance, beside GLIDE"),
         "gallery": ("manipulations.gallery", "make all these figures of a run, small, for its report"),
     },
     "evaluation": {
         "evaluate": ("evaluation.evaluate", "compare a folder of samples with a reference; writes metrics.json"),
-        "blur": ("evaluation.blur", "compare samples with a reference, both blurred ever more"),
+        "blur": ("evaluation.blur", "compare samples with a reference after a growing blur of both"),
         "coco": ("evaluation.coco", "prepare a COCO folder for zero-shot evaluation"),
         "judge": ("evaluation.judge", "fit an aesthetic or a preference probe on CLIP embeddings of rated images"),
     },
@@ -90,7 +90,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "table3": ("costs.table3", "print the paper's Table 3 (all hyperparameters), with counted FLOPs"),
     },
     "publishing": {
-        "report": ("publishing.report", "write the tables and the report of a run from what is there"),
+        "report": ("publishing.report", "write the tables and the report of a run"),
         "tables": (
             "publishing.tables",
             "write a run's Tables 1 (votes), 2 (FID), 3 and the ablation: Markdown, LaTeX, csv",
@@ -166,10 +166,10 @@ def unknown_command(command: str) -> str:
 
 
 def help_text() -> str:
-    """What `unclip --help` prints."""
+    """The page of `unclip --help`."""
     lines = []
     for group, commands in GROUPS.items():
-        lines += ["", f"{group}:", *(f"  {name:17} {text}" for name, (_, text) in commands.items())]
+        lines += ["", f"{group.replace('_', ' ')}:", *(f"  {name:17} {text}" for name, (_, text) in commands.items())]
     return "\n".join(
         [
             "usage: unclip COMMAND ...",

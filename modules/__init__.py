@@ -1,1 +1,1 @@
-"""What is trained, and how it is put together: the stages of unCLIP, their networks and the diffusion mathematics."""
+"""The stages of unCLIP, the system that they form, their networks, and the mathematics of diffusion."""

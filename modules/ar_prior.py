@@ -22,10 +22,10 @@ class ARPrior(PriorStage[ARPriorModel]):
     """Trains an ARPriorNetwork on the codes of an EmbeddingCodec, which is fitted to the training split first.
 
     Args:
-        network: what is trained.
+        network: the trained network.
         codec: PCA and buckets; its num_codes, num_buckets and num_dot_buckets must be the network's.
         drop_text: how often caption and z_t are dropped together.
-        guidance_scale, percentile, temperature: of sampling, see ARPriorModel.
+        guidance_scale, percentile, temperature: settings of sampling, see ARPriorModel.
         optimizer, training: see Stage.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a DataModule hands to a stage.
+"""The batches that a DataModule gives to a stage.
 
 NamedTuples, because Lightning moves those between devices by itself, and refuses frozen dataclasses.
 """
@@ -13,7 +13,7 @@ from modules.errors import InputError
 
 
 class Captions(NamedTuple):
-    """What a prior is given of B captions.
+    """The inputs of a prior for B captions.
 
     Attributes:
         tokens: (B, L) int64 caption tokens of the CLIP's tokeniser; 0 is padding.
@@ -49,7 +49,7 @@ class EmbeddingBatch(NamedTuple):
 
     @property
     def captions(self) -> Captions:
-        """What a prior is given of the pairs."""
+        """The inputs of a prior for these pairs."""
         return Captions(self.tokens, self.z_t, self.features)
 
     def rows(self, chosen: Tensor | slice) -> EmbeddingBatch:

@@ -42,12 +42,12 @@ class Condition:
 
     @property
     def needs_images(self) -> bool:
-        """Whether the decoder is given something of a true image."""
+        """Whether the decoder is given the z_i or the tokens of a true image."""
         return self.z_i in ("image", "true tokens")
 
     @property
     def draws(self) -> bool:
-        """Whether chance takes part, so that there can be several pictures of one condition."""
+        """Whether drawing is random, so that a caption can have several pictures."""
         return self.z_i != "true tokens"
 
     @property
@@ -102,12 +102,12 @@ RANKED = "_best_of_"
 
 
 def row_name(condition: str, best_of: int = 1) -> str:
-    """What manifests and tables call the pictures of a condition: "dalle", or "dalle_best_of_16"."""
+    """The name of a condition's pictures in manifests and tables: "dalle", or "dalle_best_of_16"."""
     return condition if best_of == 1 else f"{condition}{RANKED}{best_of}"
 
 
 def ranked(row: str) -> tuple[str, int]:
-    """The condition and the number of candidates that a row's name says; 1 where nothing was chosen."""
+    """The condition and the number of candidates in a row's name; 1 without re-ranking."""
     condition, _, count = row.rpartition(RANKED)
     if condition in CONDITIONS and count.isdecimal() and int(count) > 1:
         return condition, int(count)

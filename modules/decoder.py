@@ -28,15 +28,15 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
     """Trains a DecoderNetwork on images with cached embeddings and caption tokens.
 
     Args:
-        network: what is trained.
-        objective: the paper's: epsilon with learned sigma, cosine schedule, 1,000 steps.
+        network: the trained network.
+        objective: by default the paper's: epsilon with learned sigma, cosine schedule, 1,000 steps.
         sampler: how validation and `unclip sample` draw from it.
         drop_text, drop_embedding: how often the caption and z_i are dropped, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         statistics_samples: see DiffusionStage.
         reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
-        embedding_noise: the highest level of noise that is put on z_i in training, 0 for none.
-        noise_level: of the noise that is put on z_i in sampling.
+        embedding_noise: the highest level of noise that is added to z_i in training, 0 for none.
+        noise_level: level of the noise that is added to z_i in sampling.
         optimizer, training: see Stage.
     """
 
@@ -73,14 +73,14 @@ class Decoder(DiffusionStage[DecoderModel, ImageTextBatch]):
     def on_fit_start(self) -> None:
         """Fit the whitening of z_i to the training embeddings, and take the empty caption, where the network has them.
 
-        A resumed run has it already, and so has one that starts from other weights, which were trained behind it.
+        A resumed run has both already. So has a run that starts from given weights, which were trained with them.
         """
         fit_whitenings(self, self._model.embedding)
         fit_conditioning(self)
 
     @property
     def drawing_model(self) -> DecoderModel:
-        """What validation and `unclip predict` draw with: guided by no CLIP or weak decoder; a stage has none."""
+        """The model for validation and `unclip predict`; without guidance by a CLIP or a weak decoder."""
         model = self.averaged_model
         return replace(model, sampler=replace(model.sampler, clip_guidance_scale=0.0, guided_from="unconditional"))
 

@@ -18,12 +18,12 @@ class DiffusionPrior(PriorStage[DiffusionPriorModel], DiffusionStage[DiffusionPr
     """Trains a DiffusionPriorNetwork, or an MLPPriorNetwork.
 
     Args:
-        network: what is trained.
-        objective: the paper's: x0 prediction, cosine schedule, 1,000 steps.
+        network: the trained network.
+        objective: by default the paper's: x0 prediction, cosine schedule, 1,000 steps.
         sampler: how validation and `unclip sample` draw from it.
         drop_text: how often caption and z_t are dropped together; with 1, p(z_i) is learned.
         statistics_samples: see DiffusionStage.
-        candidates: draws a caption, of which the best by z_i . z_t is kept; the paper's 2.
+        candidates: draws of z_i for each caption, of which the one with the largest z_i . z_t is kept; the paper has 2.
         optimizer, training: see Stage.
     """
 

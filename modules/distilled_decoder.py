@@ -26,12 +26,12 @@ from modules.training.stage import TrainingConfig, adamw
 class DistilledDecoder(Decoder):
     """Trains a decoder to give in one evaluation what its teacher gives, under guidance, in two (2210.03142, 3.1).
 
-    With `progressive`, one step of it is to take the picture as far as two DDIM steps of the guided teacher do, on a
-    trajectory of the sampler's steps (Progressive Distillation, 2202.00512): sample it with DDIM in these steps, and
-    without guidance, which it has learned.
+    With `progressive`, the student learns to do in one DDIM step what the guided teacher does in two, on the trajectory
+    of the sampler's steps (Progressive Distillation, 2202.00512). Sample the student with DDIM in that number of steps,
+    and without guidance, because the guidance is in its weights already.
 
     Args:
-        network: as the teacher's, from whose weights it starts.
+        network: the same settings as the teacher's; it starts from the teacher's weights.
         teacher: folder of the trained stage; its weights do not change.
         teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
         progressive: whether to distil steps too; without, timesteps are drawn as in training.

@@ -14,7 +14,7 @@ class LinearPrior(PriorStage[LinearPriorModel]):
     """Trains a LinearPriorNetwork by least squares.
 
     Args:
-        network: what is trained.
+        network: the trained network.
         optimizer, training: see Stage.
     """
 

@@ -21,7 +21,7 @@ from modules.trained_run import condition_named
 class UnCLIP(ImageMethods):
     """A run's trained stages as one system; see `modules.trained_run.TrainedRun` for the arguments.
 
-    What it does to pictures is in `ImageMethods`; `generate` draws them for captions.
+    `ImageMethods` has the methods for pictures (variations, interpolations, edits); `generate` draws captions.
     """
 
     @classmethod
@@ -77,7 +77,7 @@ class UnCLIP(ImageMethods):
         """One image for each caption.
 
         Args:
-            captions: B of them; repeat one for several samples of it.
+            captions: B captions; repeat a caption to draw several pictures of it.
             condition: see `embedding`; a condition names the decoder, too.
             seed: of the run.
             places: (caption's position, sample's position) of each image, which with the seed decide its noise; by
@@ -87,8 +87,8 @@ class UnCLIP(ImageMethods):
             size: how far they do, a side that they reach; by default the largest.
             negative: what the pictures are guided away from, a caption for all or B of them.
             decoder: the stage that draws; by default the condition's own.
-            candidates: of each image so many are drawn, and the one is kept that `ranking_clip` finds nearest to the
-                caption (DALL-E 1, section 2.6); with 1 nothing is ranked. They are ranked at the decoder's own size.
+            candidates: pictures to draw for each image. The one that `ranking_clip` finds nearest to the caption is
+                kept (DALL-E 1, section 2.6). They are ranked at the decoder's own size; with 1 nothing is ranked.
 
         Returns:
             (B, 3, H, W) in [-1, 1].

@@ -58,10 +58,10 @@ class TrainedRun:
             from which it is downloaded. Its stages are clip, the priors of `modules.conditions`, decoder, glide, dvae,
             token_transformer, and upsampler or upsampler_256, upsampler_1024 and the like.
         device: where to compute.
-        overrides: see `Overrides`. Diffusion models have the fields of `modules.models.configs.SamplerConfig`, the
-            diffusion prior also candidates; the AR prior has guidance_scale, percentile and temperature, the token
-            Transformer guidance_scale and temperature.
-        placement: in what precision stages are held, and whether all of them at once.
+        overrides: settings of sampling, by stage. Diffusion models have the fields of
+            `modules.models.configs.SamplerConfig`, and the diffusion prior also has candidates. The AR prior has
+            guidance_scale, percentile and temperature, the token Transformer guidance_scale and temperature.
+        placement: the precision in which stages are held, and whether all of them are held at once.
 
     Raises:
         InputError: no such folder; or overrides of a stage that the run lacks, or of a setting that the stage lacks.
@@ -75,6 +75,7 @@ class TrainedRun:
         placement: Placement = Placement(),
     ) -> None:
         self.run, self.device, self.placement = run_folder(run), torch.device(device), placement
+        self._named = str(run)
         if not self.run.is_dir():
             raise InputError(f"no run folder {self.run}: train one with `unclip reproduce`, or name another with --run")
         self._stored: dict[str, Stored[Model]] = {}
@@ -85,10 +86,10 @@ class TrainedRun:
         self.overrides = overrides or {}
 
     def __repr__(self) -> str:
-        """The run, its stages and the device."""
+        """The run as it was named, its stages and the device."""
         changed = f", overrides {self._overrides}" if self._overrides else ""
         stages = ", ".join(self.stages()) or "none"
-        return f"{type(self).__name__}({str(self.run)!r}, stages: {stages}, on {self.device}{changed})"
+        return f"{type(self).__name__}({self._named!r}, stages: {stages}, on {self.device}{changed})"
 
     @property
     def overrides(self) -> Overrides:
@@ -224,8 +225,8 @@ class TrainedRun:
         width = getattr(stored.model.network, "embedding_dim", None)
         if width is not None and width != self.clip_facts[0]:
             raise InputError(
-                f"the run's {name} was trained on embeddings of {width} dimensions, its CLIP has "
-                f"{self.clip_facts[0]}: train it again on this CLIP's (`unclip embed`)"
+                f"the run's {name} was trained on embeddings of {width} dimensions, and the run's CLIP gives "
+                f"{self.clip_facts[0]}: train it again on embeddings of this CLIP (`unclip embed`)"
             )
         if stored.clip_fingerprint is not None:
             check_origin(stored.clip_fingerprint, self.clip_facts[1], f"the run's {name}", "the run has")
@@ -274,7 +275,7 @@ class TrainedRun:
         return model
 
     def caption_features(self, tokens: Tensor) -> CaptionFeatures:
-        """What the run's CLIP gives of captions (B, L), for decoders that read it; all 0 is no caption."""
+        """The run's CLIP features of captions (B, L), for decoders that read them; a row of 0 is no caption."""
         return caption_of(self.clip, tokens)
 
     def dvae(self, name: str = "dvae") -> DVAEModel:
@@ -321,7 +322,7 @@ class TrainedRun:
         return bool(settings.get("reads", "clip") == "clip" or guided)
 
     def unread(self, count: int) -> tuple[Tensor, Tensor]:
-        """What stands for `embed_text` of captions that no CLIP reads: tokens (B, 1) that are none, z_t (B, 0)."""
+        """Stands for `embed_text` if no CLIP reads the captions: tokens (B, 1) of padding, and z_t (B, 0)."""
         return torch.ones(count, 1, dtype=torch.int64, device=self.device), torch.zeros(count, 0, device=self.device)
 
     def embed_text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -369,7 +370,8 @@ class TrainedRun:
             return None
         if len(given) != count or not all(text.strip() for text in given):
             raise InputError(
-                f"{len(given)} negative captions, some maybe empty, for {count} pictures: give one for all"
+                f"{len(given)} negative captions for {count} pictures: give one for all, or one that is not empty for "
+                "each"
             )
         embedded = self.embed_text(given) if self.has("clip") else self.unread(count)
         return Captions(*embedded, texts=tuple(given))
@@ -388,8 +390,8 @@ class TrainedRun:
         scales += [] if own.prior is None else [self.prior(own.prior).guidance_scale or 1]
         if all(scale == 1 for scale in scales):
             raise InputError(
-                "a negative caption acts by guidance, and nothing is guided here: set the decoder's guidance_scale or "
-                "the prior's to another value than 1"
+                "a negative caption has an effect only with guidance, and nothing is guided here: set the decoder's or "
+                "the prior's guidance_scale to another value than 1"
             )
 
     def sample_tokens(
@@ -405,15 +407,15 @@ class TrainedRun:
         return model.sample(tokens, generators, given).unflatten(1, (grid, grid))
 
     def finite(self, name: str, drawn: Tensor) -> Tensor:
-        """What a stage has drawn, if it is finite: NaN would become a black picture.
+        """Refuses drawn values that are not finite: NaN would become a black picture.
 
         Raises:
             InputError: it is not; names the stage.
         """
         if not bool(torch.isfinite(drawn).all()):
             raise InputError(
-                f"the stage {name} of {self.run} gave values that are not finite (NaN or infinity), and no picture is "
-                "made of them: take other settings of sampling or a wider precision, or train the stage again"
+                f"the stage {name} of {self.run} gave values that are not finite (NaN or infinity), so there is no "
+                "picture: take other settings of sampling or a wider precision, or train the stage again"
             )
         return drawn
 
@@ -426,7 +428,7 @@ class TrainedRun:
         images: Tensor | None = None,
         negative: Captions | None = None,
     ) -> Tensor | None:
-        """What is given to the decoder (unCLIP, section 5.1), by the table in `modules.conditions`.
+        """What the decoder is given under a condition (unCLIP, section 5.1), by the table in `modules.conditions`.
 
         Args:
             condition: its name.
@@ -460,7 +462,7 @@ class TrainedRun:
     def negative_of(
         self, condition: str, negative: Captions | None, generators: list[torch.Generator]
     ) -> Negative | None:
-        """What the decoder is guided away from: negative captions, and z_i as the condition gives it for them.
+        """What the decoder is guided away from: negative captions, and the z_i that the condition gives for them.
 
         So a prior draws z_i for the negative captions too, as Kandinsky's does (2310.03502). True pictures have none.
 
@@ -488,7 +490,7 @@ class TrainedRun:
         """(B, L) tokens and (B, D) embeddings -> (B, 3, h, w) in [-1, 1], at the decoder's own size.
 
         Args:
-            z_i: what `embedding` gave: for a dVAE its tokens, and the caption and the generators are of no account.
+            z_i: the result of `embedding`. For a dVAE these are tokens; caption and generators are not used then.
             captions: B of them, for a sampler with clip_guidance_scale and for a decoder with tokens of its own.
             negative: see `negative_of`.
         """

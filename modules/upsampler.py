@@ -27,15 +27,15 @@ class Upsampler(DiffusionStage[UpsamplerModel, ImageTextBatch]):
     """Trains an UpsamplerNetwork on images of the target size.
 
     Args:
-        network: what is trained.
-        objective: the paper's: epsilon, cosine schedule (linear in the second upsampler), 1,000 steps.
-        sampler: the paper's: DDIM, 27 steps (15).
+        network: the trained network.
+        objective: by default the paper's: epsilon, cosine schedule (linear in the second upsampler), 1,000 steps.
+        sampler: by default the paper's: DDIM, 27 steps (15 in the second upsampler).
         crop: side of the training window as a share of the target's; the paper's 0.25.
-        corruption: of the low-resolution condition in training: "gaussian_blur" (64 -> 256) or "bsr" (256 -> 1024).
+        corruption: corruption of the condition in training: "gaussian_blur" (64 -> 256) or "bsr" (256 -> 1024).
         corruption_share: how often it is applied.
         statistics_samples: see DiffusionStage.
         optimizer, training: see Stage.
-        reads: of a network with text: which tokens of the caption it reads.
+        reads: for a network with text: which tokens of the caption it reads.
     """
 
     def __init__(

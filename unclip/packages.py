@@ -1,4 +1,4 @@
-"""Whether the packages of this project are the ones that Python finds: other people have a `modules/` or `eval/`, too.
+"""Checks that Python finds the packages of this project, and not another folder named `modules/` or `eval/`.
 
 Python takes the first package of a name on its path, and `python script.py`, `python -m` and notebooks put a folder of
 the user's first.

@@ -40,8 +40,8 @@ class Case:
 
     Attributes:
         name: what.
-        kind: of the fault that must be found; several parted by "; "; None where the pair must be used.
-        formats: of `KINDS`, where it is planted.
+        kind: the kind of fault that must be found, or several with "; " between; None if the pair must be used.
+        formats: those of `KINDS` in which it is planted.
         sample: changes the pair number `BROKEN` before it is written.
         folder: changes what was written.
         later: changes it after the pairs have been listed, as training would find it.
@@ -64,7 +64,7 @@ class Outcome:
 
     Attributes:
         seen: pairs that a pass of training showed.
-        kinds: of the faults that were counted, parted by "; ".
+        kinds: the kinds of faults that were counted, with "; " between.
         lost: pairs that were counted as lost.
         refusal: the line that `on_error: refuse` stops with; "" where it does not.
         stopped: the line that `on_error: skip` stops with, all the same.

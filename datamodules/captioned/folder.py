@@ -24,7 +24,7 @@ _AGAIN = "run `unclip caption` on these data, or name another folder"
 
 @dataclass(frozen=True)
 class CaptionsInfo:
-    """What captions.json says.
+    """The content of captions.json.
 
     Attributes:
         captioner: identifies what wrote the captions.
@@ -40,7 +40,7 @@ class CaptionsInfo:
 
 
 def open_captions(folder: str | Path) -> CaptionsInfo:
-    """What a folder of captions says of itself.
+    """Open a folder of captions: the content of its captions.json.
 
     Raises:
         InputError: no such folder, or captions.json is not what `unclip caption` writes.

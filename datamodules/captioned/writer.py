@@ -22,7 +22,7 @@ MAX_WORDS = 256
 
 @dataclass(frozen=True)
 class Written:
-    """What a captioner makes of B pairs.
+    """A captioner's captions for B pairs.
 
     Attributes:
         captions: B strings.
@@ -97,8 +97,8 @@ class CaptionFiles:
     def append(self, shard: CaptionShard, written: Written) -> None:
         """Add captions to a shard, each as one line.
 
-        What cannot be a caption becomes an empty one, and so does that of another pair, whose picture was shown in the
-        place of one that cannot be read.
+        A text that cannot be a caption becomes an empty one. So does the caption of a pair whose picture cannot be
+        read: the captioner was shown the picture of another pair in its place.
         """
         first = shard.rows.start + len(shard.lines)
         own = range(first, first + len(written.captions))

@@ -1,8 +1,8 @@
 """Whether embeddings are still those that were written: checksums of the files, norms of the rows.
 
-A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. In folders from before
-there were checksums the norms are looked at, which notices zeros and factors, and whether a row's two embeddings belong
-together, which notices rows in another order.
+A checksum notices every change: rows that are zeros, scaled, reversed or of other pictures. Older folders have no
+checksums. There the norms are checked, which finds zeros and scaled rows; and whether a row's two embeddings belong
+together, which finds rows in another order.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class EmbeddingsInfo:
-    """What an embeddings folder says about itself.
+    """The content of embeddings.json.
 
     Attributes:
         clip_fingerprint: of the CLIP that made them: a hash of its weights, and of its vocabulary if it has its own.
@@ -119,7 +119,7 @@ class EmbeddingRows(Dataset[EmbeddingBatch]):
         return len(self.chosen)
 
     def without(self, rows: Iterable[int]) -> EmbeddingRows:
-        """The same but for some rows, by their numbers."""
+        """The same rows without some, which are given by their numbers."""
         left = np.setdiff1d(np.asarray(self.chosen, np.int64), np.fromiter(rows, np.int64))
         return EmbeddingRows(self.z_i, self.z_t, self.tokens, self.features, self.normalised, left, self.replaced)
 

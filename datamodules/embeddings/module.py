@@ -35,8 +35,9 @@ class EmbeddingsDataModule(FaultCounting):
         num_workers: loader processes.
         token_features: whether the batches hold the CLIP's features of every caption token, for a prior with
             `feature_dim`; the folder must have them (`unclip embed --token-features`).
-        tokenizer: of the CLIP that clip-retrieval used, such as {class_path: modules.clip.clip_tokenizer.CLIPTokenizer,
-            init_args: {name_or_folder: ViT-L-14}}; a folder of ours holds tokens.
+        tokenizer: for a folder of clip-retrieval, its CLIP's tokenizer, such as
+            {class_path: modules.clip.clip_tokenizer.CLIPTokenizer, init_args: {name_or_folder: ViT-L-14}}. A folder of
+            ours holds tokens, and needs none.
         val_size, test_size: rows of the validation and test splits, the last ones of a clip-retrieval folder that has
             no splits; a folder of ours says which rows are which.
         faults: what happens with rows that cannot be used.
@@ -67,7 +68,7 @@ class EmbeddingsDataModule(FaultCounting):
 
     @property
     def info(self) -> EmbeddingsInfo:
-        """What a folder of ours says about itself: the CLIP's fingerprint, dim, context, rows, hashes of the data."""
+        """The folder's embeddings.json: the CLIP's fingerprint, dim, context, rows, hashes of the data."""
         return self._open().info
 
     @property

@@ -41,7 +41,7 @@ _TEMPORARY = ".part"
 
 @dataclass(frozen=True)
 class Column:
-    """What one row of a kind of array is: its dtype as .npy files have it, and its shape."""
+    """One row of a kind of array: its dtype, in the notation of .npy files, and its shape."""
 
     descr: str
     shape: tuple[int, ...]
@@ -99,7 +99,7 @@ class ShardedArray:
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """The shape of one row."""
         return tuple(self.parts[0].array.shape[1:])
 
     def __getitem__(self, rows: Sequence[int]) -> np.ndarray:

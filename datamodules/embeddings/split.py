@@ -43,7 +43,7 @@ SAID_BY = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a CLIP makes of B pairs.
+    """A CLIP's outputs for B pairs.
 
     Attributes:
         z_i, z_t: (B, D) of unit norm.

@@ -1,4 +1,4 @@
-"""What the data sets of crowds and of signs share: splits of chosen sizes whose pairs are drawn, not read."""
+"""The common part of the data sets of crowds and signs: splits of chosen sizes whose pairs are rendered, not read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What data sets of picture files share."""
+"""The common part of data sets of picture files."""

@@ -23,13 +23,13 @@ _SIDED = re.compile(
 
 @dataclass(frozen=True)
 class PictureConfig:
-    """How a picture becomes a square of the size that training sees. Plain access, evaluation and embedding take the
-    centre and never mirror.
+    """How a picture becomes a square of the size that training sees. Evaluation and embedding always take the centre,
+    and never mirror.
 
     Attributes:
-        crop: of what is not square: the "centre", or in training a "random" place along the longer side.
-        flip: in training, mirror every second picture whose caption allows it: one without left and right, and without
-            writing, which a mirror turns round.
+        crop: which square of a longer picture is taken: the "centre", or in training a "random" one.
+        flip: in training, mirror every second picture whose caption allows it. Captions with left, right or writing do
+            not, because the mirrored picture would contradict them.
         draft: let a JPEG that is far larger than needed be decoded at a half, a quarter or an eighth (libjpeg's
             scaling of the cosine transform), but at not less than `draft_margin` times the size.
         draft_margin: 1 is fastest; at 2, photographs of 256 px at 64 px differ from fully decoded ones by 46 dB, less

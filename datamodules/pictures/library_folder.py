@@ -89,7 +89,7 @@ def _named(content: Any, inside: bool = False) -> Iterator[str]:
 
 
 def library_caches() -> list[Path]:
-    """Where the library keeps what it has downloaded."""
+    """The folders in which the library keeps its downloads."""
     from datasets import config
 
     return [Path(config.HF_CACHE_HOME), Path(config.HF_DATASETS_CACHE), Path(config.DOWNLOADED_DATASETS_PATH)]

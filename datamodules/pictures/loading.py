@@ -1,4 +1,4 @@
-"""Loaders whose batches come with what was wrong, so that faults are counted where the training runs."""
+"""Loaders whose batches list the pairs that could not be read, so that the process that trains can count them."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ class CountingLoader(_Counting, DataLoader[Any]):  # type: ignore[misc]
 
 
 class TrainingLoader(_Counting, ResumableLoader):  # type: ignore[misc]
-    """The same, in the training order."""
+    """A loader in the training order."""

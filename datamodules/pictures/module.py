@@ -44,17 +44,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How large the splits are, and what validation and test are taken from where the data have none.
+    """How large the splits are, and which share is held out if validation or test have no data of their own.
 
     Attributes:
-        val_share: of the training source that is held out for validation, if it has no source of its own; the hash of
-            a pair's key decides, so a pair never changes sides when others are added. Where validation and test have
-            a source together, the ratio of the two shares parts it. Null is 0.01, or as many more pairs as `val_size`
-            asks for (then pairs go back to training when others are added).
+        val_share: share of the training source that is held out for validation, if validation has no source of its own.
+            The hash of a pair's key decides, so a pair never changes sides when others are added. If validation and
+            test have one source together, it is divided by the ratio of the two shares. Null is 0.01, or more if
+            `val_size` needs more (then pairs go back to training when others are added).
         test_share: the same for the test.
-        train_size: at most so many training pairs, a fair sample; null for all.
-        val_size: so many validation pairs, or fewer where `val_share` or the source has fewer; null for all.
-        test_size: so many test pairs, in the same way.
+        train_size: at most this number of training pairs, a fair sample; null for all.
+        val_size: number of validation pairs, or fewer if `val_share` or the source has fewer; null for all.
+        test_size: number of test pairs, in the same way.
 
     Raises:
         InputError: a share outside 0 to 1, both together 1 or more, a size below 1.
@@ -82,7 +82,7 @@ class SplitConfig:
         return getattr(self, f"{split}_size")
 
     def share(self, split: str) -> float:
-        """What is held out for validation or test."""
+        """The share that is held out for validation or test."""
         share = getattr(self, f"{split}_share")
         return USUAL_SHARE if share is None else share
 
@@ -104,7 +104,7 @@ class NoPairs(InputError):
 
 
 class Listed(NamedTuple):
-    """What a source holds.
+    """The pairs of a source.
 
     Attributes:
         table: the pairs that can be used, as far as that can be told without decoding.
@@ -127,10 +127,10 @@ class PictureDataModule(FaultCounting, PairDataModule):
         image_size: side of the images in pixels.
         batch_size: pairs a batch and process, in training and in evaluation.
         embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
-        cache_dir: folder for what is computed once (lists of shards); None keeps nothing.
-        seed: of the training order and of what is drawn anew in every pass.
+        cache_dir: folder for results that are computed once (lists of shards); None keeps nothing.
+        seed: seed of the training order, and of the captions, crops and flips in every pass.
         num_workers: loader processes.
-        captions: where they are, and which of several is shown.
+        captions: where the captions are, and which of several is shown.
         picture: crop, flip, decoding.
         splits: sizes and shares.
         faults: what happens with pairs that cannot be used.
@@ -270,7 +270,7 @@ class PictureDataModule(FaultCounting, PairDataModule):
         return [type(self).__name__, split]
 
     def data_hash(self, split: str) -> str:
-        """Of names and captions. Pixels are not read for it: pictures that are exchanged under their names keep it."""
+        """Hash of names and captions, not of pixels: it stays if pictures are replaced under their names."""
         return digest([*self.source_key(split), self.pairs(split).digest()])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

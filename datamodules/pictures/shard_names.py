@@ -48,7 +48,7 @@ class Group:
 
 @dataclass
 class Sorted:
-    """What a group holds.
+    """The pairs and other members of a group.
 
     Attributes:
         pairs: the middles that have a picture and a caption.
@@ -66,10 +66,9 @@ class Sorted:
 def sort_out(group: Group, columns: Sequence[str]) -> Sorted:
     """Tell pairs from what is left over.
 
-    A picture and a caption are a pair if they have the same middle. A picture without a caption of its own is a further
-    one of a picture with a shorter middle if the rest of its name says what it is (`cat.mask.png` beside `cat.jpg`); if
-    the rest begins with a digit (`cat.2.jpg`) it is a picture whose caption is missing. It never takes the place or the
-    caption of another.
+    A picture and a caption are a pair if they have the same middle. A picture without a caption may belong to another
+    picture, whose middle is shorter: `cat.mask.png` to `cat.jpg`. If the rest of the name begins with a digit
+    (`cat.2.jpg`), it is a picture whose caption is missing. It never takes the place or the caption of another.
 
     Args:
         group: the members of a key.

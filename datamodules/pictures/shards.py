@@ -1,4 +1,4 @@
-"""What is in a .tar shard, and where: indexed once, so that any pair can be read at any time, in any process.
+"""The index of a .tar shard, made once, so that any process can read any pair at any time.
 
 Keys and extensions are the webdataset library's: `000012.jpg`, `000012.txt` and `000012.json` are one pair. Names
 with further dots are `shard_names`' business.
@@ -34,7 +34,7 @@ class NotAShard(Exception):
 
 
 class Index(NamedTuple):
-    """What a shard holds.
+    """The pairs of a shard, and where they lie.
 
     Attributes:
         pairs: [key, offset, size, [[source, caption], ...]] of each pair.

@@ -1,4 +1,4 @@
-"""What all data of picture files share: pairs are listed once, read when asked for, and faults are counted.
+"""The base of all data of picture files: pairs are listed once and read when they are needed; faults are counted.
 
 A subclass says what there is (`list_pairs`) and how a picture's bytes are read (`Reader`); splits, captions, decoding,
 order, faults and batches are the same for all.
@@ -38,7 +38,7 @@ class Reader(Protocol):
     """Reads the files of a split's pictures; travels to loader processes."""
 
     def name(self, pair: int) -> str:
-        """What faults call the picture of a pair."""
+        """The name of a pair's picture in messages."""
         ...
 
     def read(self, pair: int) -> bytes:
@@ -139,8 +139,8 @@ class Pairs:
 class PictureDataset(Dataset[ImageTextBatch]):
     """n pairs; a list of indices or draws gives a batch, broken pictures replaced and counted.
 
-    A pair that cannot be read gives its place in the batch to another one, drawn from (seed, pass, index) as everything
-    else is, so that batches stay full on every device and a resumed run sees the same ones.
+    If a pair cannot be read, another one takes its place in the batch. It is drawn from (seed, pass, index), as
+    everything else is. So batches stay full on every device, and a resumed run sees the same ones.
 
     Args:
         pairs: the split.

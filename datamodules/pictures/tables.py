@@ -60,7 +60,7 @@ Row = tuple[str, dict[str, Any], str]
 
 
 def rows_of(path: Path, columns: dict[str, str]) -> Iterator[Row]:
-    """(place, row, "") of a metadata table, or (place, what could be read of the row, what is wrong with that line).
+    """The rows of a metadata table: (place, row, ""), or (place, the readable part of the row, what is wrong with it).
 
     Raises:
         InputError: the table cannot be read at all, or lacks a column.

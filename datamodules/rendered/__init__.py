@@ -1,1 +1,1 @@
-"""What data sets of rendered pictures share."""
+"""The common part of data sets of rendered pictures."""

@@ -1,4 +1,4 @@
-"""What is computed once and kept on disk: rendered images and records, shared by all stages and processes.
+"""A cache on disk of rendered images and records, which all stages and processes share.
 
 A file's name holds a hash of everything that made it, so a file that exists is right: it is written beside, synced
 and renamed, under a lock, and never changed afterwards.

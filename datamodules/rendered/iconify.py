@@ -76,12 +76,12 @@ class IconSet:
 
     @property
     def style(self) -> str:
-        """What captions call it: the title without the word "Emoji"."""
+        """The name of the style in captions: the title without the word "Emoji"."""
         return " ".join(word for word in self.title.split() if word.lower() != "emoji") or self.title
 
     @property
     def attribution(self) -> str:
-        """Whom to name: "Noto Emoji by Google Inc (Apache 2.0, https://...)"."""
+        """The attribution to show: "Noto Emoji by Google Inc (Apache 2.0, https://...)"."""
         return f"{self.title} by {self.author} ({self.licence})"
 
 

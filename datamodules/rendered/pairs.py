@@ -1,4 +1,4 @@
-"""What all data sets of rendered pictures share: captions, cached pixels, and embeddings attached by index."""
+"""The base of data sets of rendered pictures: captions, cached pixels, and embeddings attached by index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from modules.errors import InputError
 
 
 class Records(NamedTuple):
-    """What is known of a split beside its pixels.
+    """The records of a split, beside its pixels.
 
     Attributes:
         captions: n strings.
@@ -127,7 +127,7 @@ class PairDataModule(SplitDataModule):
         raise NotImplementedError
 
     def source_key(self, split: str) -> list[str]:
-        """What decides a split's content: the data's and the split's name, then versions and hashes of code."""
+        """All that a split's content depends on: the data's and the split's name, versions, hashes of code."""
         raise NotImplementedError
 
     def columns(self, split: str) -> dict[str, Sequence[str]]:
@@ -220,7 +220,7 @@ class PairDataModule(SplitDataModule):
 
     @property
     def clip_fingerprint(self) -> str | None:
-        """Of the CLIP that made the attached embeddings; None without any."""
+        """Fingerprint of the CLIP that made the attached embeddings; None if there are none."""
         return None if self.embeddings is None else open_embeddings(self.embeddings).info.clip_fingerprint
 
     @property
@@ -229,7 +229,7 @@ class PairDataModule(SplitDataModule):
         return None if self.embeddings is None else open_embeddings(self.embeddings).info.dim
 
     def data_hash(self, split: str) -> str:
-        """Of the source and of all captions; not of the resolution, which a CLIP and a decoder need not share."""
+        """Hash of the source and all captions, not of the resolution, which may differ between stages."""
         captioned = self.captioned(split)
         if captioned is None:
             return digest([self.source_key(split), self.captions(split)])

@@ -1,4 +1,4 @@
-"""Reads captions of rendered scenes back: what a caption claims, whoever wrote it.
+"""Parses captions of rendered scenes: what a caption claims, whoever wrote it.
 
 The inverse of `scenes.caption_of` and of the channels in `channels`; of other texts, such as a captioner's, it takes
 the words that it knows. Nothing is guessed: an object without a shape's name has None for its shape.
@@ -18,7 +18,7 @@ FIRST_WORDS = {relation.split()[0]: relation for relation in RELATIONS}
 
 
 class Claims(NamedTuple):
-    """What a caption says.
+    """The claims of a caption.
 
     Attributes:
         said: in the form of `scenes.describe`, None where it says nothing.
@@ -30,7 +30,7 @@ class Claims(NamedTuple):
 
 
 def read(caption: str) -> Claims:
-    """What a caption claims of its picture. Case and punctuation are of no account."""
+    """What a caption claims about its picture. Case and punctuation do not matter."""
     words = [word.strip(".,;:!?") for word in caption.lower().split()]
     two = words[:2] == ["two", "shapes"] or "two shapes" in " ".join(words)
     if two:

@@ -1,4 +1,4 @@
-"""A process that renders SVGs and may die of one: the drawing of a stranger ends it, not the training.
+"""A process of its own that renders SVGs: a drawing that crashes the renderer ends this process, not the training.
 
 It reads (length, side) and an SVG from stdin, and writes (length) and a PNG, or (0) and one line, to stdout. It imports
 nothing of this project: it is started by its path.

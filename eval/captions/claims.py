@@ -102,8 +102,8 @@ def check_same_prompts(first: Point, second: Point) -> None:
     """
     if not np.array_equal(first.folder.caption_index, second.folder.caption_index):
         raise InputError(
-            f"{first.folder.path} and {second.folder.path} hold pictures of other prompts, or in another order, and "
-            "are compared prompt by prompt: draw both from the same prompts"
+            f"{first.folder.path} and {second.folder.path} are compared prompt by prompt, but hold pictures of "
+            "different prompts, or in another order: draw both from the same prompts"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a caption gets right, wrong, leaves out and invents, by attribute, where the truth of its picture is known."""
+"""Compares a caption with the known truth of its picture: what is right, wrong, left out and invented, by attribute."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def compare(said: Mapping[str, Any], truth: Mapping[str, Any]) -> Outcomes:
         truth: the same of the picture, with nothing open but the relation of a lone object, which is None.
 
     Returns:
-        For each of `ATTRIBUTES` how often it is right, wrong, left out (true and not said) and invented (said of an
-        object, or of a relation, that there is not). What is true is right, wrong or left out, each once.
+        For each of `ATTRIBUTES`, how often it is right, wrong, left out (true, but not said) and invented (said of an
+        object or a relation that the picture does not have). Each true attribute counts once: as right, wrong or left
+        out.
     """
     found: Outcomes = {name: dict.fromkeys(OUTCOMES, 0) for name in ATTRIBUTES}
     slots = _matching(said, truth)
@@ -104,7 +105,7 @@ def is_faultless(outcomes: Outcomes) -> bool:
 
 
 def wrong_attributes(outcomes: Outcomes) -> set[str]:
-    """The attributes of which something is wrong or invented; what is left out is not."""
+    """The attributes with something wrong or invented; an omission does not count."""
     return {name for name, found in outcomes.items() if found["wrong"] or found["invented"]}
 
 

@@ -1,4 +1,4 @@
-"""What the study compares: decoders by the captions that they were trained on, and the prompts that they are given."""
+"""The models of the study, by the captions that they were trained on, and the prompts that they are given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Trained:
     Attributes:
         label: how tables and figures call it.
         colour: of its curve.
-        share: of the draws in training, the share of captions that are not alt-text.
+        share: how often training drew a caption that is not alt-text, 0 to 1.
     """
 
     label: str

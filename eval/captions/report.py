@@ -17,7 +17,7 @@ class Measured:
     Attributes:
         source: such as "alt_text".
         captions: how many there are.
-        outcomes: of all of them together; None where no truth is known.
+        outcomes: counts over all captions; None if no truth is known.
         faultless: share of the captions in which nothing is wrong, left out or invented; None as above.
         unrelated: words a caption, in the mean, that say nothing of a picture; None as above.
         length: see `eval.captions.compare.lengths`.
@@ -31,7 +31,7 @@ class Measured:
     length: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """For report.json."""
+        """The report as plain values, for report.json."""
         return asdict(self)
 
 
@@ -62,7 +62,7 @@ def outcomes_table(found: Sequence[Measured]) -> Table:
             body.append([Cell(source.source), Cell(name), *shares, _share(counts["invented"], source.captions)])
     notes = [
         "Right, wrong, left out: shares of what is true of the pictures. Invented: for each caption, how often it is"
-        " said of an object or a relation that there is not.",
+        " said of an object or a relation that the picture does not have.",
     ]
     return Table(
         "Captions against the truth", ["captions", "attribute", "right", "wrong", "left out", "invented"], body, notes

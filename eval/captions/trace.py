@@ -67,7 +67,7 @@ def _summary(name: str, rows: list[tuple[bool, bool, bool]], point: Point, draws
 
 
 def trace_table(rows: list[Mapping[str, Any]]) -> Table:
-    """What `trace` found, for several decoders."""
+    """A table of the results of `trace` for several decoders."""
     columns = ("wrong_pictures", "wrong_captions", "explained", "followed")
     body = [
         [Cell(MODELS[row["model"]].label), Cell(row["attribute"]), *(number(row[name], 3) for name in columns)]

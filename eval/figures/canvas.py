@@ -1,4 +1,4 @@
-"""What all plots share: axes, lines with intervals, one legend, the protocol at the foot, and files."""
+"""The common part of all plots: axes, lines with intervals, one legend, the protocol at the foot, and files."""
 
 from __future__ import annotations
 

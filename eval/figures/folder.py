@@ -20,7 +20,7 @@ RECORD, PICTURE = "figure.json", "figure.png"
 
 @dataclass(frozen=True)
 class FigureRecord:
-    """What a figure says beside its pictures.
+    """The record of a figure, beside its pictures.
 
     Attributes:
         title: of the figure.
@@ -100,7 +100,7 @@ def write_figure(
 
 
 def read_figure(folder: str | Path) -> FigureRecord:
-    """What `write_figure` wrote.
+    """Read the record of a figure that `write_figure` wrote.
 
     Raises:
         InputError: figure.json is damaged, or a picture that it names is missing.

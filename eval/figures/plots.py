@@ -82,7 +82,7 @@ def blur(found: Mapping[str, Any] | None) -> Figure | None:
 
 
 def quality(sweep: Sweep) -> tuple[str, Metric]:
-    """What figure 13 calls quality: predicted aesthetics where there is a probe, else accuracy, else the CLIP score."""
+    """The quality of figure 13: predicted aesthetics if there is a probe, else accuracy, else the CLIP score."""
     if any(p.get("aesthetic") for p in sweep.points):
         return "mean predicted aesthetic", metric("aesthetic")
     if any(accuracy_of(p) for p in sweep.points):
@@ -240,6 +240,6 @@ def guidance_pictures(sweep: Sweep, folders: Mapping[str, SampleFolder], conditi
 
 
 def samples_foot(rows: Sequence[Mapping[str, Any]], settings: str = "") -> str:
-    """What stands below pages of samples: rows with "condition" and "drawn", or settings where manifests do not say."""
+    """The text below pages of samples, from rows with "condition" and "drawn", or else from settings."""
     how = sentence(rows) or settings
     return "The first sample of each caption." + (f" Drawn with {how}." if how else "")

@@ -41,7 +41,7 @@ class LinearProbe:
 
     @property
     def name(self) -> str:
-        """For protocols: its CLIP's name, and 8 hexadecimal digits that tell this probe from others on this CLIP."""
+        """The probe's name in protocols: its CLIP's name, and 8 hexadecimal digits that tell it from other probes."""
         content = [self.kind, self.clip.split()[-1:], self.weights.tolist(), self.bias]
         return f"{self.clip}, probe {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]}"
 
@@ -147,7 +147,7 @@ def read_ratings(path: str | Path) -> dict[str, float]:
     named = {"image", "rating"} <= {name.strip() for name in first.split(",")}
     ava = len(first.split()) >= AVA_COLUMNS and all(word.isdigit() for word in first.split()[:AVA_COLUMNS])
     if not named and not ava:
-        raise InputError(f"{path} has neither a heading with image and rating nor AVA's columns, in its first line")
+        raise InputError(f"the first line of {path} has neither the headings image and rating nor AVA's columns")
     try:
         rows = _csv_rows(lines) if named else enumerate(map(_ava_row, lines), 1)
     except csv.Error as error:

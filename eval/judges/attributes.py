@@ -1,4 +1,4 @@
-"""A classifier of the attributes that captions speak of, so that a picture can be judged without a person.
+"""A classifier of the attributes that captions name, so that a picture can be judged without a person.
 
 It takes no part in generation, so its features also serve the Frechet distance and the diversity.
 """
@@ -28,7 +28,7 @@ WARM_UP = 0.1  # share of the steps over which the learning rate rises; it falls
 
 
 class Attributes(NamedTuple):
-    """What the classifier sees in N images: `classes` (N, A) int64 and `features` (N, F) float32."""
+    """The classifier's results for N images: `classes` (N, A) int64 and `features` (N, F) float32."""
 
     classes: Tensor
     features: Tensor
@@ -131,7 +131,7 @@ class AttributeClassifier(lightning.LightningModule):
 
     @torch.inference_mode()
     def look(self, images: Tensor) -> Attributes:
-        """What the classifier, in evaluation mode, sees in images (N, 3, H, W) in [-1, 1]."""
+        """Run the classifier, in evaluation mode, on images (N, 3, H, W) in [-1, 1]."""
         training = self.training
         self.eval()
         logits, features = self(images)
@@ -154,7 +154,7 @@ class AttributeClassifier(lightning.LightningModule):
         self._judge(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """What it sees in a batch's images: classes (B, A) and features (B, F), beside the samples' index (B,)."""
+        """The results for a batch: classes (B, A), features (B, F) and the samples' index (B,)."""
         seen = self.look(batch.images)
         return {"index": batch.index, "classes": seen.classes, "features": seen.features}
 
@@ -211,7 +211,7 @@ def export_classifier(classifier: AttributeClassifier, folder: Path) -> None:
 
 
 def check_settings(config: Any) -> None:
-    """Refuse what no exported classifier's config.yaml holds.
+    """Refuse settings that no exported classifier's config.yaml has.
 
     Raises:
         InputError: names the setting.

@@ -1,4 +1,4 @@
-"""What `unclip evaluate` measures by options of its own, beside the published metrics: for `unclip evaluate --list`."""
+"""The metrics of `unclip evaluate` that have options of their own, beside the published ones, for `--list`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INCEPTION_VARIABLE = "UNCLIP_INCEPTION"
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """Metrics that one option gives.
+    """The metrics that one option turns on.
 
     Attributes:
         names: of the metrics, as `metrics.json` has them.
@@ -22,7 +22,7 @@ class BuiltIn:
         file: what the option names.
         source: where people get it.
         protocol: what is computed, in words.
-        needs: of the pictures.
+        needs: what the pictures must have.
     """
 
     names: str

@@ -1,4 +1,4 @@
-"""What turns images into features: the attribute classifier, a CLIP by open_clip, clean-fid's Inception.
+"""The networks that turn images into features: attribute classifier, a CLIP by open_clip, clean-fid's Inception.
 
 All of them take uint8 images of any size, and resize antialiased: the resizing is a part of the metric.
 """
@@ -168,14 +168,14 @@ class CLIPExtractor:
 
 
 def resizing_of(preprocessing: Preprocessing) -> str:
-    """How a CLIP's pictures come to its size, in words; as ever where it is what most CLIPs do."""
+    """How pictures are resized for a CLIP, in words."""
     kind = "bilinear" if preprocessing.interpolation == "bilinear" else "bicubic"
     mode = "" if preprocessing.resize_mode == "shortest" else f", {preprocessing.resize_mode}"
     return f"{kind}, antialiased{mode}"
 
 
 def clip_folder(name: str) -> str:
-    """The folder that holds a CLIP, where `name` is that of the stage which trained it; else `name` as it is."""
+    """The CLIP's folder if `name` is the folder of the stage that trained it; else `name` itself."""
     export = Path(name) / "export"
     return str(export) if (export / "open_clip_config.json").is_file() else name
 
@@ -228,7 +228,7 @@ def _folder_label(folder: Path) -> str:
 
 
 class InceptionExtractor:
-    """clean-fid's Inception-v3, with its resizing: what FID in papers is computed with.
+    """clean-fid's Inception-v3, with its resizing, which papers use for FID.
 
     Its name ends with a hash of the weights file, as those of the other judges: features of other weights are others.
 
@@ -273,7 +273,7 @@ class InceptionExtractor:
 
 
 def find_inception(named: str | None = None) -> Path | None:
-    """The Inception weights that were named, by argument or else by environment variable; None if none were.
+    """The file of Inception weights that the argument names, or else the environment variable; None without either.
 
     Raises:
         InputError: a file is named that is not there.
@@ -300,7 +300,7 @@ def threads() -> int:
 def part_batches(folder: SampleFolder, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Tensor]]:
     """Every `world`-th batch of a folder from the `rank`-th on: position of its first image, and the images.
 
-    A batch is the same whoever looks at it, so that several processes give the features of one to the bit. Threads
+    Batches do not depend on the process, so several processes give the features of one to the bit. Threads
     decode the next images while the networks look: as many batches ahead as keep all of them busy.
     """
     parts_a_batch = -(-batch_size // PART)

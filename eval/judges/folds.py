@@ -1,4 +1,4 @@
-"""Parts of rated images of which each is held out once: an image that was learned from is in no part that is judged."""
+"""Folds of rated images for cross-validation: no image is both in the training part and in the held-out part."""
 
 from __future__ import annotations
 

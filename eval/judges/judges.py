@@ -50,7 +50,7 @@ class PublishedJudges:
     Attributes:
         extractors: give features, by metric.
         scorers: give a score a picture, by metric.
-        mlp: of the LAION aesthetic predictor, on the features of "laion_aesthetic".
+        mlp: weights of the LAION aesthetic predictor, which reads the features of "laion_aesthetic".
     """
 
     extractors: Mapping[str, Extractor] = field(default_factory=dict)
@@ -97,12 +97,12 @@ class Judges:
 
     @property
     def main(self) -> str:
-        """Whose features the Frechet distance, KID, precision, recall and diversity are of; "" where there are none."""
+        """The judge whose features give Frechet distance, KID, precision, recall and diversity; "" without one."""
         return next(iter(self.extractors()), "")
 
     @property
     def extractor(self) -> Extractor:
-        """The same, itself.
+        """The judge of `main` itself.
 
         Raises:
             InputError: none of them gives features.
@@ -115,12 +115,12 @@ class Judges:
         return self.extractors()[self.main]
 
     def extractors(self) -> dict[str, Extractor]:
-        """All that give features, by name; the first is the main one."""
+        """The judges that give features, by name; the first is the main one."""
         named = {name: getattr(self, name) for name in ("network", "classifier", "clip", "inception")}
         return {name: judge for name, judge in named.items() if judge is not None} | dict(self.published.extractors)
 
     def everyone(self, scores: bool = True, captioned: bool = True) -> dict[str, Extractor | Scorer]:
-        """All that look at a folder, by name.
+        """All judges of a folder, by name.
 
         Real images (not `scores`) are shown to those that compare with them. Of the published metrics, those that read
         captions are not shown pictures without any.
@@ -138,7 +138,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judges see in a folder: features (N, D) by judge, and the attribute classes (N, A)."""
+    """The judges' results for a folder: features (N, D) by judge, and the attribute classes (N, A)."""
 
     features: dict[str, np.ndarray]
     classes: np.ndarray | None
@@ -167,7 +167,7 @@ def look(
     Args:
         folder: the images.
         judges: see `Judges`.
-        batch_size: images at a time; of no account to the features but for rounding; None for `batch_of`.
+        batch_size: images at a time; changes features only by rounding; None for `batch_of`.
         tick: called with the number of images done after each batch.
         cache: a folder in which features are kept, by the content of the images, the judge and its resizing. Arrays
             from it are memory maps: 30,000 images need no more memory than 1,000.
@@ -193,7 +193,7 @@ def look(
 def missing_files(
     folder: SampleFolder, judges: Judges, cache: Path, scores: bool = True
 ) -> dict[tuple[str, str], Path]:
-    """(judge, array) -> the file of the cache, of judges that have not seen these images."""
+    """(judge, array) -> the file of the cache, for judges whose features of these images are not cached."""
     digests = _digests(folder, judges, scores)
     found: dict[tuple[str, str], Path] = {}
     for name, judge in judges.everyone(scores, folder.captioned).items():
@@ -306,7 +306,7 @@ def seen_by(
 
 
 def images_digest(folder: SampleFolder) -> str:
-    """Hash of the images' bytes as they are on the disk now, in the folder's order, and of their `fitting`."""
+    """Hash of the bytes of the images' files, in the folder's order, and of their `fitting`."""
     digest = hashlib.sha256()
     if folder.fitting is not None:
         digest.update(folder.fitting.encode())

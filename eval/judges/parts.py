@@ -85,5 +85,5 @@ def join_parts(folder: SampleFolder, judges: Judges, cache: Path, world: int, sc
 
 
 def part_file(target: Path, rank: int, world: int) -> Path:
-    """Where a process leaves its part of a file of features."""
+    """The path of a process's part of a file of features."""
     return target.parent / PARTS / f"{target.stem}-{rank}-of-{world}.npy"

@@ -19,10 +19,10 @@ def fit_preference(better: np.ndarray, worse: np.ndarray, clip: str) -> LinearPr
 
     Every pair counts in both orders and there is no intercept: an order of showing cannot be preferred.
 
-    `held_out_accuracy` is the share of comparisons that are told right by a fit to comparisons of other images only, as
-    `eval.judges.folds.pair_folds` has them, and `held_out_n` the number that it is of: less than all where so many
-    images are joined by comparisons that no parts without a common image hold all. Where
-    that leaves no comparison, the accuracy is None.
+    `held_out_accuracy` is the share of comparisons that a fit to comparisons of other images predicts correctly (the
+    folds are `eval.judges.folds.pair_folds`). `held_out_n` is the number of these comparisons. It is less than the
+    number of all if comparisons join so many images that folds without a common image cannot hold all of them. If no
+    comparison is left, the accuracy is None.
 
     Args:
         better, worse: (N, D) CLIP image features of the picture that was preferred and of the other.

@@ -1,4 +1,4 @@
-"""The Frechet distance of two sets of features, each taken for a Gaussian (2017, Heusel et al., eq. 6)."""
+"""The Frechet distance of two sets of features, each treated as a Gaussian (2017, Heusel et al., eq. 6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SingularCovariance(UserWarning):
 
 
 def singular_warning(n: float, dim: int) -> str | None:
-    """What to say of n features of `dim` dimensions: None, or that they are too few for a covariance of full rank."""
+    """A warning if n features of `dim` dimensions are too few for a covariance of full rank, else None."""
     if n > dim:
         return None
     return (
@@ -45,7 +45,7 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dim: int) -> FeatureStatistics:
-        """Of no features at all: what streaming starts with."""
+        """The statistics of no features, with which streaming starts."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @classmethod

@@ -46,7 +46,7 @@ def few_draws(n: int, dim: int, draws: int) -> bool:
 
 
 def student(draws: int) -> float:
-    """Half the width of a 95 % interval in standard deviations, where these are known from so many draws only."""
+    """Half the width of a 95 % interval in standard deviations that were estimated from this number of draws."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, draws - 1))

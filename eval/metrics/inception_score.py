@@ -15,7 +15,7 @@ SPAN = 8192  # images whose numbers of draws are
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """What the score needs of n images, as sums: parts may be merged in any order.
+    """The sums over n images from which the score follows; parts may be merged in any order.
 
     Attributes:
         n: number of images (or their total weight).
@@ -35,7 +35,7 @@ class ClassStatistics:
         return cls(float(w.sum()), w @ probability, float(w @ entropy))
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
-        """Of both sets together."""
+        """The sums over both sets."""
         return ClassStatistics(
             self.n + other.n, self.probability + other.probability, self.negative_entropy + other.negative_entropy
         )

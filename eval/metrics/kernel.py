@@ -35,7 +35,7 @@ def _gaussian_of_directions(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def kid(features: np.ndarray, reference: np.ndarray, resampler: Resampler | None = None) -> Interval:
     """The unbiased squared MMD of features (N, D) from reference (M, D) under the polynomial kernel.
 
-    Of all pairs at once, the value that the usual mean over random subsets estimates. It may be below 0.
+    Computed over all pairs at once; the usual mean over random subsets estimates this value. It may be below 0.
 
     Args:
         features, reference: as they come from the extractor.

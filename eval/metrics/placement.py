@@ -1,4 +1,4 @@
-"""Where the object lies in a picture, by its pixels alone: no classifier is asked."""
+"""Where the object lies in a picture, by its pixels alone, without a classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ THRESHOLD = 0.35  # of the largest difference from the background: above it, a p
 
 
 def centres(images: Tensor) -> Tensor:
-    """The centre of what differs from the background.
+    """The centre of all pixels that differ from the background.
 
     Args:
         images: (N, 3, H, W) in [-1, 1]; the background is what lies along the border.

@@ -1,4 +1,4 @@
-"""How much of what a caption mentions is in the picture. Attributes that the caption leaves open count for nothing."""
+"""How much of what a caption mentions is in the picture. Attributes that the caption leaves open do not count."""
 
 from __future__ import annotations
 
@@ -57,12 +57,11 @@ def score(predicted: Mapping[str, Any], mentioned: Mapping[str, Any]) -> dict[st
     """Scores one picture against its caption.
 
     The mentioned objects are matched with the seen ones so that most of their attributes agree. Of equally good
-    matchings the mean counts: the order of naming is of no account.
+    matchings the mean counts: the order of naming does not matter.
 
-    The relation is right only where it holds whichever of the best matchings is taken, so that two objects which the
-    other words do not tell apart earn nothing by lying along the right line. Two cases are no doubt but the truth, and
-    one matching suffices: all that is said of the objects is right, or the same is said of both ("a shape above a
-    shape").
+    The relation is right only if it holds in all of the best matchings. So two objects that the other words do not tell
+    apart earn nothing by lying along the right line. In two cases one matching suffices: all that is said of the
+    objects is right, or the same is said of both ("a shape above a shape").
 
     Args:
         predicted: what is seen, see `describe`.
@@ -88,7 +87,7 @@ MAX_OBJECTS = 6
 
 
 def problem_with(mentioned: Any) -> str | None:
-    """What is wrong with a manifest's "mentioned", in a few words; None if `score` can read it."""
+    """The fault of a manifest's "mentioned", in a few words; None if `score` can read it."""
     if not isinstance(mentioned, dict) or not isinstance(mentioned.get("objects"), list):
         return "it holds no list of objects"
     if len(mentioned["objects"]) > MAX_OBJECTS:

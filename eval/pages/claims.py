@@ -116,7 +116,7 @@ class Numbers:
 
 
 def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[str, Any]:
-    """Those of a run's numbers that claims name in a file.
+    """The numbers of a run that claims name.
 
     Raises:
         InputError: the run does not have one of them.
@@ -136,7 +136,7 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as an interval of this width has to say."""
+    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies."""
     if "low" not in number:
         return f"{number['value']:.{DIGITS}g}"
     digits = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)
@@ -152,7 +152,7 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval 
 
 
 def verdict_of(expect: str, margin: float, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """What two numbers say: over seeds by the interval of their difference, else by whether intervals overlap.
+    """The verdict on two numbers: over seeds by the interval of their difference, else by whether intervals overlap.
 
     "above" and "below" agree where all of the difference's interval is on that side of the margin (0 by default, below
     0 for "at least nearly"); "near" where all of it lies within the margin.

@@ -15,7 +15,7 @@ from eval.votes.votes import counted
 
 
 def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
-    """File name -> table, of all that the run has something for; Tables 1 to 3 always."""
+    """File name -> table, for all tables that the run has numbers for; Tables 1 to 3 always."""
     sweeps = read_sweeps(run)
     more = further_table(rows)
     made = {"further": more} if more.rows else {}

@@ -1,4 +1,4 @@
-"""What the pages share: their templates, and pictures as data URIs, so that a page needs no other file."""
+"""The common part of the pages: templates, and pictures as data URIs, so that a page needs no other file."""
 
 from __future__ import annotations
 

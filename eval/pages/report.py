@@ -1,4 +1,4 @@
-"""results.json, tables.md and report.html of a run folder, from whatever is there."""
+"""results.json, tables.md and report.html of a run folder, from all results that it has."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def measured_on(run: Run) -> str | None:
 
 
 def plots(drawn: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """For the page: URI, caption and width of each plot; {"least", "most"} CSS pixels at which its type can be read."""
+    """URI, caption and width of each plot, with the {"least", "most"} CSS pixels at which its text can be read."""
     found = []
     for name, content in drawn.items():
         inches = Image.open(io.BytesIO(content)).width / DPI

@@ -1,4 +1,4 @@
-"""The numbers of a run as one small object: what the page of claims is made from, and its test."""
+"""The numbers of a run as one small object, for the page of claims and its test."""
 
 from __future__ import annotations
 

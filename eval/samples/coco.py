@@ -30,8 +30,7 @@ def export(
         annotations: captions_val2014.json or alike: "images" with id and file_name, "annotations" with id, image_id and
             caption.
         images: the folder of the image files.
-        out: where. The reference is what is there last, so that an export that was killed is made again as if it
-            had never begun.
+        out: the folder to write. The reference is written last, so an export that was killed is made anew.
         protocol: which captions and images.
         overwrite: replace an older export; without it OUT/reference must not be there yet.
 

@@ -94,7 +94,7 @@ class SampleFolder:
 
     @property
     def condition(self) -> str:
-        """What the images were made from.
+        """The condition that the images were drawn under.
 
         Raises:
             InputError: the manifest names more than one condition.
@@ -195,7 +195,7 @@ def write_samples(
 
 
 def attributions(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Whom to name, and under which licence, where the images of these manifest lines are shown: each once."""
+    """The attributions to show with the images of these manifest lines (author and licence), each once."""
     return sorted({str(record["attribution"]) for record in records if record.get("attribution")})
 
 
@@ -205,7 +205,7 @@ def captions_shown(records: Iterable[dict[str, Any]]) -> set[int]:
 
 
 def write_index(folder: Path, lines: Iterable[str], shown: list[Image.Image], records: list[dict[str, Any]]) -> None:
-    """Writes what goes with the images of a folder: manifest.jsonl, grid.png of the first ones, and whom to name.
+    """Writes the other files of a sample folder: manifest.jsonl, grid.png of the first images, and attributions.
 
     Args:
         folder: holds the images.

@@ -25,7 +25,7 @@ def to_pil(image: Tensor) -> Image.Image:
 def wrap(text: str, width: float, measure: Callable[[str], float]) -> list[str]:
     """Breaks `text` at spaces into lines of at most `width`; a longer word is cut, so that all of it stays inside.
 
-    What has more than `LONGEST` characters is cut off there: no caption has as many.
+    A text of more than `LONGEST` characters is cut off there; captions are shorter.
     """
     lines = [""]
     for word in (text if len(text) <= LONGEST else f"{text[:LONGEST]}…").split():

@@ -64,7 +64,7 @@ def _reason(error: Exception) -> str:
 
 
 def plain_records(path: Path) -> list[Any]:
-    """What the lines of a manifest hold, checked as JSON alone: for those who want a part of it.
+    """The lines of a manifest, checked only as JSON, for callers that need a part of them.
 
     Raises:
         InputError: no regular file, too large, or a line that is no JSON of bounded depth and finite numbers.

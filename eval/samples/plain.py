@@ -21,7 +21,7 @@ from eval.untrusted import MAX_PICTURE, open_regular, parse_json, read_bytes, wi
 
 THREADS = 8
 COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
-"""What a manifest knows of a caption, whoever draws pictures for it."""
+"""The keys of a manifest that belong to a caption, whichever model draws pictures for it."""
 
 
 def open_folder(path: str | Path, captions: str | Path | None = None, wanted: bool = True) -> SampleFolder:
@@ -157,7 +157,7 @@ def sizes_of(folder: SampleFolder) -> Counter[tuple[int, int]]:
 
 
 def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[SampleFolder]:
-    """The same folders with pictures of one size.
+    """The folders, with pictures of one size.
 
     Args:
         folders: samples and real images.
@@ -174,8 +174,8 @@ def at_one_size(folders: Sequence[SampleFolder], size: int | None) -> list[Sampl
             (first, second), side = list(sizes)[:2], min(min(s) for s in sizes)
             raise InputError(
                 f"{folder.path} holds pictures of {len(sizes)} sizes, as {first[1]}x{first[0]} and"
-                f" {second[1]}x{second[0]} pixels: give the size to compare at by --size, as --size {side} (the short"
-                " side is brought to it, antialiased, and the centre kept)"
+                f" {second[1]}x{second[0]} pixels: give one size for all of them, as in --size {side} (pictures are"
+                " resized to this short side, antialiased, and the centre is kept)"
             )
     return list(folders)
 

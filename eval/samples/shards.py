@@ -1,4 +1,4 @@
-"""A sample folder in the making: written by several processes, gone on with after a kill, put in its place whole."""
+"""An unfinished sample folder: several processes write it, it survives kills, and it is renamed when complete."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Shards:
                 shutil.rmtree(self.path, ignore_errors=True)
 
     def _take_up(self, request: dict[str, Any], overwrite: bool, resume: bool) -> int:
-        """Keeps what may be gone on with, and drops the rest."""
+        """Keeps the pictures that the command may go on with, and drops the others."""
         with writing(self.target):
             there = self._request()
             if there == request and (resume or not overwrite):

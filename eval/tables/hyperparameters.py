@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 3: its values, and where the YAML of a stage has ours."""
+"""The rows of the paper's Table 3: its values, and the keys of our values in a stage's YAML."""
 
 from __future__ import annotations
 

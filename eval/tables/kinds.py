@@ -41,7 +41,7 @@ def kind_table(rows: Sequence[Row]) -> Table:
 
 
 def count_table(rows: Sequence[Row]) -> Table:
-    """Conditions and numbers of named objects against what is right (figure 17 as a number)."""
+    """Accuracy by condition and number of named objects (figure 17 as a number)."""
     heads = {"object": "each object ↑", "number": "number ↑", "all": "all ↑"}
     body = []
     for row in in_order([row for row in rows if row.get("accuracy_by_count")]):
@@ -57,7 +57,7 @@ def count_table(rows: Sequence[Row]) -> Table:
 
 
 def lettering_table(rows: Sequence[Row]) -> Table:
-    """Conditions and lengths of words against the letters and the words that are right (figure 16 as a number)."""
+    """Right letters and right words, by condition and length of the word (figure 16 as a number)."""
     body = []
     for row in in_order([row for row in rows if row.get("lettering")]):
         for name, found in row["lettering"].items():

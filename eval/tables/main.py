@@ -17,14 +17,19 @@ from eval.words import counted
 __all__ = ["CONDITIONS", "Cell", "Row", "Table", "in_order", "label", "number"]
 
 PROBE_PAIRS = {"train_pairs": "fitted on", "test_pairs": "judged on"}
-"""What `unclip probe` writes beside accuracies."""
+"""The numbers of pairs in the file of `unclip probe`, and their words in a note."""
+
+CEILING = (
+    "True z_i are a ceiling for priors in Frechet distance only. In accuracy and CLIP score a prior may be ahead, as "
+    "it may draw a picture that is easier to judge than the real one."
+)
 
 
 def main_table(rows: Sequence[Row]) -> Table:
     """Conditions against metrics, each with its interval.
 
     Args:
-        rows: of one protocol; conditions may be missing, their order is of no account.
+        rows: rows of one protocol, in any order; conditions may be missing.
 
     Raises:
         InputError: rows of different protocols, so of different sample counts as well.
@@ -92,6 +97,7 @@ def _judge_notes(rows: Sequence[Row], protocol: Mapping[str, Any], accuracies: b
         judged = _accuracy_text(real) if real else "not measured (no row of real images)"
         notes.append(f"Accuracy of what the caption mentions, by a classifier; its own, on real images: {judged}.")
         notes += [f"Intervals of accuracy: {protocol['share_interval']}."] if "share_interval" in protocol else []
+    notes += [CEILING] if any(row["condition"] == "image_embedding" for row in rows) else []
     notes += [
         f"{row['condition']} shares {row['shared_with_reference']} of its {row['n']} images with the reference:"
         " its Frechet distance is too small."
@@ -154,7 +160,7 @@ def _clock(seconds: float) -> str:
 
 
 def probe_table(probe: Mapping[str, float]) -> Table:
-    """What a linear probe reads from the CLIP's image embedding; the numbers of pairs stand in a note."""
+    """A table of the attributes that a linear probe reads from z_i; a note names the numbers of pairs."""
     numbers = {name: value for name, value in probe.items() if isinstance(value, int | float)}
     body = [[Cell(name), Cell(f"{value:.3f}")] for name, value in numbers.items() if name not in PROBE_PAIRS]
     said = ["Accuracy of a linear probe on z_i: what the embedding does not hold, no decoder can draw."]

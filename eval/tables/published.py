@@ -1,4 +1,4 @@
-"""What the paper published (arXiv 2204.06125), to stand beside our numbers, and never in one ranking with them."""
+"""The paper's published numbers (arXiv 2204.06125). They stand beside ours, but are never ranked together with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of published metrics: a row each, for they are many, and a column for each condition."""
+"""The table of published metrics: a row for each metric, because they are many, and a column for each condition."""
 
 from __future__ import annotations
 

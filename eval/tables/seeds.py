@@ -87,7 +87,7 @@ def as_json_mean(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def orderings_table(found: Mapping[str, Mapping[str, Sequence[float]]], metric: str = "frechet") -> Table:
-    """For each two conditions: is the difference within replicas sure of its sign, and what Holm's rule keeps."""
+    """For each pair of conditions: whether the sign of their difference is sure, also by Holm's rule."""
     names = [name for name in CONDITIONS if name in found and metric in found[name]]
     body, chances, claims = [], [], []
     for a, b in combinations(names, 2):

@@ -103,7 +103,7 @@ class Sweep:
         return [point for point in self.points if point["condition"] == condition]
 
     def x(self, point: Mapping[str, Any]) -> Any:
-        """Where a point stands on the axis; None if it has no such setting."""
+        """The position of a point on the axis; None if it has no such setting."""
         return point["evaluations"] if self.axis == "evaluations" else point["settings"].get(self.axis)
 
 

@@ -20,7 +20,7 @@ SMALL_FROM = 30  # rows that in type of LaTeX's usual size would not go on a pag
 
 
 class Cell(NamedTuple):
-    """What stands in a table's cell: a text, and what is said beside it, such as the interval of a number."""
+    """A table's cell: a text, and an addition to it, such as the interval of a number."""
 
     text: str
     interval: str = ""
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table whatever it is written as.
+    """A table, independent of the format in which it is written.
 
     Attributes:
         title: what it shows.

@@ -52,7 +52,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Ballot:
-    """What is asked, of which models; the page that people see does not know which picture is whose.
+    """The questions of a ballot and its models. The page that people see does not say which model drew which picture.
 
     Attributes:
         against: the baseline.
@@ -87,7 +87,7 @@ class Ballot:
             if content["digest"] != found.digest:
                 raise ValueError("it was changed by hand")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"cannot read the ballot {path} ({error}): votes cannot be counted without") from error
+            raise InputError(f"cannot read the ballot {path} ({error}): votes cannot be counted without it") from error
         return found
 
 

@@ -104,7 +104,7 @@ def vote_files(run: Path) -> list[Path]:
 
 
 def counted(run: Path) -> dict[str, dict[str, dict[str, float]]] | None:
-    """What `count` makes of all votes in RUN/votes; None if nobody has voted.
+    """The result of `count` for all votes in RUN/votes; None if nobody has voted.
 
     Raises:
         InputError: a file is damaged, or there are votes and no ballot.

@@ -1,4 +1,4 @@
-"""What writes captions: a captioner trained here, or a pretrained one of transformers' from a local folder."""
+"""The captioners: one that was trained here, or a pretrained one of transformers from a local folder."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The ground floor of every command: arguments, errors, devices, progress, printing."""
+"""The common base of all commands: arguments, errors, devices, progress, printing."""

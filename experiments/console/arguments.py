@@ -1,6 +1,6 @@
 """The argument parser of `unclip`'s own commands.
 
-Each room has an `options.py` with the parsers of its commands, which imports nothing heavy. `unclip COMMAND` parses its
+Each folder of commands has an `options.py` with their parsers, which imports nothing heavy. `unclip COMMAND` parses its
 words with one of them, and only then imports the command's own file and calls its `run(options)`: so `--help` and a
 misspelt option are answered at once.
 """
@@ -19,7 +19,7 @@ from experiments.console.examples import FEW, SECTIONS, examples_text, section_o
 from modules.errors import InputError
 
 Parsers = Mapping[str, Callable[[], argparse.ArgumentParser]]
-"""The commands of a room, and for each the function that makes its parser."""
+"""The commands of a folder, and for each the function that makes its parser."""
 
 SPLITS = ("train", "val", "test")
 
@@ -36,7 +36,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("32", "bf16"),
         default="32",
-        help="bf16 holds weights in half of the memory (default 32)",
+        help="bf16 holds the weights in half of the memory (default 32)",
     )
 
 
@@ -44,14 +44,14 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
     """--precision and --offload, for commands that draw one stage after another."""
     add_precision(parser)
     parser.add_argument(
-        "--offload", action="store_true", help="hold one stage at a time: each comes when it is needed, and leaves"
+        "--offload", action="store_true", help="load each stage when it is needed, and hold one stage at a time"
     )
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse's, but what is wrong with the words is one line, instead of all of the usage before it.
+    """argparse's parser, with one line for an error instead of the whole usage.
 
-    Options may not be abbreviated: a longer one that is added later would change what a command means. Numbers are
+    Options may not be abbreviated, because an option that is added later would change the meaning. Numbers are
     finite.
     """
 

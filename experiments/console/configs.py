@@ -40,7 +40,7 @@ def check_config_file(path: Path) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a config says, together with the configs that it extends.
+    """The settings of a config, together with those of the configs that it extends.
 
     Raises:
         InputError: it is missing, unreadable, not YAML, or no mapping; `extends` names such a file, leads back to where

@@ -10,7 +10,7 @@ from modules.errors import InputError
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device of that name; for None the accelerator, or the CPU where there is none.
+    """The device of that name; for None the accelerator if there is one, else the CPU.
 
     Raises:
         InputError: there is no such device here.

@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Call `run`. An error that a person can put right becomes one line on stderr and an exit code."""
+    """Call `run`. An error that the user can correct becomes one line on stderr and an exit code."""
     try:
         return _flushed(run)
     except KeyboardInterrupt:
@@ -48,7 +48,7 @@ def _flush() -> None:
 
 
 def show_any_text() -> None:
-    """Let stdout and stderr show another sign for what their encoding (as ASCII) does not have, instead of failing."""
+    """Let stdout and stderr replace signs that their encoding (such as ASCII) does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
@@ -98,7 +98,7 @@ def os_error_line(error: OSError) -> str:
 
 
 def say(text: str) -> None:
-    """Print lines that hold names, captions or words of files: what would steer the terminal is written out."""
+    """Print lines with names, captions or words from files; characters that steer a terminal are escaped."""
     from modules.untrusted.reading import printable
 
     print("\n".join(map(printable, text.split("\n"))), flush=True)

@@ -1,4 +1,4 @@
-"""What every `unclip COMMAND --help` shows beside the options: examples, and the groups that options stand in."""
+"""The examples of every `unclip COMMAND --help`, and the groups of its options."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip interpolate --captions 'a red circle' 'a blue square' --out words",
     ),
     "text-diff": (
-        "unclip text-diff circle.png --base 'a red circle' --target 'a blue circle' --steps 8 --out blue",
+        "unclip text-diff circle.png --base 'a red circle' --target 'a blue circle' --out blue",
         "unclip text-diff --table 64 --choose 64 --run runs/quickstart --out edits",
     ),
     "inpaint": (
@@ -87,6 +87,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "unclip fit --config experiments/quickstart/clip.yaml",
         "unclip fit --config experiments/quickstart/decoder.yaml --trainer.max_steps 2000 --overwrite",
         "unclip fit --config birds/decoder.yaml --ckpt_path last",
+        "unclip fit --config birds/decoder.yaml --init_from runs/quickstart/decoder",
     ),
     "validate": ("unclip validate --config experiments/quickstart/decoder.yaml --ckpt_path last --bound.samples 64",),
     "test": ("unclip test --config experiments/quickstart/decoder.yaml --ckpt_path last",),
@@ -104,7 +105,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "--prior-guidance", "--prior-steps", "--decoder-guidance", "--decoder-steps", "--decoder-sampler", "--set",
         "--guiding-clip", "--upsampler-steps", "--fixed-point", "--resamples", "--eta", "--theta",
     ),
-    "judges": (
+    "CLIP and judges": (
         "--classifier", "--clip", "--inception", "--network", "--aesthetic", "--preference", "--statistics",
         "--write-statistics", "--bootstrap",
     ),
@@ -115,7 +116,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Title of a group in a help page -> its options. Others stand under "options", above them."""
 
-FEW = 7
+FEW = 8
 """A command with at most so many options has no groups."""
 
 

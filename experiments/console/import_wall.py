@@ -1,4 +1,4 @@
-"""What a config may import: our own classes and Lightning's, and what a person's own YAML or words name.
+"""The modules that a config may import: this project's, Lightning's, and those that your own YAML or words name.
 
 jsonargparse imports every class path that it parses. A person's own YAML, given to `unclip fit` and its like, may name
 classes of any package (`trust`), as with LightningCLI. Other YAML, such as a run's config.yaml, reaches the parser too,

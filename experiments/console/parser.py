@@ -74,7 +74,7 @@ def _value_of(word: str) -> Any:
         if Path(text).suffix in (".yaml", ".yml") and Path(text).is_file():
             text = read_bytes(text, MAX_CONFIG).decode("utf-8")
         return parse_yaml(text, "the value")
-    except (OSError, ValueError, yaml.YAMLError):  # What it is, whoever reads it will say.
+    except (OSError, ValueError, yaml.YAMLError):  # The command that reads it reports the fault.
         return None
 
 

@@ -42,11 +42,22 @@ def progress(work: Iterable[T] | int, label: str, total: int | None = None) -> P
 
 
 class Progress(Generic[T]):
-    """Counts units of work and shows them. It is a context manager; given an iterable, it can be iterated over too."""
+    """Counts units of work and shows them. It is a context manager; given an iterable, it can be iterated over too.
 
-    def __init__(self, label: str, total: int | None, items: Iterable[T] = (), done: int = 0) -> None:
+    Args:
+        keep: called every 15 seconds with the line that is printed without a terminal, on a terminal too.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        items: Iterable[T] = (),
+        done: int = 0,
+        keep: Callable[[str], None] | None = None,
+    ) -> None:
         self.label, self.total, self.done = label, total, done
-        self._items = items
+        self._items, self._keep = items, keep
         self._file = os.environ.get(FILE_VARIABLE)
         self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), done)])
         self._written = self._printed = self._noted = -float("inf")
@@ -101,7 +112,7 @@ class Progress(Generic[T]):
         return max(self.total - self.done, 0) / self.rate
 
     def as_dict(self) -> dict[str, str | int | float | None]:
-        """What the progress file holds."""
+        """The content of the progress file."""
         return {"label": self.label, "done": self.done, "total": self.total, "rate": self.rate, "eta_s": self.eta}
 
     def _show(self, last: bool = False) -> None:
@@ -116,10 +127,15 @@ class Progress(Generic[T]):
                 self._noted, self._said = now, self._note() if self._note else ""
             speed = ", ".join(filter(None, (f"{self.rate:.2f}/s", self._said)))
             self._bar[0].update(self._bar[1], completed=self.done, speed=speed)
-        elif now - self._printed >= LINE_SECONDS:
+        if now - self._printed >= LINE_SECONDS:
             self._printed = now
-            said = self._note() if self._note else ""
-            print(", ".join(filter(None, (progress_line(self.as_dict()), said))), file=sys.stderr, flush=True)
+            self._print(", ".join(filter(None, (progress_line(self.as_dict()), self._note() if self._note else ""))))
+
+    def _print(self, line: str) -> None:
+        if not self._bar:
+            print(line, file=sys.stderr, flush=True)
+        if self._keep:
+            self._keep(line)
 
 
 def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress, TaskID]:
@@ -135,7 +151,7 @@ def terminal_bar(label: str, total: int | None, done: int) -> tuple[RichProgress
 
 
 def read_progress(path: Path) -> dict[str, str | int | float | None]:
-    """The content of a progress file, or {} while there is none that can be read."""
+    """The content of a progress file; {} if there is none, or it cannot be read."""
     return read_json(path) or {}
 
 

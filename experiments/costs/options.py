@@ -23,7 +23,7 @@ class PlanParser(CommandParser):
 
 
 def plan() -> argparse.ArgumentParser:
-    """Of `unclip plan`."""
+    """The options of `unclip plan`."""
     made = PlanParser(
         prog="unclip plan",
         description="Say what memory a device needs to train a stage, or to draw with a run, and the least that fits.",
@@ -39,7 +39,7 @@ def plan() -> argparse.ArgumentParser:
 
 
 def table3() -> argparse.ArgumentParser:
-    """Of `unclip table3`."""
+    """The options of `unclip table3`."""
     description = "Print the paper's Table 3 from the paper-scale YAMLs, with counted parameters and FLOPs."
     made = CommandParser(prog="unclip table3", description=description)
     made.add_argument("--folder", type=Path, default=Path("experiments/paper"), help="the YAMLs of the five stages")
@@ -48,7 +48,7 @@ def table3() -> argparse.ArgumentParser:
 
 
 def dalle1_table() -> argparse.ArgumentParser:
-    """Of `unclip dalle1-table`."""
+    """The options of `unclip dalle1-table`."""
     description = "Print the sizes and settings of DALL-E 1's two networks from the paper-scale YAMLs."
     made = CommandParser(prog="unclip dalle1-table", description=description)
     made.add_argument(

@@ -1,4 +1,4 @@
-"""`unclip data check`: what a data set holds and what is wrong with it, before a training finds out."""
+"""`unclip data check`: the contents of a data set and its faults, before a training meets them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def summary(reports: Sequence[SplitReport]) -> str:
 
 
 def findings(report: SplitReport) -> list[str]:
-    """What a person should know of a split, a line each."""
+    """The lines that a person should read about a split."""
     found = []
     if report.faults:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in kinds_of(report))

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def download(out: str | Path, sets: Sequence[str] = EMOJI_SETS, npm: str = "npm") -> list[IconSet]:
-    """Gets the packages that are not there yet, and writes NOTICE.txt beside them.
+    """Downloads the packages that are missing, and writes NOTICE.txt beside them.
 
     Args:
         out: the folder, made when missing.

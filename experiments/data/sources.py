@@ -1,4 +1,4 @@
-"""Which data a command is about: a YAML with a `data:` section, or just the place where they lie."""
+"""The data of a command: a YAML with a `data:` section, or the path of the data themselves."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_data(
         InputError: neither or both ways are used, or there are no such data.
     """
     if (options.data is None) == (options.config is None):
-        raise InputError("name the data: DATA (a YAML or the place where they lie), or --config YAML")
+        raise InputError("name the data: DATA (a YAML, a folder, shards or hf:NAME), or --config YAML")
     if options.image_size is not None:
         override["image_size"] = options.image_size
     if is_yaml(options):

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
 
     studio = Studio.open(chosen_run(options.run), find_device(options.device))
     if options.host not in LOOPBACK:
-        print(f"unclip: whoever reaches {options.host} can draw here; the page asks for no password")
+        print(f"unclip: everyone who can reach {options.host} can use this page; it asks for no password")
     try:
         page(studio).launch(
             server_name=options.host, server_port=options.port, theme=theme(), head=HEAD, footer_links=[], quiet=False

@@ -16,13 +16,13 @@ SLIDERS = 8
 def variations(studio: Studio) -> None:
     """Other pictures with the same z_i."""
     gr.Markdown(
-        "Draws other pictures with the same z_i (section 3.1). With eta 0 it is the picture itself, along its own "
-        "trajectory; from fresh noise only what z_i holds is kept."
+        "Draws other pictures with the same z_i (section 3.1). Eta 0 draws the picture again; a larger eta strays "
+        "further from it. Fresh noise keeps only what z_i holds."
     )
     image = picture(studio, "picture")
     with gr.Row():
         seed, dice = seed_row()
-        count = gr.Slider(1, MOST_SEEDS, 4, step=1, label="from fresh noise")
+        count = gr.Slider(1, MOST_SEEDS, 4, step=1, label="pictures from fresh noise")
     draw = gr.Button("Draw", variant="primary", elem_id="draw-variations")
     shown, download = gallery("variations")
 
@@ -50,8 +50,10 @@ def interpolation(studio: Studio) -> None:
             second = picture(studio, "to", 1)
     with gr.Row():
         count = gr.Slider(3, 11, 7, step=1, label="pictures")
-        fresh = gr.Checkbox(False, label="one fresh noise for all, instead of a blend of their own")
         seed, dice = seed_row()
+    fresh = gr.Checkbox(
+        False, label="the same fresh noise in all pictures, instead of a blend of the two pictures' own"
+    )
     draw = gr.Button("Draw the way between the pictures", variant="primary", elem_id="draw-interpolation")
     with gr.Accordion("between two captions", open=False):
         base = gr.Textbox(studio.captions[0], label="from")
@@ -88,13 +90,13 @@ def interpolation(studio: Studio) -> None:
 def text_diffs(studio: Studio) -> None:
     """A picture changed by words."""
     gr.Markdown(
-        "Turns z_i from what the base says towards what the target says, and keeps the picture's noise (section 3.3). "
-        "Say what the picture is in the base: the difference of the two captions is what changes."
+        "Turns z_i by the difference of two captions, and keeps the picture's noise (section 3.3). The base says what "
+        "the picture shows now, the target what it should show."
     )
     image = picture(studio, "picture")
-    base = gr.Textbox(studio.captions[0], label="base: what the picture is")
-    target = gr.Textbox(studio.captions[0].replace("red", "blue"), label="target: what it is to be")
-    most = gr.Slider(0.1, 0.8, 0.7, step=0.05, label="theta, up to")
+    base = gr.Textbox(studio.captions[0], label="base: what the picture shows")
+    target = gr.Textbox(studio.captions[0].replace("red", "blue"), label="target: what it should show")
+    most = gr.Slider(0.1, 0.8, 0.7, step=0.05, label="largest theta (share of the angle)")
     draw = gr.Button("Change", variant="primary", elem_id="draw-diff")
     shown, download = gallery("diff", 5)
 
@@ -116,7 +118,7 @@ def text_diffs(studio: Studio) -> None:
 
 def inpainting(studio: Studio) -> None:
     """A painted part drawn anew."""
-    gr.Markdown("Paint over what is to be drawn anew; everything else stays as it is.")
+    gr.Markdown("Paint over the part that should be drawn anew. All other pixels stay as they are.")
     side = studio.examples[0].width
     image = gr.ImageEditor(
         studio.examples[0],
@@ -131,11 +133,11 @@ def inpainting(studio: Studio) -> None:
         canvas_size=(side, side),
         elem_id="paint",
     )
-    caption = gr.Textbox(studio.captions[0], label="caption of the whole picture (empty: as z_i of the picture says)")
+    caption = gr.Textbox(studio.captions[0], label="caption of the whole picture (if empty, the picture's own z_i)")
     with gr.Row():
         seed, dice = seed_row()
         count = gr.Slider(1, MOST_SEEDS, 3, step=1, label="pictures")
-        resamples = gr.Slider(1, 8, 3, step=1, label="times that each step is taken")
+        resamples = gr.Slider(1, 8, 3, step=1, label="repetitions of each step")
     draw = gr.Button("Fill", variant="primary", elem_id="draw-inpaint")
     shown, download = gallery("inpaint")
 
@@ -156,7 +158,9 @@ def inpainting(studio: Studio) -> None:
 def principal(studio: Studio) -> None:
     """Sliders along the principal components of z_i."""
     if studio.components is None:
-        gr.Markdown(f"`{studio.name}` has neither `embeddings/` nor a decoder that whitens z_i, so there is none.")
+        gr.Markdown(
+            f"`{studio.name}` has neither `embeddings/` nor a decoder that whitens z_i: its components are not known."
+        )
         return
     gr.Markdown("Moves z_i along its first principal components, in standard deviations of the training embeddings.")
     image = picture(studio, "picture")

@@ -1,4 +1,4 @@
-"""What a person has painted, as a mask."""
+"""The painted part of a picture, as a mask."""
 
 from __future__ import annotations
 

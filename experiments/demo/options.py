@@ -8,7 +8,7 @@ from experiments.console.arguments import RUN, CommandParser, Parsers
 
 
 def demo() -> argparse.ArgumentParser:
-    """Of `unclip demo`."""
+    """The options of `unclip demo`."""
     parser = CommandParser(
         prog="unclip demo",
         description="Open a web page on which a run draws: captions, variations, interpolations, text diffs, "

@@ -31,7 +31,7 @@ def theme() -> gr.themes.Base:
 
 
 def page(studio: Studio) -> gr.Blocks:
-    """The page of a run. One picture is drawn at a time; who comes meanwhile waits in the queue."""
+    """The page of a run. One request is drawn at a time; others wait in the queue."""
     with gr.Blocks(title=f"unclip: {studio.name}", analytics_enabled=False, delete_cache=OLD) as blocks:
         gr.Markdown(
             f"# unclip\nThe run `{studio.name}`: a caption becomes a CLIP image embedding z_i (by a prior), and z_i "

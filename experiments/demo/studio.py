@@ -1,4 +1,4 @@
-"""What the demo's page draws, without the page: plain functions of captions, pictures and numbers."""
+"""The drawing functions of the demo, without the page: plain functions of captions, pictures and numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from modules.clip.word_tokenizer import WordTokenizer
 from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
 from modules.images.tensors import Pictures, load_image
-from modules.manipulations import Latents, Walk, enlarge, fresh_noise, redraw, tokens_of
+from modules.manipulations import EDIT_STEPS, Latents, Walk, enlarge, fresh_noise, redraw, tokens_of
 from modules.manipulations.components import Components, components_of, components_of_whitening
 from modules.networks.embedding_pathway import Whitening
 from modules.pipeline import UnCLIP
@@ -213,7 +213,7 @@ class Studio:
         if not target.strip():
             raise InputError("the target is empty: say what the picture is to be")
         report(0.0, "inverting the picture")
-        latents = self.system.invert(picture, walk=Walk(steps=8))
+        latents = self.system.invert(picture, walk=Walk(EDIT_STEPS))
         report(0.5, "turning z_i")
         thetas = [most * k / 4 for k in range(5)]
         drawn = self.system.text_diff(latents, target, base.strip() or None, theta=thetas)

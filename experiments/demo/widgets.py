@@ -48,7 +48,7 @@ def picture(studio: Studio, label: str, number: int = 0) -> gr.Image:
 
 
 def share_of(draw: Callable[[], Shown], how: dict[str, object], unknown: Sequence[str] = ()) -> tuple[Shown, object]:
-    """What `gallery` shows: the pictures, and the file to download. Errors become messages on the page."""
+    """The values for `gallery`: the pictures, and the file to download. Errors become messages on the page."""
     if unknown:
         words = escape(", ".join(map(repr, unknown)), quote=False)
         gr.Warning(f"The model does not know {words}: read as unknown words.")

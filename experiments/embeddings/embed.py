@@ -73,8 +73,8 @@ def _save(clip: Any, options: argparse.Namespace) -> None:
 def _data_and_clip(options: argparse.Namespace) -> tuple[SplitDataModule, dict[str, Any], Any]:
     """The data, their configuration, and the CLIP.
 
-    The pictures have the CLIP's size, also where a YAML has another, which is that of the stages that are trained on
-    them; --image-size says otherwise. A CLIP of our own is trained at the size of its YAML's pictures.
+    The pictures have the size that the CLIP reads. A YAML may have another size: that of the pictures on which stages
+    are trained. --image-size overrides both. A CLIP of our own is trained at the size of its YAML's pictures.
     """
     from modules.clip.frozen import FrozenCLIP
 

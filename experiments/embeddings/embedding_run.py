@@ -69,8 +69,8 @@ class Batches(Dataset[Loaded]):
     """The pairs of given rows, batch by batch, in that order.
 
     Args:
-        dataset: of pairs; one of files also has `load` and `receive`, which parts reading from counting faults.
-        rows: of each batch.
+        dataset: the pairs. A data set of files also has `load` (reads) and `receive` (counts what could not be read).
+        rows: the rows of each batch.
     """
 
     def __init__(self, dataset: Any, rows: Sequence[range]) -> None:
@@ -156,7 +156,7 @@ class Work(LightningDataModule):
         self.batches: Batches
 
     def prepare_data(self) -> None:
-        """By one process, while the others wait."""
+        """Runs in one process, while the others wait."""
         self.files.prepare()
 
     def predict_dataloader(self) -> PairLoader:
@@ -172,7 +172,7 @@ class Work(LightningDataModule):
         return PairLoader(self.batches, batch_size=None, collate_fn=_as_is, num_workers=self.data.num_workers)
 
     def teardown(self, stage: str) -> None:
-        """After a run that was not interrupted."""
+        """Runs at the end, if the run was not interrupted."""
         assert self.trainer is not None
         self.trainer.strategy.barrier("all shards are written")
         if self.trainer.is_global_zero:
@@ -188,7 +188,7 @@ class WriteShards(Callback):
     """Writes what is predicted; a shard appears when it is complete. SIGTERM ends the run at once.
 
     Args:
-        work: whose batches these are.
+        work: the device's work; these are its batches.
     """
 
     def __init__(self, work: Work) -> None:

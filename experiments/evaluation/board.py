@@ -15,14 +15,14 @@ from eval.samples.folder import GRID, SampleFolder
 from eval.samples.pictures import read_picture
 from eval.untrusted import require_inside
 from experiments.storage.settings import flat
-from experiments.training.boards import Value, plain
+from experiments.training.boards import Value, log_session, plain
 
 EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a logger can show of an evaluated condition.
+    """The settings, numbers and pictures of an evaluated condition, for loggers.
 
     Attributes:
         settings: how the pictures were made.
@@ -54,7 +54,7 @@ class Evaluated:
 def differing(conditions: Sequence[Evaluated]) -> list[Evaluated]:
     """Conditions with those settings in which they differ, which TensorBoard's table of runs has as columns.
 
-    Of one condition alone nothing is left out.
+    With one condition alone all settings stay.
     """
     names = list(dict.fromkeys(name for each in conditions for name in each.settings))
     if len(conditions) > 1:
@@ -79,7 +79,6 @@ def log_evaluation(run: Path, name: str, evaluated: Evaluated) -> None:
         evaluated: what is shown.
     """
     from torch.utils.tensorboard import SummaryWriter
-    from torch.utils.tensorboard.summary import hparams
 
     folder = run / EVALUATION / name
     for old in folder.glob("events.out.tfevents.*"):
@@ -89,8 +88,7 @@ def log_evaluation(run: Path, name: str, evaluated: Evaluated) -> None:
             writer.add_scalar(key, value)
         if evaluated.grid is not None:
             writer.add_image(f"{EVALUATION}/samples", np.asarray(evaluated.grid), dataformats="HWC")
-        for summary in hparams(evaluated.settings, evaluated.metrics):
-            writer._get_file_writer().add_summary(summary)
+        log_session(writer, evaluated.settings)
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:

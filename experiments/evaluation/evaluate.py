@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what cannot be, before a folder is opened.
+    """Refuse impossible options before a folder is opened.
 
     Raises:
         InputError: no draws, a seed below 0, or no --reference where one is needed.
@@ -142,7 +142,7 @@ def _loggers(named: Sequence[str], samples: Path) -> list[Logger]:
 
 
 def metrics_paths(samples: list[str], out: str | None) -> list[Path]:
-    """Where the metrics of each sample folder go."""
+    """The file for the metrics of each sample folder."""
     if out is None:
         return [Path(folder) / "metrics.json" for folder in samples]
     if len(samples) > 1:

@@ -19,7 +19,7 @@ from modules.errors import InputError
 
 
 def named_judges(options: argparse.Namespace) -> bool:
-    """Whether a network was named that looks at images."""
+    """Whether the options name a network that judges images."""
     from eval.judges.features import find_inception
 
     named = (options.classifier, options.clip, options.network, options.metric)
@@ -27,7 +27,7 @@ def named_judges(options: argparse.Namespace) -> bool:
 
 
 def judges_of(run: Path, options: argparse.Namespace) -> None:
-    """Names the run's own classifier and its CLIP for evaluation, where it has them and no other is named."""
+    """Names the run's own classifier and its CLIP for evaluation, if it has them and no judge is named."""
     options.classifier = options.classifier or existing(run / "classifier")
     options.clip = options.clip or existing(run / "eval_clip" / "export")
 
@@ -112,7 +112,7 @@ def make_clip(name: str, device: str | torch.device) -> CLIPExtractor:
 
 
 def refuse_conditioning_clip(clip: str, folders: list[Any]) -> None:
-    """A CLIP that gave the embeddings would judge its own work.
+    """Refuse the CLIP that made the embeddings: it would judge its own work.
 
     Raises:
         InputError: its weights are those of the run that a folder belongs to.
@@ -127,7 +127,7 @@ def refuse_conditioning_clip(clip: str, folders: list[Any]) -> None:
 
 
 def refuse_named_clip(name: str, clip: CLIPExtractor, folders: list[Any]) -> None:
-    """The same by the manifests, which name the CLIP: samples may lie outside the run that made them.
+    """The same check by the manifests, which name the CLIP, because samples may lie outside of their run.
 
     Raises:
         InputError: a folder was made with this CLIP.

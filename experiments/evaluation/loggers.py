@@ -24,8 +24,8 @@ from modules.untrusted.reading import parse_yaml
 def make_loggers(named: Sequence[str], samples: Path) -> list[Logger]:
     """The loggers of one sample folder.
 
-    They are given the folder's name, and RUN/evaluation to write to if the samples lie in a run, where their class
-    takes such a thing and the user says nothing else. Loggers of services connect when the first number is logged.
+    If their class has a name and a folder to write to, and the user gives none, they are given the sample folder's name
+    and, for samples in a run, RUN/evaluation. Loggers of services connect when the first number is logged.
 
     Args:
         named: as the user wrote them: a class (`CSVLogger`), or YAML with its class_path and init_args.

@@ -12,10 +12,10 @@ PROTOCOL = Path(__file__).parents[1] / "protocols" / "coco.yaml"
 
 
 def coco() -> argparse.ArgumentParser:
-    """Of `unclip coco`."""
+    """The options of `unclip coco`."""
     made = CommandParser(prog="unclip coco", description="Prepare a COCO folder for zero-shot evaluation.")
-    made.add_argument("--annotations", required=True, help="captions json, as annotations/captions_val2014.json")
-    made.add_argument("--images", required=True, help="folder of its images, as val2014")
+    made.add_argument("--annotations", required=True, help="JSON of captions, as annotations/captions_val2014.json")
+    made.add_argument("--images", required=True, help="folder of its images, such as val2014")
     made.add_argument("--out", required=True, help="folder to write: captions.jsonl, reference/, protocol.json")
     made.add_argument("--protocol", default=str(PROTOCOL), help="YAML of the protocol (default: zero-shot, 30,000)")
     made.add_argument("--overwrite", action="store_true", help="replace an older export in --out")
@@ -25,7 +25,7 @@ def coco() -> argparse.ArgumentParser:
 def add_judges(
     made: argparse.ArgumentParser,
     required: bool = True,
-    reference: str = "folder of real images: of `unclip data export`, or any",
+    reference: str = "folder of real images: from `unclip data export`, or any other",
 ) -> None:
     """The options that say what is measured, and against what.
 
@@ -36,23 +36,25 @@ def add_judges(
     made.add_argument("--reference", required=required, help=reference)
     made.add_argument(
         "--classifier",
-        help="attribute classifier: attribute accuracy, Frechet distance, diversity (with no judge named: the run's"
-        " classifier and eval_clip, where the samples or the reference lie in a run)",
+        help="attribute classifier, for attribute accuracy, Frechet distance and diversity (if no judge is named and"
+        " the samples or the reference lie in a run: the run's classifier and eval_clip)",
     )
-    made.add_argument("--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED; not the conditioning one")
+    made.add_argument(
+        "--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED, other than the CLIP of the samples"
+    )
     made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
-    made.add_argument("--network", help="a network of timm as NAME or NAME=FILE: Frechet distance and recall by it")
-    made.add_argument("--aesthetic", help="aesthetic probe (`unclip judge`), read with --clip")
-    made.add_argument("--preference", help="preference probe (`unclip judge`), read with --clip")
+    made.add_argument("--network", help="NAME or NAME=FILE of a timm network, for Frechet distance and recall")
+    made.add_argument("--aesthetic", help="aesthetic probe that `unclip judge` wrote; needs its CLIP as --clip")
+    made.add_argument("--preference", help="preference probe that `unclip judge` wrote; needs its CLIP as --clip")
     made.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME[=FILE]",
-        help="a published metric by weights from a file (`unclip evaluate --list`); may be repeated",
+        help="a published metric, with the file of its weights (`unclip evaluate --list`); may be repeated",
     )
     made.add_argument("--weights", metavar="DIR", help="folder of published weights (default: $UNCLIP_WEIGHTS)")
-    made.add_argument("--cache", help="folder to keep features in (default: RUN/features; '' to keep none)")
+    made.add_argument("--cache", help="folder to cache features in (default: RUN/features; '' for no cache)")
 
 
 class EvaluateParser(CommandParser):
@@ -74,34 +76,34 @@ class EvaluateParser(CommandParser):
 
 
 def evaluate() -> argparse.ArgumentParser:
-    """Of `unclip evaluate`."""
+    """The options of `unclip evaluate`."""
     made = EvaluateParser(prog="unclip evaluate", description="Measure samples against real images.")
-    made.add_argument("--list", action="store_true", help="print all metrics, what files they need, and which are here")
-    made.add_argument("samples", nargs="+", help="folders of pictures, of equally many: of `unclip sample`, or any")
+    made.add_argument("--list", action="store_true", help="print all metrics, the files they need, and which are here")
     made.add_argument(
-        "--captions", metavar="FILE", help="captions of pictures without any: .jsonl, .csv, .tsv, .parquet"
-    )
-    made.add_argument("--size", type=positive, help="bring the short side of all pictures to it, and keep the centre")
-    made.add_argument(
-        "--processes", type=positive, default=1, help="look at pictures in so many processes, a device each (default 1)"
+        "samples", nargs="+", help="folders with the same number of pictures: from `unclip sample`, or any other"
     )
     made.add_argument(
-        "--csv", metavar="FILE", help="write all numbers there too: condition, metric, value, low, high, n"
+        "--captions", metavar="FILE", help="captions, for folders that have none: .jsonl, .csv, .tsv, .parquet"
     )
+    made.add_argument("--size", type=positive, help="resize all pictures to this short side, and keep the centre")
+    made.add_argument(
+        "--processes", type=positive, default=1, help="processes that compute features, a device for each (default 1)"
+    )
+    made.add_argument("--csv", metavar="FILE", help="also write a csv: condition, metric, value, low, high, n")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    real = "folder of real images: of `unclip data export`, or any; without it distances from them are left out"
+    real = "folder of real images: from `unclip data export`, or any other; without it, distances are left out"
     add_judges(made, required=False, reference=real)
-    made.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95%% intervals (default 1000)")
-    made.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    made.add_argument("--bootstrap", type=int, default=1000, help="resamples for the 95%% intervals (default 1000)")
+    made.add_argument("--seed", type=int, default=0, help="seed of the resamples (default 0)")
     made.add_argument(
         "--statistics",
         action="append",
         default=[],
         metavar="FILE.npz",
-        help="of other real images than --reference, to compute FID or the Frechet distance against; may be repeated",
+        help="mean and covariance of real images, for Frechet distances, instead of --reference; may be repeated",
     )
     made.add_argument("--write-statistics", metavar="DIR", help="write such files from --reference, one a network")
-    other = "measure samples of other captions than those that the protocol of the reference (`unclip coco`) drew"
+    other = "accept samples of other captions than those of the reference's protocol (`unclip coco`)"
     made.add_argument("--other-captions", action="store_true", help=f"{other}; the row says so")
     made.add_argument("--out", help="file to write (default: metrics.json in each sample folder)")
     made.add_argument(
@@ -109,31 +111,37 @@ def evaluate() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CLASS",
-        help="a logger of Lightning that is given the numbers too, beside TensorBoard: CSVLogger, WandbLogger, ..., or"
-        " YAML with class_path and init_args; may be repeated",
+        help="a logger of Lightning for the numbers, beside TensorBoard: CSVLogger, WandbLogger, ..., or YAML with"
+        " class_path and init_args; may be repeated",
     )
     return made
 
 
 def judge() -> argparse.ArgumentParser:
-    """Of `unclip judge`."""
+    """The options of `unclip judge`."""
     made = CommandParser(prog="unclip judge", description="Fit a probe on CLIP embeddings of rated images.")
-    made.add_argument("kind", choices=("aesthetic", "preference"))
-    made.add_argument("--csv", required=True, help="image,rating (or AVA.txt), or better,worse")
-    made.add_argument("--images", required=True, help="folder of the images that it names")
-    made.add_argument("--clip", required=True, help="CLIP: a folder or NAME:PRETRAINED; the one that will judge")
+    made.add_argument("kind", choices=("aesthetic", "preference"), help="what the probe predicts")
+    made.add_argument(
+        "--csv", required=True, help="aesthetic: columns image,rating, or AVA.txt; preference: columns better,worse"
+    )
+    made.add_argument("--images", required=True, help="folder of the images that the csv names")
+    made.add_argument("--clip", required=True, help="CLIP folder or NAME:PRETRAINED; evaluate with the same one")
     made.add_argument("--out", required=True, help="JSON file to write, for `unclip evaluate --aesthetic`")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made
 
 
 def blur() -> argparse.ArgumentParser:
-    """Of `unclip blur`."""
-    made = CommandParser(prog="unclip blur", description="Frechet distance under a Gaussian blur of both sides.")
-    made.add_argument("samples", nargs="+", help="sample folders, of equally many samples")
-    made.add_argument("--run", required=True, help="run folder: its judges are used, and blur.json goes there")
-    made.add_argument("--radii", nargs="+", type=float, default=[0, 1, 2, 4, 8], help="in pixels (default: 0 1 2 4 8)")
-    made.add_argument("--bootstrap", type=positive, default=200, help="draws for the 95%% intervals (default 200)")
+    """The options of `unclip blur`."""
+    made = CommandParser(
+        prog="unclip blur", description="Measure the Frechet distance after a Gaussian blur of samples and real images."
+    )
+    made.add_argument("samples", nargs="+", help="sample folders with the same number of samples")
+    made.add_argument("--run", required=True, help="run folder, whose judges are used; blur.json is written into it")
+    made.add_argument(
+        "--radii", nargs="+", type=float, default=[0, 1, 2, 4, 8], help="radii in pixels (default: 0 1 2 4 8)"
+    )
+    made.add_argument("--bootstrap", type=positive, default=200, help="resamples for the 95%% intervals (default 200)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     add_judges(made, required=False, reference="real images (default: RUN/samples/reference)")
     return made

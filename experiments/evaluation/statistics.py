@@ -65,8 +65,9 @@ def judge_of(path: str, protocol: Mapping[str, Any], judges: Judges) -> str:
             return name
     here = "; ".join(f"{judge.name} ({judge.resizing})" for judge in judges.extractors().values())
     raise InputError(
-        f"{path} holds statistics by {protocol.get('extractor')} ({protocol.get('resizing')}), measured is by {here}:"
-        " name that network too (--inception, --network, --classifier, --clip), or make the statistics by these"
+        f"{path} holds statistics by {protocol.get('extractor')} ({protocol.get('resizing')}), but the samples are"
+        f" measured by {here}: name that network too (--inception, --network, --classifier, --clip), or make the"
+        " statistics again by these"
     )
 
 

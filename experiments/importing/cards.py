@@ -17,7 +17,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Release:
-    """What was imported.
+    """The release that was imported.
 
     Attributes:
         title: its name, with whose it is.

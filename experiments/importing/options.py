@@ -12,24 +12,24 @@ KINDS = {
     "kandinsky-prior": "the prior of Kandinsky 2.1 or 2.2, with its CLIP",
     "eclipse": "a prior of ECLIPSE, into a run that has its CLIP",
     "glide": "GLIDE (filtered): base model and upsampler",
-    "clip": "a CLIP alone: of transformers' layout, or of open_clip's",
+    "clip": "a CLIP alone, in transformers' layout or in open_clip's",
     "dvae": "OpenAI's dVAE (DALL-E 1)",
 }
 
 
 def import_() -> argparse.ArgumentParser:
-    """Of `unclip import`."""
+    """The options of `unclip import`."""
     lines = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
     made = CommandParser(prog="unclip import", description="Make a run folder of weights that others released.")
     made.add_argument("kind", choices=list(KINDS), metavar="KIND", help=lines)
     made.add_argument("source", help="folder of the files, or a name on the hub (USER/NAME[@REVISION])")
     made.add_argument("--out", type=Path, required=True, help="run folder to make, or to add the stages to")
-    made.add_argument("--clip", help="the CLIP, if the source has not both towers: a folder, or a name on the hub")
+    made.add_argument("--clip", help="the CLIP, if the source lacks one of its towers: a folder, or a name on the hub")
     made.add_argument(
         "--embeddings",
         choices=("raw", "unit"),
         default="unit",
-        help="of a CLIP alone: whether its embeddings get unit norm, or are used as they are (default unit)",
+        help="for KIND clip: give its embeddings unit norm, or use them as they are (default unit)",
     )
     made.add_argument(
         "--image-size",
@@ -40,7 +40,7 @@ def import_() -> argparse.ArgumentParser:
     made.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
-        help="store matrices so (default: as they are); they are computed with as float32",
+        help="type in which matrices are stored (default: the source's); commands compute in float32",
     )
     made.add_argument("--overwrite", action="store_true", help="replace stages that are there")
     return made

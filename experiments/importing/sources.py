@@ -1,4 +1,4 @@
-"""Where released weights come from: a folder, or a name on the hub."""
+"""The sources of released weights: a folder, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def source_folder(source: str, what: str) -> Path:
 
     Args:
         source: as the user gave it; a name may end in @REVISION, a branch, a tag or a commit.
-        what: says which files the folder should have, and where they are to be had.
+        what: which files the folder should have, and where people get them.
 
     Raises:
         InputError: neither; or the hub cannot be reached.
@@ -42,8 +42,8 @@ def source_folder(source: str, what: str) -> Path:
     except Exception as error:  # Of the hub, of the network, or of the name: each library has its own.
         reason = printable(" ".join(str(error).split())[:200])
         raise InputError(
-            f"{source} is no folder, and cannot be had from the hub ({reason}): download it elsewhere, put it into a "
-            f"folder and name that. It should be {what}"
+            f"{source} is no folder, and cannot be fetched from the hub ({reason}): download it elsewhere, put it into "
+            f"a folder and name that. It should be {what}"
         ) from error
     return found
 

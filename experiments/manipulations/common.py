@@ -1,4 +1,4 @@
-"""What these commands share: where their pictures come from, and how a figure is written."""
+"""The common part of these commands: where their pictures come from, and how a figure is written."""
 
 from __future__ import annotations
 
@@ -84,10 +84,13 @@ def walk_of(options: argparse.Namespace) -> Walk:
     return Walk(options.steps, options.guidance, batch_size=options.batch_size)
 
 
-def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False) -> tuple[Sources, Latents]:
+def read_latents(
+    system: UnCLIP, options: argparse.Namespace, pictures_too: bool = False, walk: Walk | None = None
+) -> tuple[Sources, Latents]:
     """The pictures and their latents: inverted, or from --latents, and then on the trajectory that they were found on.
 
     Args:
+        walk: the trajectory of an inversion where neither the options nor a file say another.
         pictures_too: whether the pictures are needed for latents from a file too; the reconstructions stand in for
             them otherwise, unless pictures are named.
 
@@ -95,7 +98,7 @@ def read_latents(system: UnCLIP, options: argparse.Namespace, pictures_too: bool
         InputError: latents of other pictures, or options that say another trajectory than the file.
     """
     latents = load_latents(options.latents, system) if options.latents else None
-    own = Walk() if latents is None or latents.walk is None else latents.walk
+    own = latents.walk if latents is not None and latents.walk is not None else walk or Walk()
     for name, value in (("steps", own.steps), ("guidance", own.guidance_scale)):
         given = getattr(options, name)
         if given is None:
@@ -167,7 +170,7 @@ def captions_of(options: argparse.Namespace) -> list[str]:
         return list(options.captions)
     path = Path(options.run) / "samples" / "real" / "manifest.jsonl"
     if not path.is_file():
-        raise InputError(f"give captions; without any they are read from {path}, which is not there")
+        raise InputError(f"give captions: the run's own, in {path}, are not there")
     try:
         found = dict.fromkeys(str(record["caption"]) for record in plain_records(path))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -261,6 +264,6 @@ def hatched(side: int) -> Tensor:
 
 
 def whole_caption(record: dict[str, Any]) -> str:
-    """A test picture's caption; with all that is true of it where that is known, so that the new part can fit."""
+    """A test picture's caption. If the scene is known, the caption says all of it, so that the new part can fit."""
     scene = record.get("scene")
     return caption_of(scene) if scene else record.get("caption", "")

@@ -84,7 +84,7 @@ def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[T
     Args:
         drawn, truth: (B, 3, S, S) in [-1, 1].
         keep: (B, 1, S, S), 1 where a pixel is known.
-        fills: of each picture, behind one another.
+        fills: fillings of each picture; they follow one another.
     """
     places = {"border": lambda a, b: a != b, "known": lambda a, b: (a + b) == 2, "drawn": lambda a, b: (a + b) == 0}
     found = {

@@ -17,7 +17,7 @@ from experiments.manipulations.common import (
 from experiments.manipulations.measured.table import table_figure
 from modules.clip.frozen import warn_unknown_words
 from modules.errors import InputError
-from modules.manipulations import redraw, text_diff, text_direction
+from modules.manipulations import EDIT_STEPS, Walk, redraw, text_diff, text_direction
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     captions = [options.target] if options.base is None else [options.target, options.base]
     warn_unknown_words(system.clip.tokenize, captions)
     z_d = text_direction(system, [options.target], None if options.base is None else [options.base])
-    found, latents = read_latents(system, options)
+    found, latents = read_latents(system, options, walk=Walk(EDIT_STEPS))
     low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta)) for theta in options.theta]
     columns = [pictures(found.images), *(enlarged(system, options, images) for images in low)]
     cosines = [(system.clip.unit(system.embed_image(images)) @ z_d.T).mean().item() for images in low]

@@ -1,4 +1,4 @@
-"""What `unclip new` chooses for a data set, and why.
+"""The choices of `unclip new` for a data set, with their reasons.
 
 The rules are those by which `experiments/emoji` and `experiments/drawings` were set by hand. They are a start that
 trains, not an optimum; every choice is a line in the YAMLs.
@@ -15,13 +15,13 @@ from modules.errors import InputError
 
 BPE_TOKENS, BPE_CONTEXT = 49_408, 77
 MOST_WORDS, MOST_CONTEXT = 4_096, 48
-"""A vocabulary of the data's own words has at most so many, and captions at most so many words."""
+"""The most words of a vocabulary that is made of the data's own words, and the most words of a caption then."""
 
 UNREAD = 0.1
-"""Share of test captions with an unknown word, from which on CLIP's 49,408 pieces of words are taken."""
+"""If a larger share of the test captions has an unknown word, CLIP's 49,408 byte pairs are taken."""
 
 SECONDS_PER_STEP = {32: 0.26, 64: 0.87, 128: 1.0}
-"""Of the decoder, 32 pictures a step, on one CPU core, as the emoji and drawings suites were measured; rough."""
+"""Rough seconds of a decoder's step of 32 pictures on one CPU core, from the emoji and drawings suites."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Sizes:
 
     @property
     def factor(self) -> int:
-        """By how much the upsampler enlarges; 1 is none."""
+        """The upsampler's factor; 1 is no upsampler."""
         return self.final // self.decoder
 
 
@@ -107,27 +107,27 @@ def choose(survey: Survey, size: int | None = None, pretrained: Pretrained | Non
     reasons["dropout"] = f"{dropout:g} in the priors, for {train:,} training pairs"
     whiten = train >= 8 * sizes.width
     reasons["whitening"] = (
-        f"z_i is {'' if whiten else 'not '}whitened in the decoder: the covariance of {sizes.width} numbers wants "
-        f"{8 * sizes.width:,} pairs or more"
+        f"z_i is {'' if whiten else 'not '}whitened in the decoder: estimating the covariance of {sizes.width} numbers "
+        f"takes {8 * sizes.width:,} pairs or more, and there are {train:,}"
     )
     return Choices(words, sizes, steps, dropout, whiten, reasons)
 
 
 def _words(survey: Survey, pretrained: Pretrained | None, reasons: dict[str, str]) -> Words:
     if pretrained is not None:
-        reasons["words"] = f"the tokens of {pretrained.name}, {pretrained.context} a caption"
+        reasons["words"] = f"the tokens of {pretrained.name}, {pretrained.context} for each caption"
         return Words("pretrained", pretrained.tokens, pretrained.context)
     context = 4 * math.ceil((survey.longest + 1) / 4)
     if survey.words <= MOST_WORDS and context <= MOST_CONTEXT and survey.unread <= UNREAD:
         size = 64 * math.ceil((survey.words + 3) / 64)
         reasons["words"] = (
-            f"a vocabulary of the captions' own {survey.words:,} words; {survey.unread:.0%} of the test captions hold "
-            f"another one; the longest caption has {survey.longest} words"
+            f"the vocabulary is the {survey.words:,} words of the training captions; {survey.unread:.0%} of the test "
+            f"captions have a word that is not in it; the longest caption has {survey.longest} words"
         )
         return Words("words", size, context)
     reasons["words"] = (
-        f"CLIP's byte pairs, as there are {survey.words:,} words in training captions, {survey.unread:.0%} of the test "
-        f"captions hold another one, and the longest caption has {survey.longest} words"
+        f"CLIP's byte pairs, because the training captions have {survey.words:,} words, {survey.unread:.0%} of the "
+        f"test captions have another word, and the longest caption has {survey.longest} words"
     )
     return Words("bpe", BPE_TOKENS, BPE_CONTEXT)
 
@@ -138,9 +138,9 @@ def _sizes(survey: Survey, size: int | None, pretrained: Pretrained | None, reas
     if decoder > side:
         raise InputError(f"--size {decoder}, but half of the pictures have {side} pixels or fewer at the shorter side")
     factor = next((factor for factor in ((4, 2) if decoder == 32 else (2,)) if decoder * factor <= side), 1)
-    enlarged = f"an upsampler makes {decoder * factor} px of them" if factor > 1 else "too small for an upsampler"
+    enlarged = f"an upsampler draws {decoder * factor} px" if factor > 1 else "this is too small for an upsampler"
     reasons["pictures"] = (
-        f"the decoder draws {decoder} px; the median of the shorter sides is {side} px: {enlarged}"
+        f"the decoder draws {decoder} px; the median of the pictures' shorter sides is {side} px: {enlarged}"
         + ("" if decoder <= survey.smallest else f"; some have only {survey.smallest} px and are enlarged")
     )
     train = survey.sizes["train"]
@@ -149,7 +149,7 @@ def _sizes(survey: Survey, size: int | None, pretrained: Pretrained | None, reas
     reasons["embeddings"] = f"{width} numbers" + (
         " (the pretrained CLIP's)" if pretrained else f", for {train:,} pairs"
     )
-    reasons["batches"] = f"CLIP's of {clip_batch} pairs, a quarter of the training split at most"
+    reasons["batches"] = f"CLIP's batch is {clip_batch} pairs, at most a quarter of the training split"
     return Sizes(decoder, decoder * factor, clip_batch, 32, width)
 
 
@@ -173,8 +173,8 @@ def _steps(train: int, sizes: Sizes, reasons: dict[str, str]) -> dict[str, int]:
     }
     minutes = decoder * SECONDS_PER_STEP[sizes.decoder] / 60
     reasons["steps"] = (
-        f"{decoder:,} of the decoder ({decoder * sizes.batch / train:.0f} passes), {steps['clip']:,} of CLIP "
-        f"({steps['clip'] * sizes.clip_batch / train:.0f} passes); on one CPU core the decoder takes about "
+        f"{decoder:,} for the decoder ({decoder * sizes.batch / train:.0f} passes over the data), {steps['clip']:,} "
+        f"for CLIP ({steps['clip'] * sizes.clip_batch / train:.0f} passes); on one CPU core the decoder takes about "
         f"{minutes:.0f} minutes"
     )
     return steps
@@ -199,7 +199,7 @@ def pretrained_clip(text: str) -> Pretrained:
     """The CLIP of --clip, opened.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: there is no such CLIP.
     """
     from modules.clip.frozen import FrozenCLIP
 

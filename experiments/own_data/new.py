@@ -64,17 +64,17 @@ def check_name(text: str) -> None:
 
 
 def told(place: str, survey: Survey, choices: Choices) -> str:
-    """What was seen and chosen, a line each."""
+    """The lines about what was found and chosen."""
     counts = ", ".join(f"{count:,} for {split}" for split, count in survey.sizes.items())
-    own = f" ({' and '.join(survey.own_splits)} from a source of their own)" if survey.own_splits else ""
+    own = f" ({' and '.join(survey.own_splits)} from separate sources)" if survey.own_splits else ""
     lines = [f"{place}: {survey.pairs:,} pairs: {counts}{own}"]
     if survey.faults:
-        lines.append(f"  {survey.faults:,} cannot be used; `unclip data check` names them")
+        lines.append(f"  {survey.faults:,} pairs cannot be used; `unclip data check` names them")
     lines += [f"  {what}: {reason}" for what, reason in choices.reasons.items()]
     if survey.sizes["train"] < FEW:
         lines.append(
-            f"  note: {survey.sizes['train']:,} training pairs are few: expect a model that knows them by heart; "
-            "compare the training and validation loss, and take a pretrained CLIP (--clip)"
+            f"  note: {survey.sizes['train']:,} training pairs are few, so the models may learn them by heart: compare "
+            "the training and the validation loss, and take a pretrained CLIP (--clip)"
         )
     return "\n".join(lines)
 

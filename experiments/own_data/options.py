@@ -12,18 +12,19 @@ SIDES = (32, 64, 128)
 
 
 def new() -> argparse.ArgumentParser:
-    """Of `unclip new`."""
+    """The options of `unclip new`."""
     parser = CommandParser(
         prog="unclip new",
         description="Look at a data set, and write a suite that trains and evaluates everything on it.",
     )
     parser.add_argument("suite", metavar="FOLDER", help="folder to write the suite's YAMLs into")
-    parser.add_argument("--data", required=True, metavar="DATA", help=f"the place where they lie: {PLACES}")
+    parser.add_argument("--data", required=True, metavar="DATA", help=f"your data: {PLACES}")
     parser.add_argument(
         "--captions-from",
         choices=("auto", "metadata", "text", "names"),
         default="auto",
-        help="of a folder of pictures: names takes a_red_bird-01.jpg as 'a red bird' (default: a table, else .txt)",
+        help="where the captions of a folder of pictures are: in a table (metadata), in .txt files (text) or in the"
+        " file names, where a_red_bird-01.jpg is 'a red bird' (default: a table, else .txt files)",
     )
     parser.add_argument(
         "--size", type=int, choices=SIDES, help="side of the decoder's pictures (default: 64, or 32 for small pictures)"
@@ -31,11 +32,11 @@ def new() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clip",
         metavar="MODEL:WEIGHTS",
-        help="a pretrained CLIP in place of one trained here: an open_clip model with a file or a tag of weights, as "
+        help="take a pretrained CLIP instead of training one: an open_clip model with a file or a tag of weights, as "
         "in ViT-B-32:FILE, or a CLIP folder",
     )
-    parser.add_argument("--run", metavar="DIR", help="the suite's run folder (default: runs/ and FOLDER's name)")
-    parser.add_argument("--limit", type=positive, default=200, help="pictures to open while looking (default 200)")
+    parser.add_argument("--run", metavar="DIR", help="the suite's run folder (default: runs/NAME, for FOLDER's name)")
+    parser.add_argument("--limit", type=positive, default=200, help="pictures to open for this (default 200)")
     parser.add_argument("--overwrite", action="store_true", help="replace the YAMLs of a suite that is there")
     return parser
 

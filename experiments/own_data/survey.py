@@ -1,4 +1,4 @@
-"""What `unclip new` learns by looking at a data set."""
+"""The facts about a data set that `unclip new` needs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def look(place: str, captions_from: str = "auto", limit: int = 200) -> Survey:
 
     Args:
         place: as `unclip data check` takes it.
-        captions_from: of a folder of pictures, see `ImageFolderDataModule`.
+        captions_from: where a folder of pictures has its captions, see `ImageFolderDataModule`.
         limit: pictures to open.
 
     Raises:

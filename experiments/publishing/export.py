@@ -51,7 +51,7 @@ def stage_names(text: str | None) -> list[str] | None:
         return None
     names = [word.strip() for word in text.split(",")]
     if not all(names):
-        raise InputError(f"--stages takes names of stages parted by commas, as in clip,decoder, not {text!r}")
+        raise InputError(f"--stages takes names of stages separated by commas, as in clip,decoder, not {text!r}")
     return list(dict.fromkeys(names))
 
 
@@ -72,7 +72,7 @@ def export(
 
     Args:
         half: store matrices as float16, for half of the size.
-        repository: of a hub, that the card names as the place to load it from; by default `out`.
+        repository: the hub's repository from which the card tells people to load it; by default `out`.
 
     Returns:
         The stages' names.

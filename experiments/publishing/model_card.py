@@ -215,7 +215,7 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def attribution(run: Run, data: dict[str, Any]) -> str | None:
-    """Whom a data set's licence wants to be named: as the training wrote it down, else as this project knows it."""
+    """The attribution that a data set's licence asks for, from the training's record or from this project."""
     for name in ("decoder", "glide"):
         if _yaml(run.path / name / "config.yaml").get("data") == data:
             said = _yaml(export_folder(run.path / name) / "config.yaml").get("attribution")

@@ -11,7 +11,7 @@ from modules.untrusted.reading import printable
 
 
 def check_push(repository: str) -> None:
-    """Refuse a name that is none, or to send without being logged in, before anything is written.
+    """Refuse a wrong name or a missing login before anything is written.
 
     Raises:
         InputError: says what to do.

@@ -104,7 +104,7 @@ class EndOnSignal(Callback):
 
 
 def predict(drawing: Drawing, device: torch.device, devices: int, strategy: str) -> None:
-    """Draw what is left of a job with Lightning's Trainer; see `experiments.sampling.drawing.draw`."""
+    """Draw the rest of a job with Lightning's Trainer; see `experiments.sampling.drawing.draw`."""
     quiet()
     wanted = [device.index] if device.index is not None and devices == 1 else devices
     with _interrupts():

@@ -52,7 +52,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What the bar says."""
+        """The label of the progress bar."""
         return f"sampling {self.condition}"
 
     def batches(self, size: int, finished: Container[int]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What commands that draw sample folders share: the stages that take part, their settings, and the record of them."""
+"""The common part of commands that draw sample folders: the stages, their settings, and the record of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from modules.untrusted.reading import parse_yaml
 
 @dataclass(frozen=True)
 class Session:
-    """What a command draws with.
+    """The system and the settings with which a command draws.
 
     Attributes:
         system: the run's stages, with the settings of the command line.
@@ -190,7 +190,7 @@ def _value(word: str, text: str) -> object:
 
 
 def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
-    """What all lines of the manifest share: how the pictures were made."""
+    """The fields that all lines of the manifest share: how the pictures were made."""
     enlarging = upsamplers(system, options)
     of_tokens = CONDITIONS[options.condition].z_i in ("tokens", "true tokens")
     stages = {} if of_tokens else {"decoder": system.decoder(_decoder(options)).sampler}

@@ -1,7 +1,7 @@
 """`unclip sample`: pictures for one caption or a file of captions, as a sample folder.
 
-What is interrupted or killed can be gone on with: the same command does so, or `--resume` where `--overwrite` is given
-too (`--overwrite` alone starts afresh). Until all pictures are there they lie beside the folder, in .NAME.sampling.
+After an interruption or a kill the same command goes on. With `--overwrite` it starts afresh, unless `--resume` is
+given too. Until all pictures are drawn they lie beside the folder, in .NAME.sampling.
 """
 
 from __future__ import annotations

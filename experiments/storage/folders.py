@@ -80,7 +80,7 @@ def write_json(path: Path, content: Any, sync: bool = True) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, or None when there is none that can be read."""
+    """The JSON object in `path`; None if there is none, or it cannot be read."""
     try:
         content = parse_json(read_bytes(path, MAX_RECORD), str(path))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit of the code and a hash of the configuration."""
+"""The origin of a result: the commit of the code and a hash of the configuration."""
 
 from __future__ import annotations
 

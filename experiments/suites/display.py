@@ -1,4 +1,4 @@
-"""What `unclip reproduce` shows while stages run: a live table on a terminal, elsewhere a line each now and then."""
+"""The display of `unclip reproduce` while stages run: a live table on a terminal, elsewhere single lines."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A suite's stages as a script: for a shell, one after the other, or as SLURM jobs that wait for each other.
 
-Each line is `unclip reproduce SUITE --stage NAME`, which runs that stage alone and keeps its record: a script that is
-run again does only what is left, a stage that was cut off goes on from its checkpoint, and `unclip reproduce` sees what
-the script has done. The stage's own command stands above it.
+Each line is `unclip reproduce SUITE --stage NAME`, which runs that stage alone and keeps its record. So a script that
+is run again does only what is left, an interrupted stage goes on from its checkpoint, and `unclip reproduce` sees which
+stages are done. The stage's own command stands above the line.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def in_heredoc(text: str) -> str:
 
 
 def comments(stage: Stage, suite: Suite) -> list[str]:
-    """What the stage does and needs."""
+    """The comments above a stage's line: its command, and the stages that it needs."""
     needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
     return [f"# {stage.name}{needs}: {' '.join(stage.text(suite.run).split())}"]
 

@@ -35,7 +35,7 @@ def forkable(stage: Stage, run: Path) -> bool:
 
 
 def device_settings(stage: Stage, run: Path) -> Iterator[tuple[str, Any]]:
-    """What a command and its configs say of devices: pairs of a key of ONE_DEVICE and its value."""
+    """The settings of devices in a command and its configs: pairs of a key of ONE_DEVICE and its value."""
     for name in stage.configs(run):
         trainer = read_config(Path(name)).get("trainer")
         if isinstance(trainer, dict):

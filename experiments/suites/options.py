@@ -9,7 +9,7 @@ from experiments.suites.emit import FORMS
 
 
 def reproduce() -> argparse.ArgumentParser:
-    """Of `unclip reproduce`."""
+    """The options of `unclip reproduce`."""
     parser = CommandParser(prog="unclip reproduce", description="Run a suite's stages; see its YAML.")
     parser.add_argument("suite", metavar="SUITE", help="the list of stages: a YAML, or a suite that ships (quickstart)")
     parser.add_argument("--run", metavar="DIR", help="the run folder (default: the suite's own)")

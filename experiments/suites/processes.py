@@ -38,8 +38,9 @@ def available_cores() -> int:
 def environment(threads: int, extra: dict[str, str]) -> dict[str, str]:
     """The environment of a stage: this interpreter's commands come first on the PATH.
 
-    In a SLURM job the runner is the task. Lightning, which takes itself for one where SLURM_NTASKS is set, would train
-    on one device whatever `devices` says, and requeue the job before the runner has noted what became of the stage.
+    SLURM_NTASKS is removed. In a SLURM job the runner is the task, but Lightning takes the stage for it if that
+    variable is set. It would then train on one device whatever `devices` says, and requeue the job before the runner
+    has recorded the stage's end.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     here = {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}
@@ -131,7 +132,7 @@ def script() -> str | None:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """What a child does before it starts its program, so that the kernel kills it when the runner dies (Linux only)."""
+    """Called in a child before its program starts: the kernel kills it when the runner dies (Linux only)."""
     if not sys.platform.startswith("linux"):
         return None
     libc, parent = ctypes.CDLL(None), os.getpid()

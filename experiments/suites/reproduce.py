@@ -105,7 +105,7 @@ def run_runner(runner: Runner) -> int:
 
 
 def dry_run(staging: Staging, names: list[str]) -> str:
-    """What would run, and why."""
+    """Print what would run, and why."""
     plan = staging.plan(names)
     words = {"skip": "", "maybe": "", "run": "would run: ", "resume": "would go on: "}
     count = sum(decision.action in ("run", "resume") for decision in plan.values())
@@ -116,7 +116,7 @@ def dry_run(staging: Staging, names: list[str]) -> str:
 
 
 def summary(runner: Runner, seconds: float, code: int) -> str:
-    """What was done, and how long each stage took."""
+    """The lines at the end: the result of each stage, and how long it took."""
     width = max(map(len, runner.names), default=0)
     lines = []
     for name in runner.names:

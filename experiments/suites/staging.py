@@ -1,4 +1,4 @@
-"""What has been done of a suite and what has to be: hashes, records, and the reason why a stage runs.
+"""Which stages of a suite are up to date and which have to run: hashes, records, and the reasons.
 
 A stage's record lies in its folder: `started.json` from when it starts; `stage.json`, written last, when it is done.
 Its hash is made of the command, the content of the files that the command names, the declared inputs and the hashes of
@@ -84,7 +84,7 @@ def file_change(old: Any, new: Any) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a stage and why."""
+    """Whether a stage has to run, and why."""
 
     action: str
     """'skip', 'run' or 'resume'; in a plan also 'maybe'."""
@@ -115,12 +115,12 @@ class Staging:
         return read_record(self.folder(name) / DONE)
 
     def fingerprints(self, name: str) -> dict[str, str]:
-        """What the stages that `name` needs have made, as it is now."""
+        """Fingerprints of the outputs of the stages that `name` needs, as they are now."""
         records = {need: self.record(need) or {} for need in self.suite.stages[name].needs}
         return {need: record.get("fingerprint", "") for need, record in records.items()}
 
     def decide(self, name: str) -> Decision:
-        """What to do with a stage, given that all that it needs is done."""
+        """Whether a stage has to run, given that the stages that it needs are done."""
         if name in self.again:
             return Decision("run", "asked for with --again")
         record, started = self.record(name), read_record(self.folder(name) / STARTED)
@@ -199,7 +199,7 @@ class Staging:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record of a stage, without values that no runner writes; None when there is none that can be read."""
+    """The record of a stage, without values that no runner writes; None if there is none, or it cannot be read."""
     found = read_json(path)
     if found is None:
         return None
@@ -224,7 +224,7 @@ def named_files(stage: Stage, run: Path) -> dict[str, Any]:
 
 
 def content_of(path: Path) -> Any:
-    """What a file says: parsed, when it is YAML or JSON, otherwise (and for folders) its checksum.
+    """The content of a file: parsed if it is YAML or JSON; else, and for folders, a checksum.
 
     A config that extends another one counts as both together: a change of either is a change.
     """

@@ -87,7 +87,7 @@ class Stage:
         return shlex.split(self.run)[:2] == FIT
 
     def resume_words(self) -> list[str] | None:
-        """What is added to go on after an interruption; None when the stage has to start again."""
+        """The words to add to go on after an interruption; None if the stage has to start again."""
         if self.resume is not None:
             return shlex.split(self.resume)
         program, command, *_ = [*shlex.split(self.run), "", ""]
@@ -182,7 +182,7 @@ def read_stage(entry: Any, where: str) -> Stage:
     if not 0 <= entry.get("cost", 0) < math.inf:
         raise InputError(f"{where}: 'cost' is minutes, 0 or more, not {entry['cost']}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", entry["name"]):
-        raise InputError(f"{where}: a name has letters, digits, '_', '-' and '.' only, for it is a folder's name")
+        raise InputError(f"{where}: a name has letters, digits, '_', '-' and '.' only, because it is a folder's name")
     cores = entry.get("cores", 1)
     if isinstance(cores, bool) or not isinstance(cores, int) or cores < 1:
         raise InputError(f"{where}: 'cores' is how many cores the stage takes, 1 or more, not {cores!r}")

@@ -62,7 +62,7 @@ class PointJob(Job):
         return (tokens if CONDITIONS[self.condition].caption else torch.zeros_like(tokens)), self.drawn[key]
 
     def generators(self, numbers: list[int]) -> list[torch.Generator]:
-        """Of the priors' draws, one a picture."""
+        """The generators of the priors' draws, one for each picture."""
         return image_generators(self.seed, self.places(numbers), "prior")
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Devices:
-    """What draws the pictures.
+    """The devices on which pictures are drawn.
 
     Attributes:
         device: its type and, if `count` is 1, its number.

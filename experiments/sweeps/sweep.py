@@ -177,7 +177,7 @@ def measure_points(
 
 
 def judged_by(options: argparse.Namespace) -> Mapping[str, Any]:
-    """What a point's numbers depend on besides how it was sampled."""
+    """The judges and the reference, on which a point's numbers depend besides its sampling."""
     from eval.judges.features import find_inception
     from experiments.storage.provenance import file_hashes
 

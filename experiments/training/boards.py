@@ -1,11 +1,11 @@
-"""What loggers show beside curves: the hyperparameters of a stage, in TensorBoard with its final metrics."""
+"""What loggers show beside curves: the settings of a stage, and in TensorBoard's table of runs its last metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -15,6 +15,9 @@ from experiments.storage.settings import flat
 from experiments.training.stage_folder import CONFIG
 from modules.untrusted.reading import read_yaml
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 Value = bool | int | float | str
 TRAINER = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
 
@@ -22,8 +25,8 @@ TRAINER = ("max_steps", "precision", "accumulate_grad_batches", "gradient_clip_v
 class HyperParameters(Callback):
     """Gives every logger the settings of a run.
 
-    TensorBoard's table of runs (HPARAMS) shows them beside the last metrics, so it is given both when the run has
-    reached its end; the other loggers have them from the start.
+    TensorBoard's table of runs (HPARAMS) shows settings beside the last metrics. So TensorBoard is given both at the
+    end of the run, and other loggers are given the settings at its start.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,7 +48,22 @@ class HyperParameters(Callback):
         if finite:
             settings = hyperparameters(read_yaml(path))
             for board in boards:
-                board.log_hyperparams(settings, finite, step=trainer.global_step)
+                board.log_metrics(finite, step=trainer.global_step)
+                log_session(board.experiment, settings)
+
+
+def log_session(writer: SummaryWriter, settings: Mapping[str, Value]) -> None:
+    """Writes one row of TensorBoard's table of runs (HPARAMS); its metrics are the scalars of the same folder.
+
+    `SummaryWriter.add_hparams` and Lightning's logger also write which columns the table has. TensorBoard then takes
+    the columns of any one of its runs for all of them. Left to itself it collects the settings of all runs and shows
+    first those that differ.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    _columns, start, end = hparams(dict(settings), {})
+    for summary in (start, end):
+        writer._get_file_writer().add_summary(summary)
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -64,5 +82,5 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def plain(value: Any) -> Value:
-    """What TensorBoard can hold: lists and the like become text."""
+    """A value that TensorBoard can hold: lists and other types become text."""
     return value if isinstance(value, bool | int | float | str) else str(value)

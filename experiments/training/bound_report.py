@@ -39,10 +39,10 @@ class BoundReport(Callback):
 
     Args:
         samples: how many validation samples; 0 leaves the bound out.
-        steps: of the process that is bounded, evenly respaced; null takes all of the training schedule (with the
-            analytic variance: the sampler's timesteps). One network evaluation a sample and step.
-        variance: of the reverse steps; "auto" is the learned one where the stage has one, else the analytic one where
-            the stage has its statistics, else fixed_small.
+        steps: number of steps of the process that is bounded, evenly respaced. null takes all steps of the training
+            schedule (with the analytic variance: the sampler's). Each costs one network evaluation a sample.
+        variance: variance of the reverse steps. "auto" is the learned one if the stage has one; else the analytic
+            one if the stage has its statistics; else fixed_small.
         seed: of the noise.
     """
 

@@ -1,7 +1,8 @@
-"""What `unclip fit` adds to every training run: says what is trained and shows how far it is."""
+"""The callbacks of every training run: they say what is trained, and show how far it is."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from experiments.console.progress import Progress
 from experiments.training.kept_bytes import kept_bytes
+from experiments.training.trainer.log_file import note, tell
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.training.sharding import local
 
@@ -27,7 +29,7 @@ class Announce(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            print(announcement(trainer, pl_module), flush=True)
+            tell(trainer, announcement(trainer, pl_module))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         ours = isinstance(batch, (EmbeddingBatch, ImageTextBatch))
@@ -43,7 +45,7 @@ class Announce(Callback):
         if self._work:
             activations = self._stop_counting()
             left_out = f"; activations not counted: {self._uncounted}" if self._uncounted else ""
-            print(f"{self._work}; {memory(pl_module, activations)}{left_out}", flush=True)
+            tell(trainer, f"{self._work}; {memory(pl_module, activations)}{left_out}")
             self._work = ""
 
     def _stop_counting(self) -> int | None:
@@ -205,7 +207,9 @@ class FitProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self._progress = Progress(label(trainer), last_step(trainer), done=trainer.global_step)
+            self._progress = Progress(
+                label(trainer), last_step(trainer), done=trainer.global_step, keep=partial(note, trainer)
+            )
             self._progress.__enter__()
 
     def on_train_batch_end(
@@ -219,7 +223,7 @@ class FitProgress(Callback):
         if self._progress and said:
             last = last_step(trainer)
             of = "" if last is None else f" of {last:,}"
-            print(f"{label(trainer)}: step {trainer.global_step:,}{of}: {said}", flush=True)
+            tell(trainer, f"{label(trainer)}: step {trainer.global_step:,}{of}: {said}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._progress:

@@ -1,4 +1,4 @@
-"""Checkpoint files: how many are kept, whether one is sound, and which one a run goes on from.
+"""Checkpoint files: how many are kept, whether a file is sound, and from which one a run goes on.
 
 `last.ckpt` is the newest, `last-1.ckpt` the one before it, and so on. torch writes the CRC-32 of every record of a
 checkpoint into it, and does not look at it when it loads; so that is done here. The checksum is in the file that it is
@@ -31,7 +31,7 @@ def earlier(last: Path, number: int) -> Path:
 
 
 def held_back(last: Path) -> Path:
-    """Where the last checkpoint waits while a new one is written."""
+    """The name of the last checkpoint while a new one is written."""
     return last.with_name(f".{last.name}.held")
 
 
@@ -82,7 +82,7 @@ def keeping(last: Path, keep: int) -> Iterator[None]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, found by its checksums; None for a sound one.
+    """The damage of a checkpoint file, found by its checksums; None for a sound file.
 
     Raises:
         PermissionError: it may not be read.

@@ -1,4 +1,4 @@
-"""What a stage's config must hold for training to make sense: settings in their ranges, sizes that the data have too.
+"""Checks of a stage's config before training: settings in their ranges, sizes that agree with the data's.
 
 All of it is looked at before a run folder is touched; each complaint is one line that names the setting. The stages and
 their models know what they need (`check_settings` and `check_data`); here the data's sizes are found.

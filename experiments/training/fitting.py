@@ -101,8 +101,8 @@ def restoring(path: Path | None) -> Iterator[None]:
         if path is None or "checkpoint_connector.py" not in files:
             raise
         raise InputError(
-            f"checkpoint {str(path)!r} cannot be gone on from ({reason(error)}): a part of it is not what training "
-            "writes; use another, or train anew"
+            f"checkpoint {str(path)!r} cannot be resumed ({reason(error)}): a part of it is not what training writes; "
+            "use another, or train anew"
         ) from error
 
 

@@ -34,6 +34,7 @@ from experiments.training.stage_folder import RunFolder
 from experiments.training.stopping import StopSignals
 from experiments.training.trainer.closing import closing
 from experiments.training.trainer.endings import Ending
+from experiments.training.trainer.log_file import tell
 from experiments.training.trainer.switches import check_settings_of_trainer, check_trainer, seed_in_range
 from modules.clip.origin import KEY
 from modules.errors import InputError
@@ -214,7 +215,7 @@ class CLI(LightningCLI):
                 raise
             self.folder.check_still_there()
             sync_tree(self.folder.path / "export")  # Before the runner notes that the stage is done.
-            print(closing(self.trainer, self.model, self.folder.path, time.monotonic() - began), flush=True)
+            tell(self.trainer, closing(self.trainer, self.model, self.folder.path, time.monotonic() - began))
 
     def _start_from(self, path: str) -> None:
         """Give the model the weights of `init_from`, after a list of all that does not fit.

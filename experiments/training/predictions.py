@@ -1,4 +1,4 @@
-"""What `unclip predict` writes: RUN/STAGE/predictions/batch-NNNNN.pt, a mapping of tensors for each batch.
+"""The files of `unclip predict`: RUN/STAGE/predictions/batch-NNNNN.pt, a mapping of tensors for each batch.
 
 `torch.load(path, weights_only=True)` reads them. With several devices the names end in -rank-N; `index` says which
 samples a file's rows are of.

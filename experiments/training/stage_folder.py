@@ -153,9 +153,8 @@ class RunFolder:
         """
         if not (self.path / CONFIG).is_file():
             raise InputError(
-                f"run folder {str(self.path)!r} was removed or renamed while it was trained into: nothing is exported; "
-                "if it was renamed, its new place holds the checkpoints until then: go on from there with --ckpt_path "
-                "last"
+                f"run folder {str(self.path)!r} was removed or renamed during the training: nothing is exported; if it "
+                "was renamed, the renamed folder holds the checkpoints up to then: go on there with --ckpt_path last"
             )
 
     def _refuse_mixture(self, config: dict[str, Any], resumed: Path | None, complete: Complete) -> None:

@@ -2,7 +2,7 @@
 
 Both names are handed on from here: YAMLs and older exports know them as `modules.clip.CLIPTrainer` and
 `modules.clip.FrozenCLIP`. They are imported when they are first asked for, since the trainer needs Lightning and
-whoever only reads a fingerprint or a tokenizer does not.
+code that only reads a fingerprint or a tokenizer does not.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def merged(
 
     Args:
         pieces: the word's letters.
-        ranks: of the pairs that may be merged.
+        ranks: for each pair that may be merged, its rank.
         rate: 0 is the plain encoding, 1 leaves the letters.
         generator: asked for a number for each possible merge; not at rate 0.
     """

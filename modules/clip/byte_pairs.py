@@ -1,4 +1,4 @@
-"""GPT-2's byte pairs, in which GLIDE reads captions: of the merges that OpenAI publishes (vocab.bpe)."""
+"""GPT-2's byte pair encoding, by which GLIDE reads captions; its merges are those of OpenAI's vocab.bpe."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class CharacterTokenizer:
 
 
 def merges_of(merges: Tensor | None) -> bytes | None:
-    """What the tensor holds."""
+    """The content of the file of merges that the tensor holds."""
     return None if merges is None else merges.cpu().numpy().tobytes()
 
 

@@ -27,5 +27,5 @@ class CLIPTokenizer:
         return self._tokenize(list(captions))
 
     def cutting(self, captions: Sequence[str]) -> Tensor:
-        """The same, but what does not fit is cut, as in the CLIP's own training; said once, on stderr."""
+        """The same tokeniser, but it cuts captions that are too long, and says so once on stderr."""
         return self._tokenize.cutting(list(captions))

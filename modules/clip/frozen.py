@@ -150,10 +150,10 @@ def _mapped(folder: Path) -> Any | None:
 
 
 class FrozenCLIP(nn.Module):
-    """A trained CLIP that only embeds. Nothing in it is trained, and it is never averaged.
+    """A trained CLIP that only embeds. Its weights are neither trained nor averaged.
 
-    Its embeddings have unit norm, unless the folder's config says `"embeddings": "raw"` (`raw` is then True): Karlo,
-    Kandinsky and ECLIPSE are trained on what the projection gives.
+    Its embeddings have unit norm, unless the folder's config says `"embeddings": "raw"` (then `raw` is True): Karlo,
+    Kandinsky and ECLIPSE are trained on the outputs of the projections as they are.
 
     Args:
         name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote: a
@@ -161,7 +161,7 @@ class FrozenCLIP(nn.Module):
         pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
 
     Raises:
-        InputError: where the weights can't be had.
+        InputError: the weights are not there, or cannot be loaded.
     """
 
     mean: Tensor
@@ -217,7 +217,7 @@ class FrozenCLIP(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights and, if its tokens are our words, one of those: what embeddings are filed under.
+        """Hash of the weights and, for a CLIP with a vocabulary of words, of the words; embeddings are filed under it.
 
         `modules.clip.origin.same_clip` compares two.
         """
@@ -268,12 +268,12 @@ class FrozenCLIP(nn.Module):
 
 
 def caption_features(clip: Any, tokens: Tensor) -> Tensor:
-    """(B, L) tokens -> (B, L, F) a frozen CLIP's features of them; 0 for padding, which its CLIP never learnt from."""
+    """(B, L) tokens -> (B, L, F) features by a frozen CLIP; 0 for padding, on which the CLIP was not trained."""
     return clip.encode_tokens(tokens) * real_tokens(tokens)[..., None]
 
 
 def caption_of(clip: FrozenCLIP, tokens: Tensor) -> CaptionFeatures:
-    """What a network with `frozen_text` reads of captions (B, L); all 0 is no caption."""
+    """The inputs of a network with `frozen_text` for captions (B, L); a row of 0 is no caption."""
     return CaptionFeatures(clip.encode_tokens(tokens), clip.encode_text(tokens), real_tokens(tokens))
 
 
@@ -283,7 +283,7 @@ def _text_tower(model: Any) -> Any:
 
 
 def unit(feature: Tensor) -> Tensor:
-    """A CLIP's (B, D) output in float32: under autocast it is a rounded unit vector, and is normalised once more."""
+    """A CLIP's (B, D) output in float32, normalised again: under autocast it is a rounded unit vector."""
     if feature.dtype == torch.float32:
         return feature
     return F.normalize(feature.float(), dim=-1) if feature.ndim > 1 else feature.float()

@@ -44,7 +44,7 @@ def check_origin(trained_on: str | None, here: str | None, what: str, given: str
 
     Args:
         trained_on: fingerprint of the CLIP that the stage was trained on.
-        here: of the CLIP that is used with it.
+        here: fingerprint of the CLIP that is used with it.
         what: names the stage.
         given: names where the other CLIP comes from.
 

@@ -46,7 +46,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, model: Any) -> Preprocessing:
-        """That of an open_clip model."""
+        """The preprocessing of an open_clip model."""
         from open_clip import get_model_preprocess_cfg
 
         found = get_model_preprocess_cfg(model)

@@ -36,7 +36,7 @@ VOCABULARY_KEY = "vocabulary"
 
 
 def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
-    """Refuse data whose vocabulary is not that of a checkpoint: every later word's token would be another one.
+    """Refuse data whose vocabulary differs from a checkpoint's: the same word would get another token.
 
     Raises:
         InputError: names words that came or went.
@@ -47,7 +47,7 @@ def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     parts = [f"{what} {', '.join(map(repr, words[:5]))}" for what, words in (("new", came), ("gone", went)) if words]
     raise InputError(
         "the captions have other words than those that the checkpoint was trained on "
-        f"({'; '.join(parts) or 'another order'}), and every word after them would get another token: put the captions "
+        f"({'; '.join(parts) or 'another order'}), so the same word would get another token: put the captions "
         "back, or train anew"
     )
 
@@ -66,9 +66,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         swap_words: pairs of words. A caption in which they are exchanged is a further negative for its image, which
             makes the text tower heed the order of words (NegCLIP, Yuksekgonul et al. 2023, section 4); only with
             words of a vocabulary trained here. Differs from the paper, which has none.
-        swap_weight: of that part of the loss.
-        sam_rho: of sharpness-aware minimisation, each replica perturbing on its own batch; the paper's is 0.1, 0 is
-            none. A step costs twice as much.
+        swap_weight: weight of this part of the loss.
+        sam_rho: rho of sharpness-aware minimisation, where each replica perturbs on its own batch; the paper has 0.1,
+            0 is none. A step costs twice as much.
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
     """
 
@@ -113,7 +113,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         # A caption that does not fit is found now, not hours into the run.
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",)):
             self.tokenize(max(self.trainer.datamodule.texts(split), key=lambda text: len(text.split())))  # type: ignore[attr-defined]
-        self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is a word to swap that there is not.
+        self.swapped(torch.zeros(1, 1, dtype=torch.int64))  # So is an unknown word of swap_words.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -132,8 +132,8 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         if pairs is not None and sizes.batch is not None and sizes.batch > pairs:
             raise InputError(
                 f"data.init_args.batch_size makes batches of {sizes.batch} pairs over all devices, and the training "
-                f"split holds {pairs}: the same pair would be in a batch several times, and the others are what it is "
-                f"told from; take {pairs} or fewer, or more data"
+                f"split holds {pairs}: a batch would hold the same pair several times, and the loss takes all other "
+                f"pairs of a batch for wrong ones; take {pairs} or fewer, or more data"
             )
 
     def _context(self) -> int:

@@ -25,7 +25,7 @@ MAX_CONTEXT = 2**16
 
 
 class WordTokenizer:
-    """Lower-case words, parted by spaces, as tokens.
+    """Lower-case words, split at spaces, as tokens.
 
     0 is padding, 1 an unknown word, 2 and on the words, and size - 1 the end of the text: the largest, which is where
     open_clip's text tower pools.
@@ -72,7 +72,7 @@ class WordTokenizer:
         return tokens
 
     def cutting(self, captions: str | Sequence[str]) -> Tensor:
-        """As the call, but of a long caption only the first words are read; said once, on stderr."""
+        """As the call, but a long caption is cut after its first words; a line on stderr says so once."""
         tokens, long = self._tokens(captions)
         if long is not None and not self._said:
             self._said = True
@@ -163,7 +163,7 @@ class WholeCaptions:
         return tokens
 
     def cutting(self, captions: str | Sequence[str]) -> Tensor:
-        """As the call, but long captions are cut, as they were in the CLIP's own training; said once, on stderr."""
+        """As the call, but long captions are cut, as in the CLIP's own training; a line on stderr says so once."""
         tokens, long = self._tokens(captions)
         if long and not self._said:
             self._said = True

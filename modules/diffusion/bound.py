@@ -84,7 +84,7 @@ def reverse_distribution(
 
     Args:
         prediction: the denoiser's, at (x_t (B, ...), t (B,)).
-        schedule: whose previous step "t - 1" is.
+        schedule: its previous step is "t - 1".
         variance: "fixed_small" beta-tilde, "fixed_large" beta, "learned" by the prediction's fraction, or (N,) float64
             of one's own (Analytic-DPM's). The first step of the fixed ones has beta-tilde of the second (Improved DDPM,
             code), and so has one's own where it is less: Analytic-DPM's may be 0 there, since x_1 says nearly all of

@@ -1,4 +1,4 @@
-"""From a network's raw output to what a sampler needs: x0, epsilon and the variance fraction."""
+"""From a network's raw output to x0, epsilon and the variance fraction, which samplers need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.diffusion.noise_schedule import NoiseSchedule, working_dtype
 
 
 class Prediction(NamedTuple):
-    """What a denoiser knows of x_t.
+    """A denoiser's estimates for x_t.
 
     Attributes:
         x0: (B, ...) estimate of the data.

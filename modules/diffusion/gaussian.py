@@ -86,7 +86,7 @@ def epsilon_from_v(schedule: NoiseSchedule, v: Tensor, x_t: Tensor, t: Tensor) -
 def x0_and_epsilon(
     schedule: NoiseSchedule, output: Tensor, x_t: Tensor, t: Tensor, parameterization: Parameterization
 ) -> tuple[Tensor, Tensor]:
-    """What a network that predicts x0, epsilon or v says of x0 and of epsilon, each by its most direct formula."""
+    """x0 and epsilon from the output of a network that predicts x0, epsilon or v, each by its most direct formula."""
     if parameterization == "x0":
         return output, epsilon_from_x0(schedule, output, x_t, t)
     if parameterization == "epsilon":
@@ -99,7 +99,7 @@ def x0_and_epsilon(
 def training_target(
     schedule: NoiseSchedule, x0: Tensor, noise: Tensor, t: Tensor, parameterization: Parameterization
 ) -> Tensor:
-    """What a network with this parameterization is trained to output."""
+    """The target of a network with this parameterization."""
     if parameterization == "x0":
         return x0
     if parameterization == "epsilon":

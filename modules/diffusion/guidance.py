@@ -85,8 +85,8 @@ def guide_two(
 
     Args:
         model: for 3B samples, with the conditioning [text and CLIP embedding, CLIP embedding only, neither] stacked.
-        text_scale: of what the caption adds to the CLIP embedding.
-        image_scale: of what the CLIP embedding adds to nothing.
+        text_scale: scale of the difference that the caption makes beside the CLIP embedding.
+        image_scale: scale of the difference that the CLIP embedding makes alone.
         interval, rescale: as in ``guide``; outside of the interval the output is that of both conditions.
         conditional: for B samples, with both conditions. With it the other two thirds are not evaluated where both
             scales are 1, nor outside of the interval in a sampler.

@@ -28,7 +28,7 @@ def inpaint(
     eta: float = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Draws what the mask leaves open, so that it fits what is known (RePaint algorithm 1, jump length 1).
+    """Draws the open part of the data so that it fits the known part (RePaint algorithm 1, jump length 1).
 
     After each step the known part is replaced by the data, noised afresh to the step's level; going back up a step and
     down again, `resamples` times in all, lets the two parts agree. The last step adds no noise: the known part is

@@ -35,7 +35,7 @@ def loss_weight(
     weighting: Weighting = "none",
     gamma: float = 5.0,
 ) -> Tensor:
-    """What to multiply the parameterization's own mean squared error with.
+    """The factor of the mean squared error in the network's own parameterization.
 
     Args:
         schedule: the training schedule.

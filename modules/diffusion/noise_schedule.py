@@ -103,7 +103,7 @@ class NoiseSchedule:
 
     @cached_property
     def signal(self) -> Tensor:
-        """(N,) sqrt(alpha_bar): the standard deviation of what is left of unit-variance data."""
+        """(N,) sqrt(alpha_bar): the standard deviation of the remaining signal, for data of unit variance."""
         return self.alpha_bar.sqrt()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The schedules that networks are trained on. `NoiseSchedule` and the spacings can be had from here too."""
+"""The schedules that networks are trained on. `NoiseSchedule` and the spacings can be imported from here too."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def cosine(num_steps: int = 1000, max_beta: float = 0.999) -> NoiseSchedule:
 
 
 def rescale_zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
-    """The same schedule, shifted and scaled so that nothing of the signal is left at its end (Lin et al. algorithm 1).
+    """The same schedule, shifted and scaled so that no signal is left at its end (Lin et al. algorithm 1).
 
     sqrt(alpha_bar) keeps its first value and ends at exactly 0. epsilon prediction cannot be used with it.
     """

@@ -1,4 +1,4 @@
-"""What the upsamplers' conditions are corrupted with in training (unCLIP, section 2.1)."""
+"""The corruptions of the upsamplers' conditions in training (unCLIP, section 2.1)."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @lru_cache(maxsize=1)
 def safe_formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow reads."""
+    """The formats of `FORMATS` that the installed Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

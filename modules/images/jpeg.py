@@ -1,4 +1,4 @@
-"""What JPEG leaves of an image, computed on tensors: batched, on any device, a quality for each image."""
+"""The losses of JPEG, computed on tensors: in batches, on any device, with a quality for each image."""
 
 from __future__ import annotations
 

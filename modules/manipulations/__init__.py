@@ -20,12 +20,13 @@ from modules.manipulations.edits import (
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import decoder_size, fresh_noise, invert, redraw, tokens_of
-from modules.manipulations.latents import Latents, Walk, load_latents, save_latents, stack_latents
+from modules.manipulations.latents import EDIT_STEPS, Latents, Walk, load_latents, save_latents, stack_latents
 from modules.manipulations.mixing import Mix, draw_mix, mixed, weighted_sum
 from modules.manipulations.slerp import slerp
 from modules.manipulations.typography import write_over, zero_shot
 
 __all__ = [
+    "EDIT_STEPS",
     "Hole",
     "Latents",
     "Mix",

@@ -33,7 +33,7 @@ def mosaic(tokens: Tensor, codes: Tensor, drawn: Tensor) -> Tensor:
     """(B, h, w) tokens -> (B, 3, h f, w f): the patch of each token in its place.
 
     Args:
-        tokens: whose values are all among `codes`.
+        tokens: all their values are among `codes`.
         codes: (n,) int64, ascending, each once.
         drawn: (n, 3, f, f) their patches.
     """

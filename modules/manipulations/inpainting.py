@@ -16,6 +16,7 @@ from modules.images.tensors import resized
 from modules.manipulations.enlarging import reachable_sizes, upsampler_names
 from modules.manipulations.inversion import decoder_size, given_denoiser, walk_schedule
 from modules.manipulations.latents import Walk
+from modules.manipulations.seams import without_seam
 from modules.seeds import ImageSeeds
 from modules.trained_run import TrainedRun
 
@@ -57,6 +58,8 @@ def inpaint(
     resamples: int = 4,
 ) -> Tensor:
     """Draws the open part of images for (z_i, caption), at the decoder's size and then at each upsampler's.
+
+    At each size the drawn part is shifted smoothly to the shade of the known pixels (`modules.manipulations.seams`).
 
     Args:
         z_i: (B, D) of what the whole image is to be; None where the caption alone says it.
@@ -103,4 +106,4 @@ def _fill(
     filled = repaint(
         denoiser, schedule, x_T, known=hole.images, mask=hole.keep, generators=generators, resamples=resamples
     )
-    return filled.clamp(-1, 1)
+    return without_seam(filled.clamp(-1, 1), hole.images, hole.keep)

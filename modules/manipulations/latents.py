@@ -23,16 +23,19 @@ from modules.untrusted.reading import parse_json
 from modules.untrusted.weights import check_finite, check_header
 
 FORMAT = "unclip latents 1"
+EDIT_STEPS = 8
+"""DDIM steps of an inversion before an edit by words. Fewer steps leave more of the picture in x_T, which then holds
+what the edit must keep; in 25 steps and more an edit also moves the object (measured in docs/manipulations.md)."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How the decoder's DDIM trajectory is walked, down (inversion) as up (drawing).
+    """How the decoder's DDIM trajectory is followed, in inversion and in drawing alike.
 
     Attributes:
-        steps: of DDIM; more of them reconstruct better, and leave less of the picture in x_T.
-        guidance_scale: of the decoder; 1 is none, and reconstructs best.
-        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
+        steps: number of DDIM steps. More steps reconstruct better, and leave less of the picture in x_T.
+        guidance_scale: guidance scale of the decoder; 1 is no guidance, and reconstructs best.
+        spacing: spacing of the timesteps, see `modules.diffusion.schedules.respace`.
         fixed_point_iterations: further evaluations for each step of an inversion, see `ddim_invert`. They make the
             reconstruction nearly exact at few steps, and x_T less like noise.
         batch_size: images at once; changes no image.
@@ -82,7 +85,7 @@ class Latents:
         return Latents(self.z_i[rows], self.x_T[rows], self.tokens[rows], self.walk)
 
     def with_embedding(self, z_i: Tensor) -> Latents:
-        """The same noise and captions with other embeddings."""
+        """Latents with the same noise and captions, and other embeddings."""
         return replace(self, z_i=z_i)
 
     def repeat(self, count: int) -> Latents:
@@ -94,7 +97,7 @@ class Latents:
 def save_latents(path: str | Path, latents: Latents, system: TrainedRun) -> None:
     """Write latents into one safetensors file, with the fingerprints of the CLIP and decoder that they belong to.
 
-    Their walk is written too, so that whoever reads them draws along the same trajectory.
+    Their walk is written too, so that a reader of the file draws along the same trajectory.
 
     Raises:
         OSError: it could not be written; an older file is then as it was.

@@ -17,7 +17,7 @@ from modules.manipulations.edits import from_captions, path, text_diff, text_dir
 from modules.manipulations.enlarging import enlarge, reachable_sizes
 from modules.manipulations.inpainting import Hole, inpaint
 from modules.manipulations.inversion import fresh_noise, invert, redraw, tokens_of
-from modules.manipulations.latents import Latents, Walk, load_latents, stack_latents
+from modules.manipulations.latents import EDIT_STEPS, Latents, Walk, load_latents, stack_latents
 from modules.manipulations.mixing import Mix, draw_mix
 from modules.seeds import ImageSeeds, whole_seeds
 from modules.trained_run import TrainedRun, condition_named
@@ -32,13 +32,15 @@ Inputs: TypeAlias = ImageLike | Sequence[ImageLike] | Latents
 
 
 class ImageMethods(TrainedRun):
-    """Mixed into `UnCLIP`. All return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
+    """The methods of `UnCLIP` for pictures.
 
-    `size` is the side of what is returned, one that the run's decoder and upsamplers reach; the largest by default.
-    `seed` is one seed or a list of them, for all noise that is drawn. If x_T is kept, that is the upsamplers' only.
-    `walk` is how the decoder's trajectory is walked. By default, latents keep the walk of their inversion, and pictures
-    are inverted in 50 steps.
-    Bad input raises `modules.errors.InputError` with one line that says what is wrong.
+    They return `Pictures`: a list of PIL pictures whose `tensor` is (B, 3, S, S) in [-1, 1].
+
+    `size` is the side S, one that the run's decoder and upsamplers reach; by default the largest.
+    `seed` is one seed or a list of seeds, for all noise that is drawn. If x_T is kept, only the upsamplers draw noise.
+    `walk` says how the decoder's trajectory is followed. By default, latents keep the walk of their inversion, and
+    pictures are inverted in 50 steps (8 for `text_diff`).
+    Bad input raises `modules.errors.InputError`, whose one line says what is wrong.
     """
 
     def text_to_image(
@@ -50,12 +52,15 @@ class ImageMethods(TrainedRun):
         size: int | None = None,
         negative: str | Sequence[str] | None = None,
     ) -> Pictures:
-        """Pictures of captions: one a caption, or one a seed if there are several seeds for one caption.
+        """Draws a picture for each caption, or for each seed if there is one caption and a list of seeds.
 
         Args:
-            condition: what the decoder is given, see `UnCLIP.embedding`. Picture k of a list of captions under one
-                seed is that of caption k of `unclip sample --captions FILE --seed SEED`, at any `size`.
-            negative: what the pictures are guided away from: a caption for all of them, or one for each.
+            captions: one caption or a list of captions.
+            condition: what the decoder is given, see `UnCLIP.embedding`.
+            negative: a caption that guidance leads away from: one for all pictures, or one for each.
+
+        `unclip sample --captions FILE --seed SEED` draws the same pictures for the same captions and seed, at any
+        `size`.
         """
         texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)
@@ -75,19 +80,19 @@ class ImageMethods(TrainedRun):
         return Pictures(enlarge(self, low, size, seeds, captions=texts if chosen.caption else None))
 
     def invert(self, images: Inputs, *, caption: str | None = None, walk: Walk = Walk()) -> Latents:
-        """The two-part latents (z_i, x_T) of pictures; every method below takes them in place of pictures."""
+        """Finds the latents (z_i, x_T) of pictures; every method below takes latents in place of pictures."""
         if isinstance(images, Latents):
             return images
         return invert(self, load_images(images), None if caption is None else [caption], walk)
 
     def load_latents(self, file: str | Path) -> Latents:
-        """What `save_latents` or `unclip invert` wrote; refuses latents of another run."""
+        """Reads a file that `save_latents` or `unclip invert` wrote; refuses latents of another run."""
         return load_latents(file, self)
 
     def reconstruct(
         self, images: Inputs, *, seed: Seed = 0, walk: Walk | None = None, size: int | None = None
     ) -> Pictures:
-        """The pictures again, from their latents: one a picture, or one a seed if there are several for one picture."""
+        """Draws pictures again from their latents: each once, or one picture once for each of several seeds."""
         latents = _latents(self, images, walk)
         rows, seeds = _paired(list(range(len(latents))), seed)
         return Pictures(enlarge(self, redraw(self, latents, walk)[rows], size, seeds))
@@ -101,11 +106,11 @@ class ImageMethods(TrainedRun):
         walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """Other pictures with the same z_i: one a picture, or one a seed if there are several seeds for one picture.
+        """Draws other pictures with the same z_i: one for each picture, or for each of several seeds of one picture.
 
         Args:
-            eta: 0 is the picture itself, 1 the furthest from it along its own trajectory; None starts from fresh
-                noise, so that only z_i is kept.
+            eta: 0 draws the picture again; a larger eta, up to 1, strays further from it. None starts from fresh noise,
+                so that only z_i is kept.
         """
         if eta is None and not isinstance(images, Latents):
             batch = load_images(images).to(self.device)
@@ -130,12 +135,12 @@ class ImageMethods(TrainedRun):
         walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """`count` pictures on the way through two or more, ends included; a list of seeds gives a row for each.
+        """Draws a row of `count` pictures through two or more given ones; a list of seeds gives a row for each.
 
         Args:
-            noise_seed: None blends the pictures' own noise, so that the ends are their reconstructions; a seed gives
-                all of a row the same fresh noise.
-            seed: of the upsamplers' noise, one for all of a row.
+            noise_seed: None blends the pictures' own noise, so that both ends are reconstructions; with a seed all
+                pictures of a row have the same fresh noise.
+            seed: seed of the upsamplers' noise, the same for all pictures of a row.
         """
         stops = _latents(self, images, walk)
         noises: list[int | None] = [None] if noise_seed is None else list(_alike(noise_seed, 1))
@@ -155,13 +160,13 @@ class ImageMethods(TrainedRun):
         prior: str = DEFAULT,
         size: int | None = None,
     ) -> Pictures:
-        """Pictures whose z_i is a weighted sum of those of several pictures and captions; one for each seed.
+        """Draws pictures whose z_i is the weighted sum of the z_i of several pictures and captions; one for each seed.
 
         Args:
-            images, captions: what is mixed; the prior draws the captions' z_i.
-            weights: one for each picture, then one for each caption; equal ones by default. Only their ratios count.
-            caption: that the decoder is given beside z_i; none by default.
-            negative: what prior and decoder are guided away from.
+            images, captions: the pictures and captions to mix; the prior draws z_i for the captions.
+            weights: one for each picture, then one for each caption; by default equal. Only their ratios count.
+            caption: a caption for the decoder, beside z_i; by default none.
+            negative: a caption that prior and decoder are guided away from.
         """
         texts = checked_captions(captions)
         loaded = load_images(images) if len(images) else None
@@ -182,9 +187,9 @@ class ImageMethods(TrainedRun):
         walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """`count` pictures on the way through two or more captions, by the prior's z_i; all have the same noise.
+        """Draws a row of `count` pictures that leads through two or more captions, by the z_i that a prior draws.
 
-        A list of seeds gives a row for each.
+        All pictures of a row have the same noise. A list of seeds gives a row for each.
         """
         warn_unknown_words(self.clip.tokenize, captions)
         rows, seeds = [], list(_alike(seed, 1))
@@ -200,21 +205,24 @@ class ImageMethods(TrainedRun):
         target: str,
         base: str | None = None,
         *,
-        theta: float | Sequence[float] = 0.5,
+        theta: float | Sequence[float] = 0.4,
         seed: Seed = 0,
         walk: Walk | None = None,
         size: int | None = None,
     ) -> Pictures:
-        """Pictures changed towards what `target` says and `base` does not, the noise being kept.
+        """Pictures changed towards what `target` says and `base` does not; their x_T is kept.
+
+        Pictures are inverted in 8 steps unless `walk` says otherwise.
 
         Args:
             target, base: "a blue circle", "a red circle": the base says what the picture is. Without one, z_i moves
                 towards the target's own z_t.
-            theta: how far, from 0 to 0.5 or so of the angle; a list gives a picture each, for each image in turn.
-            seed: of the upsamplers' noise, the same for all thetas; a list has one for each image, or gives a row of
-                thetas for each seed if there is one image.
+            theta: share of the angle by which z_i turns, usually 0.25 to 0.5; a list draws one picture for each of its
+                values, for each image in turn.
+            seed: seed of the upsamplers' noise, the same for all thetas. A list has one seed for each image; with one
+                image it gives a row of thetas for each seed.
         """
-        latents = _latents(self, images, walk)
+        latents = _latents(self, images, walk or Walk(EDIT_STEPS))
         thetas = [theta] if isinstance(theta, (int, float)) else list(theta)
         if not thetas:
             raise InputError("nothing was given to draw: name a theta or several")
@@ -239,8 +247,8 @@ class ImageMethods(TrainedRun):
         """Draws the white part of the mask anew and keeps all other pixels; one picture for each seed.
 
         Args:
-            caption: of the whole picture as it is to be; without one, the picture's own z_i says what it is.
-            resamples: how often each step is taken; more fit the new part better to the old.
+            caption: caption of the whole filled picture; without one, the picture's own z_i is used.
+            resamples: how often each step is repeated; more repetitions fit the new part better to the old one.
         """
         picture = load_image(image)[None]
         hole = Hole(picture, 1 - open_part(mask, picture.shape[-1], [sides_of(image)]))
@@ -262,8 +270,8 @@ def open_part(mask: ImageLike, side: int, pictures: Sequence[tuple[int, int]] = 
     """(1, 1, side, side), 1 where a mask is white (a tensor may also be boolean).
 
     Args:
-        mask: of the picture's own size, and cropped to a square as the picture is; or of that square's.
-        side: of the picture, as it was loaded.
+        mask: has the size of the whole picture, and is cropped to a square as that is; or the size of the square.
+        side: the picture's side in pixels, as it was loaded.
         pictures: (height, width) of each picture that the mask is for; without any, they are squares.
 
     Raises:

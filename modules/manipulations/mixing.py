@@ -25,11 +25,11 @@ SMALLEST = 1e-3
 
 @dataclass(frozen=True)
 class Mix:
-    """What is mixed.
+    """The pictures and captions to mix, with their weights.
 
     Attributes:
         images: (M, 3, S, S) in [-1, 1]; None for captions alone.
-        captions: whose z_i a prior draws.
+        captions: a prior draws their z_i.
         weights: one a picture, then one a caption. Only their ratios count; below 0 leads away.
     """
 
@@ -108,7 +108,7 @@ def draw_mix(
     """Pictures (B, 3, s, s) in [-1, 1] of a mix, at the decoder's size: one for each of the seeds.
 
     Args:
-        caption: that the decoder is given beside z_i; none by default.
+        caption: what the decoder reads beside z_i; none by default.
         negative: what prior and decoder are guided away from.
     """
     away = system.negative_captions(negative, len(seeds))

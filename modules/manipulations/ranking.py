@@ -28,7 +28,7 @@ class Best:
     Attributes:
         pictures: (B, 3, h, w) in [-1, 1].
         scores: (B,) cosine of picture and caption, by the ranking CLIP.
-        places: of the candidates that they are.
+        places: which candidates they are.
         count: candidates seen so far.
     """
 
@@ -39,7 +39,7 @@ class Best:
 
 
 def candidate_places(places: Sequence[Place], candidate: int) -> list[Place]:
-    """Where the noise of a candidate comes from. Candidate 0 is the picture that is drawn without re-ranking."""
+    """The places that decide a candidate's noise. Candidate 0 is the picture that is drawn without re-ranking."""
     return [(caption, sample + candidate * STRIDE) for caption, sample in places]
 
 
@@ -56,7 +56,7 @@ def best_of(
     The candidates of a smaller count are among those of a larger one.
 
     Args:
-        places: of B pictures.
+        places: those of the B pictures.
         draw: places of K candidates of each, [all first ones, all second ones, ...] -> (K B, 3, h, w).
         score: pictures -> (B,), the larger the better.
         start: the best of fewer candidates of the same pictures, from which to go on.

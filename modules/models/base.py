@@ -1,4 +1,4 @@
-"""What every trained model has, Lightning-free: a network, a loss, and settings of sampling that may be overridden."""
+"""The base of all trained models, without Lightning: a network, a loss, and settings of sampling."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Model(Generic[B]):
         """
 
     def check_settings(self, sizes: DataSizes) -> None:
-        """Refuse settings with which a new training would be of no use, or stumble when it is over.
+        """Refuse settings with which a new training would be of no use, or would fail at its end.
 
-        A training that goes on, or a model that is evaluated, is left with the settings that it was trained with.
+        This is not asked of a training that goes on, nor of a model that is evaluated: they keep their settings.
 
         Args:
-            sizes: of the data; its captions are not looked up.
+            sizes: the sizes of the data. The captions are not read.
 
         Raises:
             InputError: names the setting as a YAML has it.
@@ -132,7 +132,7 @@ class Model(Generic[B]):
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The computations that one sample takes, and how often each runs: guidance and candidates included.
 
-        They are for shapes alone (all values 0, or none): whoever counts FLOPs runs each once, in this order.
+        They are for shapes alone (all values 0, or none): a counter of FLOPs runs each once, in this order.
         """
         yield 1, lambda: self.output(self.example_batch(1))
 
@@ -152,7 +152,7 @@ class Model(Generic[B]):
             settings: new values by name; `overridable` lists the names.
 
         Raises:
-            InputError: a name that there is not, or a value that is out of range.
+            InputError: an unknown name, or a value out of range.
         """
         check_names(name, settings, self.overridable())
         if not settings:
@@ -201,11 +201,11 @@ class Prior(Model[Batch]):
 
     @property
     def guidance_scale(self) -> float | None:
-        """Of classifier-free guidance in sampling; 1 is none, None for a prior that has no guidance."""
+        """Scale of classifier-free guidance in sampling: 1 is none; None for a prior that has no guidance."""
         return None
 
     def text(self, captions: Captions) -> Tensor:
-        """What the network reads of the captions: (B, L) tokens, or (B, L, F) features of them.
+        """The network's input for the captions: (B, L) tokens, or (B, L, F) features of them.
 
         Raises:
             InputError: it reads features, and there are none.

@@ -1,4 +1,4 @@
-"""What a diffusion stage learns and how it is sampled: two small records that a YAML fills in."""
+"""Two records that a YAML fills in: what a diffusion stage learns, and how it is sampled."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class Objective:
         num_steps: T, the steps of the training schedule.
         parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
         learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
-        weighting, gamma: of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
-        bound_weight: of the variational bound beside L_simple, with learned sigma.
+        weighting, gamma: weighting of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
+        bound_weight: weight of the variational bound, which is added to L_simple with learned sigma.
         timesteps: how a training batch draws its timesteps; "loss_second_moment" is importance sampling by recent
             losses (Improved DDPM 3.3), which the stage remembers.
-        timestep_mean, timestep_std: of the logit-normal draw.
+        timestep_mean, timestep_std: mean and standard deviation of the logit-normal draw.
         zero_terminal_snr: rescale the schedule to end without signal (Lin et al. 2305.08891); not with epsilon.
     """
 
@@ -150,7 +150,7 @@ class Objective:
         return losses.diffusion_loss(*arguments)
 
     def terms(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
-        """What `loss` is the sum of, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
+        """The terms whose sum is `loss`, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
         mean = output[:, : x0.shape[1]]
         arguments = (self.noise_schedule, x0, noise, t, self.parameterization, self.weighting, self.gamma)
         simple = losses.diffusion_loss(mean, *arguments)
@@ -168,27 +168,29 @@ class SamplerConfig:
     """How a stage is sampled (the rows "sampling steps" and "sampling variance" of the paper's Table 3).
 
     Attributes:
-        name: of the sampler in `modules.diffusion.samplers`; analytic_ddim is analytic_dpm with eta 0,
+        name: a sampler of `modules.diffusion.samplers`; analytic_ddim is analytic_dpm with eta 0,
             dpm_solver_pp_sde the stochastic solver.
         steps: network evaluations of one trajectory.
-        spacing: of the timesteps, see `modules.diffusion.schedules.respace`.
-        guidance_scale: of classifier-free guidance; 1 is none.
+        spacing: spacing of the timesteps, see `modules.diffusion.schedules.respace`.
+        guidance_scale: scale of classifier-free guidance; 1 is none.
         guidance_interval: smallest and largest sigma = sqrt((1 - alpha_bar) / alpha_bar) with guidance; null for all.
-        guidance_rescale: how far to bring the guided deviation back, 0 to 1, see `modules.diffusion.guidance.guide`.
-        eta: of DDIM: 0 deterministic, 1 ancestral.
-        variance: of DDPM.
+        guidance_rescale: how far to bring the standard deviation back that guidance has raised, 0 to 1, see
+            `modules.diffusion.guidance.guide`.
+        eta: DDIM's eta: 0 is deterministic, 1 is ancestral sampling.
+        variance: DDPM's variance.
         threshold: keeps the estimate of the data in [-1, 1] or `threshold_limit`; null for embeddings.
-        text_guidance_scale: of a decoder: how far to go beyond what the caption adds to z_i; guidance_scale is then of
-            what z_i adds to nothing (Brooks et al. 2023 eq. 3). Null guides both together, as the paper does.
-        clip_guidance_scale: of a decoder: how far to follow the gradient of a CLIP's similarity of picture and caption
+        text_guidance_scale: for decoders: a scale for the caption alone, from the output with z_i to that with both;
+            guidance_scale is then the scale of z_i, from the output without either (Brooks et al. 2023 eq. 3). Null
+            guides both together, as the paper does.
+        clip_guidance_scale: for decoders: how far to follow the gradient of a CLIP's similarity of picture and caption
             (GLIDE, section 2.4); 0 is none.
-        guided_from: of a decoder: what guidance leads away from: the unconditional output, or the output of a weak
+        guided_from: for decoders: guidance leads away from the unconditional output, or from the output of a weak
             version of the decoder for the same conditions (autoguidance, Karras et al. 2406.02507). The weak decoder
             is the run's stage weak_decoder.
         threshold_limit: the range of `threshold` is [-threshold_limit, threshold_limit]; Karlo's prior clips at 5.
-        init_noise_sigma: of an upsampler: the deviation of x_T; 0.997 in GLIDE's notebook (`upsample_temp`).
-        eight_bit_input: of an upsampler: round the picture that it enlarges to 256 values, as a file of pictures has
-            them (GLIDE's notebook).
+        init_noise_sigma: for an upsampler: the standard deviation of x_T; 0.997 in GLIDE's notebook (`upsample_temp`).
+        eight_bit_input: for an upsampler: round the picture that it enlarges to 256 values, as picture files have
+            (GLIDE's notebook).
     """
 
     name: SamplerName = "ddim"

@@ -76,7 +76,7 @@ class CaptionReader(Protocol):
 
 
 def check_share(name: str, value: float) -> None:
-    """Refuse a share of the batch that is none.
+    """Refuse a share that does not lie between 0 and 1.
 
     Raises:
         InputError: it is not in 0 to 1; names the setting.
@@ -93,7 +93,7 @@ def check_raw(raw: bool | None, setting: str, found: CaptionSizes) -> None:
 
     Args:
         raw: whether the network takes raw ones; None if it takes none, or any.
-        setting: by which a YAML says it; "" for a network that has no such setting.
+        setting: the YAML's key for it; "" for a network that has no such setting.
         found: the data's captions.
 
     Raises:
@@ -105,7 +105,7 @@ def check_raw(raw: bool | None, setting: str, found: CaptionSizes) -> None:
     way = f"set {NETWORK}.{setting} to {str(found.raw).lower()}, or " if setting else ""
     raise InputError(
         f"the data's embeddings are {theirs}, and this stage takes embeddings that are {ours}: {way}name embeddings of "
-        'the other kind, made with a CLIP whose open_clip_config.json says "embeddings": "raw", or does not'
+        'the other kind (they are raw if the open_clip_config.json of their CLIP says "embeddings": "raw")'
     )
 
 

@@ -71,7 +71,7 @@ def level(highest: int) -> Callable[[object], bool]:
 
 
 class Negative(NamedTuple):
-    """What B pictures are guided away from, in the place of no caption and no embedding.
+    """The negative condition of B pictures, in the place of the empty condition of guidance.
 
     Attributes:
         tokens: (B, L) tokens of the negative captions, or what a frozen CLIP gives of them.
@@ -86,21 +86,21 @@ class Negative(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DecoderModel(ImageModel):
-    """Draws images for a caption's tokens and a CLIP embedding, either of which may be left out.
+    """Draws images for a caption's tokens and a CLIP embedding; either of them may be left out.
 
     Attributes:
-        network: what is trained.
+        network: the trained network.
         drop_text, drop_embedding: how often caption and z_i are dropped in training, independently of each other.
         embedding: which CLIP embedding conditions it: "z_i", or "z_t" for the text-embedding decoder of section 5.1.
         reads: which tokens of the caption its text encoder reads: the CLIP's, or its own byte pairs or characters.
         merges: of the byte pairs, for `reads` "gpt2": the bytes of their file. They come with the weights.
-        embedding_noise: the highest level of noise that is put on z_i in training, 0 for none. Level k is timestep
-            k - 1 of the objective's schedule; a level from 0 on is drawn for each sample, and the network is told
-            (Stable unCLIP's noise augmentation), so that it can forgive a prior's errors.
-        noise_level: of the noise that is put on z_i in sampling, up to embedding_noise.
-        features: (B, L) tokens -> what a frozen CLIP gives of them, for a network with `frozen_text`; whoever
-            draws with such a network sets it. Training reads them from its batches.
-        weak: a weak version of this decoder, to be guided away from; whoever draws with a sampler of `guided_from`
+        embedding_noise: the highest level of noise that is added to z_i in training, 0 for none. Level k is timestep
+            k - 1 of the objective's schedule. A level is drawn for each sample, and the network is told which one
+            (Stable unCLIP's noise augmentation), so that it learns to forgive a prior's errors.
+        noise_level: level of the noise that is added to z_i in sampling, up to embedding_noise.
+        features: (B, L) tokens -> a frozen CLIP's features of them, for a network with `frozen_text`; the program that
+            draws sets it. Training reads features from its batches.
+        weak: a weak version of this decoder, which guidance leads away from; the program that draws with `guided_from`
             "weak" sets it.
     """
 
@@ -142,8 +142,8 @@ class DecoderModel(ImageModel):
         if (self.network.noise_level is not None) != (self.embedding_noise > 0):
             raise InputError(
                 f"embedding_noise is {self.embedding_noise}, network.init_args.noise_levels is "
-                f"{str(self.network.noise_level is not None).lower()}: a network that is told of noise on z_i needs "
-                "noise in training, and the other way round"
+                f"{str(self.network.noise_level is not None).lower()}: noise on z_i in training needs a network that "
+                "is told the noise level, and such a network needs the noise; set both or neither"
             )
 
     def check_settings(self, sizes: DataSizes) -> None:
@@ -153,7 +153,7 @@ class DecoderModel(ImageModel):
         if sizes.image_size not in (None, self.image_size):
             raise InputError(
                 f"{NETWORK}.unet.image_size is {self.image_size}, data.init_args.image_size is {sizes.image_size}: "
-                "make them equal, for the first is what is drawn and the second what is trained on"
+                "make them equal, because the decoder draws pictures of the size that it is trained on"
             )
 
     @property
@@ -224,7 +224,7 @@ class DecoderModel(ImageModel):
         return self.features(captions[rows]).rows(places)
 
     def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
-        """The draw and the network's output; caption and embedding are dropped for some."""
+        """The draw of timesteps and noise, and the network's output; some captions and embeddings are dropped."""
         x0 = self.in_layout(batch.images)
         tokens, z_i = self.conditions(batch)
         t, noise, x_t = self.drawn(x0, generator)
@@ -381,7 +381,7 @@ class DecoderModel(ImageModel):
             size: their side S, by default the network's own.
             on_step: called after every step.
             similarity: images (B, C, S, S) -> (B,), for a sampler with clip_guidance_scale.
-            negative: what to be guided away from; no effect at a guidance scale of 1.
+            negative: what guidance leads away from; without effect at a guidance scale of 1.
         """
         side = self.image_size if size is None else size
         rows = tokens.z_t if isinstance(tokens, CaptionFeatures) else tokens

@@ -1,4 +1,4 @@
-"""What the diffusion models share: their training draw, their loss, the trajectory, and the variational bound."""
+"""The common part of the diffusion models: the draw of training, the loss, the trajectory, the variational bound."""
 
 from __future__ import annotations
 
@@ -238,8 +238,8 @@ class DiffusionModel(Model[B]):
         name = self.sampler.name
         if self.statistics is None:
             raise InputError(
-                f"{name} needs the score's statistics, which are estimated at the end of a training whose sampler this "
-                "is: take ddpm or ddim, or train the stage with it"
+                f"{name} needs statistics of the score, which only a training with this sampler in its YAML estimates "
+                "(at its end): take ddpm or ddim, or train the stage with it"
             )
         if not self.has_statistics:
             raise InputError(
@@ -276,7 +276,7 @@ class DiffusionModel(Model[B]):
         for name, unused in (DECODER_ONLY | UPSAMPLER_ONLY).items():
             if name not in own and getattr(sampler, name) != unused:
                 whose = "decoders" if name in DECODER_ONLY else "upsamplers"
-                raise InputError(f"model.init_args.sampler.{name} is of {whose} only: leave it out")
+                raise InputError(f"model.init_args.sampler.{name} is for {whose} only: leave it out")
         if self.objective.zero_terminal_snr and (sampler.needs_statistics or sampler.clip_guidance_scale):
             what = sampler.name if sampler.needs_statistics else "clip_guidance_scale"
             raise InputError(f"{what} is not defined for a schedule that ends without signal: leave it out")
@@ -316,7 +316,7 @@ class DiffusionModel(Model[B]):
         """See `Model.overridden`. DDPM's variance is "fixed_small" where none was learned and no other is asked for.
 
         Raises:
-            InputError: also for a trajectory that there is not, or a learned variance that was not learned.
+            InputError: also for an impossible trajectory, or a learned variance of a stage without learned sigma.
         """
         model = super().overridden(name, settings)
         sampler = model.sampler

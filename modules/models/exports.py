@@ -51,7 +51,7 @@ WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 
 
 def export_folder(folder: str | Path) -> Path:
-    """Where a stage's weights lie: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
+    """The folder of a stage's weights: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
     path = Path(folder)
     return path / "export" if (path / "export").is_dir() else path
 
@@ -68,7 +68,7 @@ def is_export(folder: str | Path) -> bool:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What an export's config.yaml says: class_path, init_args, and what training added.
+    """The content of an export's config.yaml: class_path, init_args, and the entries that training added.
 
     Raises:
         InputError: no export there, or one that cannot be read.
@@ -90,7 +90,7 @@ def model_class(folder: str | Path) -> type[Model]:
     """The class of the model in an export; nothing is built.
 
     Raises:
-        InputError: no export there, or one of a class that there is not.
+        InputError: there is no export, or its class does not exist.
     """
     about = read_config(folder)
     path = about.get("model") or MODELS.get(str(about.get("class_path")))
@@ -151,7 +151,7 @@ def building(path: Path, tensors: int) -> Iterator[None]:
 
     Args:
         path: the export.
-        tensors: of its weights: there cannot be more parameters than the file has tensors (some are shared).
+        tensors: how many tensors its weights file has. The network cannot have more parameters (some are shared).
 
     Raises:
         InputError: the network has more, or the config is not one of the model.
@@ -191,8 +191,8 @@ def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path, half: bool
         named = ", ".join(printable(name) for name in sorted(beside)[:3])
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is damaged: the tensors beside the network's ({named}) are not whole ({reason}); train this stage "
-            "again"
+            f"{path} is damaged: the tensors beside the network's ({named}) are incomplete ({reason}); train this "
+            "stage again"
         ) from error
     check_tensors(before or model.tensors(), beside, path)
     return model

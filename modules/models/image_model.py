@@ -1,4 +1,4 @@
-"""What the diffusion models of images share: a U-Net, and what its shape asks of settings and pictures."""
+"""The common part of the diffusion models of images: a U-Net, and the sizes that it can take."""
 
 from __future__ import annotations
 

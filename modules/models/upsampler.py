@@ -60,14 +60,15 @@ FACTOR = whole(16)
 
 @dataclass(frozen=True, eq=False)
 class UpsamplerModel(ImageModel):
-    """Draws an image of `factor` times the side of the low-resolution image that it is given.
+    """Draws an image of `factor` times the side of a given low-resolution image.
 
     Attributes:
-        network: what is trained.
+        network: the trained network.
         crop: side of the training window as a share of the target's; the paper's 0.25.
-        corruption: of the low-resolution condition in training: "gaussian_blur" (64 -> 256) or "bsr" (256 -> 1024).
+        corruption: how the low-resolution condition is corrupted in training: "gaussian_blur" (64 -> 256) or "bsr"
+            (256 -> 1024).
         corruption_share: how often it is applied.
-        reads: of a network with text: which tokens of the caption it reads, see `modules.clip.caption_tokens`.
+        reads: for a network with text: which tokens of the caption it reads, see `modules.clip.caption_tokens`.
         merges: of the byte pairs, for `reads` "gpt2"; they come with the weights.
     """
 
@@ -167,7 +168,7 @@ class UpsamplerModel(ImageModel):
         return self.predictor(self.shrunk(batch.images), self.batch_tokens(batch)), batch.images
 
     def example_batch(self, count: int) -> ImageTextBatch:
-        """Of the crop's size, which is what the network sees in training."""
+        """A batch of the crop's size, which the network sees in training."""
         side = round(self.image_size * self.crop)
         images, index = torch.zeros(count, self.network.channels, side, side), torch.zeros(count, dtype=torch.int64)
         embeddings = None

@@ -13,8 +13,8 @@ WARM_UP = 3  # Calls before the capture, in which libraries choose kernels and t
 class Graphed:
     """A function of tensors that is captured at its first call on a CUDA device, and replayed from then on.
 
-    Shapes, and everything else that the function reads (weights, a text's keys and values), must stay what and where
-    they were at the first call. Elsewhere than on a CUDA device the function is called as it is.
+    The shapes must stay those of the first call. Everything else that the function reads (weights, a text's keys and
+    values) must stay at the same address. On other devices the function is called as it is.
 
     Args:
         call: tensors of fixed shapes -> one tensor; nothing in it may wait for the device.

@@ -20,7 +20,7 @@ CLIP_TOKENS = 4  # unCLIP, section 2.1: "four extra tokens of context".
 
 
 class Condition(NamedTuple):
-    """What conditions the U-Net: computed once a caption, used at every step.
+    """The U-Net's conditions: computed once for each caption, used at every step.
 
     Attributes:
         emb: (B, emb_width) vector added to the timestep's embedding.
@@ -59,8 +59,8 @@ class DecoderNetwork(nn.Module):
         learned_sigma: twice the output channels, the second half being the interpolation v (Improved DDPM, eq. 15).
         channels: of the images.
         text_pooling: which feature of the caption joins the timestep's embedding: "last", the last position's (GLIDE,
-            section 2.4), or "mean", the mean over the caption's tokens, with which a small network learns to heed
-            colours hundreds of steps sooner, for nearly all of a short caption's positions are padding.
+            section 2.4), or "mean", the mean over the caption's tokens. With "mean" a small network learns to heed
+            colours hundreds of steps sooner, because nearly all positions of a short caption are padding.
         text_std: standard deviation of the fresh token embeddings.
         pathway: what is done to z_i before it is projected; by default nothing, as in the paper.
         frozen_text: reads the caption through a frozen CLIP instead of a Transformer of its own (Karlo); vocab_size,

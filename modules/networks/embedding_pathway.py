@@ -17,13 +17,13 @@ SHRINKAGE = 0.01
 
 @dataclass(frozen=True)
 class EmbeddingPathway:
-    """What lies between z_i and its projections. The defaults are the paper's: nothing but a scale.
+    """How z_i is transformed before its projections. The defaults are the paper's: only a scale.
 
     Attributes:
         whiten: subtract the mean of the training embeddings and multiply by the inverse root of their covariance. A
             CLIP's embeddings lie in a narrow cone (Liang et al. 2203.02053), so that most of what tells them apart
             lies in directions of little variance.
-        hidden_width: of a two-layer MLP, whose output joins z_i; 0 for none.
+        hidden_width: width of a two-layer MLP whose output joins z_i; 0 for no MLP.
         spatial_map: also project to a map over the U-Net's lowest resolution, which is added there.
         raw: the embeddings are a CLIP's own, not of unit norm (Karlo): they are not scaled by sqrt(D).
         learned_null: a learned vector stands for no embedding, instead of zero (Karlo).
@@ -90,7 +90,7 @@ class Whitening(nn.Module):
 
 
 class EmbeddingFeatures(nn.Module):
-    """What a decoder's projections of a CLIP embedding read.
+    """The features of a CLIP embedding that a decoder's projections read.
 
     Args:
         dim: D of the embedding.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class CaptionFeatures(NamedTuple):
-    """What a frozen CLIP's text tower gives of B captions.
+    """The outputs of a frozen CLIP's text tower for B captions.
 
     Attributes:
         features: (B, L, F) the output of its final layer norm at every token.
@@ -23,7 +23,7 @@ class CaptionFeatures(NamedTuple):
     mask: Tensor
 
     def rows(self, chosen: Tensor) -> CaptionFeatures:
-        """Those of some captions: (B') int64 -> B' of them."""
+        """The outputs for some of the captions: (B') int64 positions -> B' captions."""
         return CaptionFeatures(self.features[chosen], self.z_t[chosen], self.mask[chosen])
 
 
@@ -36,7 +36,7 @@ class EmptyCaption(nn.Module):
     """The empty caption as a frozen CLIP gives it, which stands for a dropped one: buffers, 0 until they are set.
 
     Args:
-        shape: of what stands for its tokens: (L, F) features, or (L,) tokens.
+        shape: shape of its caption: (L, F) features, or (L,) tokens.
         dim: D of z_t.
     """
 

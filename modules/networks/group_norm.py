@@ -1,9 +1,9 @@
 """Group norm that is fast in both memory layouts on a CPU, with the scale and shift that follow it in ADM's blocks.
 
-torch's own group norm is several times slower on a CPU for channels_last tensors than for contiguous ones
-(`make bench BENCH_ARGS="--only group_norm"`), and eats what the convolutions gain from that layout. Here the statistics
-of a channels_last tensor are sums over positions, and norm, weight, bias, scale and shift are one product and one
-sum.
+On a CPU, torch's own group norm is several times slower for channels_last tensors than for contiguous ones
+(`make bench BENCH_ARGS="--only group_norm"`). This costs as much as the convolutions gain from the layout. Here the
+statistics of a channels_last tensor are sums over positions, and norm, weight, bias, scale and shift are one product
+and one sum.
 """
 
 from __future__ import annotations

@@ -254,7 +254,7 @@ class FeatureEmbedding(nn.Module):
 def caption_embedding(
     vocab_size: int, context_length: int, width: int, feature_dim: int | None
 ) -> TokenEmbedding | FeatureEmbedding:
-    """What a prior's Transformer reads of a caption: learned embeddings of its tokens, or a frozen CLIP's features.
+    """A prior's inputs for a caption: learned embeddings of its tokens, or a frozen CLIP's features of them.
 
     Args:
         vocab_size, context_length: of the tokeniser.

@@ -46,7 +46,7 @@ class UNetConfig:
         checkpointing: recompute activations in the backward pass instead of keeping them.
         body: "adm" is this file's network, the paper's; "lean" is `modules.networks.lean_unet`, for small budgets.
         middle_depth: blocks at the lowest resolution of a lean body; ADM always has two.
-        norm_groups: of every group norm; null is 32, or as many as leave 4 channels or more in a group.
+        norm_groups: groups of every group norm; null is 32, or as many as leave 4 channels or more in a group.
         time_embedding: how a residual block takes the embedding of the timestep and of what conditions the network as a
             vector: "scale_shift" scales and shifts its second norm (ADM); "additive" adds it before that norm (DDPM,
             and Karlo's super-resolution networks).
@@ -68,7 +68,7 @@ class UNetConfig:
 
 
 def group_norm(channels: int, groups: int | None = None) -> GroupNorm:
-    """Group norm of so many groups; by default 32 (ADM), or as many as leave 4 channels or more in a group."""
+    """Group norm; by default with 32 groups (ADM), or fewer, so that each group has 4 channels or more."""
     if groups is not None:
         return GroupNorm(groups, channels)
     groups = 32
@@ -179,7 +179,7 @@ def blocks_of(
 
 
 class Body(nn.Module):
-    """What the two bodies share: the embedding of the timestep, the first and the last layers.
+    """The common part of the two bodies: the embedding of the timestep, the first and the last layers.
 
     Args:
         config: the shape.
@@ -207,7 +207,7 @@ class Body(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What the sides of its images must be multiples of: patch_size x 2^(levels - 1)."""
+        """The sides of images must be multiples of this: patch_size x 2^(levels - 1)."""
         return self.config.patch_size * 2 ** (len(self.config.channel_multipliers) - 1)
 
     def _enter(self, x: Tensor, t: Tensor, emb: Tensor | None) -> tuple[Tensor, Tensor]:

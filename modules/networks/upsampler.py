@@ -29,7 +29,7 @@ class UpsamplerText:
 
 
 class Caption(NamedTuple):
-    """What an upsampler's U-Net takes of captions.
+    """The inputs of an upsampler's U-Net for captions.
 
     Attributes:
         emb: (B, emb_width) vector added to the timestep's embedding.
@@ -112,7 +112,7 @@ class UpsamplerNetwork(nn.Module):
             t: (B,) timesteps.
             enlarged: (B, C, H, W) low-resolution images, enlarged.
             last: whether all timesteps are 0, or none is; None looks at each.
-            caption: of `read`, for a network with text.
+            caption: what `read` gave, for a network with text.
 
         Returns:
             (B, C or 2 C, H, W).

@@ -1,1 +1,1 @@
-"""Where a run's weights lie while it draws, and in what precision."""
+"""Where the weights of a run lie while it draws, and in which precision."""

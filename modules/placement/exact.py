@@ -10,7 +10,7 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where to compute in float64 what lies on a device: there, or on the CPU if it has no float64."""
+    """The device for float64 computations on tensors of a device: itself, or the CPU if it has no float64."""
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 

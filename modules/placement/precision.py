@@ -26,8 +26,8 @@ def narrowed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor
     statistics.
 
     Args:
-        network: of any kind of tensors; only its names are read.
-        tensors: by their names in the network.
+        network: its tensors may lie on any device, and have any type: only their names are read.
+        tensors: the weights, by their names in the network.
     """
     matrices = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
     kinds = {name: torch.bfloat16 if name in matrices else torch.float32 for name in tensors}

@@ -33,7 +33,7 @@ OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.261
 
 @dataclass(frozen=True)
 class ImportedCLIP:
-    """What becomes a CLIP's folder: open_clip_config.json, the tensors by open_clip's names, and its words if any."""
+    """The content of a CLIP's folder: open_clip_config.json, the tensors by open_clip's names, and its words if any."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]

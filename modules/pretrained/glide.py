@@ -37,7 +37,7 @@ def stages(folder: Path) -> Stages:
     """
     found = {name: path for name, patterns in PATTERNS.items() if (path := first_file(folder, patterns)) is not None}
     if not found:
-        raise InputError(f"{folder} holds nothing of GLIDE's: give {FILES}")
+        raise InputError(f"{folder} holds none of GLIDE's files: give {FILES}")
     merges = find_merges(folder)
     return {name: partial(_read, name, path, merges) for name, path in found.items()}
 

@@ -66,7 +66,7 @@ def stages(folder: Path) -> Stages:
     """
     makers = _diffusers(folder) if is_diffusers(folder) else _original(folder)
     if not makers:
-        raise InputError(f"{folder} holds nothing of Karlo's: give {FILES}")
+        raise InputError(f"{folder} holds none of Karlo's files: give {FILES}")
     return {name: partial(make, folder) for name, make in makers.items()}
 
 

@@ -104,7 +104,7 @@ def to_ours(entries: Sequence[Entry], tensors: Mapping[str, Tensor], shapes: Sha
     Args:
         entries: the map.
         tensors: theirs.
-        shapes: of ours, all of them.
+        shapes: the shapes of all tensors of our network.
         source: names where they come from, in messages.
 
     Raises:
@@ -123,8 +123,8 @@ def to_ours(entries: Sequence[Entry], tensors: Mapping[str, Tensor], shapes: Sha
             if name not in shapes or tensor.shape != shapes[name]:
                 wanted_shape = tuple(shapes[name]) if name in shapes else "none"
                 raise InputError(
-                    f"{source}: {', '.join(map(printable, entry.theirs))}: {name} would be {tuple(tensor.shape)}, and "
-                    f"the model that the other tensors make has {wanted_shape} there"
+                    f"{source}: {', '.join(map(printable, entry.theirs))}: the shape is {tuple(tensor.shape)} as {name}"
+                    f", but by the other tensors the model has {wanted_shape} there"
                 )
             found[name] = tensor.contiguous()
     _complete(list(shapes), found, source, "gives no", "of the model")

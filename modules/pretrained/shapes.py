@@ -31,7 +31,7 @@ def network_of(kind: type[N], settings: Settings, tensors: int) -> N:
 
     Args:
         kind: its class.
-        settings: of it.
+        settings: the network's settings.
         tensors: how many the file has; ours has no more parameters than twice as many.
 
     Raises:
@@ -43,7 +43,7 @@ def network_of(kind: type[N], settings: Settings, tensors: int) -> N:
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"a {kind.__name__} of these sizes there is not ({printable(str(error)[:200])})") from error
+        raise InputError(f"there is no {kind.__name__} of these sizes ({printable(str(error)[:200])})") from error
     return found
 
 

@@ -32,13 +32,13 @@ TRAINERS = {
 
 @dataclass(frozen=True)
 class ImportedStage:
-    """What becomes a stage's folder.
+    """The content of a stage's folder.
 
     Attributes:
         class_path: the LightningModule that trains it further.
         model: the model's class path.
         settings: init_args of both.
-        tensors: of the network; those of the empty caption are set when the CLIP is there.
+        tensors: the network's weights. Those for the empty caption are set when the CLIP is there.
     """
 
     class_path: str

@@ -44,7 +44,7 @@ def prior(model: DiffusionPriorModel) -> dict[str, Component]:
     """
     network, own = model.network, model.network.conditioning
     if not isinstance(network, DiffusionPriorNetwork):
-        raise InputError(f"diffusion_prior: diffusers has no place for a {type(network).__name__}")
+        raise InputError(f"diffusion_prior: diffusers has no class for a {type(network).__name__}")
     if not (own.padding_mask and own.raw and own.standardise and own.null == "empty_caption"):
         raise InputError(
             "diffusion_prior: diffusers' prior is conditioned as Karlo's is; train with network.conditioning "
@@ -78,7 +78,7 @@ def scheduler(name: str, model: DiffusionModel) -> Component:
     objective, sampler = model.objective, model.sampler
     kinds = {"epsilon": "epsilon", "x0": "sample"}
     if objective.schedule != "cosine" or objective.zero_terminal_snr or objective.parameterization not in kinds:
-        raise InputError(f"{name}: UnCLIPScheduler has the cosine schedule, and epsilon or x0 as what is predicted")
+        raise InputError(f"{name}: UnCLIPScheduler has only the cosine schedule, and predicts only epsilon or x0")
     learned = objective.learned_sigma
     config = {
         "_class_name": "UnCLIPScheduler",
@@ -106,10 +106,12 @@ def decoder(model: DecoderModel) -> dict[str, Component]:
     features = network.clip_features
     if not features.raw or features.null is None or features.whitening is not None or features.first is not None:
         raise InputError(
-            "decoder: diffusers' reads z_i by network.pathway {raw: true, learned_null: true} and no other"
+            "decoder: diffusers' decoder reads z_i only by network.pathway {raw: true, learned_null: true}"
         )
     if network.clip_to_map is not None or not text.padding_mask or text.feature_dim != text.z_t_dim:
-        raise InputError("decoder: diffusers' has no spatial map, masks padding, and reads features as wide as z_t")
+        raise InputError(
+            "decoder: diffusers' decoder has no spatial map, masks padding, and reads features as wide as z_t"
+        )
     found = to_theirs(karlo_decoder_entries(network, original=False), network.state_dict())
     parts = {part: _under(found, f"{part}.") for part in ("decoder", "text_proj")}
     width = text.project.out_features
@@ -143,8 +145,8 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
     network = model.network
     if network.interpolation != "bicubic-antialiased" or network.residual or network.learned_sigma or network.text:
         raise InputError(
-            "upsampler: diffusers' pipeline enlarges by interpolation bicubic-antialiased, has no text, and its "
-            "networks predict epsilon alone (residual and learned_sigma false)"
+            "upsampler: diffusers' pipeline needs interpolation: bicubic-antialiased, no text, and a network that "
+            "predicts epsilon alone (residual: false, learned_sigma: false)"
         )
     found = {}
     unets = (network.unet, network.last_unet if network.last_unet is not None else network.unet)
@@ -157,7 +159,7 @@ def upsampler(model: UpsamplerModel) -> dict[str, Component]:
 
 
 def unet_config(name: str, unet: nn.Module) -> dict[str, Any]:
-    """What the configs of diffusers' U-Nets have in common.
+    """The common part of the configs of diffusers' U-Nets.
 
     Raises:
         InputError: a U-Net of another body than ADM's, or of other norms than one number of groups describes.

@@ -24,7 +24,7 @@ ENDS = {
 
 
 class Place(NamedTuple):
-    """Where a stage of our U-Net lies in theirs: names of the residual block and of the attention behind it."""
+    """The place of a stage of our U-Net in theirs: names of the residual block and of the attention behind it."""
 
     residual: str
     attend: str

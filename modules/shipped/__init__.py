@@ -25,7 +25,7 @@ def shipped_names() -> list[str]:
 
 
 def run_folder(run: str | Path) -> Path:
-    """The folder of a run: a path as it is, or that of the weights which `shipped:NAME` names.
+    """The folder of a run: the path itself, or the folder of the weights that `shipped:NAME` names.
 
     A text that is no path here and may be USER/NAME is looked for on the hub (see `modules.untrusted.hub`).
 

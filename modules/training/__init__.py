@@ -1,1 +1,1 @@
-"""What the LightningModules share."""
+"""The code that the LightningModules share."""

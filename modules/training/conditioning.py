@@ -1,4 +1,4 @@
-"""What a stage takes of its data before the first step: the scale of z_i in each dimension, and the empty caption."""
+"""Values that a stage takes from its data before the first step: the scale of z_i, and the empty caption."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def set_empty_captions(nulls: list[EmptyCaption], data: Any) -> None:
     """
     if not hasattr(data, "empty_caption"):
         raise InputError(
-            f"{type(data).__name__} knows no empty caption, which stands for a dropped one: train on embeddings of "
-            "`unclip embed`, or take conditioning.null: learned"
+            f"{type(data).__name__} has no embedding of the empty caption, which the network reads in place of a "
+            "dropped caption: train on embeddings of `unclip embed`, or take conditioning.null: learned"
         )
     found = data.empty_caption()
     for null in nulls:

@@ -30,9 +30,9 @@ D = TypeVar("D", bound=DiffusionModel)
 class DiffusionStage(ModelStage[D, B]):
     """Base of the LightningModules that train a diffusion model.
 
-    If the sampler is one of Analytic-DPM's, the mean squared score that it needs is estimated when training has reached
-    its end, from training data, at the timesteps of the sampler's trajectory. It goes into the checkpoint and, with the
-    averaged weights, into the export.
+    A sampler of Analytic-DPM needs the mean squared score. It is estimated at the end of the training, from training
+    data, at the timesteps of the sampler's trajectory. It goes into the checkpoint and, with the averaged weights, into
+    the export.
 
     Args:
         model: what is trained.

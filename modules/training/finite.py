@@ -63,6 +63,6 @@ class FiniteGuard:
             if not good:
                 raise InputError(
                     f"{one.what} is {one.value.item()} at step {one.step} (samples {one.index.tolist()}), found at "
-                    f"step {seen[-1].step}: training stops here, and nothing of it is saved; go on from the last "
-                    "checkpoint with a lower learning rate, or look at these samples"
+                    f"step {seen[-1].step}: training stops here, and the steps since then are not saved; go on from "
+                    "the last checkpoint with a lower learning rate, or look at these samples"
                 )

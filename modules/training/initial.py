@@ -55,7 +55,7 @@ class Source:
     Attributes:
         path: of the file.
         tensors: by their names in a stage's export.
-        settings: the init_args that the file's config says; empty where there is none.
+        settings: the init_args of the file's config; empty without a config.
         clip: fingerprint of the CLIP on whose embeddings they were trained; None where nothing says.
         words: the vocabulary of a CLIP trained on words; None for others.
     """
@@ -69,7 +69,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Here:
-    """What a file's weights are compared with, beside the stage's tensors.
+    """The settings of a stage that the file's weights are compared with, beside its tensors.
 
     Attributes:
         settings: the stage's init_args, as YAML has them.
@@ -233,7 +233,7 @@ def _plain(value: Any) -> Any:
 
 @torch.no_grad()
 def start_from(module: nn.Module, source: Source, fit: Fit) -> None:
-    """Give a stage's network, its average and what lies beside the network the tensors of a file that fit.
+    """Load the tensors of a file that fit into a stage's network, its average and its other tensors.
 
     Raises:
         InputError: none fits.

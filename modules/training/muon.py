@@ -62,7 +62,7 @@ class NamedParameters(list[Tensor]):
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """All of a tensor of which each device holds a share (FSDP2); every rank must ask. Another is returned as it is."""
+    """The whole tensor, if each device holds a share of it (FSDP2); every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -80,7 +80,7 @@ class Muon(Optimizer):
 
     Args:
         params: NamedParameters, or (name, parameter) pairs as `named_parameters` gives them.
-        lr: of both. Muon's update is scaled by 0.2 sqrt(max(M, N)), to the size of AdamW's (2502.16982, eq. 4).
+        lr: for both. Muon's update is scaled by 0.2 sqrt(max(M, N)), to the size of AdamW's (2502.16982, eq. 4).
         momentum: of Muon, Nesterov's.
         weight_decay: of the matrices that Muon trains, decoupled.
         betas, eps: of AdamW.

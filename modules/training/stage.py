@@ -1,4 +1,4 @@
-"""What all trained stages share: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
+"""The base of all trained stages: seeded noise, the optimiser with its warm-up, EMA, logging, export."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ class TrainingConfig:
     """How a stage is trained, apart from its optimiser.
 
     Attributes:
-        ema_decay: of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and more;
-            a run of a few thousand steps needs a faster one).
-        warmup_steps: the learning rate rises linearly over these.
-        decay_share: over this last share of all steps it falls along a half cosine to 2 %; 0 keeps it (the paper).
-            All steps are max_steps, or those of max_epochs where that ends training first.
+        ema_decay: decay of the exponential moving average of the trained network (Table 3 has 0.9999 at 600 k steps and
+            more; a run of a few thousand steps needs a faster average).
+        warmup_steps: the learning rate rises linearly over these steps.
+        decay_share: over this last share of all steps the learning rate falls along a half cosine to 2 %; with 0 it
+            stays (the paper). All steps are max_steps, or those of max_epochs if they are fewer.
         channels_last: memory layout of a convolutional network; faster on CPUs and tensor cores.
         fast_norms: with channels_last, group norms by sums that are faster on a CPU and round otherwise
             (`modules.networks.group_norm`).
         compile: torch.compile the network (for GPUs).
-        seed: of the training noise.
+        seed: seed of the training noise.
         samples_judged: how many samples validation draws for its further measures (PSNR, cosines), at most a batch; 0
-            for no measures; null for the stage's own number.
-        samples_shown: how many samples validation draws to be looked at, at most a batch; 0 for none; null for the
-            stage's own number.
+            is no measures; null is the stage's own number.
+        samples_shown: how many samples validation draws for the loggers' pictures, at most a batch; 0 is none; null is
+            the stage's own number.
     """
 
     ema_decay: float = 0.9999
@@ -88,9 +88,9 @@ class Stage(lightning.LightningModule, Generic[B]):
     from a generator seeded by (seed, k, rank), so that a resumed run draws what an uninterrupted one does.
 
     Args:
-        network: what is trained.
+        network: the trained network.
         optimizer: makes the optimiser from the network's parameters.
-        training: the rest of how it is trained.
+        training: EMA, warm-up, seed and other settings of training.
     """
 
     def __init__(self, network: nn.Module, optimizer: OptimizerCallable, training: TrainingConfig) -> None:
@@ -154,7 +154,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return self.average.module
 
     def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
-        """Scalar loss of one batch, its randomness from the generator alone."""
+        """Scalar loss of one batch; all randomness comes from the generator."""
         raise NotImplementedError
 
     def validation_loss(self, batch: B, generator: torch.Generator) -> Tensor:
@@ -174,7 +174,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return self.shown if wanted is None else wanted
 
     def judge(self, batch: B) -> Mapping[str, Tensor | Metric]:
-        """Further numbers, from samples for the first validation batch: (N,) one a sample, or an updated metric."""
+        """Further numbers of the first validation batch: (N,) values, one for each sample, or an updated metric."""
         return {}
 
     def show_samples(self, batch: B) -> Tensor | None:
@@ -331,7 +331,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self.average.update_parameters(self.network)
 
     def after_step(self) -> None:
-        """What is done to the weights after each step of the optimiser."""
+        """Changes the weights after each step of the optimiser, if a stage needs that."""
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: B, batch_idx: int) -> None:
         if self.global_step % 50 == 0:
@@ -405,7 +405,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def prepare_optimizer(self, optimizer: Optimizer) -> None:
-        """What is done to a fresh optimiser before the learning rate's schedule takes its groups."""
+        """Prepares a fresh optimiser before the learning rate's schedule takes its groups."""
 
     def _learning_rate_factor(self, step: int) -> float:
         config = self.training_config
@@ -430,7 +430,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
     def take_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take what an export holds beside the network, for a training that starts from one (`init_from`)."""
+        """Take the tensors beside the network from an export, for a training that starts from it (`init_from`)."""
 
     def exported_state(self) -> dict[str, Tensor]:
         """The averaged network's tensors, for `export`. If sharded, every rank must call this; the first gets them."""
@@ -439,11 +439,11 @@ class Stage(lightning.LightningModule, Generic[B]):
 
     @property
     def clip_fingerprint(self) -> str | None:
-        """Of the CLIP that the stage is trained on; None where nothing says."""
+        """Fingerprint of the CLIP that the stage is trained on; None if it is not known."""
         return clip_origin.origin_of(self.trainer)
 
     def exported_about(self) -> dict[str, object]:
-        """What `export` says in config.yaml beside the model's class and arguments."""
+        """Further entries for the export's config.yaml, beside the model's class and arguments."""
         return {}
 
     def on_fit_end(self) -> None:

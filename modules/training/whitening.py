@@ -21,7 +21,7 @@ def fit_whitenings(stage: Stage[Any], embedding: str = "z_i") -> None:
 
     Args:
         stage: what holds them; no data are read if it holds none.
-        embedding: of CLIP, "z_i" or "z_t".
+        embedding: which of CLIP's two, "z_i" or "z_t".
     """
     whitenings = [module for module in stage.modules() if isinstance(module, Whitening)]
     given = any("whitening." in name for name in stage.initial)

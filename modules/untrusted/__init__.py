@@ -1,1 +1,1 @@
-"""What a stranger may have written: read within bounds, checked against an allow-list before anything is made of it."""
+"""Files that a stranger may have written: read within bounds, and checked before anything is built from them."""

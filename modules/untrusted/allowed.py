@@ -1,4 +1,4 @@
-"""What an export's config.yaml may build: the allow-list that stands before anything is made of it.
+"""The classes and values that an export's config.yaml may name: the allow-list for everything that is built from it.
 
 A config names classes and gives them values. Both come from a stranger. A class is taken if it is this project's own,
 by its exact name, or the user's (`class_named`); a value, if it is plain and of the parameter's type (`made`). Nothing
@@ -61,7 +61,7 @@ def class_named(path: str, base: type[T], package: str = "") -> type[T]:
     kind = None if found is None else vars(found).get(name)  # A module's __getattr__ is not asked.
     if not (own or trusted or root == package or (kind is base and kind is not nn.Module)) or found is None:
         raise InputError(
-            f"{path} is none of this project's classes, which are all that an export may name; nothing of it is built"
+            f"{path} is none of this project's classes, and an export may name no others; nothing is built from it"
             + ("" if root in sys.modules and root != package else f". {_hint(module, root)}")
         )
     if kind is None:
@@ -199,7 +199,7 @@ def _called(kind: type, value: Any, name: str, resolve: Resolve) -> Any:
 
 
 def parameters(kind: type) -> dict[str, Any]:
-    """The names and types of what a class is constructed from; *args and **kwargs are none of them."""
+    """The names and types of the arguments of a class, without *args and **kwargs."""
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return {field.name: hints[field.name] for field in fields(kind) if field.init}

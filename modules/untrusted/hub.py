@@ -53,8 +53,8 @@ def fetched(text: str) -> Path:
     except Exception as error:  # Of the hub, of the network, or of the names: each library has its own.
         reason = printable(" ".join(str(error).split())[:200])
         raise InputError(
-            f"no run folder {text} here, and it cannot be had from the hub ({type(error).__name__}: {reason}). Without "
-            "internet, download the repository's files elsewhere, put them into a folder, and name that"
+            f"no run folder {text} here, and it cannot be fetched from the hub ({type(error).__name__}: {reason}). "
+            "Without internet, download the repository's files elsewhere, put them into a folder, and name that"
         ) from error
     print(f"run: {text} of the hub, revision {Path(path).name[:12]}", file=sys.stderr, flush=True)
     return Path(path)

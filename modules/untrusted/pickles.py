@@ -15,7 +15,7 @@ from modules.untrusted.reading import open_regular, printable
 
 
 def load_plain(path: Path, mmap: bool = False) -> Any:
-    """What torch has saved, by its own unpickler, which makes nothing else.
+    """Load a file that torch has saved, by torch's restricted unpickler.
 
     Args:
         path: the file.

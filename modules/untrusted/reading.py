@@ -87,7 +87,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """As `read_yaml`, of a text; `name` is what the lines call it."""
+    """As `read_yaml`, for a text; messages call it `name`."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
@@ -208,7 +208,7 @@ def _short(error: Exception) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, for a line: its class too, since a KeyError says a name alone; never what the file holds."""
+    """An error's text for a message, with its class, because a KeyError has only a name; never the file's content."""
     return f"{type(error).__name__}: {_short(error)}"
 
 

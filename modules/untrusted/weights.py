@@ -138,7 +138,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise InputError(f"{path}: {printable(name)} does not hold each of its numbers, as a network's tensors do")
+            raise InputError(f"{path}: {printable(name)} does not store all of its numbers, as a network's tensors do")
         if tensor.dtype not in (*DTYPES.values(), torch.complex64):
             raise InputError(f"{path}: {printable(name)} is of {_dtype(tensor)}, which no network here computes with")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

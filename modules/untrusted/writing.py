@@ -1,4 +1,4 @@
-"""Files that are written into a folder which a stranger may have made: no link there leads a write elsewhere.
+"""Safe writing into a folder that a stranger may have made: no link in it leads a write elsewhere.
 
 A file that is written anew goes beside its place and is renamed, which replaces a link and does not follow it. Locks
 and logs are opened where they lie, and what lies beside may be a link already: both are seen to here.
@@ -23,7 +23,7 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @cache
 def warn_without_locks() -> None:
-    """Say once that nothing can be locked here: the work goes on."""
+    """Say once that this file system has no locks; the command goes on without."""
     print(
         "unclip: warning: the file system has no locks: start no second command in the same folder, it would not be "
         "noticed",

@@ -163,7 +163,7 @@ def test_a_decoder_of_another_clip(there, tiny, refused, monkeypatch):
     tiny.write_clip(there / "partial" / "clip")
     words = ["--run", there / "partial", "--condition", "text_embedding", "--no-upsample", "--out", there / "out"]
     line = refused("sample", CAPTION, *words)
-    assert "the run's decoder was trained on embeddings of 16 dimensions, its CLIP has 8" in line
+    assert "the run's decoder was trained on embeddings of 16 dimensions, and the run's CLIP gives 8" in line
 
 
 def test_a_clip_of_the_same_sizes_that_is_another(there, tiny, refused):

@@ -80,7 +80,7 @@ def test_the_options_on_the_help_page_exist(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", str(ROOT / "experiments" / "quickstart" / "clip.yaml"), "--help"])
     listed = capsys.readouterr().out
-    for option in ("--print_config", "--ckpt_path", "--overwrite", "--trainer.max_steps", "--seed_everything"):
+    for option in ("--print_config", "--ckpt_path", "--overwrite", "--init_from", "--strict", "--trainer.max_steps"):
         assert option in listed
     for option in ("every_n_train_steps", "every_minutes", "keep"):
         assert f"--checkpoint.{option}" in listed

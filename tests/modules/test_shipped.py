@@ -71,6 +71,10 @@ def test_shapes_draws_what_it_drew():
     assert (drawn_by_the_package().float() - stored).abs().mean() < 1.0
 
 
+def test_the_name_is_shown_not_the_folder():
+    assert repr(UnCLIP.from_run("shipped:shapes")).startswith("UnCLIP('shipped:shapes', stages: ")
+
+
 def test_what_is_shipped_is_small_and_has_cards():
     for name in shipped.shipped_names():
         folder = shipped.run_folder(f"shipped:{name}")

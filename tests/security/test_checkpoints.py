@@ -41,7 +41,7 @@ def test_a_part_that_training_does_not_write_is_one_line(sound, tmp_path, part, 
     path = tmp_path / "a.ckpt"
     torch.save({**sound, part: value}, path)
     model = BoringModel()
-    lines = r"a\.ckpt' (cannot be gone on from|holds no training state|is of another)"
+    lines = r"a\.ckpt' (cannot be resumed|holds no training state|is of another)"
     with pytest.raises(InputError, match=lines) as e:
         check_checkpoint(path, model)
         with restoring(path):

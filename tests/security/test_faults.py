@@ -54,7 +54,7 @@ def test_a_run_folder_that_goes_is_noticed(tmp_path):
     run.check_still_there()
     shutil.move(tmp_path / "run", tmp_path / "moved")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(InputError, match="was removed or renamed while it was trained into"):
+    with pytest.raises(InputError, match="was removed or renamed during the training"):
         run.check_still_there()
 
 

@@ -51,7 +51,7 @@ DAMAGE = {
     "an n that is text": (METRICS, ("n",), "8", "n must be a number"),
     "a level that is text": (METRICS, ("protocol", "level"), "x", "level must be a number"),
     "a text without end": (METRICS, ("protocol", "extractor"), "x" * 5000, "extractor has 5,000 characters"),
-    "warnings that are none": (METRICS, ("warnings",), [{}], "what no table or figure can be made of"),
+    "warnings that are none": (METRICS, ("warnings",), [{}], "does not fit any table or figure"),
     "settings that are none": (SWEEP, ("points", 0, "settings"), "x", "settings must be a mapping"),
     "points that are none": (SWEEP, ("points",), {"a": 1}, "points is no list"),
     "a point that is none": (SWEEP, ("points", 0), 3, "point 1, lacks"),

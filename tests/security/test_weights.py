@@ -146,7 +146,7 @@ def test_a_tensor_larger_than_its_file_is_not_looked_through(tmp_path, kind, suf
     path = tmp_path / f"evil{suffix}"
     torch.save({"state_dict": {"network.a": UNREAL[kind]()}}, path)
     assert path.stat().st_size < 4000
-    with pytest.raises(InputError, match="a does not hold each of its numbers") as error:
+    with pytest.raises(InputError, match="a does not store all of its numbers") as error:
         read_source(str(path)) if suffix == ".ckpt" else tensors_of(path)
     assert str(path) in str(error.value)
 

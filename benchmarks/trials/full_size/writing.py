@@ -31,8 +31,8 @@ def write_random(path: Path, tensors: Mapping[str, Tensor], seed: int = 0) -> in
     Matrices are normal with deviation fan_in^-1/2, vectors of norms 1, all other vectors 0; so signals keep their size.
 
     Args:
-        path: to write.
-        tensors: of the names, shapes and dtypes to write; they may be on the meta device. Floats become bfloat16.
+        path: the file to write.
+        tensors: have the names, shapes and dtypes to write; they may be on the meta device. Floats become bfloat16.
         seed: of the weights.
 
     Returns:

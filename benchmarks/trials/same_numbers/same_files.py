@@ -19,7 +19,10 @@ OF_THE_RUN = (
     "key",  # of a sweep's point: it hashes manifests, which name the commit
 )
 """Keys in JSON that tell of the run, of its files and of the code, not of what was computed."""
-NOT_COMPARED = ("hparams.yaml", "config.yaml", "README.md", "stage.json", "started.json", "progress.json", "output.txt")
+NOT_COMPARED = (
+    *("hparams.yaml", "config.yaml", "README.md", "stage.json", "started.json", "progress.json"),
+    *("output.txt", "log.txt"),
+)
 """Files that tell of a run, by name."""
 TENSORS = (".safetensors", ".ckpt", ".pt", ".npy", ".npz", ".png")
 TEXTS = (".json", ".jsonl", ".md", ".csv", ".tex", ".txt")

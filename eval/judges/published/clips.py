@@ -72,7 +72,7 @@ def published_clip(
 
 
 def logit_scale(clip: CLIPExtractor) -> float:
-    """By what a CLIP multiplies cosines in its contrastive loss."""
+    """The factor of cosines in a CLIP's contrastive loss."""
     return float(clip.model.logit_scale.exp())  # type: ignore[operator,union-attr]
 
 

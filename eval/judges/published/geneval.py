@@ -32,7 +32,7 @@ Colours = Callable[[Sequence[Found], str], Sequence[str]]
 
 
 def kept(scores: np.ndarray, counting: bool) -> np.ndarray:
-    """Which detections of one class count: the most certain first, 16 at most."""
+    """The detections of one class that count: the most certain ones, 16 at most."""
     order = np.argsort(scores, kind="stable")[::-1]
     return order[scores[order] > (COUNTING_THRESHOLD if counting else THRESHOLD)][:MAX_OBJECTS]
 

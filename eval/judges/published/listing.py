@@ -1,4 +1,4 @@
-"""Which published metrics there are, what file each needs, and where people get it."""
+"""The published metrics, the files that each needs, and their sources."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def here(metric: Published, weights: str | None) -> bool:
 
 
 def lines(weights: str | None) -> Sequence[str]:
-    """What `unclip evaluate --list` prints: each metric, what it is, its files, where people get them, whether here."""
+    """The lines of `unclip evaluate --list`: each metric, its files, their sources, and whether they are here."""
     from eval.judges import built_in
 
     folder = weights_folder(weights)

@@ -20,7 +20,7 @@ NONE = "-"
 
 
 def read_words(classes: np.ndarray, attributes: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """What a reader reads in N pictures; None for a classifier that reads no letters.
+    """The words that a reader finds in N pictures; None for a classifier that reads no letters.
 
     Args:
         classes: (N, A) int64.
@@ -55,7 +55,7 @@ def lettering(
     lengths the common words would be compared with nothing.
 
     Args:
-        read: of N pictures.
+        read: what was read in each of N pictures.
         records: their manifest lines; those without a word are left out.
         resampler: of the N samples.
 

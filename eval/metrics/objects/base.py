@@ -1,4 +1,4 @@
-"""What all metric objects share: samples that belong to captions, their order over ranks, and the interval."""
+"""The base of all metric objects: samples that belong to captions, their order over ranks, and the interval."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAN = float("nan")
 
 
 class DoubleMetric(Metric):
-    """A metric whose float64 states stay on the CPU where the device has no float64, as Apple's MPS has none."""
+    """A metric whose float64 states stay on the CPU if the device has no float64, such as Apple's MPS."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Module:
         @wraps(fn)  # torchmetrics knows changes of the dtype by the function's name, and leaves states alone then
@@ -35,16 +35,16 @@ class DoubleMetric(Metric):
 
 
 def double(values: Tensor) -> Tensor:
-    """Values as float64, on their device if that has any."""
+    """Values as float64, on their device if it has float64."""
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 class CaptionMetric(DoubleMetric):
     """A metric of samples, each of which belongs to a caption; its interval is by the bootstrap over captions.
 
-    Samples may come in any parts and on any rank. With their `index`, the number of each sample in the data, the result
-    does not depend on who saw which, to the bit, and a sample that two ranks saw counts once (samplers that pad a split
-    hand out such copies). Without it samples count in the order of their coming.
+    Samples may come in batches of any size and on any rank. If their `index` is given (the number of each sample in the
+    data), the result is the same bit for bit however they are divided. A sample that two ranks saw then counts once:
+    samplers that pad a split hand out such copies. Without `index`, samples count in the order in which they come.
 
     `compute` gives the value, which a LightningModule logs by `self.log(name, metric)`; `interval` its limits too.
 

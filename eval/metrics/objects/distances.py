@@ -130,7 +130,7 @@ def pack(statistics: FeatureStatistics) -> Tensor:
 
 
 def unpack(packed: Tensor) -> FeatureStatistics:
-    """What `pack` packed."""
+    """The inverse of `pack`."""
     values = packed.cpu().numpy()
     dim = round((np.sqrt(4 * len(values) - 3) - 1) / 2)
     return FeatureStatistics(float(values[0]), values[1 : 1 + dim], values[1 + dim :].reshape(dim, dim))

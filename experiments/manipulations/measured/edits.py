@@ -61,7 +61,7 @@ class Task:
 
 
 def make_task(edit: Edit, count: int, seed: int) -> Task:
-    """N scenes of one object that no stage has seen, and captions that name its colour and shape and what changes."""
+    """Scenes of one object that no stage has seen; captions name its colour and shape, and what the edit changes."""
     rng = np.random.default_rng((seed, EDITS.index(edit)))
     images, truth, new, base, target = [], [], [], [], []
     for k in range(count):
@@ -101,14 +101,14 @@ def _with(said: dict[str, Any], attribute: str, value: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one edit at one theta: (N,) 0 or 1 for the wanted class and for each thing to keep."""
+    """The result of one edit at one theta: (N,) 0 or 1 for the wanted class and for each thing to keep."""
 
     hit: Tensor
     kept: dict[str, Tensor]
 
 
 def judge(classifier: AttributeClassifier, task: Task, attribute: str, drawn: Tensor, source: Tensor) -> Outcome:
-    """What the classifier sees in the edited pictures, and whether the object stayed where it was."""
+    """The classifier's results for the edited pictures, and whether the object has kept its place."""
     seen = in_words(classifier.look(drawn.cpu()).classes.numpy(), classifier.attributes)
     first = [{**picture["objects"][0], "background": picture["background"]} for picture in seen]
     true = [{**scene["objects"][0], "background": scene["background"]} for scene in task.truth]

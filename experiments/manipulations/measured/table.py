@@ -32,7 +32,7 @@ from experiments.manipulations.measured.edits import (
 )
 from modules.errors import InputError
 from modules.images.tensors import resized
-from modules.manipulations import Latents, Walk, decoder_size, invert, redraw, text_diff, text_direction
+from modules.manipulations import EDIT_STEPS, Latents, Walk, decoder_size, invert, redraw, text_diff, text_direction
 from modules.pipeline import UnCLIP
 
 KEPT = ("colour", "shape", "size", "background", "count", "place")
@@ -49,7 +49,7 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
         raise InputError("--theta needs a theta above 0 to measure an edit at")
     if options.latents or options.images:
         raise InputError("--table draws its own scenes: leave the pictures and --latents out")
-    options.steps = Walk().steps if options.steps is None else options.steps
+    options.steps = EDIT_STEPS if options.steps is None else options.steps
     options.guidance = Walk().guidance_scale if options.guidance is None else options.guidance
     bench = Bench(system, load_classifier(Path(options.run) / "classifier"), walk_of(options))
     found = [_measure(bench, edit, thetas, options) for edit in progress(EDITS, "text diffs")]
@@ -77,7 +77,7 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """What edits are measured with."""
+    """The system, the classifier and the walk with which edits are measured."""
 
     system: UnCLIP
     classifier: AttributeClassifier
@@ -89,7 +89,7 @@ class Bench:
         return redraw(self.system, text_diff(latents, z_d, theta), self.walk)
 
     def judge(self, edit: Edit, task: Task, drawn: Tensor) -> Outcome:
-        """What came of it."""
+        """The results of the edit."""
         return judge(self.classifier, task, edit.attribute, drawn, resized(task.images, decoder_size(self.system)))
 
 
@@ -111,7 +111,7 @@ class Measured:
         return [theta for theta in found if theta == self.thetas[-1]] if chosen else found
 
     def numbers(self) -> dict[str, Any]:
-        """For programs."""
+        """The numbers as plain values, for figure.json."""
         kept = {name: [float(o.kept[name].mean()) for o in self.outcomes] for name in self.outcomes[0].kept}
         made = {"theta": self.thetas, "hit": [float(o.hit.mean()) for o in self.outcomes], "kept": kept}
         return made | ({"chosen_from": [float(o.hit.mean()) for o in self.chosen_from]} if self.chosen_from else {})

@@ -33,7 +33,7 @@ def closing(trainer: Trainer, module: LightningModule, folder: Path, seconds: fl
 
 
 def next_command(module: LightningModule, folder: Path) -> str:
-    """What one does with a trained stage."""
+    """The command that comes after the training of a stage."""
     run = shlex.quote(str(folder.parent))
     if is_clip(module):
         return f"unclip embed DATA --clip {shlex.quote(str(folder / 'export'))} --out {run}/embeddings"

@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from experiments.training.callbacks import label, last_step
+from experiments.training.trainer.log_file import tell
 
 
 def ended_by(trainer: Trainer) -> str:
-    """What has ended training: "max_steps", "max_epochs", "max_time", or the callback that has asked for it."""
+    """The reason why training ended: "max_steps", "max_epochs", "max_time", or the name of a callback."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "max_steps"
     passed = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
@@ -50,8 +51,8 @@ class Ending(Callback):
         last = last_step(trainer)
         if last is None or trainer.global_step < last:
             of = "" if last is None else f" of {last:,}"
-            print(
+            tell(
+                trainer,
                 f"{label(trainer)}: {self.ended_by} has ended training after step {trainer.global_step:,}{of}; the "
                 "export is of this step",
-                flush=True,
             )

@@ -15,7 +15,7 @@ from modules.diffusion.samplers.trajectory import Transition, transitions
 
 
 class State(NamedTuple):
-    """What a step starts from and returns.
+    """The state of a sampler before and after a step.
 
     Attributes:
         x: (B, ...) the sample.
@@ -37,7 +37,7 @@ StepFunction = Callable[[State, Transition, Denoise, Noise], State]
 
 
 class Step(NamedTuple):
-    """What ``on_step`` is told.
+    """The argument of ``on_step``.
 
     Attributes:
         number: 0 for the first step taken, total - 1 for the last.

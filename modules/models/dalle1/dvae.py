@@ -141,8 +141,8 @@ class DVAEModel(Model[ImageTextBatch]):
 def spread_logits(encoder: DVAEEncoder, x: Tensor, spread: float) -> None:
     """Scale and shift an encoder's first and last convolution by what it gives for pictures (after 1602.07868).
 
-    Afterwards the first sees pictures of mean 0 and standard deviation 1, and over these pictures and their places the
-    logits of each code have mean 0, and all together the standard deviation `spread`.
+    Afterwards the input of the first convolution has mean 0 and standard deviation 1. Over these pictures and their
+    positions, the logits of each code have mean 0. All logits together have the standard deviation `spread`.
 
     Args:
         encoder: with fresh weights.

@@ -33,7 +33,7 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of the released tensors say; the arguments of DVAENetwork."""
+    """The sizes that follow from the shapes of the released tensors; the arguments of DVAENetwork."""
 
     num_codes: int
     width: int
@@ -43,7 +43,7 @@ class Sizes:
     channels: int
 
     def arguments(self, image_size: int) -> dict[str, object]:
-        """Of DVAENetwork, for pictures of this side."""
+        """The arguments of DVAENetwork for pictures of this side."""
         return {"image_size": image_size, **vars(self)}
 
 

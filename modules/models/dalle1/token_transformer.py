@@ -93,7 +93,7 @@ class TokenTransformerModel(Model[ImageTextBatch]):
         return self.parts(batch, generator).loss
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
-        """The same with every caption."""
+        """The same loss, with no caption dropped."""
         return self.parts(batch).loss
 
     def parts(self, batch: ImageTextBatch, generator: torch.Generator | None = None) -> TokenTerms:

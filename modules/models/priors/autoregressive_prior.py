@@ -35,7 +35,7 @@ class ARPriorModel(Prior):
         network: what is trained.
         codec: PCA and buckets, fitted to the training split before the first step.
         drop_text: how often caption and z_t are dropped together.
-        guidance_scale: of classifier-free guidance on the logits; 1 is none.
+        guidance_scale: scale of classifier-free guidance on the logits; 1 is none.
         percentile: the dot-product token is drawn from the training distribution above it; the paper's best is 50.
         temperature: divides the logits; 0 takes the most likely code.
     """

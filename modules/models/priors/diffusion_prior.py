@@ -37,20 +37,20 @@ CANDIDATES = whole(1024)
 
 
 def embedding_scale(dim: int) -> float:
-    """What z_i is multiplied with: 17.2 at 1,024 dimensions (unCLIP 2.2), the same per-dimension variance elsewhere."""
+    """The factor of z_i: 17.2 at 1,024 dimensions (unCLIP 2.2); other widths get the same variance per dimension."""
     return 17.2 * math.sqrt(dim / 1024)
 
 
 @dataclass(frozen=True, eq=False)
 class DiffusionPriorModel(DiffusionModel[Batch], Prior):
-    """Predicts the scaled z_i itself from its noised form, caption and z_t.
+    """Predicts the scaled z_i from its noised form, the caption and z_t.
 
     Attributes:
-        network: what is trained: the paper's Transformer, or another one of the kind.
+        network: the trained network: the paper's Transformer, or another network with the same interface.
         drop_text: how often caption and z_t are dropped together. 1 makes it a prior of pictures alone, p(z_i), which
             is sampled without text too.
-        candidates: draws of z_i a caption, of which the one with the largest z_i . z_t is kept; the paper's 2.
-        cuda_graph: replay the steps as a CUDA graph, on such a device.
+        candidates: draws of z_i for each caption, of which the one with the largest z_i . z_t is kept; the paper has 2.
+        cuda_graph: on a CUDA device, replay the steps as a CUDA graph.
     """
 
     network: DenoisingPriorNetwork
@@ -69,7 +69,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         if self.drop_text == 1 and (self.candidates, self.sampler.guidance_scale) != (1, 1):
             raise InputError(
                 f"candidates is {self.candidates} and guidance_scale {self.sampler.guidance_scale:g}: with drop_text 1 "
-                "no text is known by which to choose or guide, so both must be 1"
+                "the prior reads no text, so it can neither choose by it nor be guided; both must be 1"
             )
 
     def check_settings(self, sizes: DataSizes) -> None:
@@ -82,7 +82,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
 
     @property
     def scale(self) -> float:
-        """What z_i is multiplied with, if it is not standardised; raw embeddings are left as they are."""
+        """The factor of z_i, if it is not standardised; 1 for raw embeddings."""
         return 1.0 if self.raw else embedding_scale(self.embedding_dim)
 
     @property
@@ -90,7 +90,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return self.network.conditioning.raw
 
     def scaled(self, z_i: Tensor) -> Tensor:
-        """z_i (B, D) as it is diffused."""
+        """z_i (B, D) in the scale in which it is diffused."""
         standardise = self.network.standardisation
         found: Tensor = z_i * self.scale if standardise is None else standardise(z_i)
         return found
@@ -106,7 +106,7 @@ class DiffusionPriorModel(DiffusionModel[Batch], Prior):
         return real_tokens(tokens) if self.network.conditioning.padding_mask else None
 
     def evaluate(self, batch: Batch, generator: torch.Generator) -> Evaluation:
-        """The draw and the network's output; x0 is the scaled z_i, and the objective makes of it the loss on x0."""
+        """The draw of timesteps and noise, and the network's output for it; x0 is the scaled z_i."""
         rows = embeddings_of(batch)
         x0 = self.scaled(rows.z_i)
         t, noise, x_t = self.drawn(x0, generator)

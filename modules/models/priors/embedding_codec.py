@@ -26,7 +26,7 @@ class EmbeddingCodec(nn.Module):
         retained_variance: keep only as many components as hold this share of the variance, 0 to 1; num_codes is then
             the most that there may be, and K is known after the fit (`kept`).
         num_buckets: per component.
-        num_dot_buckets: of the dot product.
+        num_dot_buckets: number of buckets for the dot product.
         buckets: "quantile" gives every bucket equally many training values; "uniform" equal widths over their range.
     """
 
@@ -99,7 +99,7 @@ class EmbeddingCodec(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, statistics: EmbeddingStatistics) -> None:
-        """As `fit`, from a pass over the data: components from all of them, buckets from the sample that it kept.
+        """As `fit`, from a pass over the data: components from all embeddings, buckets from the sample.
 
         Raises:
             InputError: for too few embeddings, or more components to keep than num_codes allows.
@@ -132,7 +132,7 @@ class EmbeddingCodec(nn.Module):
         count = components_for(eigenvalues, retained)
         if count > self.num_codes:
             raise InputError(
-                f"{count} components hold {retained:g} of the variance, num_codes allows {self.num_codes}: raise"
+                f"{retained:g} of the variance takes {count} components, but num_codes is {self.num_codes}: raise"
                 " num_codes of codec and network, or lower retained_variance"
             )
         return count

@@ -1,4 +1,4 @@
-"""What the AR prior's codec is fitted from: one pass over embeddings of any number, in parts that can be merged."""
+"""Statistics to fit the AR prior's codec: one pass over any number of embeddings, in parts that can be merged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EmbeddingStatistics:
 
     @classmethod
     def of(cls, z_i: Tensor, z_t: Tensor, index: Tensor, sample_size: int = SAMPLE_SIZE) -> EmbeddingStatistics:
-        """Of one part of the data.
+        """The statistics of one part of the data.
 
         Args:
             z_i, z_t: (N, D), rows of the same pairs.
@@ -55,7 +55,7 @@ class EmbeddingStatistics:
         )
 
     def merge(self, other: EmbeddingStatistics) -> EmbeddingStatistics:
-        """Of both parts together (Chan et al. 1979 for the scatter).
+        """The statistics of both parts together (Chan et al. 1979 for the scatter).
 
         Raises:
             ValueError: if the sample sizes differ.

@@ -65,7 +65,7 @@ class DVAEEncoder(nn.Module):
     Args:
         num_codes: K.
         width: channels of the first group.
-        multipliers: of the groups' widths; 2x2 max pooling stands between the groups.
+        multipliers: one for each group: its channels, as a multiple of `width`. Between groups is 2x2 max pooling.
         blocks: of each group.
         channels: C.
         gain: of the residual branches.
@@ -187,7 +187,7 @@ class DVAENetwork(nn.Module):
         return self.image_size // self.factor
 
     def forward(self, x: Tensor, noise: Tensor, temperature: float) -> dict[str, Tensor]:
-        """What a training step evaluates.
+        """The evaluation of a training step.
 
         Args:
             x: (B, C, H, W) in [eps, 1 - eps].

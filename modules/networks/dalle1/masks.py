@@ -81,7 +81,7 @@ def sequence_mask(name: MaskName, prefix: int, grid: int, kernel: int, device: t
 
 @lru_cache(maxsize=16)
 def visible_places(name: MaskName, prefix: int, grid: int, kernel: int, device: torch.device) -> tuple[Tensor, ...]:
-    """For each image token the places (int64) in the sequence that it sees: what a cached step reads."""
+    """For each image token, the places (int64) in the sequence that it sees, which a cached step reads."""
     mask = sequence_mask(name, prefix, grid, kernel, torch.device("cpu"))
     with torch.inference_mode(False):
         return tuple(row.nonzero()[:, 0].to(device) for row in mask[prefix:])

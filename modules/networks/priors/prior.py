@@ -1,4 +1,4 @@
-"""What the networks of all priors have."""
+"""The interface of the networks of priors."""
 
 from __future__ import annotations
 

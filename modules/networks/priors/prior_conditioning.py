@@ -1,4 +1,4 @@
-"""How a diffusion prior takes captions and CLIP embeddings, beside the paper's way: masks, raw embeddings, the null."""
+"""Ways in which a diffusion prior may take captions and CLIP embeddings: masks, raw embeddings, the null condition."""
 
 from __future__ import annotations
 

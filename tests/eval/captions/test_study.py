@@ -147,5 +147,5 @@ def test_names_of_folders():
 def test_pictures_of_other_prompts_are_not_compared(points):
     folder = points["descriptive", "short_95", 3].folder
     folder.caption_index = folder.caption_index[::-1]
-    with pytest.raises(InputError, match="short_95 and descriptive-ground_truth hold pictures of other prompts"):
+    with pytest.raises(InputError, match="short_95 and descriptive-ground_truth are compared prompt by prompt"):
         differences(points, 10)

@@ -139,8 +139,8 @@ def test_ratings_as_csv(tmp_path: Path):
         ("image,rating\na.png,x\n", "csv:2 holds no image and rating"),
         ("image,rating\na.png,nan\n", "csv:2 holds no"),
         ("image,rating\na.png,1\nb.png,2\na.png,1\n", "csv:4 rates a.png again"),
-        ("name,score\na,1\n", "neither a heading"),
-        ("", "neither a heading"),
+        ("name,score\na,1\n", "neither the headings"),
+        ("", "neither the headings"),
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=words):

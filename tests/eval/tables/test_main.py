@@ -9,7 +9,16 @@ import pytest
 
 from eval.errors import InputError
 from eval.judges.features import NO_INCEPTION
-from eval.tables.main import CONDITIONS, Cell, Table, check_protocols, main_table, probe_table, seconds_table
+from eval.tables.main import (
+    CEILING,
+    CONDITIONS,
+    Cell,
+    Table,
+    check_protocols,
+    main_table,
+    probe_table,
+    seconds_table,
+)
 
 
 def test_main_table(row):
@@ -28,8 +37,9 @@ def test_main_table(row):
         assert words in notes
 
 
-def test_all_conditions_in_the_order_of_the_issue(row):
+def test_all_conditions_in_the_order_of_the_table_of_conditions(row):
     table = main_table([row(name) for name in reversed(CONDITIONS)])
+    assert CEILING in table.notes and CEILING not in main_table([row("glide")]).notes
     assert [line[0].text for line in table.rows] == list(CONDITIONS.values())
     names = "caption_only glide text_embedding linear_prior ar_prior diffusion_prior image_embedding real"
     assert [name for name in CONDITIONS if name in names.split()] == names.split()

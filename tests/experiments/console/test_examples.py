@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,13 @@ def test_the_help_of_fit_names_stages_and_data(capsys):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute) and name in page
     assert EXAMPLES["fit"][0] in page
+    assert all(option in page for option in ("--init_from", "--strict", "--overwrite", "--checkpoint."))
+
+
+def test_the_help_of_fit_names_every_class_that_a_yaml_trains():
+    """The `class_path` directly below `model:` and `data:`; those of networks and optimisers stand deeper."""
+    named = set()
+    for path in (Path(__file__).parents[3] / "experiments").rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"^(?:model|data):\n  class_path: ([\w.]+)", text, re.MULTILINE))
+    assert len(named) > 10 and named <= {*STAGES, *DATA}

@@ -17,6 +17,10 @@ pytestmark = [
 ]
 PATIENCE = 180_000
 """Milliseconds that a picture may take on a busy machine."""
+SQUEEZED = """[...document.querySelectorAll("label span, button, p")]
+    .filter(part => part.offsetParent && part.innerText.length > 12 && part.getBoundingClientRect().width < 60)
+    .map(part => part.innerText)"""
+"""Visible texts of more than 12 letters in a column of less than 60 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,7 @@ def test_a_phone_sees_all_of_its_width(open_page):
     page.get_by_label("caption", exact=True).first.fill("a small green dragon")
     drawn(page, "text", "text", 12)
     page.get_by_text("The model does not know 'dragon'").first.wait_for(timeout=PATIENCE)
-    for name in ("Variations", "Inpainting", "Components of z_i"):
+    for name in ("Variations", "Interpolation", "Text diff", "Inpainting", "Components of z_i"):
         if not page.get_by_role("tab", name=name).is_visible():
             page.locator(".overflow-menu > button").click()  # Where tabs do not fit, a menu holds them.
             page.locator(".overflow-dropdown button", has_text=name).click()
@@ -138,4 +142,5 @@ def test_a_phone_sees_all_of_its_width(open_page):
             page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate(SQUEEZED) == [], name
     assert complaints == []

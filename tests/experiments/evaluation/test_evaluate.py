@@ -423,7 +423,7 @@ def test_other_inception_weights_are_another_judge(run: Path, inception: Path, c
         check_protocols(rows)
     assert evaluate(run, "--statistics", str(fid), **alone, inception="other.pt") == 2
     error = capsys.readouterr().err
-    assert all(row["protocol"]["inception"] in error for row in rows) and "make the statistics by these" in error
+    assert all(row["protocol"]["inception"] in error for row in rows) and "statistics again by these" in error
     assert json.loads(metrics.read_text()) == rows[1]
 
 

@@ -14,11 +14,23 @@ from torch.testing import assert_close
 
 from eval.figures.folder import read_figure
 from experiments import cli
+from experiments.manipulations import options
 from experiments.manipulations.common import hatched
 from experiments.manipulations.inpaint import seams
 from experiments.manipulations.pca import ATTRIBUTES, first_seen, heads, table
 from modules.images.tensors import load_images, to_pil
-from modules.manipulations import Latents, Walk, blend, fresh_noise, invert, redraw, tokens_of, write_over, zero_shot
+from modules.manipulations import (
+    EDIT_STEPS,
+    Latents,
+    Walk,
+    blend,
+    fresh_noise,
+    invert,
+    redraw,
+    tokens_of,
+    write_over,
+    zero_shot,
+)
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
@@ -151,6 +163,14 @@ def test_text_diff_turns_z_i_alone(figure, whole_run, sources):
     z_d = torch.nn.functional.normalize(z_t[0] - z_t[1], dim=0)
     cosines = (system.embed_image(made.tensor[[1, 3]]) @ z_d).mean()
     assert record.numbers["cosine"][1] == pytest.approx(float(cosines), abs=1e-4)
+
+
+def test_text_diff_takes_the_steps_and_thetas_that_were_measured_to_work(figure):
+    record, found = figure("text-diff", "--target", "a blue circle", "--base", "a red circle", "-n", "1")
+    settings = record.how["settings"]
+    assert settings["steps"] == EDIT_STEPS == options.EDIT_STEPS == 8
+    assert settings["theta"] == options.THETAS and len(found) == len(options.THETAS)
+    assert "(8 steps, guidance 1)" in record.notes[0]
 
 
 def test_all_components_are_z_i_and_few_are_not(figure):

@@ -154,7 +154,9 @@ def test_what_has_not_been_trained_is_named(run, tmp_path, capsys):
     for words in ("", ",", "glide,"):
         assert main(["export", str(run), "--stages", words, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
-        assert error == f"unclip: --stages takes names of stages parted by commas, as in clip,decoder, not {words!r}\n"
+        assert error == (
+            f"unclip: --stages takes names of stages separated by commas, as in clip,decoder, not {words!r}\n"
+        )
     assert not (tmp_path / "out").exists()
     assert main(["export", str(run), "--stages", " glide,glide", "--out", str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "glide"]

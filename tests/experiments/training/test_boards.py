@@ -12,13 +12,16 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
 
 from eval.samples.folder import SampleFolder, write_samples
 from experiments.cli import main
 from experiments.evaluation.board import Evaluated, differing, log_evaluation, scalars
 from experiments.evaluation.loggers import log_to_loggers, make_loggers
-from experiments.training.boards import hyperparameters
+from experiments.training.boards import hyperparameters, log_session
 from modules.errors import InputError
 
 
@@ -29,24 +32,31 @@ def read(folder) -> EventAccumulator:
     return events
 
 
-def read_hparams(events: EventAccumulator) -> tuple[dict, set[str]]:
-    """The settings that TensorBoard's HPARAMS shows, and the names of the metrics beside them."""
+def read_hparams(events: EventAccumulator) -> dict:
+    """The settings of a run in TensorBoard's HPARAMS."""
+    content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    return {key: getattr(value, value.WhichOneof("kind")) for key, value in found.items()}
 
-    def plugin(tag: str) -> HParamsPluginData:
-        return HParamsPluginData.FromString(events.SummaryMetadata(tag).plugin_data.content)
 
-    def value(v):
-        return getattr(v, v.WhichOneof("kind"))
-
-    found = plugin("_hparams_/session_start_info").session_start_info.hparams
-    metrics = plugin("_hparams_/experiment").experiment.metric_infos
-    return {key: value(v) for key, v in found.items()}, {info.name.tag for info in metrics}
+def columns(*folders) -> tuple[list[str], set[str]]:
+    """The columns of TensorBoard's HPARAMS over some runs, by its own code: those that differ, and the others."""
+    tags = ("experiment", "session_start_info", "session_end_info")
+    runs = {}
+    for folder in folders:
+        events = read(folder)
+        held = events.PluginTagToContent("hparams")
+        assert set(held) == {f"_hparams_/{tag}" for tag in tags[1:]}
+        runs[str(folder)] = held
+    found = Context(None).experiment_from_metadata(None, "", False, runs, []).hparam_infos
+    return [info.name for info in found if info.differs], {info.name for info in found if not info.differs}
 
 
 @pytest.fixture
 def trained(tiny, embeddings, tmp_path, monkeypatch):
     """The folder of a decoder that `unclip fit` has trained for four steps."""
-    monkeypatch.delenv("UNCLIP_PROGRESS", raising=False)
+    for name in ("UNCLIP_PROGRESS", "UNCLIP_RUN"):
+        monkeypatch.delenv(name, raising=False)
     path, network, arguments, more = tiny.STAGES["decoder"]
     more = {**more, "objective": {**more["objective"], "learned_sigma": False}}
     config = {
@@ -80,16 +90,28 @@ def test_a_stage(trained, tiny):
     with Image.open(io.BytesIO(first.encoded_image_string)) as image:
         assert image.height % side == image.width % side == 0 and np.asarray(image).std() > 0
 
-    settings, metrics = read_hparams(events)
+    settings = read_hparams(events)
     assert settings["seed"] == 3 and settings["max_steps"] == 4 and settings["data.batch_size"] == 8
     assert settings["model"] == "Decoder" and settings["model.network"] == "DecoderNetwork"
     assert settings["model.network.unet.channels"] == tiny.UNET["channels"]
     assert settings["model.network.unet.channel_multipliers"] == str(tiny.UNET["channel_multipliers"])
     assert settings["model.sampler.guidance_scale"] == 2.0
     assert not any("init_args" in name or "class_path" in name for name in settings)
-    assert "val/loss" in metrics and metrics <= set(tags["scalars"])
     last = events.Scalars("val/loss")
     assert last[-1].step == 4 and last[-1].value == pytest.approx(last[-2].value)  # of the last validation
+    log = (trained / "log.txt").read_text()
+    assert log.startswith("decoder: Decoder, ") and log.count("decoder: step ") == 2
+    assert "decoder: step 2 of 4: train/loss " in log and f"export: {trained}/export\nnext: " in log
+
+
+def test_the_table_of_runs_shows_first_what_differs(tmp_path):
+    same = {"model": "Decoder", "data.batch_size": 8, "model.compile": True}
+    for seed, more in enumerate([{}, {"model.network.heads": 4}, {}]):
+        with SummaryWriter(str(tmp_path / f"seed_{seed}")) as writer:
+            log_session(writer, {**same, **more, "seed": seed, "model.loss": "min-snr" if seed else "simple"})
+    differing, others = columns(*(tmp_path / f"seed_{k}" for k in range(3)))
+    assert differing == ["model.loss", "seed"] and others == {*same, "model.network.heads"}
+    assert columns(tmp_path / "seed_0")[0] == []
 
 
 def test_settings_by_short_names():
@@ -131,12 +153,11 @@ def test_an_evaluated_condition(tmp_path):
     (shown,) = events.Images("evaluation/samples")
     with Image.open(io.BytesIO(shown.encoded_image_string)) as image, Image.open(folder.path / "grid.png") as grid:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(grid.convert("RGB")))
-    settings, metrics = read_hparams(events)
+    settings = read_hparams(events)
     assert settings == {
         "condition": "glide", "n": 4, "seed": 7, "guidance.decoder": 2.0, "sampler.decoder": "ddim",
         "steps.decoder": 5, "config_hash": "abc",
     }  # fmt: skip
-    assert "evaluation/frechet" in metrics
     assert len(SampleFolder.open(folder.path)) == 4 and json.loads(json.dumps(settings)) == settings
 
 

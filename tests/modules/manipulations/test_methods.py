@@ -78,6 +78,13 @@ def test_interpolations_have_the_count_asked_for_and_their_ends(system, test_pic
     assert len(captions) == 3
 
 
+def test_pictures_are_inverted_in_few_steps_for_an_edit_by_words(system, test_pictures):
+    given = (test_pictures[0], "a blue circle", "a red circle")
+    made = system.text_diff(*given, size=16).tensor
+    assert torch.equal(made, system.text_diff(*given, theta=0.4, walk=Walk(steps=8), size=16).tensor)
+    assert not torch.equal(made, system.text_diff(*given, walk=Walk(steps=50), size=16).tensor)
+
+
 def test_text_diff_gives_a_picture_for_each_theta(system, test_pictures):
     latents = system.invert(test_pictures[:2], walk=QUICK)
     made = system.text_diff(latents, "a blue circle", "a red circle", theta=[0.0, 0.4], walk=QUICK, size=16).tensor

@@ -197,7 +197,7 @@ def test_clip_guidance_raises_the_runs_own_similarity(stored_run):
 
 def test_what_is_not_a_decoders_is_refused(tiny):
     upsampler = UpsamplerModel(tiny.make_network("upsampler"), X0, replace(PLAIN, clip_guidance_scale=1.0))
-    with pytest.raises(InputError, match=r"clip_guidance_scale is of decoders only"):
+    with pytest.raises(InputError, match=r"clip_guidance_scale is for decoders only"):
         upsampler.check()
     with pytest.raises(InputError, match=r"upsampler has no setting 'text_guidance_scale'"):
         UpsamplerModel(tiny.make_network("upsampler"), X0, PLAIN).overridden("upsampler", {"text_guidance_scale": 2.0})
