@@ -17,7 +17,6 @@ from eval.judges.attributes import AttributeClassifier, export_classifier
 from eval.samples.folder import SampleFolder
 from eval.tables.sweeps import read_sweeps
 from experiments.cli import main
-from experiments.sweeps import points as sweep_points
 from modules.images.tensors import to_uint8
 from modules.pipeline import UnCLIP
 from modules.seeds import image_generators
@@ -106,8 +105,7 @@ def test_pictures_are_those_of_the_pipeline(run: Path):
 
 
 def test_a_killed_sweep_goes_on_inside_its_point(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_points, "BATCH", 4)
-    changes = {"conditions": ["diffusion_prior"]}
+    changes = {"conditions": ["diffusion_prior"], "batch_size": 4}
     assert main(words(run, **changes)) == 0
     expected, measured = pictures(run), numbers(run)
     shutil.rmtree(run / "sweeps")
@@ -133,8 +131,7 @@ def test_a_killed_sweep_goes_on_inside_its_point(run: Path, monkeypatch: pytest.
 
 
 def test_unfinished_pictures_of_other_settings_are_dropped(run: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_points, "BATCH", 4)
-    changes = {"conditions": ["glide"], "points": [{"decoder.guidance_scale": 2.0}]}
+    changes = {"conditions": ["glide"], "points": [{"decoder.guidance_scale": 2.0}], "batch_size": 4}
     decode, count = UnCLIP.decode, []
 
     def killed(self, tokens, *rest):

@@ -101,10 +101,11 @@ def test_points_of_more_candidates_go_on_from_those_of_fewer(run: Path, tiny, mo
     clip = tiny.write_clip(run / "rank_clip", seed=4)
     counted = []
     draw = UnCLIP.draw_low
-    monkeypatch.setattr(UnCLIP, "draw_low", lambda *words: counted.append(1) or draw(*words))
+    monkeypatch.setattr(UnCLIP, "draw_low", lambda *words: counted.append(len(words[1])) or draw(*words))
     changes = {"conditions": ["dalle"], "fixed": {}, "axis": "ranking.best_of"}
     assert sweep(run, points=[{"ranking.best_of": [1, 2, 4]}], **changes) == 0
-    assert len(counted) == 4
+    assert sum(counted) == 4 * counted[0]  # the third and the fourth candidates together
+    assert len(counted) == 3
     found = read_sweeps(run)["small"]
     assert [(found.x(p), p["evaluations"]) for p in found.points] == [(1, 16), (2, 16), (4, 16)]
     words = ["--captions", str(run / "samples" / "real" / "manifest.jsonl"), "--condition", "dalle", "--no-upsample"]
