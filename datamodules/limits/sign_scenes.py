@@ -1,7 +1,7 @@
 """Signs with a word in one of several fonts, and captions that say the word (unCLIP, figure 16): is it spelled right?
 
 A pure function of (split, index). Board, ink, font, size and place are never mentioned. Some words stand on no training
-or validation sign, and on half of the test signs: only a model that reads letters can spell these.
+or validation sign, and on half of the test signs: these can be spelled only by whoever reads letters.
 
 CLIP's byte pair encoding has one token for a common word, which hides its letters, and parts a rare one into two or
 three. The paper suspects that this is why words in pictures are wrong, so that there are words of each kind here.
@@ -45,7 +45,7 @@ _SPLITS = {"train": 0, "val": 1, "test": 2, "unrestricted": 4}
 
 
 class Sign(NamedTuple):
-    """A sign: its word, and its properties that no caption mentions."""
+    """What a sign shows: a word, and what no caption says of it."""
 
     word: str
     font: str
@@ -60,7 +60,7 @@ def make_sign(split: str, index: int) -> Sign:
     """The index-th sign of a split, always the same; lengths of words take turns, so that all are equally frequent.
 
     Splits: "train" and "val" (no unseen word), "test" (every second sign has one), and "unrestricted" (all words alike,
-    for judges that read signs and take no part in making them).
+    for whoever reads signs and takes no part in making them).
     """
     rng = np.random.default_rng((20220416, _SPLITS[split], index))
     length = 2 + index % (LONGEST - 1)

@@ -72,7 +72,7 @@ class ChannelCaption(NamedTuple):
 
 
 def alt_text(pair: Pair, rates: AltText, rng: np.random.Generator) -> ChannelCaption:
-    """A caption like a web page's alt text: it says little of the scene, some of it wrong, and has unrelated words."""
+    """What a web page says of the scene: little, partly wrong, with words about nothing in it."""
     truth = describe(pair.scene)
     objects, relation = list(truth["objects"]), truth["relation"]
     if len(objects) == 2 and rng.random() < 0.5:  # Either object may be named first.

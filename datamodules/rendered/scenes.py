@@ -1,4 +1,4 @@
-"""The embedded data set: scenes of one or two shapes, their captions and their pictures.
+"""What the embedded data set shows: scenes of one or two shapes, their captions and their pictures.
 
 Everything is a pure function of (split, index): no files, no state. A caption leaves attributes out with some
 probability, so that one caption fits many pictures (which is what a prior is for); position, angle and shade are never
@@ -102,7 +102,7 @@ def make_pair(split: str, index: int) -> Pair:
     """The index-th image-text pair of a split, always the same.
 
     Splits: "train" and "val" (no held-out combination), "test" (an eighth of the scenes with one), and "unrestricted"
-    (every combination alike, for judges that take no part in making pictures).
+    (every combination alike, for whoever judges pictures and takes no part in making them).
     """
     if split not in _SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(_SPLITS)}")
