@@ -100,7 +100,7 @@ def wants_help_page(words: Sequence[str]) -> bool:
 
 def help_page(command: str) -> str:
     """The page of `unclip COMMAND --help` for one of the four commands."""
-    fit = "a checkpoint to go on from; 'last' is the run folder's own, or a start from nothing if there is none"
+    fit = "a checkpoint to go on from; 'last' is the run folder's own, if there is one"
     checkpoint = fit if command == "fit" else "the checkpoint, or 'last' for the run folder's own"
     return PAGE.format(
         command=command,

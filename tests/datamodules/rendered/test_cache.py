@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from datamodules.rendered import cache, scenes
+from datamodules.limits import crowd_scenes, sign_scenes
+from datamodules.rendered import cache, channels, scenes
 from datamodules.rendered.cache import MappedArray, RenderedOnDemand, cached_images, cached_json, digest, source_hash
 from modules.errors import InputError
 
@@ -153,3 +154,17 @@ def test_mapped_arrays_refuse_pickles(tmp_path):
     np.save(tmp_path / "evil.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
         len(MappedArray(tmp_path / "evil.npy"))
+
+
+@pytest.mark.parametrize(
+    ("module", "known"),
+    [
+        (scenes, "7fe337254bb98e23"),
+        (channels, "3bfcfd50d2089678"),
+        (sign_scenes, "3a88e253773a3d7c"),
+        (crowd_scenes, "4032b49ad771c82d"),
+    ],
+)
+def test_the_code_of_scenes_is_that_by_which_runs_know_their_pictures(module, known):
+    """A change of these files, of a comment too, makes the embeddings of every run those of other pictures."""
+    assert source_hash(module) == known
