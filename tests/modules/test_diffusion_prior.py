@@ -178,5 +178,7 @@ def test_without_text_it_is_sampled_without_text(make, rows):
     )
     with_text = replace(model, drop_text=0.1)
     assert (with_text.sample(rows.captions, generators()) - drawn).abs().max() > 1e-4
-    with pytest.raises(InputError, match=r"model.init_args.candidates is 2 .* with drop_text 1 no text is known"):
+    with pytest.raises(
+        InputError, match=r"model.init_args.candidates is 2 .* with drop_text 1 the prior reads no text"
+    ):
         make(drop_text=1.0)

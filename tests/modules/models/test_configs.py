@@ -227,5 +227,5 @@ def test_the_threshold_is_for_pictures():
 
 def test_analytic_dpm_needs_its_statistics():
     objective, config = Objective(), SamplerConfig(name="analytic_dpm", steps=3)
-    with pytest.raises(ValueError, match="analytic_dpm needs the score's statistics"):
+    with pytest.raises(ValueError, match="analytic_dpm needs statistics of the score"):
         sample(perfect(objective, torch.zeros(1, 3, 4, 4)), objective, config, torch.randn(1, 3, 4, 4), generators(1))

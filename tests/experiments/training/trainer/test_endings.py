@@ -54,7 +54,7 @@ def test_a_run_folder_that_goes_while_it_is_trained_into_is_one_line(fit, monkey
     for words in ((), ("--trainer.log_every_n_steps=1", "--trainer.val_check_interval=5")):
         ran = fit(f"--trainer.callbacks+={__name__}.Gone", *words, "--overwrite")
         assert ran.code == 2 and ran.exported is None
-        assert ran.err.startswith("unclip: run folder 'runs/linear_prior' was removed or renamed while it was trained")
+        assert ran.err.startswith("unclip: run folder 'runs/linear_prior' was removed or renamed during the training")
         assert ran.err.count("\n") == 1
         shutil.rmtree("runs")
 
