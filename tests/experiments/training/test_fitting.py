@@ -293,7 +293,7 @@ REFUSED = {
     ),
     "pictures of one side for a decoder of another": (
         ("decoder", {}, {}, {"image_size": 32}),
-        f"{NETWORK}.unet.image_size is 16, data.init_args.image_size is 32: make them equal, because the decoder draws ",
+        f"{NETWORK}.unet.image_size is 16, data.init_args.image_size is 32: make them equal, because the ",
     ),
 }
 
