@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor
+
+pytest.importorskip("diffusers")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import released
 
 from modules.batches import EmbeddingBatch, ImageTextBatch
 from modules.images.degradations import random_crop
@@ -21,8 +27,6 @@ from modules.pretrained.shapes import prior_of_config, unet_of_config
 from modules.pretrained.stages import ImportedStage
 from modules.training.initial import MEANING, changes_of
 from modules.untrusted.allowed import class_named
-
-pytest.importorskip("diffusers")
 
 B, LENGTH, DIM, WIDTH = 6, 77, 16, 24
 SEED = 1
@@ -164,20 +168,9 @@ def test_the_upsamplers_loss_is_that_of_diffusers_networks(folder):
     """Some of the batch are at t = 0, where the second network answers."""
     from diffusers import UnCLIPScheduler, UNet2DModel
 
-    place, size = folder[0], 32
+    place, size = folder[0], released.LARGE
     for seed, name in enumerate(("super_res_first", "super_res_last")):
-        torch.manual_seed(seed)
-        made = UNet2DModel(
-            sample_size=size,
-            in_channels=6,
-            out_channels=3,
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            down_block_types=("ResnetDownsampleBlock2D",) * 2,
-            up_block_types=("ResnetUpsampleBlock2D",) * 2,
-            add_attention=False,
-        )
-        made.eval().save_pretrained(place / name)
+        released.super_res(seed).eval().save_pretrained(place / name)
     first, last = (UNet2DModel.from_pretrained(place / f"super_res_{name}").eval() for name in ("first", "last"))
     model = replace(model_of(karlo.upsampler(place)), corruption="none", crop=0.5)
     images = torch.rand(B, 3, size, size, generator=torch.Generator().manual_seed(4)) * 2 - 1
@@ -229,11 +222,11 @@ CONFIGS = {
 def test_the_yamls_are_of_the_released_configs(name):
     config = CONFIGS[name]
     if name == "diffusion_prior":
-        released = prior_of_config(config, name)
+        known = prior_of_config(config, name)
     else:
-        released = {"unet": unet_of_config(config, name, config["sample_size"])}
+        known = {"unet": unet_of_config(config, name, config["sample_size"])}
     content = yaml.safe_load(Path(f"experiments/karlo/{name}.yaml").read_text())
     ours = content["model"]["init_args"]["network"]["init_args"]
-    assert list(changes_of(released, ours, "network", MEANING["network"])) == []
-    assert released.keys() <= ours.keys() and ours.get("conditioning") == released.get("conditioning")
+    assert list(changes_of(known, ours, "network", MEANING["network"])) == []
+    assert known.keys() <= ours.keys() and ours.get("conditioning") == known.get("conditioning")
     assert content["init_from"].endswith(f"/{name}")
