@@ -25,6 +25,7 @@ from eval.judges.attributes import AttributeClassifier, Attributes
 from eval.judges.built_in import INCEPTION_FILE, INCEPTION_VARIABLE
 from eval.samples.folder import SampleFolder
 from eval.untrusted import check_clip, check_finite, read_bytes, read_json
+from modules.clip.lean_import import import_open_clip, with_transformers
 
 if TYPE_CHECKING:
     from modules.clip.preprocessing import Preprocessing
@@ -129,11 +130,9 @@ class CLIPExtractor:
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self._texts: tuple[list[str], Tensor] = ([], torch.empty(0))
-        from open_clip import get_model_preprocess_cfg
-
         from modules.clip.preprocessing import Preprocessing
 
-        preprocess = get_model_preprocess_cfg(model)
+        preprocess = import_open_clip().get_model_preprocess_cfg(model)
         self.name = f"{name} {identity(self.fingerprint, {**(config or {}), 'preprocess': preprocess})}"
         self.preprocessing = Preprocessing.of(model)
         self.size = self.preprocessing.size
@@ -194,14 +193,15 @@ def load_clip(
     Raises:
         InputError: the folder or the weights are not there.
     """
-    import open_clip
-
+    open_clip = import_open_clip()
     is_folder = Path(name).is_dir()
     if not is_folder and (pretrained is None or "/" in name):
         raise InputError(f"no CLIP at {name}: name a folder that holds one, or an open_clip model as NAME:PRETRAINED")
     try:
         if is_folder:
             check_clip(Path(name))
+        else:
+            with_transformers()
         model = open_clip.create_model(
             f"local-dir:{name}" if is_folder else name, pretrained=pretrained, require_pretrained=True
         )

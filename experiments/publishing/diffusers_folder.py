@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from eval.files import replacing_folder
 from modules.clip.folder import CONFIG_FILE, check_config
 from modules.clip.frozen import WEIGHTS_FILE
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 from modules.models.decoder import DecoderModel
 from modules.models.exports import export_folder, is_export, load_model, write_weights
@@ -139,6 +140,7 @@ def processor(own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tokenizer(folder: Path, length: int) -> None:
     """CLIP's byte pairs, which open_clip ships, as transformers' CLIPTokenizer has them; padding is token 0, "!"."""
+    import_open_clip()
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
     with gzip.open(default_bpe()) as file:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 from modules.untrusted.reading import printable, read_bytes
 
@@ -39,6 +40,7 @@ class BytePairs:
     """
 
     def __init__(self, merges: bytes, context_length: int) -> None:
+        import_open_clip()
         import regex
         from open_clip.tokenizer import bytes_to_unicode
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 
 Reads = Literal["clip", "bpe", "characters", "gpt2"]
@@ -108,10 +109,8 @@ def tokenizer_of(
     if reads == "characters":
         return CharacterTokenizer(context_length), CHARACTERS
     if reads == "bpe":
-        import open_clip
-
         from modules.clip.word_tokenizer import WholeCaptions
 
-        clips = open_clip.SimpleTokenizer(context_length=context_length)
+        clips = import_open_clip().SimpleTokenizer(context_length=context_length)
         return WholeCaptions(clips), clips.vocab_size
     raise InputError(f"reads must be clip, bpe, characters or gpt2, found {reads!r}")

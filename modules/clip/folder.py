@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
+from modules.networks.on_meta import on_meta
 from modules.untrusted.allowed import class_named, made, plain
 from modules.untrusted.reading import printable, read_json
 from modules.untrusted.weights import at_most_parameters, check_finite, check_shapes, check_tensors, header_of
@@ -92,6 +94,7 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_model(model: dict[str, Any]) -> None:
+    import_open_clip()
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
     text, vision = (_section(model, name) for name in ("text_cfg", "vision_cfg"))
@@ -185,7 +188,7 @@ def shapes_of(folder: Path) -> torch.nn.Module:
 
     open_clip warns that such a network is random, which frightens people whose weights come a line later.
     """
-    import open_clip
+    open_clip = import_open_clip()
 
     def of_something_else(record: logging.LogRecord) -> bool:
         return "initialized randomly" not in record.getMessage()
@@ -194,7 +197,7 @@ def shapes_of(folder: Path) -> torch.nn.Module:
     root.addFilter(of_something_else)
     root.addHandler(handler)
     try:
-        with torch.device("meta"):
+        with on_meta():
             model: torch.nn.Module = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device="meta")
     finally:
         root.removeHandler(handler)

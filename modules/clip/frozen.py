@@ -29,6 +29,7 @@ from modules.clip.folder import (
     one_line,
     shapes_of,
 )
+from modules.clip.lean_import import import_open_clip, with_transformers
 from modules.clip.preprocessing import Preprocessing
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
@@ -61,7 +62,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
             f"{folder / VOCABULARY_FILE} is missing: this CLIP's tokens are the words in it; put it back, or train or "
             "export that CLIP again"
         )
-    import open_clip  # With torchvision and timm it takes longer to import than torch.
+    open_clip = import_open_clip()
 
     if not folder.is_dir():
         check_architecture(str(name_or_folder))  # open_clip would warn, and give a tokeniser of its own choice.
@@ -82,8 +83,7 @@ def check_architecture(name: str, pretrained: str | None = None) -> None:
     Raises:
         InputError: with the nearest name that there is.
     """
-    import open_clip
-
+    open_clip = import_open_clip()
     if ":" in name:
         return
     if open_clip.get_model_config(name) is None:
@@ -169,8 +169,7 @@ class FrozenCLIP(nn.Module):
 
     def __init__(self, name_or_folder: str, pretrained: str | None = None) -> None:
         super().__init__()
-        import open_clip
-
+        open_clip = import_open_clip()
         from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 
         name_or_folder = clip_folder(name_or_folder)
@@ -182,6 +181,7 @@ class FrozenCLIP(nn.Module):
             )
         if not path.is_dir():
             check_architecture(str(name_or_folder), pretrained)
+            with_transformers()
         hint = f"without internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
         with one_line(f"{name_or_folder} ({pretrained or 'its own weights'})", hint):
             if path.is_dir():

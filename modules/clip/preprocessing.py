@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 
 MODES = ("shortest", "longest", "squash")
@@ -47,9 +48,7 @@ class Preprocessing:
     @classmethod
     def of(cls, model: Any) -> Preprocessing:
         """The preprocessing of an open_clip model."""
-        from open_clip import get_model_preprocess_cfg
-
-        found = get_model_preprocess_cfg(model)
+        found = import_open_clip().get_model_preprocess_cfg(model)
         size = found["size"]
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))
         optional = {key: found[key] for key in ("interpolation", "resize_mode", "fill_color") if found.get(key)}

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import open_clip
 from torch import nn
 
 from modules.clip.folder import CONFIG_FILE, MODEL_KEYS, PREPROCESS_KEYS, REFUSED, TOKENIZER_KEY, WEIGHTS_FILE
 from modules.clip.frozen import FrozenCLIP
+from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 from modules.models.exports import export_folder, write_weights
 from modules.untrusted.writing import clear_way
@@ -72,7 +72,7 @@ def _of_the_hub(link: Path) -> bool:
 
 def _model_config(name: str, model: nn.Module) -> dict[str, Any]:
     """open_clip's configuration of an architecture, with the activation of the network that was made of it."""
-    found: dict[str, Any] = copy.deepcopy(open_clip.get_model_config(name)) or {}
+    found: dict[str, Any] = copy.deepcopy(import_open_clip().get_model_config(name)) or {}
     known = {key: value for key, value in found.items() if key in MODEL_KEYS or key in ("text_cfg", "vision_cfg")}
     for key, what in REFUSED.items():
         if found.get(key) or known.get("text_cfg", {}).get(key):
@@ -81,5 +81,5 @@ def _model_config(name: str, model: nn.Module) -> dict[str, Any]:
 
 
 def _preprocessing(model: nn.Module) -> dict[str, Any]:
-    own = open_clip.get_model_preprocess_cfg(model)
+    own = import_open_clip().get_model_preprocess_cfg(model)
     return {key: value for key, value in own.items() if key in PREPROCESS_KEYS and value is not None}

@@ -6,9 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
@@ -18,6 +17,7 @@ from torchmetrics import MeanMetric
 from modules.batches import ImageTextBatch
 from modules.clip.contrast import contrastive_loss
 from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_FILE, unit
+from modules.clip.lean_import import import_open_clip
 from modules.clip.sam import Perturbation, frozen_statistics
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.errors import InputError
@@ -27,6 +27,9 @@ from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
 from modules.training.stage import Stage, TrainingConfig, adamw
 from modules.untrusted.writing import clear_way
+
+if TYPE_CHECKING:
+    import open_clip
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP, section 2.5
 
@@ -87,13 +90,13 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         sam_rho: float = 0.0,
         tokenizer: Literal["words", "bpe"] = "words",
     ) -> None:
-        model = open_clip.CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
+        model = import_open_clip().CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         super().__init__(model, optimizer, training)
         self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
         self.image_size = int(vision_cfg["image_size"])
         self.tokenize: WordTokenizer | open_clip.SimpleTokenizer | None = None
         if tokenizer == "bpe":
-            bpe, size = open_clip.SimpleTokenizer(context_length=self._context()), text_cfg["vocab_size"]
+            bpe, size = import_open_clip().SimpleTokenizer(context_length=self._context()), text_cfg["vocab_size"]
             if bpe.vocab_size != size:
                 raise InputError(f"model.text_cfg.vocab_size is {size}; tokenizer: bpe has {bpe.vocab_size}")
             self.tokenize = bpe
@@ -106,7 +109,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
 
     def setup(self, stage: str) -> None:
         self.order = MeanMetric()  # Not before: where memory is planned, tensors are fake, which metrics can't copy.
-        if isinstance(self.tokenize, open_clip.SimpleTokenizer):
+        if isinstance(self.tokenize, import_open_clip().SimpleTokenizer):
             return
         words = self.trainer.datamodule.vocabulary()  # type: ignore[attr-defined]
         self.tokenize = WordTokenizer(words, self.model_cfg["text_cfg"]["vocab_size"], self._context())

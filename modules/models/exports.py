@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -22,6 +21,7 @@ from modules.clip import origin
 from modules.errors import InputError
 from modules.models.base import Model, field_names
 from modules.networks.group_norm import to_channels_last
+from modules.networks.on_meta import on_meta
 from modules.placement.precision import narrowed
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml, reason
@@ -134,7 +134,7 @@ def load_model(
         raise _absent(folder, path, error) from error
     except SafetensorError as error:
         raise _damaged(path, error) from error
-    with building(path, len(tensors)), torch.device("meta"):
+    with building(path, len(tensors)), on_meta():
         model = build(found, config)
     model = with_weights(model, tensors, path, half)
     training = config.get("training")

@@ -63,7 +63,8 @@ class Whitening(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("matrix", torch.eye(dim) * dim**0.5)
+        self.register_buffer("matrix", torch.zeros(dim, dim))
+        self.matrix.diagonal().fill_(dim**0.5)
 
     @torch.no_grad()
     def fit(self, z: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from modules.clip.folder import check_config
 from modules.clip.frozen import load_tokenizer
+from modules.clip.lean_import import import_open_clip
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.pretrained.clip_keys import text_entries, vision_entries
@@ -149,6 +150,7 @@ def _preprocess(path: Path | None, vision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shapes(config: dict[str, Any], tensors: int) -> dict[str, torch.Size]:
+    import_open_clip()
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     with torch.device("meta"), at_most_parameters(2 * tensors + 64):

@@ -12,6 +12,7 @@ from torch import Tensor
 from eval.errors import InputError
 from eval.judges.features import CLIPExtractor
 from eval.judges.published.weights import depth, fill, read_state
+from modules.clip.lean_import import import_open_clip
 
 ARCHITECTURES = {
     "cmmd": "ViT-L-14-336-quickgelu",
@@ -41,8 +42,7 @@ def published_clip(
     Raises:
         InputError: another file.
     """
-    import open_clip
-
+    open_clip = import_open_clip()
     name = ARCHITECTURES[metric]
     config = dict(config or open_clip.get_model_config(name) or {})
     state = read_state(path)

@@ -128,7 +128,7 @@ def test_the_estimate_is_within_15_percent_of_what_a_process_takes():
 
     Without checkpointing and then with it, in one process: what the first one took is gone before the second begins.
     """
-    models, batch = [narrow(checkpointing) for checkpointing in (False, True)], 12
+    models, batch = [narrow(checkpointing) for checkpointing in (False, True)], 6
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -214,11 +214,12 @@ def test_the_papers_decoder_needs_fsdp2(capsys):
 
 
 def test_the_flags_that_it_names_are_ones_that_fit_takes(capsys):
-    main(["plan", str(PAPER / "diffusion_prior.yaml"), "--devices", "4", "--memory", "20"])
+    path = "experiments/quickstart/diffusion_prior.yaml"
+    main(["plan", path, "--devices", "4", "--memory", "0.03"])
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("The smallest"))
     flags = re.findall(r"--trainer\S+[^\s;)]", line)
     assert flags
-    config = read([f"--config={PAPER / 'diffusion_prior.yaml'}", *flags])
+    config = read([f"--config={path}", *flags])
     assert config["trainer"]["strategy"]["init_args"]["data_parallel_size"] == 4
 
 
