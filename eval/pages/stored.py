@@ -11,6 +11,8 @@ from eval.tables.sweep_seeds import point_name
 from eval.tables.sweeps import read_sweeps
 
 KEPT = ("value", "low", "high", "values")
+INTERVALS = ("distance", "cosine", "gain")
+"""Numbers of changed pictures (`manipulations/NAME/figure.json`) that are lists of a value and its interval's ends."""
 DIGITS = 6
 
 
@@ -18,8 +20,9 @@ def stored(run: Path) -> dict[str, Any]:
     """All intervals of a run by part, and nothing else: a few kilobytes.
 
     Returns:
-        {"main": {condition: metrics}, "sweeps": {sweep: {point: metrics}}, "seeds": {...}, "seeds_SWEEP": {...}}, of
-        those that the run has; metrics are numbers {"value", "low", "high"} by name, or such mappings again.
+        {"main": {condition: metrics}, "sweeps": {sweep: {point: metrics}}, "seeds": {...}, "seeds_SWEEP": {...},
+        "manipulations": {figure: metrics}}, of those that the run has; metrics are numbers {"value", "low", "high"} by
+        name, or such mappings again. A number of a figure that has no interval is {"value"}.
     """
     rows = read_run(run).rows
     found: dict[str, Any] = {"main": {row["condition"]: numbers_in(row) for row in rows}}
@@ -29,7 +32,23 @@ def stored(run: Path) -> dict[str, Any]:
     }
     for path in sorted(run.glob("seeds*.json")):
         found[path.stem] = numbers_in(read_json(path) or {})
+    found["manipulations"] = {
+        path.parent.name: numbers_of_figure((read_json(path) or {}).get("numbers", {}))
+        for path in sorted(run.glob("manipulations/*/figure.json"))
+    }
     return {name: part for name, part in found.items() if part}
+
+
+def numbers_of_figure(value: Any, name: str = "") -> dict[str, Any]:
+    """The numbers of a figure, and of what lies in them; those of a list by their places, "0" and on."""
+    if isinstance(value, list) and name in INTERVALS:
+        return dict(zip(KEPT, map(_rounded, value), strict=False))
+    if isinstance(value, list):
+        value = {str(place): inner for place, inner in enumerate(value)}
+    if isinstance(value, dict):
+        return {key: found for key, inner in value.items() if (found := numbers_of_figure(inner, key))}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"value": _rounded(value)} if number else {}
 
 
 def numbers_in(row: Mapping[str, Any]) -> dict[str, Any]:

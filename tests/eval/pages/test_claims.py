@@ -22,7 +22,7 @@ from eval.pages.claims import (
     shown,
     verdict_of,
 )
-from eval.pages.stored import numbers_in
+from eval.pages.stored import numbers_in, numbers_of_figure
 
 PAGE = Path(__file__).parents[3] / "docs" / "results.md"
 SAID = {"paper": "5.1", "claim": "A prior helps.", "here": "Frechet", "command": "unclip x"}
@@ -126,4 +126,12 @@ def test_numbers_of_a_row_without_the_rest():
     assert numbers_in(row) == {
         "frechet": {"value": 1.23457, "low": 0, "high": 2},
         "accuracy": {"all": {"value": 1, "low": 0.5, "high": 1}},
+    }
+
+
+def test_numbers_of_a_figure_are_named_by_their_places():
+    figure = {"eta 1": {"distance": [0.5, 0.25, 0.75]}, "hit": [0, 0.5], "monotonic": True, "text": "a", "none": []}
+    assert numbers_of_figure(figure) == {
+        "eta 1": {"distance": {"value": 0.5, "low": 0.25, "high": 0.75}},
+        "hit": {"0": {"value": 0.0}, "1": {"value": 0.5}},
     }
