@@ -25,7 +25,7 @@ from eval.judges.attributes import AttributeClassifier, Attributes
 from eval.judges.built_in import INCEPTION_FILE, INCEPTION_VARIABLE
 from eval.samples.folder import SampleFolder
 from eval.untrusted import check_clip, check_finite, read_bytes, read_json
-from modules.clip.lean_import import import_open_clip, with_transformers
+from modules.clip.lean_import import import_open_clip
 
 if TYPE_CHECKING:
     from modules.clip.preprocessing import Preprocessing
@@ -200,8 +200,6 @@ def load_clip(
     try:
         if is_folder:
             check_clip(Path(name))
-        else:
-            with_transformers()
         model = open_clip.create_model(
             f"local-dir:{name}" if is_folder else name, pretrained=pretrained, require_pretrained=True
         )

@@ -29,7 +29,7 @@ from modules.clip.folder import (
     one_line,
     shapes_of,
 )
-from modules.clip.lean_import import import_open_clip, with_transformers
+from modules.clip.lean_import import import_open_clip
 from modules.clip.preprocessing import Preprocessing
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
@@ -181,7 +181,6 @@ class FrozenCLIP(nn.Module):
             )
         if not path.is_dir():
             check_architecture(str(name_or_folder), pretrained)
-            with_transformers()
         hint = f"without internet, put {CONFIG_FILE} and {WEIGHTS_FILE} into a folder and name that"
         with one_line(f"{name_or_folder} ({pretrained or 'its own weights'})", hint):
             if path.is_dir():

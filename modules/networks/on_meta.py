@@ -28,9 +28,14 @@ class _Unfilled(TorchFunctionMode):
             tensor = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
                 return tensor
-        if func in SCALES and args[0].is_meta and args[0].is_floating_point() and isinstance(args[1], (int, float)):
+        if func in SCALES and len(args) == 2 and not kwargs and _only_scaled(*args):
             return torch.empty(args[0].shape, dtype=args[0].dtype, device="meta")
         return func(*args, **kwargs)
+
+
+def _only_scaled(tensor: Any, factor: Any) -> bool:
+    real = isinstance(tensor, Tensor) and tensor.is_meta and tensor.is_floating_point()
+    return real and isinstance(factor, (int, float))
 
 
 @contextmanager

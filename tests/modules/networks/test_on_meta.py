@@ -37,6 +37,8 @@ def test_what_has_numbers_is_filled_and_scaled_as_ever():
         real.mul_(3.0)
         assert torch.equal(real * 2.0, torch.full((2, 2), 12.0, device="cpu"))
         assert (torch.ones(3) * 2.0).is_meta and (torch.ones(3, dtype=torch.int64) * 0.5).dtype == torch.float32
+        shapes, out = torch.ones(3), torch.empty(3)
+        assert torch.mul(input=shapes, other=2.0).is_meta and torch.mul(shapes, 2.0, out=out) is out
     assert torch.equal(torch.zeros(1).fill_(4.0), torch.tensor([4.0]))
 
 
