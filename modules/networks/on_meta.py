@@ -16,6 +16,7 @@ FILLS: frozenset[Callable[..., Any]] = frozenset(
         *(getattr(Tensor, name) for name in ("normal_", "uniform_", "fill_", "zero_", "triu_")),
     ]
 )
+DRAWS: frozenset[Callable[..., Any]] = frozenset([torch.rand, torch.randn])
 SCALES: frozenset[Callable[..., Any]] = frozenset([torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__])
 
 
@@ -30,6 +31,8 @@ class _Unfilled(TorchFunctionMode):
                 return tensor
         if func in SCALES and len(args) == 2 and not kwargs and _only_scaled(*args):
             return torch.empty(args[0].shape, dtype=args[0].dtype, device="meta")
+        if func in DRAWS and not kwargs.keys() - {"dtype"}:
+            return torch.empty(*args, device="meta", **kwargs)
         return func(*args, **kwargs)
 
 

@@ -36,6 +36,8 @@ def test_what_has_numbers_is_filled_and_scaled_as_ever():
         nn.init.constant_(real, 2.0)
         real.mul_(3.0)
         assert torch.equal(real * 2.0, torch.full((2, 2), 12.0, device="cpu"))
+        assert (torch.randn(2, 3) * 0.5).shape == torch.randn((2, 3)).shape == (2, 3) and torch.randn(2).is_meta
+        assert torch.rand(2, device="cpu").max() > 0
         assert (torch.ones(3) * 2.0).is_meta and (torch.ones(3, dtype=torch.int64) * 0.5).dtype == torch.float32
         shapes, out = torch.ones(3), torch.empty(3)
         assert torch.mul(input=shapes, other=2.0).is_meta and torch.mul(shapes, 2.0, out=out) is out
@@ -44,8 +46,8 @@ def test_what_has_numbers_is_filled_and_scaled_as_ever():
 
 def test_an_embedding_is_made_without_the_compiler():
     program = (
-        "import sys\nfrom torch import nn\nfrom modules.networks.on_meta import on_meta\n"
-        "with on_meta():\n    nn.Embedding(3, 4), nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.LayerNorm(3)\n"
+        "import sys\nimport torch\nfrom torch import nn\nfrom modules.networks.on_meta import on_meta\n"
+        "with on_meta():\n    nn.Embedding(3, 4), nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.LayerNorm(3)\n    nn.Parameter(0.1 * torch.randn(3, 4))\n"
         "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
