@@ -47,7 +47,8 @@ def test_what_has_numbers_is_filled_and_scaled_as_ever():
 def test_an_embedding_is_made_without_the_compiler():
     program = (
         "import sys\nimport torch\nfrom torch import nn\nfrom modules.networks.on_meta import on_meta\n"
-        "with on_meta():\n    nn.Embedding(3, 4), nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.LayerNorm(3)\n    nn.Parameter(0.1 * torch.randn(3, 4))\n"
+        "with on_meta():\n    nn.Embedding(3, 4), nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.LayerNorm(3)\n"
+        "    nn.Parameter(0.1 * torch.randn(3, 4))\n"
         "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
