@@ -145,6 +145,10 @@ def load_model(
     return Stored(model, fingerprint, None if origin_given is None else str(origin_given))
 
 
+MAX_TOLD = 1000
+"""Characters of what a library says about an export's config."""
+
+
 @contextlib.contextmanager
 def building(path: Path, tensors: int) -> Iterator[None]:
     """Bounds what an export's config builds in the block, and says what is wrong with it.
@@ -160,7 +164,8 @@ def building(path: Path, tensors: int) -> Iterator[None]:
         with at_most_parameters(2 * tensors + 64):
             yield
     except Exception as error:
-        raise InputError(f"{path / 'config.yaml'}: {' '.join(str(error).split())}") from error
+        told, _, _ = " ".join(str(error).split()).partition(" Exception raised from ")  # torch's frames in C++ follow
+        raise InputError(f"{path / 'config.yaml'}: {told[:MAX_TOLD]}") from error
 
 
 def with_weights(model: M, tensors: Mapping[str, Tensor], path: Path, half: bool = False) -> M:
