@@ -14,12 +14,13 @@ from experiments.suites.suite import fit_folder, load_suite
 from experiments.training.config_checks import check_data, check_settings
 
 SUITES = sorted(Path("experiments").glob("*/suite.yaml"))
-FITS = [(path, name) for path in SUITES for name, stage in load_suite(path).stages.items() if stage.is_fit]
+LOADED = {path: load_suite(path) for path in SUITES}
+FITS = [(path, name) for path, suite in LOADED.items() for name, stage in suite.stages.items() if stage.is_fit]
 
 
 @pytest.mark.parametrize("path", SUITES, ids=str)
 def test_stages_read_what_earlier_ones_leave(path):
-    suite = load_suite(path)
+    suite = LOADED[path]
     folder = {name: output for name, stage in suite.stages.items() for output in stage.outputs}
     for name, stage in suite.stages.items():
         for config in stage.configs(suite.run):
@@ -34,7 +35,7 @@ def test_stages_read_what_earlier_ones_leave(path):
 def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
     """--run and --seeds: no stage trains into, or reads from, the suite's own folder."""
     suite = load_suite(path, tmp_path / "mine")
-    own = str(load_suite(path).run)
+    own = str(LOADED[path].run)
     monkeypatch.setenv("UNCLIP_RUN", str(suite.run))
     for name, stage in suite.stages.items():
         files = [OmegaConf.create(read_config(Path(file))) for file in stage.configs(suite.run)]
@@ -70,7 +71,7 @@ def test_a_stage_can_be_built(path, name, tmp_path, monkeypatch):
         monkeypatch.setenv("UNCLIP_EMOJI", str(write_drawings(tmp_path / "drawings")))
     from experiments.training.lightning_cli import CLI
 
-    suite = load_suite(path)
+    suite = LOADED[path]
     words = suite.stages[name].words(suite.run)[2:]
     files = [OmegaConf.create(read_config(Path(file))) for file in suite.stages[name].configs(suite.run)]
     assert OmegaConf.merge(*files).trainer.default_root_dir == str(suite.run / name)
@@ -90,6 +91,6 @@ def test_a_stage_can_be_built(path, name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", SUITES, ids=str)
 def test_samples_can_be_made_again(path):
     """A stage whose declared output is one file of a folder meets the rest of that folder when it runs anew."""
-    for stage in load_suite(path).stages.values():
+    for stage in LOADED[path].stages.values():
         if stage.run.startswith(("unclip sample", "unclip data export")):
             assert "--overwrite" in stage.run.split()
