@@ -16,6 +16,7 @@ from modules.clip.frozen import load_tokenizer
 from modules.clip.lean_import import import_open_clip
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
+from modules.networks.on_meta import on_meta
 from modules.pretrained.clip_keys import text_entries, vision_entries
 from modules.pretrained.key_map import to_ours
 from modules.pretrained.reading import component, read_config
@@ -153,7 +154,7 @@ def _shapes(config: dict[str, Any], tensors: int) -> dict[str, torch.Size]:
     import_open_clip()
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    with torch.device("meta"), at_most_parameters(2 * tensors + 64):
+    with on_meta(), at_most_parameters(2 * tensors + 64):
         model = CLIP(
             config["embed_dim"],
             CLIPVisionCfg(**config["vision_cfg"]),

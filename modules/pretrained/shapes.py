@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from modules.errors import InputError
+from modules.networks.on_meta import on_meta
 from modules.untrusted.allowed import class_named, made
 from modules.untrusted.reading import printable
 from modules.untrusted.weights import at_most_parameters
@@ -38,7 +38,7 @@ def network_of(kind: type[N], settings: Settings, tensors: int) -> N:
         InputError: it would have more, or sizes that do not go together.
     """
     try:
-        with torch.device("meta"), at_most_parameters(2 * tensors + 64):
+        with on_meta(), at_most_parameters(2 * tensors + 64):
             found: N = made(kind, settings, kind.__name__, class_named)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         if isinstance(error, InputError):

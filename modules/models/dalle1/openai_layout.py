@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from modules.errors import InputError
 from modules.networks.dalle1.dvae import DVAENetwork
+from modules.networks.on_meta import on_meta
 from modules.untrusted.pickles import load_plain
 from modules.untrusted.weights import check_finite, check_tensors, read_weights
 
@@ -106,7 +106,7 @@ def from_openai(
     parts = renamed(encoder), renamed(decoder)
     sizes = sizes_of(*parts)
     try:
-        with torch.device("meta"):
+        with on_meta():
             network = DVAENetwork(**sizes.arguments(image_size))  # type: ignore[arg-type]
     except ValueError as error:
         raise InputError(f"the dVAE of these state dicts: {error}") from error
