@@ -31,6 +31,8 @@ MODELS: dict[str, Trained] = {
     "true_95": Trained("95 % true descriptive", "#999933", 0.95),
 }
 """By the stage's name, in the order of tables."""
+REAL = "real"
+"""The pictures that the prompts are captions of, judged as drawn ones are: the best that can be reached."""
 
 PROMPTS: dict[str, str] = {
     "ground_truth": "ground-truth prompts",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.captions.models import MODELS, PROMPTS
+from eval.errors import InputError
 from eval.judges.judges import Judges, look
 from eval.metrics.bootstrap import Resampler, as_json
 from eval.metrics.clip_score import clip_score
@@ -84,3 +85,20 @@ def final(points: Mapping[tuple[str, str, int], Point], prompts: str, model: str
     """The point of a decoder at the end of its training."""
     parts = [part for (other, name, part) in points if (other, name) == (prompts, model)]
     return points[prompts, model, max(parts)] if parts else None
+
+
+def check_same_scenes(first: Point, second: Point) -> None:
+    """Refuse two folders whose pictures cannot be paired, scene by scene; of the same prompts also word by word.
+
+    Raises:
+        InputError: names them.
+    """
+    same = np.array_equal(first.folder.caption_index, second.folder.caption_index)
+    if same and first.prompts == second.prompts:
+        texts = [[record["caption"] for record in point.folder.records] for point in (first, second)]
+        same = texts[0] == texts[1]
+    if not same:
+        raise InputError(
+            f"{first.folder.path} and {second.folder.path} are compared prompt by prompt, but hold pictures of "
+            "different prompts, or in another order: draw both from the same prompts"
+        )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.captions.models import MODELS, PROMPTS
-from eval.tables.tabular import DASH, Cell, Table, number
+from eval.captions.claims import Gap, Points, Side, gap_of
+from eval.captions.models import MODELS, PROMPTS, REAL
+from eval.metrics.bootstrap import Resampler, as_json
+from eval.tables.tabular import Cell, Table, number
 
 ACCURACIES = ("colour", "shape", "size", "background", "relation", "all")
+AS_IT_IS = "descriptive"
 FORMS = {
-    "descriptive": "as it is",
+    AS_IT_IS: "as it is",
     "form_leading_space": "a leading space",
     "form_upper_case": "UPPER CASE",
     "form_capital": "Capital first",
@@ -21,18 +24,26 @@ FORMS = {
 """Prompts of the study in other forms -> how tables call them; the first is the form that they are compared with."""
 
 
-def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
-    """The end of every decoder's training, by prompts."""
+LABELS = {**{name: model.label for name, model in MODELS.items()}, REAL: "(real pictures)"}
+
+
+def points_table(points: Sequence[Mapping[str, Any]], over: str) -> Table:
+    """The end of every decoder's training, by prompts.
+
+    Args:
+        points: of `Point.summary`, or their means over replicas.
+        over: what the intervals are over, in words.
+    """
     last: dict[tuple[str, str], Mapping[str, Any]] = {}
     for point in points:
         key = (point["prompts"], point["model"])
         if point["prompts"] in PROMPTS and (key not in last or last[key]["part"] < point["part"]):
             last[key] = point
-    order = [(p, m) for p in PROMPTS for m in MODELS if (p, m) in last]
+    order = [(p, m) for p in PROMPTS for m in LABELS if (p, m) in last]
     body = [
         [
             Cell(PROMPTS[prompts]),
-            Cell(MODELS[model].label),
+            Cell(LABELS[model]),
             Cell(str(last[prompts, model]["n"])),
             number(_times(last[prompts, model]["clip_score"], 100), 2),
             *(number(last[prompts, model][name], 3) for name in ACCURACIES),
@@ -42,7 +53,9 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
     heads = ["prompts", "trained on", "n", "CLIP score x 100", *(f"{name} ↑" for name in ACCURACIES)]
     notes = [
         "Accuracy of what the prompt says, by the classifier; all: everything that it says is right. In brackets: 95 %"
-        " intervals over prompts. A reworded prompt is judged by what it said before."
+        f" intervals over {over}. A reworded prompt is judged by what it said before.",
+        "Real pictures: what the judges say of the pictures that the prompts are captions of. Where a prompt is wrong,"
+        " so are they.",
     ]
     return Table("Decoders by their captions", heads, body, notes)
 
@@ -51,20 +64,48 @@ def _times(interval: Mapping[str, float] | None, factor: float) -> dict[str, flo
     return None if interval is None else {key: factor * value for key, value in interval.items()}
 
 
-def forms_table(points: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Accuracy of all that is said under changes of a prompt's form; None without such prompts."""
-    by_key = {(p["prompts"], p["model"]): p for p in sorted(points, key=lambda p: p["part"]) if p["prompts"] in FORMS}
-    if not any(prompts != "descriptive" for prompts, _ in by_key):
+def form_changes(points: Points, draws: int) -> list[dict[str, Any]]:
+    """By how much more is right of a descriptive prompt in another form than of the prompt as it is.
+
+    Returns:
+        {"form", "model", "difference": {"value", "low", "high"}} each, paired by prompt, JSON-ready.
+    """
+    found = []
+    for form, model in ((form, model) for form in FORMS if form != AS_IT_IS for model in MODELS):
+        gap = gap_of(points, Gap(Side(form, model), Side(AS_IT_IS, model)), "all")
+        if gap is not None:
+            values, point = gap
+            difference = as_json(Resampler(point.folder.caption_index, draws, 0).mean(values))
+            found.append({"form": form, "model": model, "difference": difference})
+    return found
+
+
+def forms_table(points: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]], over: str) -> Table | None:
+    """Accuracy of all that is said under changes of a prompt's form; None without such prompts.
+
+    Args:
+        points: of `Point.summary`, or their means over replicas; of the prompts as they are.
+        changes: of `form_changes`, or their means over replicas.
+        over: what the intervals are over, in words.
+    """
+    models = [name for name in MODELS if any(change["model"] == name for change in changes)]
+    if not models:
         return None
-    models = [name for name in MODELS if any((form, name) in by_key for form in FORMS if form != "descriptive")]
-    body = []
+    as_it_is = {p["model"]: p["all"] for p in sorted(points, key=lambda p: p["part"]) if p["prompts"] == AS_IT_IS}
+    body = [[Cell(FORMS[AS_IT_IS]), *(number(as_it_is.get(model), 3) for model in models)]]
+    by_key = {(change["form"], change["model"]): change["difference"] for change in changes}
     for form, label in FORMS.items():
-        cells = [by_key.get((form, model)) for model in models]
-        if any(cells):
-            body.append([Cell(label), *(Cell(DASH) if c is None else number(c["all"], 3) for c in cells)])
+        if any((form, model) in by_key for model in models):
+            body.append([Cell(label), *(_signed(by_key.get((form, model))) for model in models)])
     notes = [
-        "Share of pictures in which all is right that a descriptive prompt says, when its form changes and its meaning"
-        " does not. The tokeniser of words folds case and spaces, so that those two rows repeat the first by"
-        " construction; a full stop makes its last word another token."
+        "First row: share of pictures in which all is right that a true descriptive prompt says. Below: by how much"
+        f" that changes with the prompt's form alone. In brackets: 95 % intervals over {over}.",
+        "The tokeniser of words folds case and spaces, so that a leading space, upper case and a capital change nothing"
+        " by construction; a full stop makes the last word another token.",
     ]
     return Table("Changes of form", ["prompt", *(MODELS[name].label for name in models)], body, notes)
+
+
+def _signed(interval: Mapping[str, float] | None) -> Cell:
+    cell = number(interval, 3)
+    return cell if interval is None or interval["value"] <= 0 else Cell(f"+{cell.text}", cell.interval)

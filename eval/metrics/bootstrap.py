@@ -49,9 +49,18 @@ class Resampler:
         n = len(self.names)
         sums = np.bincount(self.groups[known], values[known], minlength=n)
         sizes = np.bincount(self.groups[known], minlength=n)
+        return Interval(float(values[known].mean()), *self._percentiles(sums, sizes))
+
+    def ratio(self, values: np.ndarray, weights: np.ndarray) -> Interval:
+        """The sum of `values` (N,) by that of `weights` (N,), with its percentile interval; nan where no weight is."""
+        if not weights.any():
+            return Interval(float("nan"), float("nan"), float("nan"))
+        sums, sizes = (np.bincount(self.groups, w, minlength=len(self.names)) for w in (values, weights))
+        return Interval(float(values.sum() / weights.sum()), *self._percentiles(sums, sizes))
+
+    def _percentiles(self, sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
         drawn = [(counts @ sums, counts @ sizes) for counts in self.counts()]
-        means = np.array([total / size for total, size in drawn if size > 0])
-        return Interval(float(values[known].mean()), *percentiles(means))
+        return percentiles(np.array([total / size for total, size in drawn if size > 0]))
 
     def share(self, values: np.ndarray) -> Interval:
         """The mean of zeros and ones (N,), nan left out, with an interval that covers near 0 and 1: see `clustered`.

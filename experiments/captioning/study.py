@@ -1,13 +1,15 @@
 """`unclip study RUN`: DALL-E 3's study of captions from the pictures of a run, as numbers, tables and claims.
 
 Pictures lie in RUN/samples/PROMPTS-MODEL-PART (experiments/dalle3/suite.yaml). What comes of them is RUN/study.json,
-which `unclip figures` draws from, and RUN/study.md. With replicas in RUN/seeds the claims are over seeds.
+which `unclip figures` draws from, and RUN/study.md. With replicas in RUN/seeds all numbers are over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ import torch
 import yaml
 
 from eval.captions.claims import claims_table, differences, over_seeds
-from eval.captions.models import MODELS, PROMPTS
-from eval.captions.points import Point, folders, judge
-from eval.captions.tables import FORMS, forms_table, points_table
+from eval.captions.models import MODELS, PROMPTS, REAL
+from eval.captions.points import Point, final, folders, judge
+from eval.captions.tables import AS_IT_IS, FORMS, form_changes, forms_table, points_table
 from eval.captions.trace import trace, trace_table
 from eval.runs import read_json
 from eval.samples.folder import SampleFolder
@@ -44,8 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
     run: Path = options.run
     found = study_of(run, options.bootstrap, find_device(options.device))
-    replicas = [read_json(path) for path in sorted((run / SEEDS).glob(f"*/{STUDY}"))]
-    content = merged([found, *(replica for replica in replicas if replica)])
+    content = merged([found, *replicas_of(run)])
     made = tables(content)
     text = "\n".join(table.markdown() for table in made)
     write_files({run / STUDY: json.dumps(content, indent=1, allow_nan=False) + "\n", run / TABLES: text})
@@ -53,6 +54,22 @@ def run(options: argparse.Namespace) -> int:
         show(table)
     print(f"{run / STUDY}, {run / TABLES}")
     return 0
+
+
+def replicas_of(run: Path) -> list[dict[str, Any]]:
+    """The studies of RUN/seeds.
+
+    Raises:
+        InputError: one of them was made by an older version.
+    """
+    found = []
+    for path in sorted((run / SEEDS).glob(f"*/{STUDY}")):
+        content = read_json(path) or {}
+        lacking = [name for name in ("prompts", "points", "claims", "forms", "trace") if name not in content]
+        if lacking:
+            raise InputError(f"{path}: it lacks {lacking[0]!r}; make it again: unclip study {path.parent}")
+        found.append(content)
+    return found
 
 
 def study_of(run: Path, draws: int, device: torch.device) -> dict[str, Any]:
@@ -72,18 +89,28 @@ def study_of(run: Path, draws: int, device: torch.device) -> dict[str, Any]:
             f"{run} has no samples/PROMPTS-MODEL-PART of {', '.join(MODELS)}: run experiments/dalle3/suite.yaml"
         )
     judges = study_judges(run, device)
+    real = {(name, REAL, 0): run / "prompts" / name for name in PROMPTS}
+    real = {key: path for key, path in real.items() if (path / "manifest.jsonl").is_file()}
     points: dict[tuple[str, str, int], Point] = {}
-    for key, path in progress(list(there.items()), "judging"):
+    for key, path in progress(list({**real, **there}.items()), "judging"):
         if key[0] in PROMPTS or key[0] in FORMS:
             points[key] = judge(key, path, judges, run / "features")
-    traced = [point for key, point in points.items() if key[0] == TRACED]
+    traced = [point for key, point in points.items() if key[0] == TRACED and key[1] != REAL]
     scenes = scenes_of(run / "prompts" / TRACED) if traced else {}
     return {
         "over": "prompts",
+        "prompts": {point.prompts: fingerprint(point) for point in points.values()},
         "points": [point.summary(draws) | {"step": step_of(run, point)} for point in points.values()],
         "claims": differences(points, draws),
-        "trace": [row for point in traced for row in trace(point, scenes, draws)],
+        "forms": form_changes(points, draws),
+        "trace": [row for point in traced for row in trace(point, scenes, draws, final(points, AS_IT_IS, point.model))],
     }
+
+
+def fingerprint(point: Point) -> str:
+    """Tells whether two folders were drawn from the same prompts of the same scenes."""
+    asked = [[record["caption_index"], record["caption"]] for record in point.folder.records]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def scenes_of(prompts: Path) -> dict[int, Any]:
@@ -121,36 +148,56 @@ def step_of(run: Path, point: Point) -> int | None:
         return None
 
 
-def merged(replicas: list[dict[str, Any]]) -> dict[str, Any]:
-    """One replica as it is; of several, means with Student's interval over them, and the traces of the first."""
+def merged(replicas: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One replica as it is; of several, the numbers that all have, as means with Student's interval over them.
+
+    Raises:
+        InputError: the replicas were drawn from different prompts. A captioner's own differ, as captioners do.
+    """
     if len(replicas) == 1:
         return replicas[0]
-    keys = ("prompts", "model", "part")
-    by_key = [{tuple(point[k] for k in keys): point for point in replica["points"]} for replica in replicas]
-    points = []
+    for name in set.intersection(*(set(replica["prompts"]) for replica in replicas)) - {TRACED}:
+        if len({replica["prompts"][name] for replica in replicas}) > 1:
+            raise InputError(f"the replicas in {SEEDS}/ were drawn from different prompts ({PROMPTS.get(name, name)})")
+    return {
+        "over": f"{len(replicas)} training seeds",
+        "prompts": replicas[0]["prompts"],
+        "points": means(replicas, "points", ("prompts", "model", "part")),
+        "claims": over_seeds([replica["claims"] for replica in replicas]),
+        "forms": means(replicas, "forms", ("form", "model")),
+        "trace": means(replicas, "trace", ("model", "attribute")),
+        "replicas": list(replicas),
+    }
+
+
+def means(replicas: Sequence[Mapping[str, Any]], part: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a part that all replicas have; a number that one of them lacks is None."""
+    key_of: Callable[[Mapping[str, Any]], tuple[Any, ...]] = lambda row: tuple(row[key] for key in keys)  # noqa: E731
+    by_key = [{key_of(row): row for row in replica[part]} for replica in replicas]
+    found = []
     for key, first in by_key[0].items():
-        if all(key in other for other in by_key):
-            intervals = {
-                name: [other[key].get(name) for other in by_key] for name in first if _is_interval(first[name])
-            }
-            means = {
-                name: as_json_mean([float(value["value"]) for value in values])
-                for name, values in intervals.items()
-                if all(values)
-            }
-            points.append({**first, **means})
-    claims = over_seeds([replica["claims"] for replica in replicas])
-    over = f"{len(replicas)} training seeds"
-    return {"over": over, "points": points, "claims": claims, "trace": replicas[0]["trace"], "replicas": replicas}
+        rows = [other.get(key) for other in by_key]
+        there = [row for row in rows if row is not None]
+        if len(there) < len(rows):
+            continue
+        names = [name for name in first if any(_is_interval(row.get(name)) for row in there)]
+        columns = {name: [row.get(name) for row in there] for name in names}
+        mean = {
+            name: as_json_mean([float(value["value"]) for value in column if value]) if all(column) else None
+            for name, column in columns.items()
+        }
+        found.append({**first, **mean})
+    return found
 
 
 def _is_interval(value: object) -> bool:
     return isinstance(value, dict) and {"value", "low", "high"} <= set(value)
 
 
-def tables(content: dict[str, Any]) -> list[Table]:
+def tables(content: Mapping[str, Any]) -> list[Table]:
     """All tables of the study."""
-    made = [claims_table(content["claims"], content["over"]), points_table(content["points"])]
-    forms = forms_table(content["points"])
+    over = content["over"]
+    made = [claims_table(content["claims"], over), points_table(content["points"], over)]
+    forms = forms_table(content["points"], content["forms"], over)
     made += [] if forms is None else [forms]
-    return [*made, *([trace_table(content["trace"])] if content["trace"] else [])]
+    return [*made, *([trace_table(content["trace"], over)] if content["trace"] else [])]

@@ -38,6 +38,26 @@ def test_unknown_values_are_left_out():
     assert all(np.isnan(Resampler(np.arange(4), 10, 0).mean(np.full(4, np.nan))))
 
 
+def test_a_mean_is_a_ratio_to_ones():
+    rng = np.random.default_rng(0)
+    values, groups = np.where(rng.random(200) < 0.2, np.nan, rng.random(200)), np.arange(200) // 2
+    known = ~np.isnan(values)
+    resampler = Resampler(groups, 100, 0)
+    assert resampler.ratio(np.where(known, values, 0), known) == pytest.approx(resampler.mean(values))
+    assert np.isnan(resampler.ratio(np.zeros(200), np.zeros(200)).value)
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_delta_method():
+    rng = np.random.default_rng(1)
+    n = 4000
+    weights = (rng.random(n) < 0.3).astype(float)
+    values = weights * (rng.random(n) < 0.4) - 0.1 * (rng.random(n) < 0.1)
+    value, low, high = Resampler(np.arange(n), 800, 0).ratio(values, weights)
+    assert value == pytest.approx(values.sum() / weights.sum())
+    half = 1.96 * np.std(values - value * weights) / weights.mean() / np.sqrt(n)
+    assert (low, high) == pytest.approx((value - half, value + half), abs=0.1 * half)
+
+
 def test_seeded():
     values = np.random.default_rng(0).normal(size=30)
     one, same, other = (Resampler(np.arange(30), 100, seed).mean(values) for seed in (0, 0, 1))
