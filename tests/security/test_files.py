@@ -177,9 +177,9 @@ def test_links_are_followed_where_the_user_says_so(tmp_path):
 def test_a_persons_picture_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     for path in (tmp_path / "a.png", Path("/dev/zero")):
-        with pytest.raises(InputError, match="not a file"):
+        with pytest.raises(InputError, match="name a file"):
             load_image(path)
-        with pytest.raises(InputError, match="not a file"):
+        with pytest.raises(InputError, match="name a file"):
             read_bytes(path, 10)
 
 
