@@ -1,15 +1,19 @@
 """Signs with a word in one of several fonts, and captions that say the word (unCLIP, figure 16): is it spelled right?
 
-A pure function of (split, index). Board, ink, font, size and place are never mentioned. Some words stand on no training
-or validation sign, and on half of the test signs: these can be spelled only by whoever reads letters.
+A pure function of (split, index). Board, ink, font, size and place are never mentioned.
 
 CLIP's byte pair encoding has one token for a common word, which hides its letters, and parts a rare one into two or
-three. The paper suspects that this is why words in pictures are wrong, so that there are words of each kind here.
+three. The paper suspects that this is why words in pictures are wrong: a model has to have seen each token written out.
+So training shows some words often, some rarely and some never, and half of its signs may show made-up words: tokens of
+parted words, put together anew. They show all tokens of parted words, but no token of a word that is one token whole,
+and letters in every order for whoever reads letters.
 """
 
 from __future__ import annotations
 
+import zlib
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +26,34 @@ LONGEST = 6
 _LINES = (Path(__file__).parent / "split_words.txt").read_text(encoding="utf-8").splitlines()
 WHOLE = tuple((Path(__file__).parent / "words.txt").read_text(encoding="utf-8").split())
 """Common words of two to six letters, a token of CLIP's byte pair encoding each; written down for this data set."""
-PARTED = {word: int(line.split()[0]) for line in _LINES for word in line.split()[1:]}
-"""Rare words of three to six letters, and how many of these tokens they are: 2 or, of five and six letters, 3."""
-BYTE_PAIRS = dict.fromkeys(WHOLE, 1) | PARTED
+PARTED = {word.replace("+", ""): tuple(word.split("+")) for line in _LINES for word in line.split()}
+"""Rare words of three to six letters, and the two tokens that they are or, some of five and six letters, three."""
+BYTE_PAIRS = dict.fromkeys(WHOLE, 1) | {word: len(parts) for word, parts in PARTED.items()}
+"""Word -> how many tokens it is."""
 WORDS = tuple(BYTE_PAIRS)
 UNSEEN = (*WHOLE[3::8], *tuple(PARTED)[1::4])
 """An eighth of the common words and a fourth of the rare ones."""
 SEEN = tuple(word for word in WORDS if word not in UNSEEN)
+
+OFTEN, SOMETIMES, RARELY, NEVER, MADE_UP = "often", "sometimes", "rarely", "never", "made up"
+FREQUENCIES = {OFTEN: 1.0, SOMETIMES: 1 / 8, RARELY: 1 / 64}
+"""How often training shows words, relative to each other."""
+KINDS = (*FREQUENCIES, NEVER, MADE_UP)
+SHOWN = {
+    **{
+        word: tuple(FREQUENCIES)[place % len(FREQUENCIES)]
+        for length in range(2, LONGEST + 1)
+        for place, word in enumerate(word for word in SEEN if len(word) == length)
+    },
+    **dict.fromkeys(UNSEEN, NEVER),
+}
+"""Word -> how often training shows it; a third of the seen words of each length each."""
+FIRST = tuple(sorted({part for parts in PARTED.values() for part in parts[:-1]}))
+LAST = tuple(sorted({parts[-1] for parts in PARTED.values()}))
+"""Tokens of parted words, by whether a word can end with them. A made-up word has one or two of the first, and one of
+the second."""
+RESERVED = 8
+"""One of so many made-up words stands on test signs only."""
 FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf", "DejaVuSans-BoldOblique.ttf")
 """Of matplotlib, which brings them along."""
 BOARDS = ((246, 246, 246), (242, 208, 48), (64, 200, 214), (208, 176, 132))
@@ -56,17 +81,57 @@ class Sign(NamedTuple):
     size: float
 
 
-def make_sign(split: str, index: int) -> Sign:
+def make_sign(split: str, index: int, made_up: float = 0.0) -> Sign:
     """The index-th sign of a split, always the same; lengths of words take turns, so that all are equally frequent.
 
-    Splits: "train" and "val" (no unseen word), "test" (every second sign has one), and "unrestricted" (all words alike,
-    for whoever reads signs and takes no part in making them).
+    Args:
+        split: "train" and "val" (words as `FREQUENCIES` says), "test" (the kinds of `KINDS` take turns), and
+            "unrestricted" (all words alike, for whoever reads signs and takes no part in making them).
+        index: 0 or more.
+        made_up: chance of a made-up word; of the test split this is a kind of its own.
     """
     rng = np.random.default_rng((20220416, _SPLITS[split], index))
     length = 2 + index % (LONGEST - 1)
-    unseen = split == "test" and (index // (LONGEST - 1)) % 2 == 1
-    words = WORDS if split == "unrestricted" else UNSEEN if unseen else SEEN
-    return _lettered(rng, _choose(rng, [word for word in words if len(word) == length]))
+    if split == "test":
+        kind = KINDS[index // (LONGEST - 1) % len(KINDS)]
+        word = _make_word(rng, length, test=True) if kind == MADE_UP else _choose(rng, _words(length, kind))
+    elif rng.random() < made_up:
+        word = _make_word(rng, length, test=False)
+    elif split == "unrestricted":
+        word = _choose(rng, _words(length))
+    else:
+        word = _by_frequency(rng, length)
+    return _lettered(rng, word)
+
+
+@lru_cache(None)
+def _words(length: int, kind: str | None = None) -> tuple[str, ...]:
+    return tuple(word for word in WORDS if len(word) == length and kind in (None, SHOWN[word]))
+
+
+@lru_cache(None)
+def _summed(length: int) -> tuple[tuple[str, ...], np.ndarray]:
+    words = tuple(word for word in SEEN if len(word) == length)
+    return words, np.array(list(accumulate(FREQUENCIES[SHOWN[word]] for word in words)))
+
+
+def _by_frequency(rng: np.random.Generator, length: int) -> str:
+    words, summed = _summed(length)
+    return words[int(np.searchsorted(summed, rng.random() * summed[-1], side="right"))]
+
+
+def _make_word(rng: np.random.Generator, length: int, *, test: bool) -> str:
+    """A made-up word; those of the test split are no others'."""
+    while True:
+        parts = [_choose(rng, FIRST) for _ in range(int(rng.integers(1, 3)))]
+        word = "".join([*parts, _choose(rng, LAST)])
+        if len(word) == length and word not in SHOWN and is_reserved(word) == test:
+            return word
+
+
+def is_reserved(word: str) -> bool:
+    """Whether a made-up word is one of those that stand on test signs only."""
+    return zlib.crc32(word.encode()) % RESERVED == 0
 
 
 def sign_for(word: str, seed: int) -> Sign:

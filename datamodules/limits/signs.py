@@ -13,6 +13,7 @@ from datamodules.limits import sign_scenes
 from datamodules.limits.base import LimitsDataModule
 from datamodules.rendered.cache import source_hash
 from datamodules.rendered.pairs import Records
+from modules.errors import InputError
 
 
 class SignsDataModule(LimitsDataModule):
@@ -23,9 +24,10 @@ class SignsDataModule(LimitsDataModule):
             LimitsDataModule.
         train_split: "train", or "unrestricted" to train on all words, for a reader, which judges pictures and takes no
             part in making them.
+        made_up: share of the training and validation signs that show made-up words, 0 to 1.
 
     Raises:
-        InputError: as there.
+        InputError: as there; a share that is none.
     """
 
     def __init__(
@@ -40,10 +42,14 @@ class SignsDataModule(LimitsDataModule):
         seed: int = 0,
         num_workers: int = 0,
         train_split: Literal["train", "unrestricted"] = "train",
+        made_up: float = 0.0,
     ) -> None:
+        if not 0 <= made_up <= 1:
+            raise InputError(f"made_up: {made_up} is no share from 0 to 1")
         sizes = train_size, val_size, test_size
         super().__init__(image_size, batch_size, *sizes, embeddings, cache_dir, seed, num_workers)
         self._sources = {"train": train_split, "val": "val", "test": "test"}
+        self._made_up = made_up
 
     @property
     def attributes(self) -> dict[str, tuple[str, ...]]:
@@ -55,30 +61,36 @@ class SignsDataModule(LimitsDataModule):
 
     def records(self, split: str) -> Records:
         if check_split(split) not in self._records:
-            words = [sign_scenes.make_sign(self._sources[split], k).word for k in range(self.sizes[split])]
+            words = [self._sign(split, k).word for k in range(self.sizes[split])]
             captions = [sign_scenes.caption_of(word) for word in words]
             self._records[split] = Records(captions, np.stack([sign_scenes.attributes(word) for word in words]))
         return self._records[split]
 
     def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
-        return partial(_render, self._sources[check_split(split)], size)
+        return partial(_render, self._sources[check_split(split)], self._made_up, size)
 
     def source_key(self, split: str) -> list[str]:
-        words = ",".join(sign_scenes.WORDS)
-        return ["signs", self._sources[check_split(split)], source_hash(sign_scenes), words]
+        words = ",".join([*sign_scenes.WHOLE, *("+".join(parts) for parts in sign_scenes.PARTED.values())])
+        return ["signs", self._sources[check_split(split)], source_hash(sign_scenes), words, str(self._made_up)]
+
+    def _sign(self, split: str, index: int) -> sign_scenes.Sign:
+        return sign_scenes.make_sign(self._sources[check_split(split)], index, self._made_up)
 
     def real(self, split: str, index: int, sample: int, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """As in the base class; sample k > 0 is another sign with the same word, drawn from `seed`.
 
-        The truth is {"sign": the word, "held_out": whether no training sign shows it, "byte_pairs": how many tokens of
-        CLIP's byte pair encoding it is}.
+        The truth is {"sign": the word, "held_out": whether no training sign shows it, "shown": how often training does,
+        a name of `sign_scenes.KINDS`, "byte_pairs": how many tokens of CLIP's byte pair encoding it is; not for a
+        made-up word}.
         """
-        own = sign_scenes.make_sign(self._sources[check_split(split)], index)
+        own = self._sign(split, index)
         sign = sign_scenes.sign_for(own.word, seed) if sample else own
-        word = own.word
-        truth = {"sign": word, "held_out": word in sign_scenes.UNSEEN, "byte_pairs": sign_scenes.BYTE_PAIRS[word]}
+        shown = sign_scenes.SHOWN.get(own.word, sign_scenes.MADE_UP)
+        truth = {"sign": own.word, "held_out": own.word not in sign_scenes.SEEN, "shown": shown}
+        if own.word in sign_scenes.BYTE_PAIRS:
+            truth["byte_pairs"] = sign_scenes.BYTE_PAIRS[own.word]
         return sign_scenes.render(sign, size), truth
 
 
-def _render(split: str, size: int, index: int) -> np.ndarray:
-    return sign_scenes.render(sign_scenes.make_sign(split, index), size)
+def _render(split: str, made_up: float, size: int, index: int) -> np.ndarray:
+    return sign_scenes.render(sign_scenes.make_sign(split, index, made_up), size)

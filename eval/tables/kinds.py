@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.metrics.kinds import HELD_OUT, KINDS
 from eval.metrics.limits.by_count import COUNTED
-from eval.tables.main import Cell, Row, Table, in_order, label, number
+from eval.tables.main import DASH, Cell, Row, Table, in_order, label, number
 
 
 def kind_table(rows: Sequence[Row]) -> Table:
@@ -57,16 +57,18 @@ def count_table(rows: Sequence[Row]) -> Table:
 
 
 def lettering_table(rows: Sequence[Row]) -> Table:
-    """Right letters and right words, by condition and length of the word (figure 16 as a number)."""
+    """Right letters and right words, by condition and kind of word (figure 16 as a number)."""
     body = []
     for row in in_order([row for row in rows if row.get("lettering")]):
         for name, found in row["lettering"].items():
-            cells = [Cell(label(row["condition"])), Cell(name), Cell(str(found["n"]))]
+            numbers = [Cell(str(found[key])) if key in found else Cell(DASH) for key in ("n", "words")]
+            cells = [Cell(label(row["condition"])), Cell(name), *numbers]
             body.append([*cells, number(found["letters"], 2), number(found["word"], 2)])
     said = [
         "Letters: 1 - edits / length, at least 0, between the word of the caption and what a reader reads; word: all of"
-        " them. The reader was trained on true signs; its own row is that of real images. Seen, held out: whether"
-        " training showed signs with this word. Tokens: of CLIP's byte pair encoding, for words of those lengths of"
-        " which there are words of every number of tokens. Intervals of shares as in the main table.",
+        " them. The reader was trained on true signs; its own row is that of real images. Words: how many different"
+        " ones; intervals of shares are over them. By length; by how often training showed signs with the word; by"
+        " whether CLIP's byte pair encoding has one token for it or parts it, among words of those lengths of which"
+        " there are both.",
     ]
-    return Table("Words in pictures", ["condition", "words", "n", "letters ↑", "word ↑"], body, said)
+    return Table("Words in pictures", ["condition", "kind", "n", "words", "letters ↑", "word ↑"], body, said)

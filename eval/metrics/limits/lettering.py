@@ -1,4 +1,4 @@
-"""Words in pictures (unCLIP's figure 16 as a number): which letters a reader finds, by the length of the word."""
+"""Words in pictures (unCLIP's figure 16 as a number): which letters a reader finds, by what training showed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from eval.metrics.bootstrap import Resampler, as_json
-from eval.metrics.kinds import HELD_OUT
 from eval.metrics.objects.base import share
 
 SIGN = "sign"
 """Manifest key: the word that a picture should show."""
 BYTE_PAIRS = "byte_pairs"
 """Manifest key: how many tokens of CLIP's byte pair encoding the word is."""
+ONE_TOKEN, PARTED = "1 token", "parted"
+SHOWN = "shown"
+"""Manifest key: how often training shows the word, in a word or two ("often", "never", ...)."""
 NONE = "-"
 """A reader's class for a place behind the last letter."""
 
@@ -49,49 +51,55 @@ def letters_right(read: str, word: str) -> float:
 def lettering(
     read: Sequence[str], records: Sequence[Mapping[str, Any]], resampler: Resampler
 ) -> dict[str, dict[str, Any]] | None:
-    """Letters and whole words right: by length, for words that training showed or not, and by their byte pairs.
+    """Letters and whole words right: by length, by how often training showed the word, and by its byte pairs.
 
-    By byte pairs, words of those lengths count alone of which there are words of every number of tokens: of other
-    lengths the common words would be compared with nothing.
+    Intervals are over words: signs with the same word are alike. By byte pairs, words of those lengths count alone of
+    which there are words of one token and of several: of other lengths they would be compared with nothing.
 
     Args:
         read: what was read in each of N pictures.
         records: their manifest lines; those without a word are left out.
-        resampler: of the N samples.
+        resampler: its draws and seed are taken.
 
     Returns:
-        {"2": {"letters", "word", "n"}, ..., "all", "seen", "held out", "1 token", "held out, 1 token", ...}; None
-        where no line has a word.
+        {"all": {"letters", "word", "n", "words"}, "2", ..., "often", ..., "1 token", "parted", "often, 1 token", ...}:
+        shares, pictures and different words; None where no line has a word.
     """
-    words = [record.get(SIGN) for record in records]
+    words = [record.get(SIGN) or "" for record in records]
     groups: dict[str, list[int]] = {}
     compared = lengths_of_all(records)
-    for k, word in enumerate(words):
+    for k, (word, record) in enumerate(zip(words, records, strict=True)):
         if word:
-            kinds = [("held out" if records[k][HELD_OUT] else "seen")] if HELD_OUT in records[k] else []
-            if BYTE_PAIRS in records[k] and len(word) in compared:
-                count = records[k][BYTE_PAIRS]
-                tokens = f"{count} token{'s' * (count > 1)}"
-                kinds += [tokens, *(f"{kind}, {tokens}" for kind in kinds if kind == "held out")]
-            for name in (str(len(word)), "all", *kinds):
+            kinds = [str(record[SHOWN])] if SHOWN in record else []
+            if BYTE_PAIRS in record and len(word) in compared:
+                tokens = ONE_TOKEN if record[BYTE_PAIRS] == 1 else PARTED
+                kinds += [tokens, *(f"{kind}, {tokens}" for kind in kinds)]
+            for name in ("all", str(len(word)), *kinds):
                 groups.setdefault(name, []).append(k)
+    by_word = Resampler(np.array(words), resampler.draws, resampler.seed)
     found: dict[str, dict[str, Any]] = {}
-    for name, rows in sorted(groups.items()):
+    for name, rows in sorted(groups.items(), key=lambda group: _place(group[0])):
         letters, whole = np.full(len(words), np.nan), np.full(len(words), np.nan)
         for k in rows:
-            letters[k], whole[k] = letters_right(read[k], str(words[k])), read[k] == words[k]
+            letters[k], whole[k] = letters_right(read[k], words[k]), read[k] == words[k]
         found[name] = {
-            "letters": as_json(share(letters, resampler)),
-            "word": as_json(share(whole, resampler)),
+            "letters": as_json(share(letters, by_word)),
+            "word": as_json(share(whole, by_word)),
             "n": len(rows),
+            "words": len({words[k] for k in rows}),
         }
     return found or None
 
 
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """All words first, then lengths, then the rest."""
+    return name != "all", not name.isdigit(), ", " in name, name
+
+
 def lengths_of_all(records: Sequence[Mapping[str, Any]]) -> set[int]:
-    """The lengths of which there are words of every number of byte pairs that occurs."""
-    lengths: dict[int, set[int]] = {}
+    """The lengths of which there are words of one byte pair and words of several."""
+    lengths: dict[bool, set[int]] = {True: set(), False: set()}
     for record in records:
         if record.get(SIGN) and BYTE_PAIRS in record:
-            lengths.setdefault(record[BYTE_PAIRS], set()).add(len(record[SIGN]))
-    return set.intersection(*lengths.values()) if lengths else set()
+            lengths[record[BYTE_PAIRS] == 1].add(len(record[SIGN]))
+    return lengths[True] & lengths[False]

@@ -6,10 +6,12 @@ from collections import Counter
 
 import numpy as np
 import open_clip
+import pytest
 import torch
 
 from datamodules.limits import sign_scenes
 from datamodules.limits.signs import SignsDataModule
+from modules.errors import InputError
 
 
 def test_words():
@@ -23,7 +25,10 @@ def test_words():
 def test_byte_pairs_are_clips():
     """As open_clip's tokeniser parts the words behind a space; of five and six letters there are 1, 2 and 3."""
     tokenizer = open_clip.SimpleTokenizer()
-    assert {word: len(tokenizer.encode(f"says {word}")) - 1 for word in sign_scenes.WORDS} == sign_scenes.BYTE_PAIRS
+    found = {word: tokenizer.encode(f"says {word}")[1:] for word in sign_scenes.WORDS}
+    assert {word: len(tokens) for word, tokens in found.items()} == sign_scenes.BYTE_PAIRS
+    for word, parts in sign_scenes.PARTED.items():
+        assert tuple(tokenizer.decoder[token].removesuffix("</w>") for token in found[word]) == parts
     numbers = Counter((len(word), count) for word, count in sign_scenes.BYTE_PAIRS.items())
     unseen = Counter((len(word), sign_scenes.BYTE_PAIRS[word]) for word in sign_scenes.UNSEEN)
     assert numbers == {(2, 1): 25, (3, 1): 40, (3, 2): 12, (4, 1): 41, (4, 2): 24,
@@ -31,17 +36,59 @@ def test_byte_pairs_are_clips():
     assert all(unseen[key] == count / 4 for key, count in numbers.items() if key[1] > 1)
 
 
+def test_training_shows_all_tokens_of_parted_words_and_none_of_a_whole_one():
+    """Of words that no training sign shows, who reads byte pairs has met the pieces of some, and nothing of others."""
+    tokenizer = open_clip.SimpleTokenizer()
+    signs = (sign_scenes.make_sign("train", k, made_up=0.5) for k in range(20_000))
+    met = Counter(token for sign in signs for token in tokenizer.encode(f"says {sign.word}")[1:])
+    for word in sign_scenes.UNSEEN:
+        times = [met[token] for token in tokenizer.encode(f"says {word}")[1:]]
+        if word in sign_scenes.PARTED:
+            assert min(times) >= 5, (word, times)
+        elif word not in sign_scenes.LAST:  # "on" ends made-up words
+            assert times[0] <= 10, (word, times)
+
+
 def test_splits():
-    words = {
-        s: [sign_scenes.make_sign(s, k).word for k in range(400)] for s in ("train", "val", "test", "unrestricted")
+    signs = {
+        s: [sign_scenes.make_sign(s, k).word for k in range(500)] for s in ("train", "val", "test", "unrestricted")
     }
-    for split, found in words.items():
-        assert np.bincount([len(word) for word in found]).tolist() == [0, 0, 80, 80, 80, 80, 80]
-        unseen = np.mean([word in sign_scenes.UNSEEN for word in found])
-        assert unseen == {"train": 0, "val": 0, "test": 0.5}.get(split, unseen) and (
-            split != "unrestricted" or unseen > 0
-        )
-    assert words["train"] != words["val"]
+    for split, found in signs.items():
+        assert np.bincount([len(word) for word in found]).tolist() == [0, 0, 100, 100, 100, 100, 100]
+        kinds = Counter(sign_scenes.SHOWN.get(word, sign_scenes.MADE_UP) for word in found)
+        if split == "test":
+            assert kinds == dict.fromkeys(sign_scenes.KINDS, 100)
+        elif split == "unrestricted":
+            assert kinds[sign_scenes.NEVER] > 50 and not kinds[sign_scenes.MADE_UP]
+        else:
+            assert not kinds[sign_scenes.NEVER] and not kinds[sign_scenes.MADE_UP]
+    assert signs["train"] != signs["val"]
+
+
+def test_words_are_shown_as_often_as_said():
+    found = Counter(sign_scenes.make_sign("train", k).word for k in range(30_000))
+    kinds = Counter(sign_scenes.SHOWN[word] for word in found.elements())
+    words = Counter(sign_scenes.SHOWN[word] for word in sign_scenes.SEEN)
+    assert max(words.values()) - min(words.values()) <= 5
+    each = {kind: kinds[kind] / words[kind] for kind in sign_scenes.FREQUENCIES}
+    assert each["sometimes"] / each["often"] == pytest.approx(1 / 8, rel=0.1)
+    assert each["rarely"] / each["often"] == pytest.approx(1 / 64, rel=0.3)
+
+
+def test_made_up_words_of_the_test_split_are_on_no_other_sign():
+    made = {}
+    for split, share in (("train", 0.5), ("unrestricted", 0.75), ("test", 0.0)):
+        words = [sign_scenes.make_sign(split, k, share).word for k in range(4_000)]
+        made[split] = {word for word in words if word not in sign_scenes.SHOWN}
+        shown = np.mean([word in made[split] for word in words])
+        assert shown == pytest.approx(share or 0.2, abs=0.03)
+    assert not made["test"] & (made["train"] | made["unrestricted"])
+    assert made["train"] & made["unrestricted"]
+
+
+def test_a_share_that_is_none():
+    with pytest.raises(InputError, match=r"made_up: 1\.5 is no share"):
+        SignsDataModule(made_up=1.5)
 
 
 def test_attributes_spell_the_word():
@@ -64,9 +111,18 @@ def test_words_stay_inside_and_can_be_told_from_the_board():
 
 
 def test_another_sign_with_the_same_word():
-    data = SignsDataModule(train_size=1, val_size=1, test_size=10, cache_dir=None)
-    own, truth = data.real("test", 7, 0, 32, 0)
-    other, same = data.real("test", 7, 1, 32, 3)
+    data = SignsDataModule(train_size=1, val_size=1, test_size=25, cache_dir=None)
+    own, truth = data.real("test", 17, 0, 32, 0)
+    other, same = data.real("test", 17, 1, 32, 3)
     word = truth["sign"]
-    assert truth == same == {"sign": word, "held_out": True, "byte_pairs": sign_scenes.BYTE_PAIRS[word]}
+    pairs = {"byte_pairs": sign_scenes.BYTE_PAIRS[word]}
+    assert truth == same == {"sign": word, "held_out": True, "shown": "never", **pairs}
     assert not np.array_equal(own, other)
+    made = data.real("test", 22, 0, 32, 0)[1]
+    assert made == {"sign": made["sign"], "held_out": True, "shown": "made up"}
+    assert data.real("test", 2, 0, 32, 0)[1]["shown"] == "often"
+
+
+def test_made_up_words_are_other_data():
+    keys = [SignsDataModule(cache_dir=None, made_up=share).source_key("train") for share in (0.0, 0.5)]
+    assert keys[0] != keys[1]

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from eval.metrics.bootstrap import Resampler
+from eval.metrics.bootstrap import Resampler, clustered
 from eval.metrics.limits.lettering import lettering, letters_right, read_words
 
 
@@ -38,25 +38,43 @@ def test_reading():
 
 
 def test_by_length_and_by_what_training_showed():
-    records = [{"sign": "up", "held_out": False}, {"sign": "no", "held_out": True}, {"sign": "cat"}, {"caption": "x"}]
+    records = [{"sign": "up", "shown": "often"}, {"sign": "no", "shown": "never"}, {"sign": "cat"}, {"caption": "x"}]
     found = lettering(["up", "na", "bat", "zz"], records, Resampler(np.arange(4), 9, 0))
-    assert {name: (v["n"], v["letters"]["value"], v["word"]["value"]) for name, v in found.items()} == {
-        "2": (2, 0.75, 0.5),
-        "3": (1, pytest.approx(2 / 3), 0),
-        "all": (3, pytest.approx((1 + 0.5 + 2 / 3) / 3), pytest.approx(1 / 3)),
-        "seen": (1, 1, 1),
-        "held out": (1, 0.5, 0),
+    assert {name: (v["n"], v["words"], v["letters"]["value"], v["word"]["value"]) for name, v in found.items()} == {
+        "all": (3, 3, pytest.approx((1 + 0.5 + 2 / 3) / 3), pytest.approx(1 / 3)),
+        "2": (2, 2, 0.75, 0.5),
+        "3": (1, 1, pytest.approx(2 / 3), 0),
+        "never": (1, 1, 0.5, 0),
+        "often": (1, 1, 1, 1),
     }
+    assert [*found][:3] == ["all", "2", "3"]
     assert lettering(["x"], [{"caption": "x"}], Resampler(np.arange(1), 9, 0)) is None
 
 
-def test_by_byte_pairs_only_lengths_that_all_have_are_compared():
-    words = [("up", 1, False), ("cat", 1, False), ("dog", 1, True), ("gnu", 2, True), ("quaff", 2, False)]
-    records = [{"sign": word, "byte_pairs": count, "held_out": unseen} for word, count, unseen in words]
-    found = lettering(["up", "cat", "do", "xnu", "quaff"], records, Resampler(np.arange(5), 9, 0))
-    assert {name: (v["n"], v["letters"]["value"]) for name, v in found.items() if "token" in name} == {
-        "1 token": (2, pytest.approx(5 / 6)),  # cat and dog: no word of two letters has 2 tokens, none of five has 1
-        "2 tokens": (1, pytest.approx(2 / 3)),
-        "held out, 1 token": (1, pytest.approx(2 / 3)),
-        "held out, 2 tokens": (1, pytest.approx(2 / 3)),
+def test_intervals_are_over_words():
+    """Twenty signs with one word tell no more of other words than one does."""
+    words = [["up", "no", "it", "we", "go"][k % 5] for k in range(100)]
+    records = [{"sign": word} for word in words]
+    read = [word if word in ("up", "no") else "zz" for word in words]
+    found = lettering(read, records, Resampler(np.arange(100), 200, 0))["all"]["word"]
+    assert found == pytest.approx(clustered(np.array([20, 20, 0, 0, 0]), np.full(5, 20))._asdict())
+    assert found["low"] < 0.1 and found["high"] > 0.8
+
+
+def test_by_byte_pairs_only_lengths_that_both_have_are_compared():
+    words = [("up", 1, "often"), ("cat", 1, "often"), ("dog", 1, "never"), ("gnu", 2, "never"), ("quaff", 2, "often")]
+    records = [{"sign": word, "byte_pairs": count, "shown": shown} for word, count, shown in words]
+    records.append({"sign": "xyz", "shown": "made up"})
+    found = lettering(["up", "cat", "do", "xnu", "quaff", "xyz"], records, Resampler(np.arange(6), 9, 0))
+    assert {
+        name: (v["n"], v["letters"]["value"]) for name, v in found.items() if "token" in name or "part" in name
+    } == {
+        "1 token": (
+            2,
+            pytest.approx(5 / 6),
+        ),  # cat and dog: no word of two letters is parted, none of five is one token
+        "parted": (1, pytest.approx(2 / 3)),
+        "often, 1 token": (1, 1),
+        "never, 1 token": (1, pytest.approx(2 / 3)),
+        "never, parted": (1, pytest.approx(2 / 3)),
     }
