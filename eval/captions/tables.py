@@ -100,8 +100,8 @@ def forms_table(points: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[s
     notes = [
         "First row: share of pictures in which all is right that a true descriptive prompt says. Below: by how much"
         f" that changes with the prompt's form alone. In brackets: 95 % intervals over {over}.",
-        "The tokeniser of words folds case and spaces, so that a leading space, upper case and a capital change nothing"
-        " by construction; a full stop makes the last word another token.",
+        "A full stop makes the last word another token. The suite draws no leading space, upper case or capital: the"
+        " tokeniser folds case and spaces, so that they change nothing.",
     ]
     return Table("Changes of form", ["prompt", *(MODELS[name].label for name in models)], body, notes)
 

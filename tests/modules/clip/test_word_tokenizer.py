@@ -24,6 +24,14 @@ def test_words_padding_unknown_words_and_the_end(tokenize):
     assert (tokens.argmax(dim=1) == torch.tensor([3, 3, 0, 4])).all()
 
 
+def test_case_and_spaces_change_no_token_and_a_full_stop_does(tokenize):
+    """Of the changes of form that DALL-E 3 speaks of (section 3.1), two cannot change a picture here."""
+    plain = tokenize("a red circle")
+    for other in (" a red circle", "A RED CIRCLE", "A red circle", "a  red circle "):
+        assert torch.equal(tokenize(other), plain)
+    assert not torch.equal(tokenize("a red circle."), plain)
+
+
 def test_one_caption(tokenize):
     assert tokenize("a circle").tolist() == [[2, 4, 7, 0, 0]]
 
