@@ -4,7 +4,8 @@
     python -m eval.pages.claims --store runs/quickstart docs/results/quickstart.json
 
 docs/results/claims.yaml lists the claims. A number is named by file and path, as in quickstart:main/ar_prior/frechet;
-the files hold those numbers of a run that claims name, and nothing else. Verdicts follow from intervals:
+the files hold those numbers of a run that claims name, and nothing else. A number that was copied from a printed table
+has "digits" beside "value", "low" and "high": as many as were printed. Verdicts follow from intervals:
 
     claims:
       - paper: section 5.1, figure 8                # where the paper says it
@@ -136,10 +137,11 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies."""
+    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies, or as `digits` says."""
     if "low" not in number:
         return f"{number['value']:.{DIGITS}g}"
-    digits = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)
+    wide = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)
+    digits = number.get("digits", wide)
     low, high = (f"{number[key]:.{digits}f}" for key in ("low", "high"))
     return f"{number['value']:.{digits}f} [{low}, {high}]"
 

@@ -26,7 +26,7 @@ def read_columns(path: Path, wanted: Callable[[str], bool]) -> list[Mapping[str,
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
     except ImportError:
-        raise InputError(f'{path}: parquet is read by pyarrow: `pip install "unclip[parquet]"`') from None
+        raise InputError(f'{path}: parquet is read by pyarrow: `pip install -e ".[parquet]"`') from None
     try:
         with open_regular(path) as file:
             schema = parquet.read_schema(file)

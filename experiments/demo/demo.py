@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def run(options: argparse.Namespace) -> int:
     """Run `unclip demo`; returns the exit code after Ctrl-C."""
     if find_spec("gradio") is None:
-        raise InputError('the demo needs the package gradio: pip install "unclip[demo]", or pip install gradio')
+        raise InputError('the demo needs the package gradio: pip install -e ".[demo]", or pip install gradio')
     if options.port is not None and not 0 < options.port < 65_536:
         raise InputError(f"--port {options.port}: give a number from 1 to 65535")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -18,7 +18,7 @@ REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072
 """Of the rewards on the authors' validation data: scores are standardised by them."""
 MAX_TOKENS, HEAD = 35, 64
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-INSTALL = 'ImageReward and VQAScore need transformers: `pip install "unclip[vlm]"`'
+INSTALL = 'ImageReward and VQAScore need transformers: `pip install -e ".[vlm]"`'
 
 
 class ImageReward:
