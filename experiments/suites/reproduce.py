@@ -41,11 +41,12 @@ def run(options: argparse.Namespace) -> int:
         return run_stage(suite, options)
     for seed in range(options.seeds):
         copy = replica(suite, seed)
+        again = tuple(name for name in options.again if seed == 0 or suite.stages[name].replicate)
         if options.dry_run:
-            say(dry_run(Staging(copy, tuple(options.again)), names))
+            say(dry_run(Staging(copy, again), names))
             continue
         share_judges(suite, copy)
-        code = run_suite(copy, names, options)
+        code = run_suite(copy, names, options, again)
         if code:
             return code
         page = copy.run / "report.html"
@@ -62,15 +63,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_suite(suite: Suite, names: list[str], options: argparse.Namespace) -> int:
-    """Brings one replica of a suite up to date; returns the exit code."""
+def run_suite(suite: Suite, names: list[str], options: argparse.Namespace, again: tuple[str, ...]) -> int:
+    """Brings one replica of a suite up to date, with the stages `again` run anew; returns the exit code."""
     cores = available_cores()
     devices = tuple(options.devices)
     jobs = options.jobs or len(devices) or cores
     jobs = min(jobs, len(devices) or jobs)
     with hold(suite.run, options.wait):
-        staging = Staging(suite, tuple(options.again))
-        return run_runner(Runner(staging, names, jobs, max(1, cores // jobs), devices, fork=options.fork))
+        return run_runner(Runner(Staging(suite, again), names, jobs, max(1, cores // jobs), devices, fork=options.fork))
 
 
 def run_stage(suite: Suite, options: argparse.Namespace) -> int:

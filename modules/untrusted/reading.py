@@ -48,8 +48,8 @@ def open_regular(path: str | Path) -> BinaryIO:
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(21, os.strerror(21), str(path))
         raise InputError(
-            f"{printable(str(path))} is a FIFO, a socket or a device, where a file is read: name a file. What a program "
-            "prints, as in <(...), has to be written to one before"
+            f"{printable(str(path))} is a FIFO, a socket or a device, where a file is read: name a file. What a "
+            "program prints, as in <(...), has to be written to one before"
         )
     return os.fdopen(descriptor, "rb")
 

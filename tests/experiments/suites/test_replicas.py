@@ -108,6 +108,13 @@ def test_reproduce_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert found["glide"]["frechet"]["values"] == [5, 6, 7] and found["glide"]["frechet"]["value"] == 6
     assert "diffusion prior < GLIDE" in Path("runs/x/seeds.md").read_text()
     assert "Over 3 training seeds" in capsys.readouterr().out
+
+    Path("journal.txt").unlink()
+    assert main(["reproduce", "suite.yaml", "--seeds", "2", "--again", "judge"]) == 0
+    assert Path("journal.txt").read_text().split("\n")[0] == "judge runs/x"
+    assert (
+        "judge runs/x/seeds" not in Path("journal.txt").read_text()
+    )  # one judge for all replicas, also when made anew
     assert main(["reproduce", "suite.yaml", "--seeds", "3"]) == 0
     assert Path("journal.txt").read_text().count("\n") == 4  # nothing again
 
