@@ -19,6 +19,8 @@ DPI = 150  # of the PNGs
 FOOT: dict[str, Any] = {"fontsize": 7, "color": "#555555"}
 FOOT_LETTERS = 18  # of the foot to an inch
 FOOT_LINE = 0.135  # inches
+LEGEND_HANDLE = 0.55  # inches: the piece of line in a legend, and the gaps beside it
+LEGEND_LETTERS = 15  # of the legend to an inch
 
 
 def plain(text: str) -> str:
@@ -40,9 +42,12 @@ def canvas(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, li
 
 
 def legend(figure: Figure, axis: Axes) -> None:
-    """One legend for all panels, above them, where no line is hidden by it."""
+    """One legend for all panels, above them, where no line is hidden by it; in as many rows as the figure needs."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(labels)), fontsize=8, frameon=False)
+    widest = max((len(label) for label in labels), default=0)
+    beside = int(figure.get_figwidth() / (LEGEND_HANDLE + widest / LEGEND_LETTERS))
+    columns = max(1, min(beside, 6, len(labels)))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=8, frameon=False)
 
 
 def errors(points: Sequence[Mapping[str, float]]) -> list[list[float]]:

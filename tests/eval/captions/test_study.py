@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from eval.captions.claims import claims_table, differences, over_seeds, verdict
 from eval.captions.models import MODELS, REAL
@@ -194,6 +195,10 @@ def test_tables_show_the_end_of_training_and_figures_all_of_it():
     for models in FIGURES.values():
         figure = curves(many, models, "prompts")
         assert len(figure.axes) == 4
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        (box,) = (found.get_window_extent(renderer) for found in figure.legends)
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1  # no name is cut off
         for axis in figure.axes:
             assert len(axis.containers) == len(models)
             (line, *_) = axis.containers[0]
