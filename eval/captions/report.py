@@ -70,7 +70,7 @@ def outcomes_table(found: Sequence[Measured]) -> Table:
 
 
 def lengths_table(found: Sequence[Measured]) -> Table:
-    """By source: captions, words a caption, different captions, faultless captions, words about nothing."""
+    """By source: captions, words a caption, different captions, faultless captions, unrelated words."""
     body = [
         [
             Cell(one.source),
@@ -83,9 +83,9 @@ def lengths_table(found: Sequence[Measured]) -> Table:
         ]
         for one in found
     ]
-    columns = ["captions", "number", "words", "shortest to longest", "different", "nothing amiss", "unrelated words"]
+    columns = ["captions", "number", "words", "shortest to longest", "different", "faultless", "unrelated words"]
     notes = [
-        "Words: mean and standard deviation. Nothing amiss: share of captions that say all that is true, and no more."
+        "Words: mean and standard deviation. Faultless: share of captions that say all that is true, and no more."
     ]
     return Table("Lengths of captions", columns, body, notes)
 
