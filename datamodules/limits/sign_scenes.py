@@ -5,15 +5,16 @@ A pure function of (split, index). Board, ink, font, size and place are never me
 CLIP's byte pair encoding has one token for a common word, which hides its letters, and parts a rare one into two or
 three. The paper suspects that this is why words in pictures are wrong: a model has to have seen each token written out.
 So training shows some words often, some rarely and some never, and half of its signs may show made-up words: tokens of
-parted words, put together anew. They show all tokens of parted words, but no token of a word that is one token whole,
-and letters in every order for whoever reads letters.
+parted words, put together anew. So all tokens of parted words are shown, and no token of a common word that is never
+shown; who reads letters meets them in many orders.
 """
 
 from __future__ import annotations
 
 import zlib
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, product
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +32,13 @@ PARTED = {word.replace("+", ""): tuple(word.split("+")) for line in _LINES for w
 BYTE_PAIRS = dict.fromkeys(WHOLE, 1) | {word: len(parts) for word, parts in PARTED.items()}
 """Word -> how many tokens it is."""
 WORDS = tuple(BYTE_PAIRS)
-UNSEEN = (*WHOLE[3::8], *tuple(PARTED)[1::4])
-"""An eighth of the common words and a fourth of the rare ones."""
+FIRST = tuple(sorted({part for parts in PARTED.values() for part in parts[:-1]}))
+LAST = tuple(sorted({parts[-1] for parts in PARTED.values()}))
+"""Tokens of parted words, by whether a word can end with them. A made-up word has one or two of the first, and one of
+the second."""
+_UNSEEN_WHOLE = tuple(word for word in WHOLE[3::8] if word not in LAST)
+UNSEEN = (*_UNSEEN_WHOLE, *tuple(PARTED)[1::4])
+"""Every eighth of the common words, but for one that is the end of a rare word too; and every fourth of the rare."""
 SEEN = tuple(word for word in WORDS if word not in UNSEEN)
 
 OFTEN, SOMETIMES, RARELY, NEVER, MADE_UP = "often", "sometimes", "rarely", "never", "made up"
@@ -48,10 +54,6 @@ SHOWN = {
     **dict.fromkeys(UNSEEN, NEVER),
 }
 """Word -> how often training shows it; a third of the seen words of each length each."""
-FIRST = tuple(sorted({part for parts in PARTED.values() for part in parts[:-1]}))
-LAST = tuple(sorted({parts[-1] for parts in PARTED.values()}))
-"""Tokens of parted words, by whether a word can end with them. A made-up word has one or two of the first, and one of
-the second."""
 RESERVED = 8
 """One of so many made-up words stands on test signs only."""
 FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf", "DejaVuSans-BoldOblique.ttf")
@@ -120,18 +122,42 @@ def _by_frequency(rng: np.random.Generator, length: int) -> str:
     return words[int(np.searchsorted(summed, rng.random() * summed[-1], side="right"))]
 
 
+@lru_cache(None)
+def _part_lengths(length: int, parts: int) -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
+    """The lengths that the parts of a made-up word can have, and summed up, how many such words there are of each."""
+    found = [
+        lengths
+        for lengths in product(range(1, length + 1), repeat=parts)
+        if sum(lengths) == length and all(_parts(k == parts - 1, size) for k, size in enumerate(lengths))
+    ]
+    counts = [prod(len(_parts(k == parts - 1, size)) for k, size in enumerate(lengths)) for lengths in found]
+    return tuple(found), np.cumsum(counts)
+
+
+@lru_cache(None)
+def _parts(last: bool, length: int) -> tuple[str, ...]:
+    return tuple(part for part in (LAST if last else FIRST) if len(part) == length)
+
+
 def _make_word(rng: np.random.Generator, length: int, *, test: bool) -> str:
-    """A made-up word; those of the test split are no others'."""
+    """A made-up word of two or three parts; those of the test split are no others'."""
     while True:
-        parts = [_choose(rng, FIRST) for _ in range(int(rng.integers(1, 3)))]
-        word = "".join([*parts, _choose(rng, LAST)])
-        if len(word) == length and word not in SHOWN and is_reserved(word) == test:
+        parts = min(int(rng.integers(2, 4)), length)
+        lengths, summed = _part_lengths(length, parts)
+        chosen = lengths[int(np.searchsorted(summed, rng.integers(summed[-1]), side="right"))]
+        word = "".join(_choose(rng, _parts(k == parts - 1, size)) for k, size in enumerate(chosen))
+        if word not in SHOWN and not word.endswith(_UNSEEN_WHOLE) and is_reserved(word) == test:
             return word
 
 
 def is_reserved(word: str) -> bool:
     """Whether a made-up word is one of those that stand on test signs only."""
     return zlib.crc32(word.encode()) % RESERVED == 0
+
+
+def is_held_out(word: str) -> bool:
+    """Whether no training sign shows a word, be it of `WORDS` or made up."""
+    return word in UNSEEN or (word not in SHOWN and is_reserved(word))
 
 
 def sign_for(word: str, seed: int) -> Sign:

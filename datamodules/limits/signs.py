@@ -27,7 +27,7 @@ class SignsDataModule(LimitsDataModule):
         made_up: share of the training and validation signs that show made-up words, 0 to 1.
 
     Raises:
-        InputError: as there; a share that is none.
+        InputError: as there; `made_up` is outside 0 to 1.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SignsDataModule(LimitsDataModule):
         own = self._sign(split, index)
         sign = sign_scenes.sign_for(own.word, seed) if sample else own
         shown = sign_scenes.SHOWN.get(own.word, sign_scenes.MADE_UP)
-        truth = {"sign": own.word, "held_out": own.word not in sign_scenes.SEEN, "shown": shown}
+        truth = {"sign": own.word, "held_out": sign_scenes.is_held_out(own.word), "shown": shown}
         if own.word in sign_scenes.BYTE_PAIRS:
             truth["byte_pairs"] = sign_scenes.BYTE_PAIRS[own.word]
         return sign_scenes.render(sign, size), truth

@@ -33,6 +33,8 @@ MODELS: dict[str, Trained] = {
 """By the stage's name, in the order of tables."""
 REAL = "real"
 """The pictures that the prompts are captions of, judged as drawn ones are: the best that can be reached."""
+LABELS = {**{name: model.label for name, model in MODELS.items()}, REAL: "(real pictures)"}
+"""How tables call them, in their order."""
 
 PROMPTS: dict[str, str] = {
     "ground_truth": "ground-truth prompts",

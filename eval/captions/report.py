@@ -84,9 +84,7 @@ def lengths_table(found: Sequence[Measured]) -> Table:
         for one in found
     ]
     columns = ["captions", "number", "words", "shortest to longest", "different", "faultless", "unrelated words"]
-    notes = [
-        "Words: mean and standard deviation. Faultless: share of captions that say all that is true, and no more."
-    ]
+    notes = ["Words: mean and standard deviation. Faultless: share of captions that say all that is true, and no more."]
     return Table("Lengths of captions", columns, body, notes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.captions.claims import Gap, Points, Side, gap_of
-from eval.captions.models import MODELS, PROMPTS, REAL
+from eval.captions.models import LABELS, MODELS, PROMPTS
 from eval.metrics.bootstrap import Resampler, as_json
 from eval.tables.tabular import Cell, Table, number
 
@@ -22,9 +22,6 @@ FORMS = {
     "form_unrelated_word": '"photo" in front',
 }
 """Prompts of the study in other forms -> how tables call them; the first is the form that they are compared with."""
-
-
-LABELS = {**{name: model.label for name, model in MODELS.items()}, REAL: "(real pictures)"}
 
 
 def points_table(points: Sequence[Mapping[str, Any]], over: str) -> Table:
@@ -54,8 +51,8 @@ def points_table(points: Sequence[Mapping[str, Any]], over: str) -> Table:
     notes = [
         "Accuracy of what the prompt says, by the classifier; all: everything that it says is right. In brackets: 95 %"
         f" intervals over {over}. A reworded prompt is judged by what it said before.",
-        "Real pictures: what the judges say of the pictures that the prompts are captions of. Where a prompt is wrong,"
-        " so are they.",
+        "Real pictures: what the judges say of the pictures that the prompts are captions of. Such a picture counts as"
+        " wrong where its prompt is wrong.",
     ]
     return Table("Decoders by their captions", heads, body, notes)
 
@@ -108,4 +105,4 @@ def forms_table(points: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[s
 
 def _signed(interval: Mapping[str, float] | None) -> Cell:
     cell = number(interval, 3)
-    return cell if interval is None or interval["value"] <= 0 else Cell(f"+{cell.text}", cell.interval)
+    return Cell(f"+{cell.text}", cell.interval) if interval is not None and float(cell.text) > 0 else cell

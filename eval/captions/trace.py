@@ -25,14 +25,14 @@ class Case(NamedTuple):
         caption: the caption claims something that is not true. Left out is not wrong.
         both: the picture and the caption are wrong in one and the same attribute.
         follows: the picture shows what the caption claims.
-        other_wrong, other_follows: the same of the other picture; nan without one.
+        other_both, other_follows: the same of the other picture; nan without one.
     """
 
     wrong: float
     caption: float
     both: float
     follows: float
-    other_wrong: float
+    other_both: float
     other_follows: float
 
 
@@ -57,8 +57,8 @@ def trace(
         {"value", "low", "high"} over prompts or None, are
             wrong_pictures, wrong_captions: of all.
             explained: wrong pictures whose caption is wrong in the same attribute, of the wrong pictures.
-            caused: by how much more often pictures are wrong after wrong captions than after the true captions of
-                these scenes, in numbers of pictures, of the wrong pictures. None without `other`.
+            caused: explained pictures, less those that are as wrong after the true captions of the same scenes, of the
+                wrong pictures. None without `other`.
             followed: wrong captions whose picture shows what the caption claims, of the wrong captions.
             followed_by_chance: the same of the pictures that were drawn from the true captions. None without `other`.
 
@@ -89,7 +89,7 @@ def _cases(
         picture, caption = by_truth[name] < 1, name in wrong
         beside = (float("nan"), float("nan"))
         if others is not None:
-            beside = (float(others[0][name] < 1), float(not others[1][name] < 1))
+            beside = (float(others[0][name] < 1 and caption), float(not others[1][name] < 1))
         found[name] = Case(picture, caption, picture and caption, not by_caption[name] < 1, *beside)
     return found
 
@@ -97,15 +97,15 @@ def _cases(
 def _any(cases: Mapping[str, Case]) -> Case:
     """Of all attributes together: something is wrong; everything that the caption claims is shown."""
     asked = [case for case in cases.values() if not np.isnan(case.wrong)]
-    wrong, caption, both, follows, other_wrong, other_follows = zip(*asked, strict=True)
-    return Case(max(wrong), max(caption), max(both), min(follows), max(other_wrong), min(other_follows))
+    wrong, caption, both, follows, other_both, other_follows = zip(*asked, strict=True)
+    return Case(max(wrong), max(caption), max(both), min(follows), max(other_both), min(other_follows))
 
 
 def _summary(name: str, cases: Sequence[Case], point: Point, draws: int) -> dict[str, Any]:
     columns = (np.array(column, np.float64) for column in zip(*cases, strict=True))
-    wrong, caption, both, follows, other_wrong, other_follows = columns
+    wrong, caption, both, follows, other_both, other_follows = columns
     resampler = Resampler(point.folder.caption_index, draws, 0)
-    gained = caption * (wrong - other_wrong)
+    gained = both - other_both
     asked = ~np.isnan(gained)
     caused = resampler.ratio(np.where(asked, gained, 0), np.where(asked, wrong, 0))
     return {
@@ -141,9 +141,9 @@ def trace_table(rows: Sequence[Mapping[str, Any]], over: str) -> Table:
     notes = [
         "Pictures drawn from the captioner's captions of held-out scenes, judged by the true scenes. Scenes without the"
         f" attribute do not count. In brackets: 95 % intervals over {over}.",
-        "Explained: share of the wrong pictures whose caption is wrong in the same attribute; some are by chance."
-        " Caused: what is left of that share when as many are taken away as were wrong in the same scenes, drawn from"
-        " their true captions.",
+        "Explained: share of the wrong pictures whose caption is wrong in the same attribute. Caused: these, less the"
+        " pictures that are as wrong when the same scenes are drawn from their true captions; as a share of all wrong"
+        " pictures.",
         "Followed: share of the wrong captions whose picture shows what the caption says. By chance: the same of the"
         " pictures that were drawn from the true captions.",
     ]

@@ -67,5 +67,5 @@ def curves(points: Sequence[Mapping[str, Any]], models: Sequence[str], over: str
         axis.set_xlabel("optimiser steps")
         axis.set_ylim(bottom=None)
     legend(figure, axes[0])
-    said = "The paper's own are the CLIP scores; its descriptive prompts are its captioner's, these are true ones."
+    said = "The paper has CLIP scores only, and uses its captioner's prompts where these are true ones."
     return foot(figure, f"Bars: 95 % intervals over {over}. Points of one step stand side by side. {said}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,7 @@ def merged(replicas: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def means(replicas: Sequence[Mapping[str, Any]], part: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a part that all replicas have; a number that one of them lacks is None."""
-    key_of: Callable[[Mapping[str, Any]], tuple[Any, ...]] = lambda row: tuple(row[key] for key in keys)  # noqa: E731
-    by_key = [{key_of(row): row for row in replica[part]} for replica in replicas]
+    by_key = [{tuple(row[key] for key in keys): row for row in replica[part]} for replica in replicas]
     found = []
     for key, first in by_key[0].items():
         rows = [other.get(key) for other in by_key]

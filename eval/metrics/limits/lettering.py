@@ -14,9 +14,10 @@ SIGN = "sign"
 """Manifest key: the word that a picture should show."""
 BYTE_PAIRS = "byte_pairs"
 """Manifest key: how many tokens of CLIP's byte pair encoding the word is."""
-ONE_TOKEN, PARTED = "1 token", "parted"
+ONE_TOKEN, SEVERAL = "1 token", "several tokens"
 SHOWN = "shown"
-"""Manifest key: how often training shows the word, in a word or two ("often", "never", ...)."""
+"""Manifest key: how often training shows the word, one of `FREQUENCIES`."""
+FREQUENCIES = ("often", "sometimes", "rarely", "never", "made up")
 NONE = "-"
 """A reader's class for a place behind the last letter."""
 
@@ -62,17 +63,17 @@ def lettering(
         resampler: its draws and seed are taken.
 
     Returns:
-        {"all": {"letters", "word", "n", "words"}, "2", ..., "often", ..., "1 token", "parted", "often, 1 token", ...}:
-        shares, pictures and different words; None where no line has a word.
+        {"all": {"letters", "word", "n", "words"}, "2", ..., "often", ..., "1 token", "several tokens",
+        "often, 1 token", ...}: shares, pictures and different words; None where no line has a word.
     """
     words = [record.get(SIGN) or "" for record in records]
     groups: dict[str, list[int]] = {}
     compared = lengths_of_all(records)
     for k, (word, record) in enumerate(zip(words, records, strict=True)):
         if word:
-            kinds = [str(record[SHOWN])] if SHOWN in record else []
+            kinds = [record[SHOWN]] if record.get(SHOWN) in FREQUENCIES else []
             if BYTE_PAIRS in record and len(word) in compared:
-                tokens = ONE_TOKEN if record[BYTE_PAIRS] == 1 else PARTED
+                tokens = ONE_TOKEN if record[BYTE_PAIRS] == 1 else SEVERAL
                 kinds += [tokens, *(f"{kind}, {tokens}" for kind in kinds)]
             for name in ("all", str(len(word)), *kinds):
                 groups.setdefault(name, []).append(k)
@@ -91,9 +92,11 @@ def lettering(
     return found or None
 
 
-def _place(name: str) -> tuple[bool, bool, bool, str]:
-    """All words first, then lengths, then the rest."""
-    return name != "all", not name.isdigit(), ", " in name, name
+def _place(name: str) -> tuple[int, str]:
+    """All words first, then lengths, then how often they are shown, then tokens, then both."""
+    order = ["all", *FREQUENCIES, ONE_TOKEN, SEVERAL]
+    order += [f"{shown}, {tokens}" for shown in FREQUENCIES for tokens in (ONE_TOKEN, SEVERAL)]
+    return (order.index(name) * 2 if name in order else 1), name
 
 
 def lengths_of_all(records: Sequence[Mapping[str, Any]]) -> set[int]:

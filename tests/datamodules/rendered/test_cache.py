@@ -161,7 +161,7 @@ def test_mapped_arrays_refuse_pickles(tmp_path):
     [
         (scenes, "7fe337254bb98e23"),
         (channels, "3bfcfd50d2089678"),
-        (sign_scenes, "0e45a4a3bdf47783"),
+        (sign_scenes, "30485af30f662b4f"),
         (crowd_scenes, "4032b49ad771c82d"),
     ],
 )

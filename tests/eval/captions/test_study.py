@@ -74,7 +74,7 @@ def test_what_the_paper_says_of_half_way_is_asked_before_the_end():
     }
     claims = {claim["label"]: claim["difference"]["value"] for claim in differences(found, 20)}
     gap = "80 % descriptive synthetic − 65 % descriptive synthetic, ground-truth prompts"
-    assert claims == pytest.approx({gap: -0.3, f"{gap}, after part 2 of training": 0.4})
+    assert claims == pytest.approx({gap: -0.3, f"{gap}, after part 2 of 3 of training": 0.4})
 
 
 def test_a_verdict_needs_an_interval_without_0():
@@ -93,7 +93,7 @@ def test_over_seeds_it_is_students_interval_of_the_differences():
     assert over_seeds([replica(0.1), replica(0.2, "other")]) == []
     assert "One training seed" in claims_table([{**replica(0.1)[0], "difference": interval(0.5)}], "x").notes[1]
     kept = claims_table(over_seeds([replica(v) for v in (0.1, 0.1001, 0.1002)]), "3 training seeds").notes[1]
-    assert kept == "With Holm's correction for all rows there stay: x (all that is said)."
+    assert kept == "With Holm's correction within each statement there stay: x (all that is said): agrees."
     assert claims_table([found], "3 training seeds").notes[1].endswith("there stay: none.")
 
 
@@ -160,14 +160,18 @@ def test_a_wrong_relation_is_traced_among_scenes_that_have_one():
 
 
 def test_any_wants_the_same_attribute_in_picture_and_caption():
-    """A caption that is wrong in the colour does not explain a wrong shape."""
+    """A caption that is wrong in the colour neither explains nor causes a wrong shape."""
     (seen, scene) = described("circle")
     said = {**scene, "objects": [{**scene["objects"][0], "colour": "blue"}]}
     shown = {**seen, "objects": [{**seen["objects"][0], "shape": "cross"}]}
     records = [{"caption_index": 0, "mentioned": said}]
-    rows = trace(point("synthetic", "true_95", [1], records=records, words=[shown]), {0: scene}, 50)
+    drawn, right = (
+        point(prompts, "true_95", [1], records=records, words=[words])
+        for prompts, words in (("synthetic", shown), ("descriptive", seen))
+    )
+    rows = trace(drawn, {0: scene}, 50, right)
     (row,) = [row for row in rows if row["attribute"] == "any"]
-    assert [row[k]["value"] for k in ("wrong_pictures", "wrong_captions", "explained")] == [1, 1, 0]
+    assert [row[k]["value"] for k in ("wrong_pictures", "wrong_captions", "explained", "caused")] == [1, 1, 0, 0]
 
 
 def interval(value):

@@ -78,7 +78,7 @@ with open("journal.txt", "a") as journal:
     journal.write(f"{name} {run}\\n")
 seed = int(pathlib.Path(run).name) if pathlib.Path(run).name.isdigit() else 0
 if name == "judge":
-    pathlib.Path(run, "judge", "out").write_text("judge")
+    pathlib.Path(run, "judge", "out").write_text(pathlib.Path("journal.txt").read_text())
 else:
     for condition, value in (("glide", 5.0 + seed), ("diffusion_prior", 3.0 + 1.1 * seed)):
         folder = pathlib.Path(run, "samples", condition)
@@ -111,12 +111,13 @@ def test_reproduce_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert main(["reproduce", "suite.yaml", "--seeds", "3"]) == 0
     assert Path("journal.txt").read_text().count("\n") == 4  # nothing again
 
-    Path("journal.txt").unlink()
+    with Path("journal.txt").open("a") as journal:
+        journal.write("a new judge, which differs\n")
+    before = len(Path("journal.txt").read_text().split("\n"))
     assert main(["reproduce", "suite.yaml", "--seeds", "2", "--again", "judge"]) == 0
-    assert Path("journal.txt").read_text().split("\n")[0] == "judge runs/x"
-    assert (
-        "judge runs/x/seeds" not in Path("journal.txt").read_text()
-    )  # one judge for all replicas, also when made anew
+    ran = Path("journal.txt").read_text().split("\n")[before - 1 : -1]
+    # One judge for all replicas, also when it is made anew; and all are measured by the new one.
+    assert ran == ["judge runs/x", "measure runs/x", "measure runs/x/seeds/1"]
 
 
 def test_a_suite_that_measures_by_other_commands_ends_well_over_seeds(tmp_path, monkeypatch, capsys):

@@ -44,10 +44,12 @@ def test_by_length_and_by_what_training_showed():
         "all": (3, 3, pytest.approx((1 + 0.5 + 2 / 3) / 3), pytest.approx(1 / 3)),
         "2": (2, 2, 0.75, 0.5),
         "3": (1, 1, pytest.approx(2 / 3), 0),
-        "never": (1, 1, 0.5, 0),
         "often": (1, 1, 1, 1),
+        "never": (1, 1, 0.5, 0),
     }
-    assert [*found][:3] == ["all", "2", "3"]
+    assert [*found] == ["all", "2", "3", "often", "never"]
+    strange = [{"sign": "up", "shown": "all"}, {"sign": "no", "shown": "2"}]
+    assert [*lettering(["up", "no"], strange, Resampler(np.arange(2), 9, 0))] == ["all", "2"]
     assert lettering(["x"], [{"caption": "x"}], Resampler(np.arange(1), 9, 0)) is None
 
 
@@ -73,8 +75,8 @@ def test_by_byte_pairs_only_lengths_that_both_have_are_compared():
             2,
             pytest.approx(5 / 6),
         ),  # cat and dog: no word of two letters is parted, none of five is one token
-        "parted": (1, pytest.approx(2 / 3)),
+        "several tokens": (1, pytest.approx(2 / 3)),
         "often, 1 token": (1, 1),
         "never, 1 token": (1, pytest.approx(2 / 3)),
-        "never, parted": (1, pytest.approx(2 / 3)),
+        "never, several tokens": (1, pytest.approx(2 / 3)),
     }
