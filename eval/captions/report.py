@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.captions.compare import ATTRIBUTES, Outcomes, lengths
-from eval.tables.tabular import DASH, Cell, Table
+from eval.tables.tabular import DASH, Cell, Table, number
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,44 @@ def lengths_table(found: Sequence[Measured]) -> Table:
     columns = ["captions", "number", "words", "shortest to longest", "different", "faultless", "unrelated words"]
     notes = ["Words: mean and standard deviation. Faultless: share of captions that say all that is true, and no more."]
     return Table("Lengths of captions", columns, body, notes)
+
+
+def faults(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wrong and left out in the captions of a source, as shares of what is true of the pictures.
+
+    Args:
+        source: of `Measured.as_json`.
+
+    Returns:
+        {"source", "faultless": {"value"}, "wrong ATTRIBUTE": {"value"}, "left out ATTRIBUTE": {"value"}, ...}; None
+        where nothing is known.
+    """
+    found: dict[str, Any] = {"source": source["source"], "faultless": _value(source["faultless"], 1)}
+    for name in ATTRIBUTES:
+        counts = (source["outcomes"] or {}).get(name, dict.fromkeys(("right", "wrong", "left_out"), 0))
+        true = counts["right"] + counts["wrong"] + counts["left_out"]
+        found |= {f"wrong {name}": _value(counts["wrong"], true), f"left out {name}": _value(counts["left_out"], true)}
+    return found
+
+
+def _value(part: float | None, whole: int) -> dict[str, float] | None:
+    return None if part is None or whole == 0 else {"value": part / whole}
+
+
+def faults_table(rows: Sequence[Mapping[str, Any]], over: str) -> Table:
+    """A table of the results of `faults`.
+
+    Args:
+        rows: of `faults`, or their means over replicas.
+        over: what the intervals are over, in words.
+    """
+    names = ["faultless", *(f"wrong {name}" for name in ATTRIBUTES)]
+    body = [[Cell(row["source"]), *(number(row.get(name), 3) for name in names)] for row in rows]
+    notes = [
+        "Faultless: share of the captions that say all that is true, and no more. Wrong: share of what is true of the"
+        f" pictures. In brackets: 95 % intervals over {over}; none for one seed."
+    ]
+    return Table("Captions", ["captions", *names], body, notes)
 
 
 def _share(part: int, whole: int) -> Cell:

@@ -19,6 +19,7 @@ import yaml
 from eval.captions.claims import claims_table, differences, over_seeds
 from eval.captions.models import MODELS, PROMPTS, REAL
 from eval.captions.points import Point, final, folders, judge
+from eval.captions.report import faults, faults_table
 from eval.captions.tables import AS_IT_IS, FORMS, form_changes, forms_table, points_table
 from eval.captions.trace import trace, trace_table
 from eval.runs import read_json
@@ -65,7 +66,9 @@ def replicas_of(run: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((run / SEEDS).glob(f"*/{STUDY}")):
         content = read_json(path) or {}
-        lacking = [name for name in ("prompts", "points", "claims", "forms", "trace") if name not in content]
+        lacking = [
+            name for name in ("prompts", "points", "claims", "forms", "captions", "trace") if name not in content
+        ]
         if lacking:
             raise InputError(f"{path}: it lacks {lacking[0]!r}; make it again: unclip study {path.parent}")
         found.append(content)
@@ -97,12 +100,14 @@ def study_of(run: Path, draws: int, device: torch.device) -> dict[str, Any]:
             points[key] = judge(key, path, judges, run / "features")
     traced = [point for key, point in points.items() if key[0] == TRACED and key[1] != REAL]
     scenes = scenes_of(run / "prompts" / TRACED) if traced else {}
+    sources = (read_json(run / "caption_report" / "report.json") or {}).get("sources", [])
     return {
         "over": "prompts",
         "prompts": {point.prompts: fingerprint(point) for point in points.values()},
         "points": [point.summary(draws) | {"step": step_of(run, point)} for point in points.values()],
         "claims": differences(points, draws),
         "forms": form_changes(points, draws),
+        "captions": [faults(source) for source in sources],
         "trace": [row for point in traced for row in trace(point, scenes, draws, final(points, AS_IT_IS, point.model))],
     }
 
@@ -165,6 +170,7 @@ def merged(replicas: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "points": means(replicas, "points", ("prompts", "model", "part")),
         "claims": over_seeds([replica["claims"] for replica in replicas]),
         "forms": means(replicas, "forms", ("form", "model")),
+        "captions": means(replicas, "captions", ("source",)),
         "trace": means(replicas, "trace", ("model", "attribute")),
         "replicas": list(replicas),
     }
@@ -179,7 +185,7 @@ def means(replicas: Sequence[Mapping[str, Any]], part: str, keys: Sequence[str])
         there = [row for row in rows if row is not None]
         if len(there) < len(rows):
             continue
-        names = [name for name in first if any(_is_interval(row.get(name)) for row in there)]
+        names = [name for name in first if any(_is_number(row.get(name)) for row in there)]
         columns = {name: [row.get(name) for row in there] for name in names}
         mean = {
             name: as_json_mean([float(value["value"]) for value in column if value]) if all(column) else None
@@ -189,8 +195,8 @@ def means(replicas: Sequence[Mapping[str, Any]], part: str, keys: Sequence[str])
     return found
 
 
-def _is_interval(value: object) -> bool:
-    return isinstance(value, dict) and {"value", "low", "high"} <= set(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, dict) and "value" in value
 
 
 def tables(content: Mapping[str, Any]) -> list[Table]:
@@ -199,4 +205,5 @@ def tables(content: Mapping[str, Any]) -> list[Table]:
     made = [claims_table(content["claims"], over), points_table(content["points"], over)]
     forms = forms_table(content["points"], content["forms"], over)
     made += [] if forms is None else [forms]
+    made += [faults_table(content["captions"], over)] if content["captions"] else []
     return [*made, *([trace_table(content["trace"], over)] if content["trace"] else [])]

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from eval.captions.compare import _matchings, compare, is_faultless, lengths, total, wrong_attributes
-from eval.captions.report import measured, outcomes_table
+from eval.captions.report import faults, faults_table, measured, outcomes_table
 
 
 def thing(shape=None, colour=None, size=None):
@@ -91,3 +91,17 @@ def test_a_caption_of_many_objects_is_compared_too():
     """An untrained captioner says a shape with every word; trying all orders of nineteen would not end."""
     found = outcomes(scene(*[thing("circle")] * 18, thing("cross", "blue"), count=19), TWO)
     assert found["shape"] == (2, 0, 0, 17) and found["colour"] == (1, 0, 1, 0)
+
+
+def test_faults_are_shares_of_what_is_true():
+    said = [scene(thing("cross", "red")), TWO]
+    found = measured("made", ["a red cross", "two"], [compare(said[0], ONE), compare(said[1], TWO)], [[], []])
+    row = faults(found.as_json())
+    assert row["source"] == "made" and row["faultless"] == {"value": 0.5}
+    assert row["wrong shape"] == {"value": pytest.approx(1 / 3)} and row["wrong colour"] == {"value": 0}
+    assert row["left out size"] == {"value": pytest.approx(1 / 3)} and row["left out relation"] == {"value": 0}
+    unknown = faults(measured("own", ["a cat"]).as_json())
+    assert unknown["faultless"] is None and unknown["wrong shape"] is None
+    table = faults_table([row, unknown], "prompts")
+    assert [cell.text for cell in table.rows[0][:4]] == ["made", "0.500", "0.000", "0.333"]
+    assert {cell.text for cell in table.rows[1][1:]} == {"–"}

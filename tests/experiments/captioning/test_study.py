@@ -27,6 +27,7 @@ def replica(value, gap):
         "points": [{**point, **dict.fromkeys(names, interval)}],
         "claims": [{**claim, "difference": {"value": gap, "low": gap - 9, "high": gap + 9}}],
         "forms": [{"form": "form_capital", "model": "true_95", "difference": interval}],
+        "captions": [{"source": "synthetic", "faultless": {"value": value}, "wrong shape": {"value": value}}],
         "trace": [{"model": "true_95", "attribute": "shape", "pictures": 5, "explained": interval, "caused": None}],
     }
 
@@ -39,10 +40,13 @@ def test_replicas_are_means_with_students_interval_over_them():
     assert found["over"] == "3 training seeds"
     for row, name in ((found["forms"][0], "difference"), (found["trace"][0], "explained")):
         assert row[name] == found["points"][0]["all"]
-    claims, points, forms, traces = tables(found)
+    half = found["captions"][0]["wrong shape"]
+    assert half == pytest.approx(found["points"][0]["all"])
+    claims, points, forms, captions, traces = tables(found)
+    assert captions.rows[0][1].text == "0.200" and captions.rows[0][1].interval
     assert claims.rows[0][-1].text == "agrees" and len(points.rows) == 1
     assert len(forms.rows) == 2 and traces.rows[0][5].text == "0.200"
-    for table in (claims, points, forms, traces):
+    for table in (claims, points, forms, captions, traces):
         assert "over 3 training seeds" in table.notes[0]
     assert merged([replica(0.1, 0.3)]) == replica(0.1, 0.3)
 
