@@ -14,7 +14,7 @@ from eval.judges.published.metrics import published, shapes_by_task
 from eval.metrics.binding import outcomes
 from eval.metrics.bootstrap import Interval, Resampler, as_json
 from eval.metrics.limits.by_count import accuracy_by_count
-from eval.metrics.limits.lettering import lettering, read_words
+from eval.metrics.limits.lettering import lettering, read_words, spelled
 from eval.metrics.objects.base import measured, share
 from eval.metrics.objects.captions import InceptionScore, RPrecision
 from eval.metrics.objects.distances import CMMD, KernelDistance
@@ -77,8 +77,9 @@ def further(
 ) -> dict[str, Any]:
     """All of `METRICS`, "published": {name: interval} and "binding": {pair: {"bound", "swapped", "missing"}}.
 
-    "accuracy_by_count" is of `eval.metrics.limits.by_count`, "lettering" of `eval.metrics.limits.lettering`. Published
-    are those that `--metric` asked for. Binding, and GenEval's task names, are where there is ground truth.
+    "accuracy_by_count" is of `eval.metrics.limits.by_count`, "lettering" and "spelled" of
+    `eval.metrics.limits.lettering`. Published are those that `--metric` asked for. Binding, and GenEval's task names,
+    are where there is ground truth.
 
     Args:
         folder: the samples.
@@ -100,7 +101,7 @@ def further(
         **{name: as_json(metric(judged)) if reference or name in ALONE else None for name, metric in METRICS.items()},
         "binding": _binding(folder, seen, judges, resampler),
         "accuracy_by_count": _by_count(folder, seen, judges, resampler),
-        "lettering": _lettering(folder, seen, judges, resampler),
+        **_lettering(folder, seen, judges, resampler),
     }
 
 
@@ -132,10 +133,10 @@ def _by_count(
     return accuracy_by_count(describe(seen.classes, judges.classifier.classifier.attributes), mentioned, resampler)
 
 
-def _lettering(
-    folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler
-) -> dict[str, dict[str, Any]] | None:
-    if judges.classifier is None or seen.classes is None:
-        return None
-    read = read_words(seen.classes, judges.classifier.classifier.attributes)
-    return None if read is None else lettering(read, folder.records, resampler)
+def _lettering(folder: SampleFolder, seen: Seen, judges: Judges, resampler: Resampler) -> dict[str, Any]:
+    read = None
+    if judges.classifier is not None and seen.classes is not None:
+        read = read_words(seen.classes, judges.classifier.classifier.attributes)
+    if read is None:
+        return {"lettering": None, "spelled": None}
+    return {"lettering": lettering(read, folder.records, resampler), "spelled": spelled(read, folder.records)}

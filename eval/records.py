@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "n": (int,),
     "settings": (dict,),
     "warnings": (list,),
-    **dict.fromkeys(("accuracy", "accuracy_by_kind", "accuracy_by_count", "binding", "lettering"), (dict,)),
+    **dict.fromkeys(("accuracy", "accuracy_by_kind", "accuracy_by_count", "binding", "lettering", "spelled"), (dict,)),
     **dict.fromkeys(("drawn", "protocol", "published"), (dict,)),
     **dict.fromkeys(("frechet", "fid", "clip_score", "diversity", "kid", "precision", "recall", "cmmd"), (dict,)),
 }

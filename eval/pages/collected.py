@@ -9,6 +9,7 @@ from eval.tables.further import further_table
 from eval.tables.kinds import count_table, kind_table, lettering_table
 from eval.tables.paper import ablation_table, binding_table, table_1, table_2, table_3
 from eval.tables.published_metrics import published_table
+from eval.tables.spelling import spelling_table
 from eval.tables.sweeps import read_sweeps, sweep_table
 from eval.tables.tabular import Table
 from eval.votes.votes import counted
@@ -32,6 +33,9 @@ def paper_tables(run: Path, rows: list[Row]) -> dict[str, Table]:
         made["accuracy_by_count"] = count_table(rows)
     if any(row.get("lettering") for row in rows):
         made["lettering"] = lettering_table(rows)
+    compared = spelling_table(rows)
+    if compared.rows:
+        made["spelling"] = compared
     if "guidance" in sweeps and sweeps["guidance"].points:
         made["ablation"] = ablation_table(sweeps["guidance"])
     made |= {f"sweep_{name}": sweep_table(sweep) for name, sweep in sweeps.items()}

@@ -34,9 +34,9 @@ from eval.votes.votes import counted
 
 RESULT_KEYS = (
     *("condition", "n", "frechet", "fid", "clip_score", "accuracy", "accuracy_by_kind", "diversity"),
-    *(*FURTHER, "binding", "accuracy_by_count", "lettering", "drawn", "shared_with_reference", "warnings"),
+    *(*FURTHER, "binding", "accuracy_by_count", "lettering", "spelled", "drawn", "shared_with_reference", "warnings"),
 )
-IN_REPORT = ("further", "accuracy_by_kind", "accuracy_by_count", "lettering", "ablation", "binding")
+IN_REPORT = ("further", "accuracy_by_kind", "accuracy_by_count", "lettering", "spelling", "ablation", "binding")
 VOTES = "table_1_humans"
 SIDE_BY_SIDE = "The same captions, condition by condition"
 PICTURES = ("figure_06", "figure_07", "figure_08", "figure_09", "figure_12")

@@ -92,6 +92,30 @@ def lettering(
     return found or None
 
 
+def spelled(read: Sequence[str], records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]] | None:
+    """Letters right of each word, in the mean over its pictures, so that two conditions can be compared word by word.
+
+    Args:
+        read, records: as for `lettering`.
+
+    Returns:
+        word -> {"letters": {"value"}, "group"}: "often, 1 token" and the like, or how often training shows the word
+        where there are no words of the other number of tokens to compare it with; None where no line has a word.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    compared = lengths_of_all(records)
+    for word in dict.fromkeys(record.get(SIGN) or "" for record in records):
+        rows = [k for k, record in enumerate(records) if word and record.get(SIGN) == word]
+        if rows:
+            first = records[rows[0]]
+            group = [first[SHOWN]] if first.get(SHOWN) in FREQUENCIES else []
+            if BYTE_PAIRS in first and len(word) in compared:
+                group.append(ONE_TOKEN if first[BYTE_PAIRS] == 1 else SEVERAL)
+            mean = float(np.mean([letters_right(read[k], word) for k in rows]))
+            found[word] = {"letters": {"value": mean}, "group": ", ".join(group)}
+    return found or None
+
+
 def _place(name: str) -> tuple[int, str]:
     """All words first, then lengths, then how often they are shown, then tokens, then both."""
     order = ["all", *FREQUENCIES, ONE_TOKEN, SEVERAL]

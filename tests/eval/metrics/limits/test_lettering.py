@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.metrics.bootstrap import Resampler, clustered
-from eval.metrics.limits.lettering import lettering, letters_right, read_words
+from eval.metrics.limits.lettering import lettering, letters_right, read_words, spelled
 
 
 def edits(a: str, b: str) -> int:
@@ -80,3 +80,17 @@ def test_by_byte_pairs_only_lengths_that_both_have_are_compared():
         "never, 1 token": (1, pytest.approx(2 / 3)),
         "never, several tokens": (1, pytest.approx(2 / 3)),
     }
+
+
+def test_words_one_by_one():
+    words = [("up", 1, "often"), ("cat", 1, "often"), ("cat", 1, "often"), ("gnu", 2, "never")]
+    records = [{"sign": word, "byte_pairs": count, "shown": shown} for word, count, shown in words]
+    records += [{"sign": "xyz", "shown": "made up"}, {"caption": "none"}]
+    found = spelled(["up", "cat", "bat", "gno", "xy", "z"], records)
+    assert {word: (one["letters"]["value"], one["group"]) for word, one in found.items()} == {
+        "up": (1, "often"),  # of two letters no word has several tokens
+        "cat": (pytest.approx(5 / 6), "often, 1 token"),
+        "gnu": (pytest.approx(2 / 3), "never, several tokens"),
+        "xyz": (pytest.approx(2 / 3), "made up"),
+    }
+    assert spelled(["z"], [{"caption": "none"}]) is None
