@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from eval.metrics.kinds import HELD_OUT, KINDS
 from eval.metrics.limits.by_count import COUNTED
-from eval.tables.main import DASH, Cell, Row, Table, in_order, label, number
+from eval.tables.main import Cell, Row, Table, in_order, label, number
+from eval.tables.tabular import DASH
 
 
 def kind_table(rows: Sequence[Row]) -> Table:
