@@ -206,7 +206,8 @@ def _archive_reader(path: Path) -> Read:
     found = {}
     try:
         with (
-            gzip.GzipFile(fileobj=open_regular(path)) as file,
+            open_regular(path) as raw,
+            gzip.GzipFile(fileobj=raw) as file,
             tarfile.open(fileobj=cast(IO[bytes], _Bounded(file)), mode="r|") as archive,
         ):
             for member in archive:
