@@ -71,11 +71,9 @@ def lettering(
     compared = lengths_of_all(records)
     for k, (word, record) in enumerate(zip(words, records, strict=True)):
         if word:
-            kinds = [record[SHOWN]] if record.get(SHOWN) in FREQUENCIES else []
-            if BYTE_PAIRS in record and len(word) in compared:
-                tokens = ONE_TOKEN if record[BYTE_PAIRS] == 1 else SEVERAL
-                kinds += [tokens, *(f"{kind}, {tokens}" for kind in kinds)]
-            for name in ("all", str(len(word)), *kinds):
+            kinds = _kinds(record, compared)
+            both = [", ".join(kinds)] if len(kinds) > 1 else []
+            for name in ("all", str(len(word)), *kinds, *both):
                 groups.setdefault(name, []).append(k)
     by_word = Resampler(np.array(words), resampler.draws, resampler.seed)
     found: dict[str, dict[str, Any]] = {}
@@ -102,18 +100,22 @@ def spelled(read: Sequence[str], records: Sequence[Mapping[str, Any]]) -> dict[s
         word -> {"letters": {"value"}, "group"}: "often, 1 token" and the like, or how often training shows the word
         where there are no words of the other number of tokens to compare it with; None where no line has a word.
     """
-    found: dict[str, dict[str, Any]] = {}
-    compared = lengths_of_all(records)
-    for word in dict.fromkeys(record.get(SIGN) or "" for record in records):
-        rows = [k for k, record in enumerate(records) if word and record.get(SIGN) == word]
-        if rows:
-            first = records[rows[0]]
-            group = [first[SHOWN]] if first.get(SHOWN) in FREQUENCIES else []
-            if BYTE_PAIRS in first and len(word) in compared:
-                group.append(ONE_TOKEN if first[BYTE_PAIRS] == 1 else SEVERAL)
-            mean = float(np.mean([letters_right(read[k], word) for k in rows]))
-            found[word] = {"letters": {"value": mean}, "group": ", ".join(group)}
+    compared, groups = lengths_of_all(records), {}
+    letters: dict[str, list[float]] = {}
+    for seen, record in zip(read, records, strict=True):
+        if word := record.get(SIGN):
+            letters.setdefault(word, []).append(letters_right(seen, word))
+            groups[word] = ", ".join(_kinds(record, compared))
+    found = {w: {"letters": {"value": float(np.mean(shares))}, "group": groups[w]} for w, shares in letters.items()}
     return found or None
+
+
+def _kinds(record: Mapping[str, Any], compared: set[int]) -> list[str]:
+    """How often training shows the word of a manifest line, and of how many tokens it is, where that is compared."""
+    kinds = [record[SHOWN]] if record.get(SHOWN) in FREQUENCIES else []
+    if BYTE_PAIRS in record and len(record[SIGN]) in compared:
+        kinds.append(ONE_TOKEN if record[BYTE_PAIRS] == 1 else SEVERAL)
+    return kinds
 
 
 def _place(name: str) -> tuple[int, str]:

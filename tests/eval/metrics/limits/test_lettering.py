@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from datamodules.limits import sign_scenes
 from eval.metrics.bootstrap import Resampler, clustered
-from eval.metrics.limits.lettering import lettering, letters_right, read_words, spelled
+from eval.metrics.limits.lettering import FREQUENCIES, lettering, letters_right, read_words, spelled
 
 
 def edits(a: str, b: str) -> int:
@@ -94,3 +95,7 @@ def test_words_one_by_one():
         "xyz": (pytest.approx(2 / 3), "made up"),
     }
     assert spelled(["z"], [{"caption": "none"}]) is None
+
+
+def test_frequencies_are_those_of_the_signs():
+    assert FREQUENCIES == sign_scenes.KINDS
