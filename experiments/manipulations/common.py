@@ -27,6 +27,7 @@ from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, decoder_size, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.models.configs import GUIDANCE, check_value
+from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.seeds import ImageSeeds
@@ -207,10 +208,12 @@ def finish(
     """Writes the figure with how it was made, and prints its tables."""
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "overwrite")}
     how = {"command": shlex.join(["unclip", command, *options.words]), "settings": settings, "commit": commit()}
-    folder = write_figure(options.out, replace(record, how=how), shown, extra, options.overwrite)
+    whom = attribution_of_run(run_folder(options.run))
+    notes = record.notes if whom is None else [*record.notes, f"Drawn by models of drawings by {whom}"]
+    folder = write_figure(options.out, replace(record, how=how, notes=notes), shown, extra, options.overwrite)
     for table in record.tables:
         show(table)
-    for note in record.notes:
+    for note in notes:
         say(f"- {note}")
     print(f"{folder / next(iter(shown))}")
     return 0

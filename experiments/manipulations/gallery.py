@@ -11,10 +11,21 @@ from eval.runs import FOLDER
 from experiments.console.arguments import parsed
 from experiments.console.progress import progress
 from experiments.manipulations.options import FIGURES, PARSERS
+from modules.errors import InputError
+from modules.shipped import PREFIX
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run `unclip gallery`; returns the exit code."""
+    """Run `unclip gallery`; returns the exit code.
+
+    Raises:
+        InputError: weights that come with the package: there is no run folder, and no real pictures in it.
+    """
+    if str(options.run).startswith(PREFIX):
+        raise InputError(
+            f"gallery takes the real pictures of a run's folder and writes into it, which {options.run} has not: name"
+            " a run that was trained, or draw single figures, as in `unclip variations PICTURE --out FOLDER`"
+        )
     device = ["--device", options.device] if options.device else []
     for name in progress(options.only, "figures"):
         command, *words = shlex.split(FIGURES[name])

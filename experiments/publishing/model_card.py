@@ -16,6 +16,8 @@ from eval.errors import InputError as EvalInputError
 from eval.figures.curves import read_curves
 from eval.runs import Run
 from eval.samples.conditions import REAL
+from eval.samples.folder import MANIFEST
+from eval.samples.manifest import read_manifest
 from eval.tables.hyperparameters import lookup
 from eval.tables.main import main_table
 from modules.aliases import today
@@ -23,7 +25,7 @@ from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.models.exports import export_folder
-from modules.models.licences import card_text, licence_of
+from modules.models.licences import attribution_of, card_text, licence_of
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import file_hash, header_of
 
@@ -37,6 +39,14 @@ ATTRIBUTIONS = {
     "datamodules.emoji_styles.EmojiStylesDataModule": "the authors of the icon sets, as `unclip data check` lists them",
 }
 """Whom the licences of our own data sets want to be named. A run's config may name any class: nothing of it is made."""
+
+ASKED = {
+    "MIT": "keep its copyright notice and text",
+    "Apache 2.0": "keep its notices and text, and say what was changed",
+    "CC BY 4.0": "name the author and the licence, and say that it was changed",
+    "CC BY-SA 4.0": "as CC BY 4.0; what is made from the drawings may be passed on under CC BY-SA 4.0 only",
+}
+"""What licences of drawings ask, in short. Whether they reach weights is not settled; a card takes it that they do."""
 
 WHAT = {
     "CLIPTrainer": "CLIP, which embeds captions and images (unCLIP, section 2 and appendix C)",
@@ -52,6 +62,8 @@ WHAT = {
     "AttributeClassifier": "a classifier of what captions mention; it judges pictures and draws none",
 }
 GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
+
+EXAMPLE = "a small red circle"
 
 IMPORTED = "Imported by `unclip import`"
 """What the card of a released stage says."""
@@ -88,7 +100,10 @@ def _imported_card(run: Run, name: str, out: Path, weights: Path) -> str | None:
     if IMPORTED not in text:
         return None
     text = re.sub(r"^- weights: .*$", lambda _: _weights(weights), text, count=1, flags=re.MULTILINE)
-    return "\n".join([text.rstrip(), "", "## Load it", "", "```python", _load(name, folder, out), "```"]) + "\n"
+    return (
+        "\n".join([text.rstrip(), "", "## Load it", "", "```python", _load(name, folder, out, example(run)), "```"])
+        + "\n"
+    )
 
 
 def _stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
@@ -107,7 +122,7 @@ def _stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
     body += ["", "## Licence", ""]
     body += [] if own is None else [f"The weights are fine-tuned from {own.of}. {own.text}", ""]
     body += [_licence(licence, source)]
-    body += ["", "## Load it", "", "```python", _load(name, folder, out), "```"]
+    body += ["", "## Load it", "", "```python", _load(name, folder, out, example(run)), "```"]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
 
 
@@ -147,14 +162,26 @@ def overview(run: Run, names: list[str], place: str) -> str:
         "from modules.pipeline import UnCLIP",
         "",
         f"system = UnCLIP.from_run({json.dumps(place, ensure_ascii=False)})",
-        'images = system.generate(["a small red circle"])  # (1, 3, H, W) in [-1, 1]',
+        f'images = system.generate(["{example(run)}"])  # (1, 3, H, W) in [-1, 1]',
         "```",
         "",
-        f'On a command line: `unclip sample "a small red circle" --run {shlex.quote(place)} --out pictures`.',
+        f'On a command line: `unclip sample "{example(run)}" --run {shlex.quote(place)} --out pictures`.',
     ]
     if run.rows:
         body += ["", main_table(run.rows).markdown().rstrip()]
+    if not any(own.values()):
+        _, source = _data(run, _yaml(run.path / "decoder" / "config.yaml"))
+        body += ["", "## Licence", "", _licence(str(front["license"]), source)]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
+
+
+def example(run: Run) -> str:
+    """A caption that the run's models know: the first of its real pictures, else one of shapes."""
+    try:
+        said = str(read_manifest(run.path / "samples" / "real" / MANIFEST)[0]["caption"])
+    except (EvalInputError, OSError):
+        return EXAMPLE
+    return said if re.fullmatch(r"[\w ,.-]{1,100}", said) else EXAMPLE
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -215,12 +242,15 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def attribution(run: Run, data: dict[str, Any]) -> str | None:
-    """The attribution that a data set's licence asks for, from the training's record or from this project."""
-    for name in ("decoder", "glide"):
-        if _yaml(run.path / name / "config.yaml").get("data") == data:
-            said = _yaml(export_folder(run.path / name) / "config.yaml").get("attribution")
-            if isinstance(said, str):
-                return printable(said[:2000])
+    """Whom a data set's licence asks to name: what a stage that was trained on it recorded, else what we know of it.
+
+    A CLIP's export records nothing, and stages take the same data in other sizes and batches.
+    """
+    for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
+        trained_on = _yaml(folder / "config.yaml").get("data") or {}
+        said = attribution_of(export_folder(folder))
+        if said is not None and trained_on.get("class_path") == data.get("class_path"):
+            return said
     return ATTRIBUTIONS.get(str(data.get("class_path")))
 
 
@@ -267,12 +297,15 @@ def _licence(licence: str, source: list[str]) -> str:
     text = (
         "The code is MIT. The weights come from data with a licence of their own, which may bind what is made of them"
     )
-    return (
-        f"{text}: {named[0].removeprefix('attribution: ')}." if named else f"{text}; see to it before you pass them on."
-    )
+    if not named:
+        return f"{text}; see to it before you pass them on."
+    whom = named[0].removeprefix("attribution: ")
+    asked = [f"- {name}: {what}" for name, what in ASKED.items() if re.search(rf"\b{re.escape(name)}\b", whom)]
+    heading = ["", "These licences ask of whoever passes on weights or pictures:", ""] if asked else []
+    return "\n".join([f"{text}: {whom}.", *heading, *asked])
 
 
-def _load(name: str, folder: Path, out: Path) -> str:
+def _load(name: str, folder: Path, out: Path, caption: str) -> str:
     folder_name = f"{out.name}/{name}"
     place, local = (json.dumps(text, ensure_ascii=False) for text in (folder_name, f"local-dir:{folder_name}"))
     if (folder / CONFIG_FILE).exists():
@@ -281,7 +314,7 @@ def _load(name: str, folder: Path, out: Path) -> str:
                 "from modules.clip import FrozenCLIP",
                 "",
                 f"clip = FrozenCLIP({place})  # open_clip reads it too: open_clip.create_model({local})",
-                'z_t = clip.encode_text(clip.tokenize(["a small red circle"]))',
+                f'z_t = clip.encode_text(clip.tokenize(["{caption}"]))',
             ]
         )
     if not (folder / "config.yaml").is_file() or "init_args" not in _yaml(folder / "config.yaml"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.samples.folder import SampleFolder
+from eval.samples.folder import SampleFolder, attributions
 from eval.samples.shards import Shards
 from experiments.console.progress import Progress
 from experiments.sampling.captions import Request
@@ -66,7 +66,9 @@ class Job:
         request = self.requests[k // self.n]
         place = {"caption": request.caption, "caption_index": request.index, "sample_index": k % self.n}
         true = {} if self.source is None else {"true_image": self.source.records[request.image(k % self.n)]["file"]}
-        return {**place, "seed": self.seed, **self.shared, **true, **request.known}
+        whom = attributions([self.shared, request.known])  # of the models' data, and of the captions'
+        named = {"attribution": "; ".join(whom)} if whom else {}
+        return {**place, "seed": self.seed, **self.shared, **true, **request.known, **named}
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:
         """Pictures as uint8 (B, 3, H, W), on the CPU."""

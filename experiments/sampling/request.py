@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from modules.manipulations.inversion import decoder_size
 from modules.models.base import Model
 from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
+from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.shipped import chosen_run
@@ -232,7 +234,14 @@ def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
         "config_hash": config_hash(made_with),
         "clip": clip,
         "commit": commit(),
+        **attribution_field(system.run),
     }
+
+
+def attribution_field(run: Path) -> dict[str, str]:
+    """Whom to name with pictures that a run draws, as a field of manifests; empty where its data ask for none."""
+    whom = attribution_of_run(run)
+    return {} if whom is None else {"attribution": whom}
 
 
 def request_of(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from eval.tables.sweeps import FOLDER
 from experiments.sampling.captions import COPIED, Request, images_of
 from experiments.sampling.drawing import draw
 from experiments.sampling.jobs import Drawing
+from experiments.sampling.request import attribution_field
 from experiments.sampling.score_statistics import Statistics
 from experiments.storage.provenance import commit
 from experiments.sweeps.drawing import Drawn, PointJob
@@ -169,7 +170,7 @@ class Sampler:
             condition,
             self.plan.seed,
             self.plan.upsample,
-            {**shared, "commit": commit()},
+            {**shared, "commit": commit(), **attribution_field(self.system.run)},
             self.real if CONDITIONS[condition].needs_images else None,
             negative=self.plan.negative,
             decoder=self.decoder(condition),

@@ -1,4 +1,4 @@
-"""Licences that weights come with: of a release that was imported, or of what a training started from."""
+"""What others ask of weights and pictures: the licence of a release, and whom training data want to be named."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 import yaml
 
 from modules.errors import InputError
-from modules.models.exports import export_folder
+from modules.models.exports import export_folder, is_export
 from modules.untrusted.reading import open_regular, parse_yaml, printable, read_yaml
 
 KEY = "licence"
 """Of an export's config.yaml."""
+
+ATTRIBUTION = "attribution"
+"""Of an export's config.yaml: whom the licences of the training data ask to be named."""
 
 CARD = "README.md"
 MAX_CARD, MAX_TEXT = 400_000, 2_000
@@ -51,6 +54,27 @@ def licence_behind(init_from: str) -> Licence | None:
     if place.suffix == ".ckpt":
         return licence_of(export_folder(place.parent.parent))
     return licence_of(place.parent if place.is_file() else export_folder(place))
+
+
+def attribution_of(export: Path) -> str | None:
+    """Whom an export's config.yaml asks to name, with licences, as training wrote it; None where it says nothing."""
+    try:
+        config = read_yaml(export / "config.yaml")
+    except UNREADABLE:
+        return None
+    said = config.get(ATTRIBUTION) if isinstance(config, dict) else None
+    return printable(said[:MAX_TEXT]) if isinstance(said, str) and said else None
+
+
+def attribution_of_run(run: Path) -> str | None:
+    """Whom to name beside pictures that a run's stages draw; None where none of them was trained on data that ask it.
+
+    Args:
+        run: a run folder, or what `unclip export` made of it.
+    """
+    stages = sorted(path for path in run.iterdir() if path.is_dir() and is_export(path)) if run.is_dir() else []
+    said = [attribution_of(export_folder(stage)) for stage in stages]
+    return "; ".join(dict.fromkeys(text for text in said if text is not None)) or None
 
 
 def _of_card(path: Path) -> Licence | None:

@@ -29,8 +29,8 @@ from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
 from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
+from modules.models.licences import ATTRIBUTION, licence_behind
 from modules.models.licences import KEY as LICENCE
-from modules.models.licences import licence_behind
 from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
@@ -475,7 +475,7 @@ class Stage(lightning.LightningModule, Generic[B]):
             about |= {} if licence is None else {LICENCE: vars(licence)}
         whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         if whom:  # A model card names them; the data may not be there any more when it is written.
-            about["attribution"] = whom
+            about[ATTRIBUTION] = whom
         clear_way(folder / ".config.tmp")
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")

@@ -74,6 +74,23 @@ def test_a_figure_in_half_precision_is_nearly_the_same(unclip, tmp_path):
     assert 0 < float((pixels["32"] - pixels["bf16"]).abs().mean()) < 6  # Of 255.
 
 
+def test_a_figure_names_whom_the_training_data_want_to_be_named(whole_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    path = run / "decoder" / "export" / "config.yaml"
+    path.write_text(path.read_text() + "attribution: A (CC BY 4.0)\n")
+    words = ["a red circle", "--columns", "1", "--steps", "1", "--size", "16", "--run", str(run)]
+    assert cli.main(["conditioning-grid", *words, "--out", str(tmp_path / "figure")]) == 0
+    assert read_figure(tmp_path / "figure").notes[-1] == "Drawn by models of drawings by A (CC BY 4.0)"
+
+
+def test_the_gallery_of_what_is_shipped_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["gallery", "shipped:shapes"]) == 2
+    assert "name a run that was trained" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_command_of_the_package_is_here_and_listed():
     assert set(COMMANDS) | {"complete", "codes", "invert", "gallery"} == set(cli.GROUPS["manipulations"])
 

@@ -120,7 +120,37 @@ def test_data_of_others_bring_their_licence_and_attribution(run, tmp_path):
     export(run, tmp_path / "out", ["glide"])
     text = (tmp_path / "out" / "glide" / "README.md").read_text()
     assert "license: other" in text
-    assert text.count("CC BY-SA 4.0") == 2  # with the data, and under "Licence"
+    assert text.count("OpenMoji (https://openmoji.org), CC BY-SA 4.0") == 2  # with the data, and under "Licence"
+
+
+WHOM = "Noto Emoji by Google Inc (Apache 2.0, https://x.org); OpenMoji by OpenMoji (CC BY-SA 4.0, https://y.org)"
+
+
+def test_what_one_stage_recorded_of_the_data_stands_in_the_cards_of_all(run, tmp_path):
+    """The decoder's export says whom to name; the CLIP and the upsampler have the same data in another batch."""
+    stages = ["clip", "decoder", "upsampler"]
+    for size, name in enumerate(stages):
+        path = run / name / "config.yaml"
+        arguments = {"packages": "data/emoji", "batch_size": 8 * (size + 1)}
+        data = {"class_path": "datamodules.emoji_styles.EmojiStylesDataModule", "init_args": arguments}
+        model = yaml.safe_load((run / "decoder" / "config.yaml").read_text())["model"]
+        config = yaml.safe_load(path.read_text()) if path.exists() else {"model": model}
+        path.write_text(yaml.safe_dump({**config, "data": data}))
+    path = run / "decoder" / "export" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "attribution": WHOM}))
+    real = run / "samples" / "real"
+    real.mkdir(parents=True, exist_ok=True)
+    line = {"file": "00000.png", "caption": "owl in the Noto style", "caption_index": 0, "sample_index": 0, "seed": 0}
+    (real / "manifest.jsonl").write_text(json.dumps({**line, "condition": "real"}) + "\n")
+    export(run, tmp_path / "out", stages)
+    for name in [*stages, "."]:
+        text = (tmp_path / "out" / name / "README.md").read_text()
+        licence = text[text.index("## Licence") :]
+        assert WHOM in licence, name
+        assert "- Apache 2.0: keep its notices" in licence and "- CC BY-SA 4.0: as CC BY 4.0" in licence
+        assert "- MIT" not in licence and "- CC BY 4.0" not in licence
+    assert text.count("owl in the Noto style") == 2  # in Python, and on a command line
+    assert "small red circle" not in text
 
 
 def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp_path):

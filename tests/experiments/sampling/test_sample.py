@@ -57,6 +57,24 @@ def real(tmp_path_factory):
     return folder / "real"
 
 
+def test_pictures_name_whom_the_training_data_want_to_be_named(sample, stored_run, real, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(stored_run, run)
+    path = run / "decoder" / "export" / "config.yaml"
+    path.write_text(path.read_text() + "attribution: Drawings by A (CC BY 4.0)\n")
+    alone = sample("alone", CAPTIONS[0], run=run)
+    assert [record["attribution"] for record in alone.records] == ["Drawings by A (CC BY 4.0)"]
+    assert (alone.path / "ATTRIBUTION.txt").read_text() == "Drawings by A (CC BY 4.0)\n"
+    captions = tmp_path / "theirs"
+    shutil.copytree(real, captions)
+    lines = [json.loads(line) for line in (captions / "manifest.jsonl").read_text().splitlines()]
+    of_captions = [json.dumps({**line, "attribution": "Captions by B"}) for line in lines]
+    (captions / "manifest.jsonl").write_text("\n".join(of_captions) + "\n")
+    both = sample("both", "--captions", captions / "manifest.jsonl", run=run)
+    assert {record["attribution"] for record in both.records} == {"Captions by B; Drawings by A (CC BY 4.0)"}
+    assert "attribution" not in sample("none", CAPTIONS[0]).records[0]
+
+
 def same(a, b) -> bool:
     """To the rounding of one in 255 somewhere: convolutions round otherwise in batches of another size."""
     difference = (a.images().int() - b.images().int()).abs()

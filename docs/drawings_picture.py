@@ -1,0 +1,76 @@
+"""Draws the pictures of docs/drawings.md from the shipped weights: `python docs/drawings_picture.py`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from eval.figures.panels import panel, stacked
+from eval.samples.folder import SampleFolder
+from eval.samples.grid import to_pil
+from modules.pipeline import UnCLIP
+
+HERE = Path(__file__).parent
+STYLES = ("Noto", "Fluent Flat", "Twitter", "OpenMoji")
+THINGS = ("red apple", "sun", "green heart", "panda", "smiling face", "flag of japan")
+BETWEEN = ("red apple in the Noto style", "sun in the Noto style")
+CHANGED = "red apple"
+CELL = 96
+PAGE = 100
+
+
+def main() -> None:
+    """Write the two pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="shipped:drawings", help="run folder (default: %(default)s)")
+    parser.add_argument("--samples", type=Path, help="samples of 100 captions, for the page of them")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder (default: that of this file)")
+    options = parser.parse_args()
+    system = UnCLIP.from_run(options.run)
+    save(stacked([by_style(system), between(system), changed(system)]), options.out / "drawings.png")
+    if options.samples is not None:
+        save(page(SampleFolder.open(options.samples)), options.out / "results" / "drawings.png")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """As a PNG of 255 colours, so that it stays small."""
+    picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=255).save(path, optimize=True)
+    print(path)
+
+
+def caption(thing: str, style: str) -> str:
+    """As the drawings' data set makes it."""
+    return f"{thing} in the {style} style"
+
+
+def by_style(system: UnCLIP) -> Image.Image:
+    """A row for each style, a column for each thing; the same noise in a column."""
+    rows = [list(system.text_to_image([caption(thing, style) for thing in THINGS])) for style in STYLES]
+    return panel(rows, THINGS, STYLES, CELL)
+
+
+def between(system: UnCLIP) -> Image.Image:
+    """The way from one drawing to another: z_i and noise are interpolated."""
+    ends = system.text_to_image(BETWEEN)
+    return panel([list(system.interpolate(list(ends), len(THINGS)))], [""] * len(THINGS), ["from one to another"], CELL)
+
+
+def changed(system: UnCLIP) -> Image.Image:
+    """A drawing whose z_i is turned from one style's caption towards another's."""
+    base, target = caption(CHANGED, STYLES[0]), caption(CHANGED, STYLES[-1])
+    thetas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    row = system.text_diff(system.text_to_image(base)[0], target, base, theta=thetas)
+    return panel([list(row)], [f"theta {theta}" for theta in thetas], [f"from {STYLES[0]} to {STYLES[-1]}"], CELL)
+
+
+def page(samples: SampleFolder) -> Image.Image:
+    """The first hundred samples, each below its caption."""
+    pictures = [to_pil(image) for image in samples.images(0, PAGE)]
+    rows = [panel([pictures[k : k + 10]], samples.captions[k : k + 10], None, CELL) for k in range(0, PAGE, 10)]
+    return stacked(rows)
+
+
+if __name__ == "__main__":
+    main()
