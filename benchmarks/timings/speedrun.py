@@ -46,7 +46,8 @@ def main() -> int:
     judged = Judged.of(options.run, options.pictures)
     for settings in options.sampling:
         model = load_decoder(folder, json.loads(settings))
-        row = {"name": options.name, "sampling": settings, "steps": steps, "cpu seconds": round(taken, 1)}
+        row = {"name": options.name, "sampling": settings, "seed": options.seed, "steps": steps}
+        row["cpu seconds"] = round(taken, 1)
         found = row | quality(model, judged) | validation_errors(model, judged)
         with (options.out / "speedrun.jsonl").open("a") as file:
             file.write(json.dumps(found) + "\n")
@@ -63,6 +64,7 @@ def train(options: argparse.Namespace, steps: int, folder: Path) -> float:
     command = [sys.executable, "-m", "experiments.cli", "fit", "--config", str(options.config), "--overwrite"]
     command += [f"--trainer.default_root_dir={folder}", f"--trainer.max_steps={steps}"]
     command += [f"--trainer.val_check_interval={steps}", "--trainer.limit_val_batches=0"]
+    command += [f"--seed_everything={options.seed}"]
     command += [f"--data.init_args.embeddings={options.run / 'embeddings'}", *options.fit]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UNCLIP_RUN": str(options.run)}
@@ -75,13 +77,12 @@ def train(options: argparse.Namespace, steps: int, folder: Path) -> float:
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as a Markdown table."""
     mse = [name for name in rows[0] if name.startswith("mse")]
-    lines = [f"| decoder | sampling | steps | CPU s | {' | '.join((*SHOWN, *mse))} |"]
-    lines.append("| --- " * (4 + len(SHOWN) + len(mse)) + "|")
+    lines = [f"| decoder | sampling | seed | steps | CPU s | {' | '.join((*SHOWN, *mse))} |"]
+    lines.append("| --- " * (5 + len(SHOWN) + len(mse)) + "|")
     for row in rows:
         numbers = [f"{row[name]:.3f}" if name in SHOWN else f"{row[name]:.2f}" for name in (*SHOWN, *mse)]
-        lines.append(
-            f"| {row['name']} | {row['sampling']} | {row['steps']} | {row['cpu seconds']} | {' | '.join(numbers)} |"
-        )
+        how = (row["name"], row["sampling"], row.get("seed", 0), row["steps"], row["cpu seconds"])
+        lines.append(f"| {' | '.join(map(str, how))} | {' | '.join(numbers)} |")
     return "\n".join(lines)
 
 
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--config", type=Path, default=Path("experiments/quickstart/decoder.yaml"))
     found.add_argument("--cpu-seconds", type=float, default=300.0, help="budget of the training")
     found.add_argument("--steps", type=int, help="train for so many steps instead")
+    found.add_argument("--seed", type=int, default=0, help="of the training")
     found.add_argument("--name", default="decoder", help="of the row, and of the folder in --out")
     found.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     found.add_argument("--pictures", type=int, default=512, help="test pairs")

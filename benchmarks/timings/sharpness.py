@@ -1,0 +1,85 @@
+"""`python -m benchmarks.timings.sharpness --run RUN`: how flat are grounds and objects, and how sharp edges?
+
+Prints a row for each way to pictures of 128 px, from test pairs of the shapes data: bicubic enlargement of the true
+32 px pictures, the run's upsampler from the true 32 px pictures (its ceiling), and decoder and upsampler from the true
+z_i. RUN is a run folder with the CLIP, decoder and upsampler, or `shipped:shapes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from benchmarks.timings.decoder_quality import edge_width, flatness
+from datamodules.rendered import scenes
+from datamodules.transforms import to_float
+from modules.images.tensors import resized, to_uint8
+from modules.manipulations.enlarging import enlarge
+from modules.pipeline import UnCLIP
+from modules.seeds import ImageSeeds
+
+SMALL, LARGE = 32, 128
+HEAD = ("pictures", "PSNR, dB", "ground", "object", "edges")
+
+
+def main() -> int:
+    """Draw, measure, print; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="shipped:shapes", help="run folder (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=64, help="test pairs (default: %(default)s)")
+    parser.add_argument("--steps", type=int, nargs="+", help="of the upsampler; its own if left out")
+    options = parser.parse_args()
+    print(table(rows(UnCLIP.from_run(options.run), options.pictures, options.steps)))
+    return 0
+
+
+@torch.no_grad()
+def rows(system: UnCLIP, count: int, steps: list[int] | None = None) -> dict[str, dict[str, float]]:
+    """By name, the numbers of each way to pictures of `LARGE` pixels.
+
+    Args:
+        count: of test pairs.
+        steps: of the upsampler from true small pictures, a row each; None for its own number.
+    """
+    pairs = [scenes.make_pair("test", index) for index in range(count)]
+    true, low = (true_pictures([pair.scene for pair in pairs], size) for size in (LARGE, SMALL))
+    seeds = ImageSeeds.of([0] * count, count)
+    found = {"bicubic, from true 32 px": judged(resized(low, LARGE), true)}
+    own = system.upsampler("upsampler").sampler.steps
+    for number in steps or [own]:
+        system.overrides = {"upsampler": {"steps": number}}
+        name = f"upsampler, {number} step{'s' * (number > 1)}, from true 32 px"
+        found[name] = judged(enlarge(system, low, LARGE, seeds), true)
+    system.overrides = {}
+    captions = [pair.caption for pair in pairs]
+    drawn = system.generate(captions, "image_embedding", images=low)
+    found["decoder and upsampler, from true z_i"] = judged(drawn, true)
+    found["real pictures"] = judged(true, true)
+    return found
+
+
+def judged(pictures: Tensor, true: Tensor) -> dict[str, float]:
+    """The numbers of pictures (N, 3, S, S) in [-1, 1] against the true ones."""
+    ours, wanted = to_uint8(pictures), to_uint8(true)
+    error = (ours.float() - wanted.float()).square().mean()
+    ground, thing = flatness(ours, wanted)
+    psnr = float(10 * torch.log10(255**2 / error))
+    return {"PSNR, dB": psnr, "ground": ground, "object": thing, "edges": edge_width(ours, wanted)}
+
+
+def true_pictures(drawn: list[scenes.Scene], size: int) -> Tensor:
+    """(N, 3, S, S) in [-1, 1]."""
+    return torch.cat([to_float(scenes.render(scene, size)[None]) for scene in drawn])
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [f"| {' | '.join(HEAD)} |", "| --- " * len(HEAD) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{row[key]:.2f}' for key in HEAD[1:])} |" for name, row in found.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""The numbers of sharp pictures against values that can be worked out, and the command on the shipped weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.timings import sharpness
+from benchmarks.timings.decoder_quality import edge_width, flatness
+from modules.pipeline import UnCLIP
+
+
+def square(side: int = 32) -> torch.Tensor:
+    """(1, 3, S, S) uint8: a white square on black."""
+    picture = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    picture[:, :, 8:24, 8:24] = 255
+    return picture
+
+
+def test_a_grounds_deviation_is_the_mean_over_its_pixels():
+    noisy = square().clone()
+    noisy[:, :, :, ::2][:, :, 8:24, 4:12] -= 20  # every second column of the object: 10 from the mean of each pixel
+    ground, thing = flatness(noisy, square())
+    assert (ground, thing) == (0.0, pytest.approx(10.0))
+
+
+def test_the_width_of_an_edge_is_the_sum_over_partly_covered_pixels():
+    """The rims' pixels have a grey each, so that a rim is no region of its own."""
+    rims = {"true": torch.arange(60, 76), "ours": torch.arange(120, 136)}
+    pictures, widths = {}, {}
+    for name, rim in rims.items():
+        pictures[name] = square().clone()
+        pictures[name][:, :, 8:24, 8] = rim.to(torch.uint8)
+        cover = rim / 255
+        widths[name] = float((4 * cover * (1 - cover)).sum())
+    assert edge_width(pictures["true"], pictures["true"]) == 1
+    assert edge_width(pictures["ours"], pictures["true"]) == pytest.approx(widths["ours"] / widths["true"], rel=1e-5)
+
+
+def test_the_shipped_upsampler_is_nearer_than_bicubic_and_real_pictures_are_perfect():
+    found = sharpness.rows(UnCLIP.from_run("shipped:shapes"), 4, [1, 2])
+    bicubic, one, two, drawn, real = found.values()
+    assert list(found)[1:3] == ["upsampler, 1 step, from true 32 px", "upsampler, 2 steps, from true 32 px"]
+    assert real["ground"] == real["object"] == 0 and real["edges"] == 1 and real["PSNR, dB"] == float("inf")
+    assert min(one["PSNR, dB"], two["PSNR, dB"]) > bicubic["PSNR, dB"] + 3
+    assert max(one["edges"], two["edges"]) < bicubic["edges"]
+    assert drawn["PSNR, dB"] < one["PSNR, dB"]
+    assert sharpness.table(found).splitlines()[-1] == "| real pictures | inf | 0.00 | 0.00 | 1.00 |"
