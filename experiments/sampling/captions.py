@@ -17,7 +17,9 @@ from experiments.console.arguments import check_text
 from modules.errors import InputError
 from modules.untrusted.reading import MAX_TABLE, open_regular, read_bytes, reason
 
-COPIED = ("mentioned", "sign", "held_out", "byte_pairs", "attribution", "prompt", GENEVAL, "category", "challenge")
+COPIED = (
+    "mentioned", "sign", "shown", "held_out", "byte_pairs", "attribution", "prompt", GENEVAL, "category", "challenge",
+)  # fmt: skip
 """What a manifest of captions knows and the manifest of their pictures keeps."""
 
 

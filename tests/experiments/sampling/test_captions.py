@@ -1,12 +1,13 @@
 """Captions of files as Windows writes them."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from eval.samples.manifest import read_manifest
-from experiments.sampling.captions import read_requests
+from experiments.sampling.captions import COPIED, read_requests
 from modules.errors import InputError
 
 RED, BLUE = "a small red circle", "a large blue square"
@@ -78,3 +79,23 @@ def test_wrong_tables_of_prompts_are_refused(tmp_path: Path, name: str, text: st
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=told):
         read_requests(None, str(tmp_path / name))
+
+
+OF_THE_PICTURE = {"scene"}
+"""What is true of a picture beyond its caption: another picture of the caption has it not."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "datamodules.shapes.ShapesDataModule",
+        "datamodules.limits.signs.SignsDataModule",
+        "datamodules.limits.crowds.CrowdsDataModule",
+    ],
+)
+def test_drawn_pictures_keep_all_that_is_known_of_a_caption(tmp_path, data):
+    """Tables group pictures by it, so that a key that is left out here leaves rows out there."""
+    module, _, name = data.rpartition(".")
+    found = getattr(import_module(module), name)(train_size=8, val_size=8, test_size=8, cache_dir=None)
+    known = set().union(*(found.real("test", index, 0, 32, 0)[1] for index in range(8)))
+    assert known and known - OF_THE_PICTURE <= set(COPIED)
