@@ -10,11 +10,12 @@ from PIL import Image
 from eval.figures.panels import panel, stacked
 from eval.samples.folder import SampleFolder
 from eval.samples.grid import to_pil
+from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
 
 HERE = Path(__file__).parent
 STYLES = ("Noto", "Fluent Flat", "Twitter", "OpenMoji")
-THINGS = ("red apple", "sun", "green heart", "panda", "smiling face", "flag of japan")
+THINGS = ("red heart", "strawberry", "lion", "full moon", "tulip", "rocket")
 BETWEEN = ("red apple in the Noto style", "sun in the Noto style")
 CHANGED = "red apple"
 CELL = 96
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder (default: that of this file)")
     options = parser.parse_args()
     system = UnCLIP.from_run(options.run)
+    print(attribution_of_run(system.run))
     save(stacked([by_style(system), between(system), changed(system)]), options.out / "drawings.png")
     if options.samples is not None:
         save(page(SampleFolder.open(options.samples)), options.out / "results" / "drawings.png")
@@ -68,8 +70,8 @@ def changed(system: UnCLIP) -> Image.Image:
 def page(samples: SampleFolder) -> Image.Image:
     """The first hundred samples, each below its caption."""
     pictures = [to_pil(image) for image in samples.images(0, PAGE)]
-    rows = [panel([pictures[k : k + 10]], samples.captions[k : k + 10], None, CELL) for k in range(0, PAGE, 10)]
-    return stacked(rows)
+    parts = [slice(k, min(k + 10, len(pictures))) for k in range(0, len(pictures), 10)]
+    return stacked([panel([pictures[part]], samples.captions[part], None, CELL) for part in parts])
 
 
 if __name__ == "__main__":

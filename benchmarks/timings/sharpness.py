@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.timings.decoder_quality import edge_width, flatness
 from datamodules.rendered import scenes
 from datamodules.transforms import to_float
-from modules.images.tensors import resized, to_uint8
+from modules.images.tensors import to_uint8
 from modules.manipulations.enlarging import enlarge
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
@@ -46,8 +46,9 @@ def rows(system: UnCLIP, count: int, steps: list[int] | None = None) -> dict[str
     pairs = [scenes.make_pair("test", index) for index in range(count)]
     true, low = (true_pictures([pair.scene for pair in pairs], size) for size in (LARGE, SMALL))
     seeds = ImageSeeds.of([0] * count, count)
-    found = {"bicubic, from true 32 px": judged(resized(low, LARGE), true)}
-    own = system.upsampler("upsampler").sampler.steps
+    upsampler = system.upsampler("upsampler")
+    found = {"bicubic, from true 32 px": judged(upsampler.enlarged(low), true)}
+    own = upsampler.sampler.steps
     for number in steps or [own]:
         system.overrides = {"upsampler": {"steps": number}}
         name = f"upsampler, {number} step{'s' * (number > 1)}, from true 32 px"
@@ -63,9 +64,9 @@ def rows(system: UnCLIP, count: int, steps: list[int] | None = None) -> dict[str
 def judged(pictures: Tensor, true: Tensor) -> dict[str, float]:
     """The numbers of pictures (N, 3, S, S) in [-1, 1] against the true ones."""
     ours, wanted = to_uint8(pictures), to_uint8(true)
-    error = (ours.float() - wanted.float()).square().mean()
+    errors = (ours.float() - wanted.float()).square().mean(dim=(1, 2, 3))
     ground, thing = flatness(ours, wanted)
-    psnr = float(10 * torch.log10(255**2 / error))
+    psnr = float(10 * torch.log10(255**2 / errors).mean())
     return {"PSNR, dB": psnr, "ground": ground, "object": thing, "edges": edge_width(ours, wanted)}
 
 

@@ -20,7 +20,7 @@ from eval.samples.pictures import SUFFIXES, picture_size
 from eval.untrusted import MAX_PICTURE, open_regular, parse_json, read_bytes, within
 
 THREADS = 8
-COPIED = ("mentioned", "sign", "held_out", "byte_pairs")
+OF_CAPTION = ("mentioned", "sign", "shown", "held_out", "byte_pairs")
 """The keys of a manifest that belong to a caption, whichever model draws pictures for it."""
 
 
@@ -197,7 +197,7 @@ def numbered_like(folder: SampleFolder, other: SampleFolder) -> SampleFolder:
         places = known[record["caption"]]
         like = places[min(taken[record["caption"]], len(places) - 1)]
         index = like["caption_index"]
-        copied = {key: like[key] for key in COPIED if key in like}
+        copied = {key: like[key] for key in OF_CAPTION if key in like}
         records.append({**record, **copied, "caption_index": index, "sample_index": samples[index]})
         taken[record["caption"]] += 1
         samples[index] += 1

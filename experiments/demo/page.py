@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+
 import gradio as gr
 
 from experiments.demo.edits import inpainting, interpolation, principal, text_diffs, variations
 from experiments.demo.studio import MOST_SEEDS, Drawing, Studio
 from experiments.demo.widgets import bind, gallery, seed_of, seed_row, share_of
 from modules.conditions import CONDITIONS
+from modules.models.licences import attribution_of_run
 
 HEAD = """<style>
 .gradio-container { max-width: 1200px !important; margin: 0 auto !important; }
@@ -49,6 +52,8 @@ def page(studio: Studio) -> gr.Blocks:
             inpainting(studio)
         with gr.Tab("Components of z_i"):
             principal(studio)
+        if whom := attribution_of_run(studio.system.run):
+            gr.Markdown(f"Training data: {html.escape(whom)}")
     blocks.queue(max_size=32, api_open=False)
     return blocks
 

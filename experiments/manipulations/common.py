@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.rendered.scenes import caption_of
 from eval.figures.folder import FigureRecord, require_writable_figure, write_figure
 from eval.metrics.bootstrap import Interval, Resampler
-from eval.samples.folder import SampleFolder
+from eval.samples.folder import ATTRIBUTION, SampleFolder
 from eval.samples.manifest import plain_records
 from eval.tables.main import Cell
 from experiments.console.devices import find_device
@@ -27,14 +27,16 @@ from modules.errors import InputError
 from modules.images.tensors import load_images, to_pil
 from modules.manipulations import Latents, Walk, decoder_size, enlarge, invert, load_latents, reachable_sizes, redraw
 from modules.models.configs import GUIDANCE, check_value
-from modules.models.licences import attribution_of_run
+from modules.models.licences import attribution_of_run, joined
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.seeds import ImageSeeds
 from modules.shipped import chosen_run, run_folder
-from modules.untrusted.reading import reason
+from modules.untrusted.reading import printable, read_bytes, reason
 
 DRAWS = 1000
+MAX_NAMES = 20_000
+"""Bytes of a file that names whom to name."""
 SAME_PICTURE = 0.995
 """Smallest cosine of a picture's z_i and that of its latents; the files of one picture may differ a little."""
 
@@ -198,6 +200,19 @@ def pictures(images: Tensor) -> list[Image.Image]:
     return [to_pil(image) for image in images]
 
 
+def _named_beside(options: argparse.Namespace) -> list[str]:
+    """The attributions that lie beside the pictures that a figure was made from."""
+    source = getattr(options, "source", None) or Path(options.run) / "samples" / "real"
+    folders = dict.fromkeys(Path(given).parent for given in getattr(options, "images", None) or []) or [Path(source)]
+    found = []
+    for file in (folder / ATTRIBUTION for folder in folders):
+        try:
+            found += read_bytes(file, MAX_NAMES).decode("utf-8", "replace").splitlines()
+        except (InputError, OSError):
+            continue  # No such file, mostly.
+    return [printable(line) for line in found]
+
+
 def finish(
     options: argparse.Namespace,
     command: str,
@@ -208,8 +223,8 @@ def finish(
     """Writes the figure with how it was made, and prints its tables."""
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "overwrite")}
     how = {"command": shlex.join(["unclip", command, *options.words]), "settings": settings, "commit": commit()}
-    whom = attribution_of_run(run_folder(options.run))
-    notes = record.notes if whom is None else [*record.notes, f"Drawn by models of drawings by {whom}"]
+    whom = joined([attribution_of_run(run_folder(options.run)), *_named_beside(options)])
+    notes = record.notes if whom is None else [*record.notes, f"Training data and real pictures: {whom}"]
     folder = write_figure(options.out, replace(record, how=how, notes=notes), shown, extra, options.overwrite)
     for table in record.tables:
         show(table)

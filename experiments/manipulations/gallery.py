@@ -12,18 +12,17 @@ from experiments.console.arguments import parsed
 from experiments.console.progress import progress
 from experiments.manipulations.options import FIGURES, PARSERS
 from modules.errors import InputError
-from modules.shipped import PREFIX
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip gallery`; returns the exit code.
 
     Raises:
-        InputError: weights that come with the package: there is no run folder, and no real pictures in it.
+        InputError: no run folder, as for weights of the package or of a hub: there are no real pictures in them.
     """
-    if str(options.run).startswith(PREFIX):
+    if not Path(options.run).is_dir():
         raise InputError(
-            f"gallery takes the real pictures of a run's folder and writes into it, which {options.run} has not: name"
+            f"gallery takes the real pictures of a run's folder and writes into it; {options.run} is no folder: name"
             " a run that was trained, or draw single figures, as in `unclip variations PICTURE --out FOLDER`"
         )
     device = ["--device", options.device] if options.device else []

@@ -18,7 +18,7 @@ from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 from modules.models.decoder import DecoderModel
 from modules.models.exports import export_folder, is_export, load_model, write_weights
-from modules.models.licences import CARD, licence_of
+from modules.models.licences import CARD, attribution_of, joined, licence_of
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.pretrained import to_diffusers
@@ -157,14 +157,16 @@ def _tokenizer(folder: Path, length: int) -> None:
 
 
 def _write_card(folder: Path, run: Path, stages: list[str]) -> None:
-    """README.md with the licences of released weights, which bind whoever passes them on; none, if there are none."""
+    """README.md with the licences of released weights, and whom training data ask to name; none, if there are none."""
     found = {stage: licence for stage in stages if (licence := licence_of(export_folder(run / stage))) is not None}
-    if not found:
+    whom = joined(attribution_of(export_folder(run / stage)) for stage in stages)
+    if not found and whom is None:
         return
     names = {licence.name for licence in found.values()}
     front = {"license": names.pop() if len(names) == 1 else "other", "library_name": "diffusers"}
     lines = [f"# {printable(run.resolve().name)}", "", "Written by `unclip export --format diffusers`.", ""]
     lines += ["## Licence", "", *(f"- {stage}, from {own.of}: {own.text}" for stage, own in found.items())]
+    lines += [] if whom is None else [f"- training data: {whom}"]
     text = f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(lines) + "\n"
     (folder / CARD).write_text(text, encoding="utf-8")
 

@@ -25,7 +25,7 @@ from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.models.exports import export_folder
-from modules.models.licences import attribution_of, card_text, licence_of
+from modules.models.licences import attribution_of, card_text, joined, licence_of
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import file_hash, header_of
 
@@ -40,11 +40,14 @@ ATTRIBUTIONS = {
 }
 """Whom the licences of our own data sets want to be named. A run's config may name any class: nothing of it is made."""
 
+PLACES = ("folder", "packages", "path", "name", "train")
+"""Arguments of data modules that say which data they read."""
+
 ASKED = {
     "MIT": "keep its copyright notice and text",
     "Apache 2.0": "keep its notices and text, and say what was changed",
     "CC BY 4.0": "name the author and the licence, and say that it was changed",
-    "CC BY-SA 4.0": "as CC BY 4.0; what is made from the drawings may be passed on under CC BY-SA 4.0 only",
+    "CC BY-SA 4.0": "name the author and the licence, say that it was changed, and pass it on under CC BY-SA 4.0 only",
 }
 """What licences of drawings ask, in short. Whether they reach weights is not settled; a card takes it that they do."""
 
@@ -64,6 +67,7 @@ WHAT = {
 GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
 
 EXAMPLE = "a small red circle"
+NAMING = "attribution: "
 
 IMPORTED = "Imported by `unclip import`"
 """What the card of a released stage says."""
@@ -169,19 +173,28 @@ def overview(run: Run, names: list[str], place: str) -> str:
     ]
     if run.rows:
         body += ["", main_table(run.rows).markdown().rstrip()]
-    if not any(own.values()):
-        _, source = _data(run, _yaml(run.path / "decoder" / "config.yaml"))
-        body += ["", "## Licence", "", _licence(str(front["license"]), source)]
+    trained = [name for name, found in own.items() if found is None]
+    if trained:
+        body += ["", "## Licence", "", _licence_of_all(run, trained)]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
+
+
+def _licence_of_all(run: Run, names: list[str]) -> str:
+    """What the data of all stages that were trained here ask."""
+    found = [_data(run, _yaml(run.path / name / "config.yaml")) for name in names]
+    said = [line.removeprefix(NAMING) for _, lines in found for line in lines if line.startswith(NAMING)]
+    whom = joined(said)
+    free = all(licence == "mit" for licence, _ in found)
+    return _licence("mit" if free else "other", [] if whom is None else [NAMING + whom])
 
 
 def example(run: Run) -> str:
     """A caption that the run's models know: the first of its real pictures, else one of shapes."""
     try:
-        said = str(read_manifest(run.path / "samples" / "real" / MANIFEST)[0]["caption"])
+        said = [str(record["caption"]) for record in read_manifest(run.path / "samples" / "real" / MANIFEST)]
     except (EvalInputError, OSError):
         return EXAMPLE
-    return said if re.fullmatch(r"[\w ,.-]{1,100}", said) else EXAMPLE
+    return next((caption for caption in said if re.fullmatch(r"\w[\w ,.-]{0,99}", caption)), EXAMPLE)
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -237,7 +250,7 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
     lines = [f"`{data['class_path']}`" + (f" ({listed})" if listed else "")]
     whom = attribution(run, data)
     if whom:
-        lines.append(f"attribution: {whom}")
+        lines.append(NAMING + whom)
     return ("mit" if data["class_path"] in OWN_DATA else "other"), lines
 
 
@@ -247,11 +260,18 @@ def attribution(run: Run, data: dict[str, Any]) -> str | None:
     A CLIP's export records nothing, and stages take the same data in other sizes and batches.
     """
     for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
-        trained_on = _yaml(folder / "config.yaml").get("data") or {}
         said = attribution_of(export_folder(folder))
-        if said is not None and trained_on.get("class_path") == data.get("class_path"):
+        if said is not None and _source(_yaml(folder / "config.yaml").get("data")) == _source(data):
             return said
     return ATTRIBUTIONS.get(str(data.get("class_path")))
+
+
+def _source(data: object) -> tuple[str, dict[str, Any]] | None:
+    """What says which pictures a data module reads; None for what is no data module."""
+    if not isinstance(data, dict) or not isinstance(data.get("init_args") or {}, dict):
+        return None
+    arguments = {key: value for key, value in (data.get("init_args") or {}).items() if key in PLACES}
+    return str(data.get("class_path")), arguments
 
 
 def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list[str]:
@@ -293,16 +313,16 @@ def _measured(run: Run, name: str) -> list[str]:
 def _licence(licence: str, source: list[str]) -> str:
     if licence == "mit":
         return "MIT, as the package: the data are drawn by the package itself."
-    named = [line for line in source if line.startswith("attribution: ")]
+    named = [line for line in source if line.startswith(NAMING)]
     text = (
         "The code is MIT. The weights come from data with a licence of their own, which may bind what is made of them"
     )
     if not named:
         return f"{text}; see to it before you pass them on."
-    whom = named[0].removeprefix("attribution: ")
+    whom = named[0].removeprefix(NAMING)
     asked = [f"- {name}: {what}" for name, what in ASKED.items() if re.search(rf"\b{re.escape(name)}\b", whom)]
-    heading = ["", "These licences ask of whoever passes on weights or pictures:", ""] if asked else []
-    return "\n".join([f"{text}: {whom}.", *heading, *asked])
+    heading = ["", "What these licences ask of whoever passes on weights or pictures (others: see their texts):", ""]
+    return "\n".join([f"{text}: {whom}.", *(heading if asked else []), *asked])
 
 
 def _load(name: str, folder: Path, out: Path, caption: str) -> str:

@@ -13,13 +13,12 @@ from eval.samples.folder import MANIFEST, SampleFolder
 from eval.samples.geneval import KEY as GENEVAL
 from eval.samples.geneval import check_metadata
 from eval.samples.manifest import plain_records
+from eval.samples.plain import OF_CAPTION
 from experiments.console.arguments import check_text
 from modules.errors import InputError
 from modules.untrusted.reading import MAX_TABLE, open_regular, read_bytes, reason
 
-COPIED = (
-    "mentioned", "sign", "shown", "held_out", "byte_pairs", "attribution", "prompt", GENEVAL, "category", "challenge",
-)  # fmt: skip
+COPIED = (*OF_CAPTION, "attribution", "prompt", GENEVAL, "category", "challenge")
 """What a manifest of captions knows and the manifest of their pictures keeps."""
 
 

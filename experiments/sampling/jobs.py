@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.samples.folder import SampleFolder, attributions
+from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from experiments.console.progress import Progress
 from experiments.sampling.captions import Request
+from modules.models.licences import joined
 from modules.pipeline import UnCLIP
 
 
@@ -66,8 +67,8 @@ class Job:
         request = self.requests[k // self.n]
         place = {"caption": request.caption, "caption_index": request.index, "sample_index": k % self.n}
         true = {} if self.source is None else {"true_image": self.source.records[request.image(k % self.n)]["file"]}
-        whom = attributions([self.shared, request.known])  # of the models' data, and of the captions'
-        named = {"attribution": "; ".join(whom)} if whom else {}
+        whom = joined(of.get("attribution") for of in (self.shared, request.known))  # of the models, of the captions
+        named = {} if whom is None else {"attribution": whom}
         return {**place, "seed": self.seed, **self.shared, **true, **request.known, **named}
 
     def draw(self, system: UnCLIP, numbers: list[int]) -> Tensor:

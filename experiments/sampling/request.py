@@ -252,7 +252,7 @@ def request_of(system: UnCLIP, options: argparse.Namespace, job: Job) -> dict[st
         truth = [[job.source.records[k].get("sha256") for k in request.images] for request in job.requests]
     folders = {name: system.run / name for name in _needed(system, options)}
     exports = {name: file_hashes(export_folder(folder) / "config.yaml") for name, folder in folders.items()}
-    made = {key: value for key, value in job.shared.items() if key != "commit"}
+    made = {key: value for key, value in job.shared.items() if key not in ("commit", "attribution")}
     return {
         **made,
         "captions": config_hash({"captions": captions}),

@@ -57,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     if options.captions is not None:
         plan = replace(plan, captions=options.captions)
     run = Path(options.run)
+    if not run.is_dir():
+        raise InputError(f"a sweep writes into the run's folder, and {run} is no folder: name a run that was trained")
     options.reference = options.reference or default_reference(run, plan)
     judges_of(run, options)
     from eval.files import write_file

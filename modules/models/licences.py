@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
+from modules.shipped import PREFIX, run_folder
 from modules.untrusted.reading import open_regular, parse_yaml, printable, read_yaml
 
 KEY = "licence"
@@ -17,6 +19,9 @@ KEY = "licence"
 
 ATTRIBUTION = "attribution"
 """Of an export's config.yaml: whom the licences of the training data ask to be named."""
+
+BETWEEN = "; "
+"""What parts the names of an attribution."""
 
 CARD = "README.md"
 MAX_CARD, MAX_TEXT = 400_000, 2_000
@@ -50,10 +55,22 @@ def licence_of(export: Path) -> Licence | None:
 
 def licence_behind(init_from: str) -> Licence | None:
     """The licence of the weights that a training starts from: a stage's folder, a file, or a checkpoint."""
+    return licence_of(_export_behind(init_from))
+
+
+def attribution_behind(init_from: str) -> str | None:
+    """Whom the weights that a training starts from ask to name; see `licence_behind`."""
+    return attribution_of(_export_behind(init_from))
+
+
+def _export_behind(init_from: str) -> Path:
+    if init_from.startswith(PREFIX):
+        run, _, stage = init_from.partition("/")
+        return export_folder(run_folder(run) / stage)
     place = Path(init_from)
     if place.suffix == ".ckpt":
-        return licence_of(export_folder(place.parent.parent))
-    return licence_of(place.parent if place.is_file() else export_folder(place))
+        return export_folder(place.parent.parent)
+    return place.parent if place.is_file() else export_folder(place)
 
 
 def attribution_of(export: Path) -> str | None:
@@ -63,7 +80,7 @@ def attribution_of(export: Path) -> str | None:
     except UNREADABLE:
         return None
     said = config.get(ATTRIBUTION) if isinstance(config, dict) else None
-    return printable(said[:MAX_TEXT]) if isinstance(said, str) and said else None
+    return printable(said[:MAX_TEXT])[:MAX_TEXT] if isinstance(said, str) and said else None
 
 
 def attribution_of_run(run: Path) -> str | None:
@@ -73,8 +90,17 @@ def attribution_of_run(run: Path) -> str | None:
         run: a run folder, or what `unclip export` made of it.
     """
     stages = sorted(path for path in run.iterdir() if path.is_dir() and is_export(path)) if run.is_dir() else []
-    said = [attribution_of(export_folder(stage)) for stage in stages]
-    return "; ".join(dict.fromkeys(text for text in said if text is not None)) or None
+    return joined(attribution_of(export_folder(stage)) for stage in stages)
+
+
+def joined(attributions: Iterable[str | None]) -> str | None:
+    """Attributions as one, each name once; None if there is none. What does not fit into `MAX_TEXT` is left out."""
+    names = dict.fromkeys(name for said in attributions if said is not None for name in said.split(BETWEEN) if name)
+    text = ""
+    for name in names:
+        longer = f"{text}{BETWEEN}{name}" if text else name
+        text = longer if len(longer) <= MAX_TEXT else text
+    return text or None
 
 
 def _of_card(path: Path) -> Licence | None:

@@ -29,7 +29,7 @@ from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
 from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
-from modules.models.licences import ATTRIBUTION, licence_behind
+from modules.models.licences import ATTRIBUTION, attribution_behind, joined, licence_behind
 from modules.models.licences import KEY as LICENCE
 from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
@@ -469,11 +469,13 @@ class Stage(lightning.LightningModule, Generic[B]):
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
         about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: self.clip_fingerprint}
+        named = [getattr(getattr(self.trainer, "datamodule", None), "attribution", None)]
         if whole.get("init_from"):
             about["init_from"] = whole["init_from"]
             licence = licence_behind(str(whole["init_from"]))
             about |= {} if licence is None else {LICENCE: vars(licence)}
-        whom = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
+            named.append(attribution_behind(str(whole["init_from"])))
+        whom = joined(named)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about[ATTRIBUTION] = whom
         clear_way(folder / ".config.tmp")

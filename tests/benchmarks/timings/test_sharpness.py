@@ -17,11 +17,15 @@ def square(side: int = 32) -> torch.Tensor:
     return picture
 
 
-def test_a_grounds_deviation_is_the_mean_over_its_pixels():
+def test_deviations_are_means_over_the_pixels_of_ground_and_object():
     noisy = square().clone()
-    noisy[:, :, :, ::2][:, :, 8:24, 4:12] -= 20  # every second column of the object: 10 from the mean of each pixel
+    noisy[:, :, 8:24, 8:24:2] -= 20  # every second column of the object, so that each pixel is 10 from the mean
+    noisy[:, :, ::2, 0:6] += 12
+    noisy[:, :, ::2, 26:] += 12
+    noisy[:, :, 0:6:2, 6:26] += 12
+    noisy[:, :, 26::2, 6:26] += 12  # every second row of the ground, where it is not near an edge: 6 from the mean
     ground, thing = flatness(noisy, square())
-    assert (ground, thing) == (0.0, pytest.approx(10.0))
+    assert (ground, thing) == (pytest.approx(6.0), pytest.approx(10.0))
 
 
 def test_the_width_of_an_edge_is_the_sum_over_partly_covered_pixels():

@@ -81,7 +81,7 @@ def test_a_figure_names_whom_the_training_data_want_to_be_named(whole_run, tmp_p
     path.write_text(path.read_text() + "attribution: A (CC BY 4.0)\n")
     words = ["a red circle", "--columns", "1", "--steps", "1", "--size", "16", "--run", str(run)]
     assert cli.main(["conditioning-grid", *words, "--out", str(tmp_path / "figure")]) == 0
-    assert read_figure(tmp_path / "figure").notes[-1] == "Drawn by models of drawings by A (CC BY 4.0)"
+    assert read_figure(tmp_path / "figure").notes[-1] == "Training data and real pictures: A (CC BY 4.0)"
 
 
 def test_the_gallery_of_what_is_shipped_is_refused(tmp_path, monkeypatch, capsys):

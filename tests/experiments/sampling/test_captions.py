@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.samples.manifest import read_manifest
+from eval.samples.plain import OF_CAPTION
 from experiments.sampling.captions import COPIED, read_requests
 from modules.errors import InputError
 
@@ -98,4 +99,4 @@ def test_drawn_pictures_keep_all_that_is_known_of_a_caption(tmp_path, data):
     module, _, name = data.rpartition(".")
     found = getattr(import_module(module), name)(train_size=8, val_size=8, test_size=8, cache_dir=None)
     known = set().union(*(found.real("test", index, 0, 32, 0)[1] for index in range(8)))
-    assert known and known - OF_THE_PICTURE <= set(COPIED)
+    assert known and known - OF_THE_PICTURE <= set(OF_CAPTION) <= set(COPIED)

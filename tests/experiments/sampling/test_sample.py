@@ -71,7 +71,7 @@ def test_pictures_name_whom_the_training_data_want_to_be_named(sample, stored_ru
     of_captions = [json.dumps({**line, "attribution": "Captions by B"}) for line in lines]
     (captions / "manifest.jsonl").write_text("\n".join(of_captions) + "\n")
     both = sample("both", "--captions", captions / "manifest.jsonl", run=run)
-    assert {record["attribution"] for record in both.records} == {"Captions by B; Drawings by A (CC BY 4.0)"}
+    assert {record["attribution"] for record in both.records} == {"Drawings by A (CC BY 4.0); Captions by B"}
     assert "attribution" not in sample("none", CAPTIONS[0]).records[0]
 
 

@@ -399,3 +399,11 @@ def test_ranked_points_are_drawn_by_the_sweeps_own_decoder():
     job = PointJob([Request("a", 0, {}, ())], 1, "diffusion_prior", 0, False, {}, **how)
     assert job._ranked(system, ["a"], [0]) == (best.pictures, best.places)
     assert inspect.signature(UnCLIP.ranked).bind(None, *seen[0]).arguments["decoder"] == "decoder_noised"
+
+
+def test_what_is_no_folder_is_not_written_into(tmp_path, monkeypatch, capsys):
+    protocol = Path(__file__).parents[3] / "experiments" / "protocols" / "prior.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", str(protocol), "--run", "shipped:shapes"]) == 2
+    assert "shipped:shapes is no folder: name a run that was trained" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
