@@ -16,8 +16,8 @@ from modules.pipeline import UnCLIP
 HERE = Path(__file__).parent
 STYLES = ("Noto", "Fluent Flat", "Twitter", "OpenMoji")
 THINGS = ("red heart", "strawberry", "lion", "full moon", "tulip", "rocket")
-BETWEEN = ("red apple in the Noto style", "sun in the Noto style")
-CHANGED = "red apple"
+BETWEEN = ("red heart in the Noto style", "full moon in the Noto style")
+CHANGED = "red heart"
 CELL = 96
 PAGE = 100
 
