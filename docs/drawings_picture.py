@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/drawings.md from the shipped weights: `python docs/drawings_picture.py`."""
+"""Draws the pictures of docs/results/drawings.md from the shipped weights: `python docs/drawings_picture.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from modules.pipeline import UnCLIP
 
 HERE = Path(__file__).parent
 STYLES = ("Noto", "Fluent Flat", "Twitter", "OpenMoji")
-THINGS = ("red heart", "strawberry", "lion", "full moon", "tulip", "rocket")
+THINGS = ("red heart", "grinning face", "full moon", "strawberry", "lion", "rocket")
 BETWEEN = ("red heart in the Noto style", "full moon in the Noto style")
-CHANGED = "red heart"
-CELL = 96
+CHANGED = (("grinning face", "Twitter", "OpenMoji"), ("red heart", "OpenMoji", "Twitter"))
+THETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+CELL, SMALL = 96, 72
 PAGE = 100
 
 
@@ -60,18 +61,20 @@ def between(system: UnCLIP) -> Image.Image:
 
 
 def changed(system: UnCLIP) -> Image.Image:
-    """A drawing whose z_i is turned from one style's caption towards another's."""
-    base, target = caption(CHANGED, STYLES[0]), caption(CHANGED, STYLES[-1])
-    thetas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    row = system.text_diff(system.text_to_image(base)[0], target, base, theta=thetas)
-    return panel([list(row)], [f"theta {theta}" for theta in thetas], [f"from {STYLES[0]} to {STYLES[-1]}"], CELL)
+    """Drawings whose z_i is turned from one style's caption towards another's."""
+    rows, names = [], []
+    for thing, old, new in CHANGED:
+        base, target = caption(thing, old), caption(thing, new)
+        rows.append(list(system.text_diff(system.text_to_image(base)[0], target, base, theta=THETAS)))
+        names.append(f"from {old} to {new}, by words")
+    return panel(rows, [f"theta {theta}" for theta in THETAS], names, CELL)
 
 
 def page(samples: SampleFolder) -> Image.Image:
     """The first hundred samples, each below its caption."""
     pictures = [to_pil(image) for image in samples.images(0, PAGE)]
     parts = [slice(k, min(k + 10, len(pictures))) for k in range(0, len(pictures), 10)]
-    return stacked([panel([pictures[part]], samples.captions[part], None, CELL) for part in parts])
+    return stacked([panel([pictures[part]], samples.captions[part], None, SMALL) for part in parts])
 
 
 if __name__ == "__main__":

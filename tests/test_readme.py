@@ -47,4 +47,4 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch):
         out = Path(words[words.index("--out") + 1])
         assert list(out.rglob("*.png")), words
         ran.append(words[0])
-    assert ran == list(DRAW)
+    assert list(dict.fromkeys(ran)) == list(DRAW)

@@ -14,6 +14,7 @@ from PIL import Image
 from modules import shipped
 from modules.errors import InputError
 from modules.images.tensors import to_uint8
+from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
 from modules.untrusted.weights import file_hash
 
@@ -51,25 +52,29 @@ def test_the_newest_trained_run_else_what_is_shipped(stored_run, tmp_path, monke
     assert not capsys.readouterr().err
 
 
-CAPTIONS = ("a large red circle", "a small blue square on a white background", "a green cross", "a purple triangle")
-STORED = Path(__file__).with_name("shipped_shapes.png")
+CAPTIONS = {
+    "drawings": ("red heart in the Noto style", "full moon in the OpenMoji style", "grinning face in the Twitter style"),
+    "shapes": ("a large red circle", "a small blue square on a white background", "a green cross", "a purple triangle"),
+}
 
 
-def drawn_by_the_package():
-    """(128, 4 x 128, 3) uint8: one picture of each caption."""
-    system = UnCLIP.from_run("shipped:shapes")
-    pictures = to_uint8(system.generate(CAPTIONS, seed=0))
+def drawn_by_the_package(name: str) -> torch.Tensor:
+    """(128, B x 128, 3) uint8: one picture of each caption."""
+    system = UnCLIP.from_run(f"shipped:{name}")
+    pictures = to_uint8(system.generate(CAPTIONS[name], seed=0))
     return torch.cat(list(pictures), dim=2).permute(1, 2, 0)
 
 
-def test_shapes_draws_what_it_drew():
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_what_is_shipped_draws_what_it_drew(name):
     """The stored pictures are of one CPU; another rounds otherwise, and a pixel may move at an edge.
 
     Without AVX (ATEN_CPU_CAPABILITY=default, DNNL_MAX_CPU_ISA=SSE41) the mean difference is 0.0001 of 255. Another
     seed's pictures differ by 49.
     """
-    stored = torch.from_numpy(np.asarray(Image.open(STORED).convert("RGB"))).float()
-    assert (drawn_by_the_package().float() - stored).abs().mean() < 1.0
+    with Image.open(Path(__file__).with_name(f"shipped_{name}.png")) as picture:
+        stored = torch.from_numpy(np.array(picture.convert("RGB"))).float()
+    assert (drawn_by_the_package(name).float() - stored).abs().mean() < 1.0
 
 
 def test_the_name_is_shown_not_the_folder():
@@ -77,6 +82,7 @@ def test_the_name_is_shown_not_the_folder():
 
 
 def test_cards_are_of_the_weights_beside_them():
+    assert shipped.shipped_names() == sorted(CAPTIONS)
     for name in shipped.shipped_names():
         folder = shipped.run_folder(f"shipped:{name}")
         for weights in folder.glob("*/*.safetensors"):
@@ -84,3 +90,16 @@ def test_cards_are_of_the_weights_beside_them():
             assert "seed: 0" in card and "license:" in card
             assert f"{weights.stat().st_size / 1e6:.1f} MB, sha256 `{file_hash(weights)}`" in card
         assert {path.parent.name for path in folder.glob("*/*.safetensors")} >= set(shipped.NEEDED)
+
+
+def test_all_weights_together_are_small():
+    """Whoever clones the repository gets them."""
+    assert sum(path.stat().st_size for path in shipped.HERE.rglob("*.safetensors")) < 24e6
+
+
+def test_drawings_name_whom_their_licences_ask_to_name():
+    notice = (shipped.HERE / "drawings" / "NOTICE.txt").read_text()
+    whom = attribution_of_run(shipped.HERE / "drawings")
+    for licence in ("Apache 2.0", "MIT", "CC BY 4.0", "CC BY-SA 4.0"):
+        assert licence in whom and licence in notice
+        assert f"- {licence}: " in (shipped.HERE / "drawings" / "README.md").read_text()
