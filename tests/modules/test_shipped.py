@@ -53,7 +53,11 @@ def test_the_newest_trained_run_else_what_is_shipped(stored_run, tmp_path, monke
 
 
 CAPTIONS = {
-    "drawings": ("red heart in the Noto style", "full moon in the OpenMoji style", "grinning face in the Twitter style"),
+    "drawings": (
+        "red heart in the Noto style",
+        "full moon in the OpenMoji style",
+        "grinning face in the Twitter style",
+    ),
     "shapes": ("a large red circle", "a small blue square on a white background", "a green cross", "a purple triangle"),
 }
 
