@@ -1,4 +1,4 @@
-"""`python -m benchmarks.timings.sharpness --run RUN`: how flat are grounds and objects, and how sharp edges?
+"""`python -m benchmarks.pictures.sharpness --run RUN`: how flat are grounds and objects, and how sharp edges?
 
 Prints a row for each way to pictures of 128 px, from test pairs of the shapes data: bicubic enlargement of the true
 32 px pictures, the run's upsampler from the true 32 px pictures (its ceiling), and decoder and upsampler from the true

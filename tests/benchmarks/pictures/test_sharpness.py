@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.timings import sharpness
+from benchmarks.pictures import sharpness
 from benchmarks.timings.decoder_quality import edge_width, flatness
 from modules.pipeline import UnCLIP
 

@@ -1,0 +1,1 @@
+"""How good pictures are, by numbers that need no judge."""
