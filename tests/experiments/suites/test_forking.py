@@ -118,7 +118,7 @@ def test_a_forked_stage_is_as_a_program_of_its_own(server):
     assert Path(told["argv"][0]).name == "unclip"
     assert told["pid"] == told["session"] == told["group"] == stage.pid
     assert told["parent"] == server.process.pid and told["cwd"] == str(Path.cwd()) and told["stdin"] == ""
-    assert told["handlers"] == [signal.SIG_DFL] * 3
+    assert told["handlers"] == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)]
     env = told["env"]
     assert env["UNCLIP_RUN"] == "runs/x y" and env["GIVEN"] == "by the server" and "GONE" not in env
     assert env["OMP_NUM_THREADS"] == "1"
