@@ -47,7 +47,7 @@ ASKED = {
     "MIT": "keep its copyright notice and text",
     "Apache 2.0": "keep its notices and text, and say what was changed",
     "CC BY 4.0": "name the author and the licence, and say that it was changed",
-    "CC BY-SA 4.0": "name the author and the licence, say that it was changed, and pass it on under CC BY-SA 4.0 only",
+    "CC BY-SA 4.0": "name author and licence, say that it was changed, pass it on under this or a compatible licence",
 }
 """What licences of drawings ask, in short. Whether they reach weights is not settled; a card takes it that they do."""
 

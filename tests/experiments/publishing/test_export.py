@@ -147,7 +147,7 @@ def test_what_one_stage_recorded_of_the_data_stands_in_the_cards_of_all(run, tmp
         text = (tmp_path / "out" / name / "README.md").read_text()
         licence = text[text.index("## Licence") :]
         assert WHOM in licence, name
-        assert "- Apache 2.0: keep its notices" in licence and "- CC BY-SA 4.0: name the author" in licence
+        assert "- Apache 2.0: keep its notices" in licence and "- CC BY-SA 4.0: name author" in licence
         assert "- MIT" not in licence and "- CC BY 4.0" not in licence
     assert text.count("owl in the Noto style") == 2  # in Python, and on a command line
     assert "small red circle" not in text
