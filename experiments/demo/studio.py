@@ -32,13 +32,18 @@ Shown = list[tuple[Image.Image, str]]
 Report = Callable[[float, str], Any]
 """Told how much is done, from 0 to 1, and what is next."""
 
-SHAPE_CAPTIONS = (
+SHIPPED_CAPTIONS = (
     "a large red circle",
     "a small blue square on a white background",
     "a green cross",
     "a large yellow triangle",
     "a small red circle above a large blue square",
+    "red heart in the Noto style",
+    "full moon in the OpenMoji style",
+    "grinning face in the Twitter style",
+    "strawberry in the Fluent Flat style",
 )
+"""Captions of the weights that come with the package; those that a run knows are its examples."""
 MOST_SEEDS = 6
 
 
@@ -108,7 +113,7 @@ class Studio:
 
     @cached_property
     def captions(self) -> list[str]:
-        """Captions to begin with: the run's own test captions, or those of the shapes.
+        """Captions to begin with: the run's own test captions, or those of the shipped weights that it knows.
 
         Raises:
             InputError: the manifest of the run's test pictures is damaged.
@@ -116,7 +121,7 @@ class Studio:
         manifest = self.system.run / "samples" / "real" / "manifest.jsonl"
         if manifest.is_file():
             return list(dict.fromkeys(record["caption"] for record in read_manifest(manifest)[:64]))[:6]
-        return [text for text in SHAPE_CAPTIONS if not self.unknown(text)] or ["a picture"]
+        return [text for text in SHIPPED_CAPTIONS if not self.unknown(text)] or ["a picture"]
 
     @cached_property
     def examples(self) -> list[Image.Image]:

@@ -125,3 +125,12 @@ def test_the_mask_is_what_was_painted():
     image, mask = mask_of({"background": background, "layers": [layer], "composite": background})
     assert image.mode == "RGB" and np.asarray(mask)[:, :2].min() == 255 and np.asarray(mask)[:, 2:].max() == 0
     assert mask_of(None) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("shapes", "a large red circle"), ("drawings", "red heart in the Noto style")]
+)
+def test_each_of_the_shipped_weights_begins_with_captions_that_it_knows(name, first):
+    known = Studio.open(f"shipped:{name}")
+    assert known.captions[0] == first and len(known.captions) >= 4
+    assert not [caption for caption in known.captions if known.unknown(caption)]
