@@ -33,15 +33,15 @@ Report = Callable[[float, str], Any]
 """Told how much is done, from 0 to 1, and what is next."""
 
 SHIPPED_CAPTIONS = (
+    "red heart in the Noto style",
+    "full moon in the OpenMoji style",
+    "grinning face in the Twitter style",
+    "strawberry in the Fluent Flat style",
     "a large red circle",
     "a small blue square on a white background",
     "a green cross",
     "a large yellow triangle",
     "a small red circle above a large blue square",
-    "red heart in the Noto style",
-    "full moon in the OpenMoji style",
-    "grinning face in the Twitter style",
-    "strawberry in the Fluent Flat style",
 )
 """Captions of the weights that come with the package; those that a run knows are its examples."""
 MOST_SEEDS = 6
