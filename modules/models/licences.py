@@ -11,7 +11,7 @@ import yaml
 
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
-from modules.shipped import PREFIX, run_folder
+from modules.shipped import stage_place
 from modules.untrusted.reading import open_regular, parse_yaml, printable, read_yaml
 
 KEY = "licence"
@@ -64,10 +64,7 @@ def attribution_behind(init_from: str) -> str | None:
 
 
 def _export_behind(init_from: str) -> Path:
-    if init_from.startswith(PREFIX):
-        run, _, stage = init_from.partition("/")
-        return export_folder(run_folder(run) / stage)
-    place = Path(init_from)
+    place = stage_place(init_from)
     if place.suffix == ".ckpt":
         return export_folder(place.parent.parent)
     return place.parent if place.is_file() else export_folder(place)
@@ -93,9 +90,9 @@ def attribution_of_run(run: Path) -> str | None:
     return joined(attribution_of(export_folder(stage)) for stage in stages)
 
 
-def joined(attributions: Iterable[str | None]) -> str | None:
+def joined(attributions: Iterable[object]) -> str | None:
     """Attributions as one, each name once; None if there is none. What does not fit into `MAX_TEXT` is left out."""
-    names = dict.fromkeys(name for said in attributions if said is not None for name in said.split(BETWEEN) if name)
+    names = dict.fromkeys(name for said in attributions if said for name in str(said).split(BETWEEN) if name)
     text = ""
     for name in names:
         longer = f"{text}{BETWEEN}{name}" if text else name

@@ -42,6 +42,18 @@ def run_folder(run: str | Path) -> Path:
     return HERE / name
 
 
+def stage_place(stage: str) -> Path:
+    """The folder that `shipped:NAME/STAGE` names; any other text is a path.
+
+    Raises:
+        InputError: no weights of that name come with the package.
+    """
+    if not stage.startswith(PREFIX):
+        return Path(stage)
+    run, _, name = stage.partition("/")
+    return run_folder(run) / name
+
+
 def chosen_run(run: str | Path | None) -> str:
     """The run that was named; if none was, `newest_run`, which is then said on stderr."""
     if run is not None:

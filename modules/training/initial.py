@@ -21,7 +21,7 @@ from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
-from modules.shipped import PREFIX, run_folder
+from modules.shipped import stage_place
 from modules.training.stage import Stage
 from modules.untrusted.pickles import load_plain
 from modules.untrusted.reading import printable, read_yaml
@@ -105,11 +105,7 @@ def source_file(path: str) -> Path:
     Raises:
         InputError: there is none.
     """
-    if path.startswith(PREFIX):
-        run, _, stage = path.partition("/")
-        place = run_folder(run) / stage
-    else:
-        place = Path(path)
+    place = stage_place(path)
     file = place if place.is_file() else weights_file(place)
     if not file.is_file():
         raise InputError(

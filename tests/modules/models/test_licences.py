@@ -39,6 +39,7 @@ def export(tmp_path: Path):
 def test_a_name_is_said_once_however_often_it_comes():
     assert joined([f"{NOTO}; {TWEMOJI}", None, TWEMOJI, f"{TWEMOJI}; {NOTO}"]) == f"{NOTO}; {TWEMOJI}"
     assert joined([None, ""]) is None
+    assert joined([3, NOTO]) == f"3; {NOTO}"  # A stranger's manifest may hold anything.
 
 
 def test_names_that_do_not_fit_are_left_out():
