@@ -82,6 +82,14 @@ CONDITIONS: dict[str, Condition] = {
         decoder="distilled_decoder",
         in_main_table=False,
     ),
+    "one_step": Condition(
+        "diffusion prior, one-step decoder",
+        "#999933",
+        "prior",
+        "diffusion_prior",
+        decoder="one_step_decoder",
+        in_main_table=False,
+    ),
     # Decoders whose text encoder reads tokens of its own.
     "caption_only_bpe": Condition("caption, byte pairs", "#777777", "none", decoder="decoder_bpe"),
     "caption_only_characters": Condition("caption, characters", "#555555", "none", decoder="decoder_characters"),
