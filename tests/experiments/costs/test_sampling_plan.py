@@ -63,6 +63,7 @@ def test_the_command_names_the_simplest_way_that_fits(stored_run, capsys):
         ([], "name the YAML of the stage to train, or with --sample the run"),
         (["x.yaml", "--sample", "RUN"], "leave out YAMLs"),
         (["--sample", "RUN", "--condition", "distilled"], "holds no trained distilled_decoder"),
+        (["--sample", "RUN", "--condition", "one_step"], "holds no trained one_step_decoder"),
         (["--sample", "RUN", "--condition", "nothing"], "unknown condition 'nothing'"),
     ],
 )

@@ -1,0 +1,74 @@
+"""What suites train with. Most extend the quickstart's YAMLs, and their pages hold numbers: a change there is no change here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.console.configs import read_config
+from experiments.suites.suite import load_suite
+
+# Steps, timesteps, share of the average that a step keeps.
+DECODERS = {
+    ("quickstart", "decoder"): (600, "logit_normal", 0.975),
+    ("quickstart", "glide"): (420, "logit_normal", 0.975),
+    ("shapes", "decoder"): (3000, "uniform", 0.995),
+    ("shapes", "text_decoder"): (3000, "uniform", 0.995),
+    ("shapes", "weak_decoder"): (250, "uniform", 0.97),
+    ("shapes", "distilled_decoder"): (300, "uniform", 0.98),
+    ("shapes", "one_step_decoder"): (600, "uniform", 0.98),
+    ("shapes", "glide"): (2400, "uniform", 0.995),
+    ("drawings", "decoder"): (8000, "uniform", 0.998),
+    ("drawings", "glide"): (1500, "uniform", 0.99),
+    ("emoji", "decoder"): (1600, "uniform", 0.985),
+    ("emoji", "glide"): (1000, "uniform", 0.985),
+    ("signs", "decoder"): (2000, "uniform", 0.985),
+    ("signs", "decoder_bpe"): (2000, "uniform", 0.985),
+    ("signs", "decoder_characters"): (2000, "uniform", 0.985),
+    ("crowds", "decoder"): (800, "uniform", 0.985),
+}
+# Width, optimiser, steps.
+JUDGES = {
+    "quickstart": (16, "Muon", 240),
+    "shapes": (32, "AdamW", 1400),
+    "drawings": (32, "AdamW", 450),
+    "emoji": (32, "AdamW", 450),
+}
+
+
+def settings(suite: str, stage: str) -> DictConfig:
+    """The stage's YAMLs, laid over each other."""
+    loaded = load_suite(Path(f"experiments/{suite}/suite.yaml"))
+    files = loaded.stages[stage].configs(loaded.run)
+    merged = OmegaConf.merge(*(OmegaConf.create(read_config(Path(file))) for file in files))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+@pytest.mark.parametrize(("suite", "stage"), DECODERS)
+def test_decoders(suite, stage):
+    found = settings(suite, stage)
+    model = found.model.init_args
+    timesteps = OmegaConf.select(model, "objective.timesteps", default="uniform")
+    assert (found.trainer.max_steps, timesteps, model.training.ema_decay) == DECODERS[suite, stage]
+
+
+@pytest.mark.parametrize("suite", JUDGES)
+def test_judges(suite):
+    found = settings(suite, "eval_clip")
+    model = found.model.init_args
+    optimizer = model.optimizer.class_path.rpartition(".")[2]
+    assert (model.vision_cfg.width, optimizer, found.trainer.max_steps) == JUDGES[suite]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [("distilled_decoder", "decoder"), ("one_step_decoder", "distilled_decoder")]
+)
+def test_a_student_has_the_network_and_the_objective_of_its_teacher(student, teacher):
+    found, other = settings("shapes", student), settings("shapes", teacher)
+    assert found.model.init_args.teacher == other.trainer.default_root_dir
+    assert found.model.init_args.network == other.model.init_args.network
+    assert found.model.init_args.objective == other.model.init_args.objective
+
