@@ -13,7 +13,7 @@ from experiments.suites.suite import load_suite
 # Steps, timesteps, share of the average that a step keeps.
 DECODERS = {
     ("quickstart", "decoder"): (600, "logit_normal", 0.975),
-    ("quickstart", "glide"): (420, "logit_normal", 0.975),
+    ("quickstart", "glide"): (480, "logit_normal", 0.975),
     ("shapes", "decoder"): (3000, "uniform", 0.995),
     ("shapes", "text_decoder"): (3000, "uniform", 0.995),
     ("shapes", "weak_decoder"): (250, "uniform", 0.97),
