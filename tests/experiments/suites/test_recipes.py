@@ -1,4 +1,4 @@
-"""What suites train with. Most extend the quickstart's YAMLs, and their pages hold numbers: a change there is no change here."""
+"""What suites train with. Most extend the quickstart's YAMLs; a change there must not change their pages' numbers."""
 
 from __future__ import annotations
 
@@ -71,4 +71,3 @@ def test_a_student_has_the_network_and_the_objective_of_its_teacher(student, tea
     assert found.model.init_args.teacher == other.trainer.default_root_dir
     assert found.model.init_args.network == other.model.init_args.network
     assert found.model.init_args.objective == other.model.init_args.objective
-
