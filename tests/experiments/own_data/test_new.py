@@ -138,7 +138,7 @@ def test_every_stage_can_be_built(suite, stage, tmp_path):
 
 
 def test_a_change_of_the_quickstart_does_not_change_it(suite):
-    """Its judge and its decoders have settings of their own, where those of the quickstart are for minutes on shapes."""
+    """Its judge and its decoders have settings of their own: those of the quickstart are for minutes on shapes."""
     path, _ = suite
     judge = read_config(path.with_name("eval_clip.yaml"))["model"]["init_args"]
     assert (judge["vision_cfg"]["width"], judge["optimizer"]["class_path"]) == (32, "torch.optim.AdamW")
