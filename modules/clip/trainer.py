@@ -18,6 +18,7 @@ from modules.batches import ImageTextBatch
 from modules.clip.contrast import contrastive_loss
 from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_FILE, unit
 from modules.clip.lean_import import import_open_clip
+from modules.clip.reconstruction import HEAD, ReconstructionConfig, ReconstructionHead
 from modules.clip.sam import Perturbation, frozen_statistics
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.errors import InputError
@@ -73,6 +74,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         sam_rho: rho of sharpness-aware minimisation, where each replica perturbs on its own batch; the paper has 0.1,
             0 is none. A step costs twice as much.
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
+        reconstruction: whether z_i also has to give back the picture. Differs from the paper, which does not ask it.
     """
 
     network: open_clip.CLIP
@@ -89,8 +91,11 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         swap_weight: float = 1.0,
         sam_rho: float = 0.0,
         tokenizer: Literal["words", "bpe"] = "words",
+        reconstruction: ReconstructionConfig = ReconstructionConfig(),
     ) -> None:
         model = import_open_clip().CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
+        if reconstruction.weight:
+            model.add_module(HEAD, ReconstructionHead(embed_dim, reconstruction))
         super().__init__(model, optimizer, training)
         self.model_cfg: dict[str, Any] = {"embed_dim": embed_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
         self.image_size = int(vision_cfg["image_size"])
@@ -103,6 +108,7 @@ class CLIPTrainer(Stage[ImageTextBatch]):
             if swap_words:
                 raise InputError("model.swap_words needs tokenizer: words, which knows words one by one")
         self.swap_words, self.swap_weight = [(first, second) for first, second in swap_words], swap_weight
+        self.reconstruction = reconstruction
         self._perturbation: Perturbation | None = None
         if sam_rho:
             self._perturbation = Perturbation(list(model.parameters()), sam_rho)
@@ -147,8 +153,8 @@ class CLIPTrainer(Stage[ImageTextBatch]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric contrastive loss (CLIP, figure 3), and what to log; `gathered`: over all replicas' pairs.
 
-        Logged, zeros and ones of each pair: whether an image finds its caption in the batch, and whether it prefers it
-        to its swapped form.
+        Logged for each pair: whether an image finds its caption in the batch, whether it prefers it to its swapped form
+        (zeros and ones), and the error of the picture that z_i gives back.
         """
         assert self.tokenize is not None
         images = self._resized(batch.images)
@@ -165,6 +171,10 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         if len(margins):
             loss = loss + self.swap_weight * F.softplus(-out["logit_scale"] * margins).sum() / len(tokens)
             log["order"] = (margins > 0).float()
+        if self.reconstruction.weight:
+            with torch.autocast(images.device.type, enabled=False):
+                error = getattr(model, HEAD).error(out["image_features"], images)
+                loss, log[HEAD] = loss + self.reconstruction.weight * error.mean(), error.detach()
         return loss, log
 
     def _resized(self, images: Tensor) -> Tensor:
@@ -222,7 +232,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
 
     def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         loss, log = self._loss(self.averaged, batch)
-        self.log_measure("retrieval", log["retrieval"])
+        for name in ("retrieval", HEAD):
+            if name in log:
+                self.log_measure(name, log[name])
         self.order.update(log.get("order", loss.new_zeros(0)))
         return loss
 
@@ -260,4 +272,5 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         content = {"model_cfg": self.model_cfg, "preprocess_cfg": preprocess, TOKENIZER_KEY: kind}
         clear_way(root / CONFIG_FILE)
         (root / CONFIG_FILE).write_text(json.dumps(content, indent=1))
-        write_weights(self.averaged.state_dict(), root / WEIGHTS_FILE)
+        weights = {key: value for key, value in self.averaged.state_dict().items() if not key.startswith(f"{HEAD}.")}
+        write_weights(weights, root / WEIGHTS_FILE)

@@ -19,21 +19,24 @@ class QuadrantResNet(nn.Module):
 
     Args:
         num_classes: width of the output.
+        cells: the stride-16 features are averaged over cells x cells parts of the picture; 2 are quadrants.
+        cell_width: a 1 x 1 convolution first takes the stride-16 features to so many; null leaves them at 192.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, cells: int = 2, cell_width: int | None = None) -> None:
         super().__init__()
         features: Any = timm.create_model("test_resnet", features_only=True, out_indices=(3, 4))
         middle, last = features.feature_info.channels()
-        self.features = features
-        self.num_classes, self.num_features = num_classes, 4 * middle + last
+        self.features, self.cells = features, cells
+        self.narrow = nn.Identity() if cell_width is None else nn.Conv2d(middle, cell_width, 1)
+        self.num_classes, self.num_features = num_classes, cells**2 * (cell_width or middle) + last
         self.head = nn.Linear(self.num_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised; H and W at least 32 -> (B, num_classes)."""
+        """(B, 3, H, W), normalised; H and W at least 16 times `cells` -> (B, num_classes)."""
         middle, last = self.features(images)
-        quadrants = F.adaptive_avg_pool2d(middle, 2).flatten(1)
-        return self.head(torch.cat([quadrants, last.mean(dim=(2, 3))], dim=1))
+        parts = F.adaptive_avg_pool2d(self.narrow(middle), self.cells).flatten(1)
+        return self.head(torch.cat([parts, last.mean(dim=(2, 3))], dim=1))
 
 
 @register_model
@@ -42,3 +45,14 @@ def quadrant_resnet(pretrained: bool = False, num_classes: int = 64, **settings:
     if pretrained:
         raise ValueError("there are no pretrained weights of quadrant_resnet")
     return QuadrantResNet(num_classes)
+
+
+@register_model
+def grid_resnet(pretrained: bool = False, num_classes: int = 64, **settings: Any) -> QuadrantResNet:
+    """For open_clip, images of 64 px and more: sixteen parts of the picture, of 64 features each.
+
+    z_i then says more of where things are than with quadrant_resnet's four parts.
+    """
+    if pretrained:
+        raise ValueError("there are no pretrained weights of grid_resnet")
+    return QuadrantResNet(num_classes, cells=4, cell_width=64)

@@ -17,6 +17,7 @@ from modules.aliases import today
 from modules.clip.caption_tokens import MERGES
 from modules.clip.folder import CONFIG_FILE, check_config
 from modules.clip.origin import KEY, same_clip
+from modules.clip.reconstruction import HEAD
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.models.diffusion_model import STATISTICS
@@ -32,6 +33,9 @@ AVERAGE, TRAINED = "average.module.", "network."
 
 UNREADABLE = (OSError, SafetensorError, RuntimeError, UnicodeDecodeError, yaml.YAMLError, pickle.UnpicklingError)
 """What readers of weights and configs raise for a damaged file."""
+
+UNEXPORTED = f"{HEAD}."
+"""Prefix of what a training has for itself and no export holds; it begins anew."""
 
 VOCABULARY_KEY = "vocabulary"
 """Of a CLIP's words in a checkpoint."""
@@ -180,7 +184,7 @@ def compare(source: Source, module: nn.Module, here: Here = Here()) -> Fit:
     """
     wanted = _wanted(module)
     own = getattr(getattr(module, "_model", None), "reads", None) == "gpt2"
-    held = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(STATISTICS)}
+    held = {name: tensor for name, tensor in source.tensors.items() if not name.startswith((STATISTICS, UNEXPORTED))}
     wanted |= {MERGES: held[MERGES]} if own and MERGES in held else {}  # They come with the weights, of any length.
     both = [name for name in wanted if name in held]
     taken = tuple(name for name in both if held[name].shape == wanted[name].shape)
@@ -206,7 +210,8 @@ def _wanted(module: nn.Module) -> dict[str, Tensor]:
     if not isinstance(network, nn.Module):
         raise InputError(f"init_from: {type(module).__name__} has no network to give weights to")
     beside: dict[str, Tensor] = getattr(getattr(module, "_model", None), "tensors", dict)()
-    return {**network.state_dict(), **{k: v for k, v in beside.items() if not k.startswith(STATISTICS)}}
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(UNEXPORTED)}
+    return {**own, **{k: v for k, v in beside.items() if not k.startswith(STATISTICS)}}
 
 
 def _shape(tensor: Tensor) -> str:

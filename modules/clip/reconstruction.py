@@ -1,0 +1,62 @@
+"""A further part of CLIP's loss: z_i alone has to give back the picture, small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD = "reconstruction"
+"""Name of the head in the trained network. It is not exported."""
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """How z_i is asked for the picture.
+
+    The contrastive loss asks z_i only for what tells the training captions apart. After some thousand pairs that is
+    little of a drawing's outline, and what z_i does not hold no decoder can draw. MAE-CLIP (Weers et al. 2023, section
+    3) adds a reconstruction to CLIP's loss, too; there from all patches of a masked picture, here from z_i.
+
+    Attributes:
+        weight: of the mean squared error over values in [-1, 1], beside the contrastive loss; 0 is none, as in the
+            paper.
+        size: side in pixels of the picture that is given back.
+        width: of the head's hidden layer.
+    """
+
+    weight: float = 0.0
+    size: int = 32
+    width: int = 512
+
+
+class ReconstructionHead(nn.Module):
+    """z_i -> hidden layer -> picture.
+
+    Args:
+        embed_dim: D.
+        config: size and width.
+    """
+
+    def __init__(self, embed_dim: int, config: ReconstructionConfig) -> None:
+        super().__init__()
+        self.size = config.size
+        self.layers = nn.Sequential(
+            nn.Linear(embed_dim, config.width), nn.SiLU(), nn.Linear(config.width, 3 * config.size**2)
+        )
+
+    def forward(self, z_i: Tensor) -> Tensor:
+        """(B, D) of unit norm -> (B, 3, size, size) in about [-1, 1]."""
+        scaled = z_i * z_i.shape[1] ** 0.5  # Values of about 1, as the first layer expects.
+        return self.layers(scaled).unflatten(1, (3, self.size, self.size))
+
+    def error(self, z_i: Tensor, images: Tensor) -> Tensor:
+        """(B,) mean squared error.
+
+        Args:
+            z_i: (B, D) of unit norm.
+            images: (B, 3, H, W) in [-1, 1].
+        """
+        small = F.interpolate(images.float(), (self.size,) * 2, mode="bilinear", antialias=True)
+        return (self(z_i.float()) - small).square().mean(dim=(1, 2, 3))
