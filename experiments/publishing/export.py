@@ -9,36 +9,44 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from eval.files import replacing_folder
 from eval.records import made_of
 from eval.runs import Run, read_run
 from experiments.publishing.diffusers_folder import export_diffusers
-from experiments.publishing.half import halve
 from experiments.publishing.model_card import CARD, overview, stage_card
 from experiments.publishing.push import check_push, push
+from experiments.publishing.smaller import shrink
 from experiments.storage.folders import sync_folder
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export, weights_file
 from modules.untrusted.reading import open_regular, printable
+
+Size = Literal["whole", "half", "quarter"]
+"""Of the weights' files, against float32."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
     if options.format == "diffusers":
-        if options.push or options.stages or options.half:
-            raise InputError("--format diffusers writes the whole run: leave out --push, --stages and --half")
+        if options.push or options.stages or options.half or options.int8:
+            raise InputError("--format diffusers writes the whole run: leave out --push, --stages, --half and --int8")
         names = export_diffusers(options.run, out, options.overwrite)
         print(f"{out}: {', '.join(map(printable, names))}")
         return 0
     if options.push:
         check_push(options.push)
-    names = export(options.run, out, stage_names(options.stages), options.overwrite, options.half, options.push)
+    names = export(options.run, out, stage_names(options.stages), options.overwrite, _size(options), options.push)
     print(f"{out}: {', '.join(map(printable, names))}; {CARD} says what each is and how it is loaded")
     if options.push:
         print(f"{options.push}: {push(out, options.push, options.private)}")
     return 0
+
+
+def _size(options: argparse.Namespace) -> Size:
+    return "quarter" if options.int8 else "half" if options.half else "whole"
 
 
 def stage_names(text: str | None) -> list[str] | None:
@@ -65,13 +73,14 @@ def export(
     out: Path,
     stages: list[str] | None = None,
     overwrite: bool = False,
-    half: bool = False,
+    size: Size = "whole",
     repository: str | None = None,
 ) -> list[str]:
     """Copy the exports of a run into `out`, with a card for each stage and one for all.
 
     Args:
-        half: store matrices as float16, for half of the size.
+        size: "half" stores matrices as float16, "quarter" as 8-bit integers with a scale for each row (a CLIP's as
+            float16).
         repository: the hub's repository from which the card tells people to load it; by default `out`.
 
     Returns:
@@ -90,17 +99,18 @@ def export(
     if out.exists() and not (overwrite and (out / CARD).exists()):
         way = "--overwrite replaces it" if (out / CARD).exists() else "it is not one of this command's: name another"
         raise InputError(f"{out} exists; {way}")
-    _write(record, names, out, overwrite, half, repository or out.name)
+    _write(record, names, out, overwrite, size, repository or out.name)
     return names
 
 
-def _write(run: Run, names: list[str], out: Path, overwrite: bool, half: bool, place: str) -> None:
+def _write(run: Run, names: list[str], out: Path, overwrite: bool, size: Size, place: str) -> None:
     """Make everything beside `out`, then put it there: nobody finds half of it."""
     with replacing_folder(out) as beside:
         for name in names:
             _copy(export_folder(run.path / name), beside / name)
-        if half:
-            halve({name: export_folder(run.path / name) for name in names}, beside)
+        if size != "whole":
+            sources = {name: export_folder(run.path / name) for name in names}
+            shrink(sources, beside, eight_bits=size == "quarter")
         for name in names:
             card = stage_card(run, name, out, weights_file(beside / name))
             (beside / name / CARD).write_text(card, encoding="utf-8")

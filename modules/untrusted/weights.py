@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from modules.errors import InputError
+from modules.untrusted.eight_bits import unpacked
 from modules.untrusted.reading import open_regular, printable
 
 MAX_HEADER = 2**24
@@ -42,7 +43,7 @@ DTYPES = {
 
 
 def read_weights(path: Path, known: str | None = None) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a safetensors file, and the first 12 digits of the file's SHA-256.
+    """The tensors of a safetensors file, 8-bit ones unpacked, and the first 12 digits of the file's SHA-256.
 
     Args:
         path: the file.
@@ -53,7 +54,7 @@ def read_weights(path: Path, known: str | None = None) -> tuple[dict[str, Tensor
         SafetensorError, OSError: damaged, missing.
     """
     check_header(path)
-    tensors = load_file(path)
+    tensors = unpacked(load_file(path), path)
     if known is not None:
         return tensors, known
     digest = file_hash(path)[:12]
@@ -103,7 +104,7 @@ def _is_absurd(shape: list[Any]) -> bool:
 
 
 def header_of(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file on the meta device: their names, shapes and dtypes.
+    """The tensors that `read_weights` would give, on the meta device: their names, shapes and dtypes.
 
     Raises:
         InputError, SafetensorError, OSError: as `check_header`; safetensors itself checks the offsets.
@@ -114,7 +115,7 @@ def header_of(path: Path) -> dict[str, Tensor]:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             part = file.get_slice(name)
             found[name] = torch.empty(part.get_shape(), dtype=DTYPES.get(part.get_dtype(), torch.uint8))
-    return found
+    return unpacked(found, path)
 
 
 def check_shapes(expected: int, found: int, path: Path) -> None:

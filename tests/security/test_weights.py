@@ -45,6 +45,16 @@ def swap(make):
     return change
 
 
+def swap_scales(make):
+    """A matrix packed as `make` says: the integers and their scales."""
+
+    def change(tensors):
+        name = next(name for name, tensor in tensors.items() if tensor.ndim > 1 and len(tensor) > 1)
+        tensors[name], tensors[f"{name}.int8_scale"] = make(tensors[name])
+
+    return change
+
+
 DAMAGES = {
     "NaN": (poison(float("nan")), "is not finite"),
     "infinity": (poison(float("-inf")), "is not finite"),
@@ -55,6 +65,23 @@ DAMAGES = {
     "another shape": (swap(lambda t: t[..., :1].clone()), "of another network"),
     "a tensor less": (lambda tensors: tensors.pop(next(iter(tensors))), "the weights lack"),
     "a tensor more": (lambda tensors: tensors.update(extra=torch.zeros(1)), "has no extra"),
+    "scales of nothing": (
+        lambda tensors: tensors.update({"x.int8_scale": torch.zeros(1)}),
+        "x.int8_scale scales no mat",
+    ),
+    "scales of a float": (swap_scales(lambda matrix: (matrix, torch.ones(len(matrix)))), "scales no matrix"),
+    "too few scales": (
+        swap_scales(lambda matrix: (matrix.to(torch.int8), torch.ones(1))),
+        "a float32 number for each row",
+    ),
+    "whole scales": (
+        swap_scales(lambda matrix: (matrix.to(torch.int8), torch.ones(len(matrix), dtype=torch.int64))),
+        "a float32 number for each row",
+    ),
+    "scales of NaN": (
+        swap_scales(lambda matrix: (matrix.to(torch.int8), torch.full((len(matrix),), float("nan")))),
+        "is not finite",
+    ),
     "another's statistics": (lambda tensors: tensors.update({"statistics.x": torch.zeros(1)}), "statistics"),
 }
 

@@ -16,6 +16,8 @@ from experiments.publishing.export import export
 from experiments.publishing.model_card import parameters
 from modules.errors import InputError
 from modules.pipeline import UnCLIP
+from modules.untrusted.eight_bits import SCALE
+from modules.untrusted.weights import header_of, read_weights
 
 DATA = {
     "class_path": "datamodules.shapes.ShapesDataModule",
@@ -199,7 +201,7 @@ def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path)
     """Weights are rounded to 11 bits and computed with as float32; the stages know the CLIP with rounded weights."""
     whole, half = tmp_path / "whole", tmp_path / "half"
     export(run, whole)
-    export(run, half, half=True)
+    export(run, half, size="half")
     sizes = [sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (whole, half)]
     assert sizes[1] < 0.6 * sizes[0]
     stored = load_file(half / "decoder" / "model.safetensors")
@@ -216,6 +218,35 @@ def test_half_precision_draws_nearly_the_same_from_half_the_bytes(run, tmp_path)
     assert pictures(half).shape == pictures(whole).shape
 
 
+def test_eight_bits_draw_nearly_the_same_from_a_quarter_of_the_bytes(run, tmp_path):
+    """No weight is off by more than half a step of its row; the CLIP, whose file open_clip reads, has float16."""
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    export(run, whole)
+    export(run, small, size="quarter")
+    true = load_file(whole / "decoder" / "model.safetensors")
+    stored, read = (
+        load_file(small / "decoder" / "model.safetensors"),
+        read_weights(small / "decoder" / "model.safetensors"),
+    )
+    assert read[0].keys() == true.keys() < stored.keys()
+    matrices = [name for name, tensor in true.items() if tensor.ndim > 1 and name + SCALE in stored]
+    assert sum(true[name].numel() for name in matrices) > 0.9 * sum(tensor.numel() for tensor in true.values())
+    for name in matrices:
+        step = true[name].flatten(1).abs().amax(dim=1) / 127
+        off = (read[0][name] - true[name]).flatten(1).abs().amax(dim=1)
+        assert (off <= 0.5001 * step).all() and stored[name].dtype == torch.int8, name
+    assert all(torch.equal(read[0][name], tensor) for name, tensor in true.items() if name not in matrices)
+    assert {tensor.dtype for tensor in load_file(small / "clip" / "open_clip_model.safetensors").values()} == {
+        torch.float16,
+        torch.float32,
+    }
+    sizes = [(folder / "decoder" / "model.safetensors").stat().st_size for folder in (whole, small)]
+    assert sizes[1] < 0.5 * sizes[0]  # Names and scales take much of so small a file.
+    tensors = header_of(small / "decoder" / "model.safetensors")
+    assert {name: (t.shape, t.dtype) for name, t in tensors.items()} == {n: (t.shape, t.dtype) for n, t in true.items()}
+    assert pictures(small).shape == pictures(whole).shape
+
+
 def test_a_weight_that_half_precision_does_not_hold_is_refused(run, tmp_path):
     path = run / "decoder" / "export" / "model.safetensors"
     tensors = load_file(path)
@@ -225,5 +256,5 @@ def test_a_weight_that_half_precision_does_not_hold_is_refused(run, tmp_path):
 
     write_weights(tensors, path)
     with pytest.raises(InputError, match=f"decoder: {name} holds values beyond 65504"):
-        export(run, tmp_path / "half", half=True)
+        export(run, tmp_path / "half", size="half")
     assert not (tmp_path / "half").exists()
