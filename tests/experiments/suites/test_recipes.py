@@ -13,14 +13,14 @@ from experiments.suites.suite import load_suite
 # Steps, timesteps, share of the average that a step keeps.
 DECODERS = {
     ("quickstart", "decoder"): (600, "logit_normal", 0.975),
-    ("quickstart", "glide"): (480, "logit_normal", 0.975),
+    ("quickstart", "glide"): (470, "logit_normal", 0.975),
     ("shapes", "decoder"): (3000, "uniform", 0.995),
     ("shapes", "text_decoder"): (3000, "uniform", 0.995),
     ("shapes", "weak_decoder"): (250, "uniform", 0.97),
     ("shapes", "distilled_decoder"): (300, "uniform", 0.98),
     ("shapes", "one_step_decoder"): (600, "uniform", 0.98),
     ("shapes", "glide"): (2400, "uniform", 0.995),
-    ("drawings", "decoder"): (8000, "uniform", 0.998),
+    ("drawings", "decoder"): (7000, "logit_normal", 0.998),
     ("drawings", "glide"): (1500, "uniform", 0.99),
     ("emoji", "decoder"): (1600, "uniform", 0.985),
     ("emoji", "glide"): (1000, "uniform", 0.985),
@@ -31,10 +31,19 @@ DECODERS = {
 }
 # Width, optimiser, steps.
 JUDGES = {
-    "quickstart": (16, "Muon", 240),
+    "quickstart": (16, "Muon", 200),
     "shapes": (32, "AdamW", 1400),
     "drawings": (32, "AdamW", 450),
     "emoji": (32, "AdamW", 450),
+}
+
+
+# Channels, pixels of a patch, steps, sampling steps.
+UPSAMPLERS = {
+    "quickstart": (24, 2, 500, 1),
+    "shapes": (32, 2, 4000, 2),
+    "drawings": (32, 2, 2000, 2),
+    "emoji": (48, 4, 1000, 2),
 }
 
 
@@ -61,6 +70,14 @@ def test_judges(suite):
     model = found.model.init_args
     optimizer = model.optimizer.class_path.rpartition(".")[2]
     assert (model.vision_cfg.width, optimizer, found.trainer.max_steps) == JUDGES[suite]
+
+
+@pytest.mark.parametrize("suite", UPSAMPLERS)
+def test_upsamplers(suite):
+    found = settings(suite, "upsampler")
+    model = found.model.init_args
+    unet = model.network.init_args.unet
+    assert (unet.channels, unet.patch_size, found.trainer.max_steps, model.sampler.steps) == UPSAMPLERS[suite]
 
 
 @pytest.mark.parametrize(
