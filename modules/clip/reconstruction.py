@@ -58,5 +58,8 @@ class ReconstructionHead(nn.Module):
             z_i: (B, D) of unit norm.
             images: (B, 3, H, W) in [-1, 1].
         """
-        small = F.interpolate(images.float(), (self.size,) * 2, mode="bilinear", antialias=True)
-        return (self(z_i.float()) - small).square().mean(dim=(1, 2, 3))
+        return (self(z_i.float()) - self.small(images)).square().mean(dim=(1, 2, 3))
+
+    def small(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, size, size), antialiased: what is to be given back."""
+        return F.interpolate(images.float(), (self.size,) * 2, mode="bilinear", antialias=True)
