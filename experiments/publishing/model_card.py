@@ -26,8 +26,9 @@ from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.models.exports import export_folder
 from modules.models.licences import attribution_of, card_text, joined, licence_of
+from modules.untrusted.eight_bits import SCALE
 from modules.untrusted.reading import printable, read_yaml
-from modules.untrusted.weights import file_hash, header_of
+from modules.untrusted.weights import check_header, file_hash, header_of
 
 CARD = "README.md"
 
@@ -221,7 +222,9 @@ def parameters(path: Path) -> int:
 
 def _weights(path: Path) -> str:
     size = path.stat().st_size / 1e6
-    return f"- weights: `{path.name}`, {parameters(path):,} numbers, {size:.1f} MB, sha256 `{file_hash(path)}`"
+    small = any(name.endswith(SCALE) for name in check_header(path))
+    how = " (8-bit integers with a scale for each row)" if small else ""
+    return f"- weights: `{path.name}`, {parameters(path):,} numbers{how}, {size:.1f} MB, sha256 `{file_hash(path)}`"
 
 
 def _what(folder: Path, config: dict[str, Any], weights: Path) -> list[str]:

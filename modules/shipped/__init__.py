@@ -1,6 +1,6 @@
 """Trained weights that come with the package, so that a fresh installation draws: `shipped:NAME` names them as a run.
 
-Each folder here is what `unclip export --half` makes of a run: configs, weights in half precision, model cards that say
+Each folder here is what `unclip export --int8` makes of a run: configs, weights of 8 bits (a CLIP's 16), model cards that say
 the suite, the seed and the licence.
 """
 

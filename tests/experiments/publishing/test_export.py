@@ -244,6 +244,9 @@ def test_eight_bits_draw_nearly_the_same_from_a_quarter_of_the_bytes(run, tmp_pa
     assert sizes[1] < 0.5 * sizes[0]  # Names and scales take much of so small a file.
     tensors = header_of(small / "decoder" / "model.safetensors")
     assert {name: (t.shape, t.dtype) for name, t in tensors.items()} == {n: (t.shape, t.dtype) for n, t in true.items()}
+    said = "numbers (8-bit integers with a scale for each row), "
+    assert said in (small / "decoder" / "README.md").read_text()
+    assert said not in (small / "clip" / "README.md").read_text()
     assert pictures(small).shape == pictures(whole).shape
 
 
