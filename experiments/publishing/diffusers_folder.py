@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file
 
 from eval.files import replacing_folder
 from modules.clip.folder import CONFIG_FILE, check_config
@@ -24,6 +23,7 @@ from modules.models.upsampler import UpsamplerModel
 from modules.pretrained import to_diffusers
 from modules.pretrained.to_diffusers import Component
 from modules.untrusted.reading import printable, read_json
+from modules.untrusted.weights import read_weights
 
 INDEX = "model_index.json"
 STAGES = ("clip", "diffusion_prior", "decoder", "upsampler")
@@ -78,7 +78,7 @@ def export_diffusers(run: Path, out: Path, overwrite: bool = False) -> list[str]
 def _components(folder: Path, stage: str, whole: bool) -> dict[str, Component]:
     if stage == "clip":
         export = export_folder(folder)
-        return to_diffusers.clip(check_config(export)["model_cfg"], load_file(export / WEIGHTS_FILE))
+        return to_diffusers.clip(check_config(export)["model_cfg"], read_weights(export / WEIGHTS_FILE)[0])
     if stage == "decoder":
         return to_diffusers.decoder(load_model(folder, DecoderModel).model)
     if stage == "upsampler":

@@ -84,5 +84,7 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 
 def _half(name: str, tensor: Tensor) -> Tensor:
     if float(tensor.abs().max()) > LARGEST:
-        raise InputError(f"{name} holds values beyond {LARGEST}, which float16 does not: export without --half")
+        raise InputError(
+            f"{name} holds values beyond {LARGEST}, which float16 does not: export without --half or --int8"
+        )
     return tensor.half()

@@ -34,6 +34,7 @@ from modules.clip.preprocessing import Preprocessing
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WholeCaptions, WordTokenizer
 from modules.errors import InputError
 from modules.networks.frozen_text import CaptionFeatures, real_tokens
+from modules.untrusted.eight_bits import unpacked
 from modules.untrusted.reading import read_json
 
 Tokenizer = Callable[[Sequence[str]], Tensor]
@@ -126,8 +127,8 @@ def _schema(name_or_folder: str | Path) -> str:
 def _mapped(folder: Path) -> Any | None:
     """A folder's CLIP with its weights mapped from the file: built as shapes, so that they are in memory once.
 
-    Weights that are stored in half precision are made float32. None where the file does not hold all that the network
-    needs: then open_clip loads it, and says what is wrong.
+    Weights that are stored in half precision or in 8 bits are made float32. None where the file does not hold all that
+    the network needs: then open_clip loads it, and says what is wrong.
     """
     file = folder / WEIGHTS_FILE
     if not file.is_file():
@@ -135,7 +136,7 @@ def _mapped(folder: Path) -> Any | None:
     model = shapes_of(folder)
     try:
         halves = (torch.float16, torch.bfloat16)
-        found = {name: t.float() if t.dtype in halves else t for name, t in load_file(file).items()}
+        found = {name: t.float() if t.dtype in halves else t for name, t in unpacked(load_file(file), file).items()}
         if any(tensor.dtype != torch.float32 for tensor in found.values() if tensor.is_floating_point()):
             return None
         model.load_state_dict(found, assign=True)

@@ -220,7 +220,10 @@ class CLIPTrainer(Stage[ImageTextBatch]):
     def example_loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         out = self.network(*batch)
         similarity = out["logit_scale"] * out["image_features"].float() @ out["text_features"].float().T
-        return similarity.float().square().mean()
+        loss = similarity.float().square().mean()
+        if self.reconstruction.weight:
+            loss = loss + getattr(self.network, HEAD)(out["image_features"].float()).square().mean()
+        return loss
 
     def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
         # Of this replica's pairs alone: the others, whose losses may be good, do not wait to be gathered.

@@ -1,4 +1,4 @@
-"""An image tower for small CLIPs: timm's smallest ResNet, pooled by quadrants; registered with timm for open_clip."""
+"""Image towers for small CLIPs: timm's smallest ResNet, pooled by parts of the picture; registered for open_clip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class QuadrantResNet(nn.Module):
-    """timm's test_resnet, whose stride-16 features are averaged over the four quadrants and its last ones over all.
+    """timm's test_resnet: stride-16 features are averaged over quadrants or a finer grid, the last ones over all.
 
     An average over the whole picture forgets which object lies above or left of which: with it, a linear probe reads a
     slot's colour from z_i at 0.75 to 0.85; with the quadrants at 0.99 and more (4,000 pairs of the shapes data).

@@ -1,7 +1,7 @@
 """Trained weights that come with the package, so that a fresh installation draws: `shipped:NAME` names them as a run.
 
-Each folder here is what `unclip export --int8` makes of a run: configs, weights of 8 bits (a CLIP's 16), model cards that say
-the suite, the seed and the licence.
+Each folder here is what `unclip export --int8` makes of a run: configs, weights in 8 bits (those of a CLIP in 16), and
+model cards that say the suite, the seed and the licence.
 """
 
 from __future__ import annotations

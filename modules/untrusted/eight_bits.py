@@ -26,7 +26,7 @@ def packed(name: str, matrix: Tensor) -> dict[str, Tensor]:
     """
     rows = matrix.flatten(1)
     scale = rows.abs().amax(dim=1) / 127
-    units = (rows / scale.where(scale > 0, 1)[:, None]).round()
+    units = (rows / scale.where(scale > 0, 1)[:, None]).round().clamp(-127, 127)
     return {name: units.to(torch.int8).view_as(matrix), name + SCALE: scale}
 
 

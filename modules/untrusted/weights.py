@@ -50,7 +50,7 @@ def read_weights(path: Path, known: str | None = None) -> tuple[dict[str, Tensor
         known: these digits, where the file has been read before: it is then neither hashed nor looked through.
 
     Raises:
-        InputError: no regular file, a header out of bounds, or a tensor that is not finite.
+        InputError: no regular file, a header out of bounds, scales that fit no matrix, or a tensor that is not finite.
         SafetensorError, OSError: damaged, missing.
     """
     check_header(path)
@@ -107,7 +107,8 @@ def header_of(path: Path) -> dict[str, Tensor]:
     """The tensors that `read_weights` would give, on the meta device: their names, shapes and dtypes.
 
     Raises:
-        InputError, SafetensorError, OSError: as `check_header`; safetensors itself checks the offsets.
+        InputError, SafetensorError, OSError: as `check_header`, and for scales that fit no matrix; safetensors itself
+            checks the offsets.
     """
     check_header(path)
     found = {}

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from eval.judges.published.weights import read_state
 from experiments.cli import main
 from experiments.training.checkpoint_files import check_readable
 from experiments.training.checkpoints import load_checkpoint
+from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.models.dalle1.openai_layout import read_state_dict
 from modules.models.exports import load_model
@@ -24,6 +26,7 @@ from modules.pipeline import UnCLIP
 from modules.pretrained.reading import tensors_of
 from modules.trained_run import TrainedRun
 from modules.training.initial import read_source
+from modules.untrusted.eight_bits import packed, unpacked
 from modules.untrusted.pickles import check_stored
 from modules.untrusted.weights import check_finite, check_header
 
@@ -247,6 +250,30 @@ def test_an_odd_tensor_beside_the_others_is_one_line(sent, capsys, kind, shape):
     for words in ([], ["--half"]):
         code = main(["export", str(sent), "--out", f"out{len(words)}", "--stages", "decoder", *words])
         assert code in (0, 2) and capsys.readouterr().err.count("\n") == (code == 2)
+
+
+def test_a_clip_of_8_bits_is_read_as_its_product(sent):
+    """`unclip export --int8` leaves a CLIP in 16 bits, but a stranger may pack it."""
+    file = sent / "clip" / "export" / "open_clip_model.safetensors"
+    whole = load_file(file)
+    true = FrozenCLIP(str(sent / "clip")).model.state_dict()
+    small = {}
+    for name, tensor in whole.items():
+        small |= packed(name, tensor) if tensor.ndim > 1 else {name: tensor}
+    save_file(small, file)
+    read = FrozenCLIP(str(sent / "clip")).model.state_dict()
+    assert read.keys() == true.keys()
+    for name, tensor in true.items():
+        step = tensor.flatten(1).abs().amax(dim=1) / 127 if tensor.ndim > 1 and f"{name}.int8_scale" in small else None
+        off = (read[name] - tensor).abs()
+        assert (off == 0).all() if step is None else (off.flatten(1).amax(dim=1) <= 0.5001 * step).all(), name
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [1e-44, -1.9e-43], [3e38, -3e38], [1.0, -127.0]])
+def test_packed_rows_keep_their_signs_and_sizes(row):
+    matrix = torch.tensor([row, [1.0, -1.0]])
+    found = unpacked(packed("x", matrix), Path("x"))["x"]
+    assert ((found - matrix).abs() <= matrix.abs().amax(dim=1, keepdim=True) / 200 + 2e-44).all()
 
 
 @pytest.mark.parametrize("stage", ["decoder", "linear_prior", "ar_prior"])
