@@ -14,9 +14,9 @@ from torch import Tensor
 
 from datamodules.rendered.pairs import PairDataModule
 from experiments.data.sources import load_data
-from modules.clip.reconstruction import ReconstructionConfig, ReconstructionHead
 from modules.errors import InputError
 from modules.networks.embedding_pathway import Whitening
+from modules.networks.reconstruction import ReconstructionConfig, ReconstructionHead
 
 STEPS, BATCH, RATE = 1500, 256, 2e-3
 

@@ -18,7 +18,6 @@ from modules.batches import ImageTextBatch
 from modules.clip.contrast import contrastive_loss
 from modules.clip.frozen import CONFIG_FILE, MEAN, STD, TOKENIZER_KEY, WEIGHTS_FILE, unit
 from modules.clip.lean_import import import_open_clip
-from modules.clip.reconstruction import HEAD, ReconstructionConfig, ReconstructionHead
 from modules.clip.sam import Perturbation, frozen_statistics
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.errors import InputError
@@ -26,6 +25,7 @@ from modules.models.base import outputs_of
 from modules.models.data_sizes import DataSizes
 from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
+from modules.networks.reconstruction import HEAD, ReconstructionConfig, ReconstructionHead
 from modules.training.stage import Stage, TrainingConfig, adamw
 from modules.untrusted.writing import clear_way
 

@@ -17,11 +17,11 @@ from modules.aliases import today
 from modules.clip.caption_tokens import MERGES
 from modules.clip.folder import CONFIG_FILE, check_config
 from modules.clip.origin import KEY, same_clip
-from modules.clip.reconstruction import HEAD
 from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
+from modules.networks.reconstruction import HEAD
 from modules.shipped import stage_place
 from modules.training.stage import Stage
 from modules.untrusted.pickles import load_plain

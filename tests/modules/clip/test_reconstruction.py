@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from modules.clip import CLIPTrainer
-from modules.clip.reconstruction import ReconstructionConfig, ReconstructionHead
 from modules.clip.word_tokenizer import WordTokenizer
+from modules.networks.reconstruction import ReconstructionConfig, ReconstructionHead
 from modules.training.initial import compare, read_source, start_from
 from modules.training.stage import TrainingConfig
 
