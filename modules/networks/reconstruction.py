@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.errors import InputError
+
 HEAD = "reconstruction"
 """Name of the head in the trained network. It is not exported."""
 
@@ -24,11 +26,21 @@ class ReconstructionConfig:
             paper.
         size: side in pixels of the picture that is given back.
         width: of the head's hidden layer.
+
+    Raises:
+        InputError: a negative weight, or a size or width below 1.
     """
 
     weight: float = 0.0
     size: int = 32
     width: int = 512
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or self.size < 1 or self.width < 1:
+            raise InputError(
+                f"model.reconstruction has weight {self.weight:g}, size {self.size} and width {self.width}: give a "
+                "weight of 0 or more, and a size and a width of 1 or more"
+            )
 
 
 class ReconstructionHead(nn.Module):
