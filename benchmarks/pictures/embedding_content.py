@@ -1,8 +1,8 @@
 """`python -m benchmarks.pictures.embedding_content --config DATA.yaml --embeddings FOLDER`: what z_i says of a picture.
 
 A small network learns to give training pictures back from their z_i, at 32 px. Prints its mean squared error (values in
-[-1, 1]) for training pictures and for those of another split, and the error of the mean picture. What the network
-cannot give back of unseen pictures, a decoder has to make up. FOLDER is what `unclip embed` wrote for the same data.
+[-1, 1]) for training pictures and for those of another split, and the error of the mean picture. What a
+decoder can read from z_i is at least what this network reads. FOLDER is what `unclip embed` wrote for the same data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> int:
     data, _ = load_data(options.config, PairDataModule, embeddings=options.embeddings)
     seen, unseen = pairs(data, "train"), pairs(data, options.split)
     found = errors(seen, unseen, options.size)
-    for name, value in zip(("training pictures", f"{options.split} pictures", "mean of all"), found, strict=True):
+    for name, value in zip(("training pictures", f"{options.split} pictures", "mean picture"), found, strict=True):
         print(f"{name}: {value:.4f}")
     return 0
 
@@ -52,7 +52,7 @@ def pairs(data: PairDataModule, split: str) -> tuple[Tensor, Tensor]:
 def errors(
     seen: tuple[Tensor, Tensor], unseen: tuple[Tensor, Tensor], size: int = 32, steps: int | None = None, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The mean squared error for seen and for unseen pictures, and the variance of the seen ones.
+    """The mean squared error for seen and for unseen pictures, and that of the mean picture for seen ones.
 
     Args:
         seen, unseen: embeddings (N, D) of unit norm and pictures (N, 3, S, S) in [-1, 1].

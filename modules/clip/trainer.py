@@ -74,7 +74,8 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         sam_rho: rho of sharpness-aware minimisation, where each replica perturbs on its own batch; the paper has 0.1,
             0 is none. A step costs twice as much.
         tokenizer: "words", the data set's own, or "bpe", CLIP's 49,408 tokens.
-        reconstruction: whether z_i also has to give back the picture. Differs from the paper, which does not ask it.
+        reconstruction: weight and size of the picture that z_i also has to give back; weight 0 is none, as in the
+            paper.
     """
 
     network: open_clip.CLIP

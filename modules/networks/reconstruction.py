@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.errors import InputError
-
 HEAD = "reconstruction"
 """Name of the head in the trained network. It is not exported."""
 
@@ -17,9 +15,9 @@ HEAD = "reconstruction"
 class ReconstructionConfig:
     """How z_i is asked for the picture.
 
-    The contrastive loss asks z_i only for what tells the training captions apart. After some thousand pairs that is
-    little of a drawing's outline, and what z_i does not hold no decoder can draw. MAE-CLIP (Weers et al. 2023, section
-    3) adds a reconstruction to CLIP's loss, too; there from all patches of a masked picture, here from z_i.
+    The contrastive loss asks z_i only for what tells the training captions apart. A decoder has to guess what z_i does
+    not hold. MAE-CLIP (Weers et al. 2023, section 3) adds a reconstruction to CLIP's loss, too: there from all patches
+    of a masked picture, here from z_i alone.
 
     Attributes:
         weight: of the mean squared error over values in [-1, 1], beside the contrastive loss; 0 is none, as in the
@@ -28,7 +26,7 @@ class ReconstructionConfig:
         width: of the head's hidden layer.
 
     Raises:
-        InputError: a negative weight, or a size or width below 1.
+        ValueError: a negative weight, or a size or width below 1.
     """
 
     weight: float = 0.0
@@ -37,8 +35,8 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.size < 1 or self.width < 1:
-            raise InputError(
-                f"model.reconstruction has weight {self.weight:g}, size {self.size} and width {self.width}: give a "
+            raise ValueError(
+                f"reconstruction has weight {self.weight:g}, size {self.size} and width {self.width}: give a "
                 "weight of 0 or more, and a size and a width of 1 or more"
             )
 

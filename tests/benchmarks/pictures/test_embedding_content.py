@@ -45,4 +45,4 @@ def test_the_command_prints_three_numbers(tmp_path, monkeypatch, capsys, shapes,
     monkeypatch.setattr("sys.argv", ["x", "--config", str(config), "--embeddings", "embeddings", "--size", "4"])
     assert embedding_content.main() == 0
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert names == ["training pictures", "test pictures", "mean of all"]
+    assert names == ["training pictures", "test pictures", "mean picture"]

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 from modules.clip import CLIPTrainer
 from modules.clip.word_tokenizer import WordTokenizer
-from modules.errors import InputError
 from modules.networks.reconstruction import ReconstructionConfig, ReconstructionHead
 from modules.training.initial import compare, read_source, start_from
 from modules.training.stage import TrainingConfig
@@ -102,5 +101,5 @@ def test_it_starts_from_an_export_and_a_plain_clip_from_its_checkpoint(tiny, sha
 @pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"size": 0}, {"width": 0}])
 def test_a_wrong_setting_is_named(wrong):
     (key, value), *_ = wrong.items()
-    with pytest.raises(InputError, match=f"model.reconstruction has .*{key} {value:g}"):
+    with pytest.raises(ValueError, match=f"reconstruction has .*{key} {value:g}"):
         ReconstructionConfig(**wrong)
