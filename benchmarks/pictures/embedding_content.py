@@ -16,7 +16,7 @@ from datamodules.rendered.pairs import PairDataModule
 from experiments.data.sources import load_data
 from modules.errors import InputError
 from modules.networks.embedding_pathway import Whitening
-from modules.networks.reconstruction import ReconstructionConfig, ReconstructionHead
+from modules.networks.reconstruction import ReconstructionConfig, ReconstructionHead, shrunk
 
 STEPS, BATCH, RATE = 1500, 256, 2e-3
 
@@ -32,21 +32,21 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="side in pixels (default: %(default)s)")
     options = parser.parse_args()
     data, _ = load_data(options.config, PairDataModule, embeddings=options.embeddings)
-    seen, unseen = pairs(data, "train"), pairs(data, options.split)
+    seen, unseen = (pairs(data, split, options.size) for split in ("train", options.split))
     found = errors(seen, unseen, options.size)
     for name, value in zip(("training pictures", f"{options.split} pictures", "mean picture"), found, strict=True):
         print(f"{name}: {value:.4f}")
     return 0
 
 
-def pairs(data: PairDataModule, split: str) -> tuple[Tensor, Tensor]:
-    """z_i (N, D) and pictures (N, 3, S, S) of a split."""
+def pairs(data: PairDataModule, split: str, size: int) -> tuple[Tensor, Tensor]:
+    """z_i (N, D) and pictures (N, 3, size, size) of a split."""
     dataset = data.dataset(split)
     if dataset.embeddings is None:
         raise InputError("give --embeddings a folder that `unclip embed` wrote")
     rows = list(range(len(dataset)))
-    images = torch.cat([dataset.__getitems__(rows[k : k + BATCH]).images for k in range(0, len(rows), BATCH)])
-    return dataset.embeddings[rows].z_i, images
+    parts = (dataset.__getitems__(rows[k : k + BATCH]).images for k in range(0, len(rows), BATCH))
+    return dataset.embeddings[rows].z_i, torch.cat([shrunk(images, size) for images in parts])
 
 
 def errors(
@@ -80,7 +80,7 @@ def errors(
             torch.cat([head.error(*part) for part in zip(a.split(BATCH), b.split(BATCH), strict=True)]).mean()
             for a, b in ((z, images), (z_unseen, images_unseen))
         )
-        small = torch.cat([head.small(part) for part in images.split(BATCH)])
+        small = torch.cat([shrunk(part, size) for part in images.split(BATCH)])
     return float(ours), float(others), float(small.var(dim=0, correction=0).mean())
 
 

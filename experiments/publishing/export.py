@@ -31,22 +31,18 @@ def run(options: argparse.Namespace) -> int:
     """Run `unclip export`; returns the exit code."""
     out = options.out or options.run / "release"
     if options.format == "diffusers":
-        if options.push or options.stages or options.half or options.int8:
+        if options.push or options.stages or options.size != "whole":
             raise InputError("--format diffusers writes the whole run: leave out --push, --stages, --half and --int8")
         names = export_diffusers(options.run, out, options.overwrite)
         print(f"{out}: {', '.join(map(printable, names))}")
         return 0
     if options.push:
         check_push(options.push)
-    names = export(options.run, out, stage_names(options.stages), options.overwrite, _size(options), options.push)
+    names = export(options.run, out, stage_names(options.stages), options.overwrite, options.size, options.push)
     print(f"{out}: {', '.join(map(printable, names))}; {CARD} says what each is and how it is loaded")
     if options.push:
         print(f"{options.push}: {push(out, options.push, options.private)}")
     return 0
-
-
-def _size(options: argparse.Namespace) -> Size:
-    return "quarter" if options.int8 else "half" if options.half else "whole"
 
 
 def stage_names(text: str | None) -> list[str] | None:

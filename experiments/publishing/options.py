@@ -65,13 +65,22 @@ def export() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
     made.add_argument("--stages", help="stages, separated by commas (default: all that are trained)")
     size = made.add_mutually_exclusive_group()
-    size.add_argument("--half", action="store_true", help="store weights as float16; commands compute in float32")
+    size.add_argument(
+        "--half",
+        dest="size",
+        action="store_const",
+        const="half",
+        help="store weights as float16; commands compute in float32",
+    )
     size.add_argument(
         "--int8",
-        action="store_true",
+        dest="size",
+        action="store_const",
+        const="quarter",
         help="store weights as 8-bit integers with a scale for each row (a CLIP's as float16); commands compute in "
         "float32",
     )
+    made.set_defaults(size="whole")
     made.add_argument("--overwrite", action="store_true", help="replace what is in --out")
     made.add_argument(
         "--format",

@@ -25,7 +25,7 @@ from modules.models.base import outputs_of
 from modules.models.data_sizes import DataSizes
 from modules.models.exports import write_weights
 from modules.networks import quadrant_resnet  # noqa: F401 - registers it, for open_clip to build
-from modules.networks.reconstruction import HEAD, ReconstructionConfig, ReconstructionHead
+from modules.networks.reconstruction import HEAD, UNEXPORTED, ReconstructionConfig, ReconstructionHead
 from modules.training.stage import Stage, TrainingConfig, adamw
 from modules.untrusted.writing import clear_way
 
@@ -276,5 +276,5 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         content = {"model_cfg": self.model_cfg, "preprocess_cfg": preprocess, TOKENIZER_KEY: kind}
         clear_way(root / CONFIG_FILE)
         (root / CONFIG_FILE).write_text(json.dumps(content, indent=1))
-        weights = {key: value for key, value in self.averaged.state_dict().items() if not key.startswith(f"{HEAD}.")}
+        weights = {key: value for key, value in self.averaged.state_dict().items() if not key.startswith(UNEXPORTED)}
         write_weights(weights, root / WEIGHTS_FILE)

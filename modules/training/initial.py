@@ -21,7 +21,7 @@ from modules.clip.word_tokenizer import VOCABULARY_FILE, WordTokenizer
 from modules.errors import InputError
 from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
-from modules.networks.reconstruction import HEAD
+from modules.networks.reconstruction import UNEXPORTED
 from modules.shipped import stage_place
 from modules.training.stage import Stage
 from modules.untrusted.pickles import load_plain
@@ -33,9 +33,6 @@ AVERAGE, TRAINED = "average.module.", "network."
 
 UNREADABLE = (OSError, SafetensorError, RuntimeError, UnicodeDecodeError, yaml.YAMLError, pickle.UnpicklingError)
 """What readers of weights and configs raise for a damaged file."""
-
-UNEXPORTED = f"{HEAD}."
-"""Prefix of what a training has for itself and no export holds; it begins anew."""
 
 VOCABULARY_KEY = "vocabulary"
 """Of a CLIP's words in a checkpoint."""
