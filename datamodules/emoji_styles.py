@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -72,10 +73,13 @@ class EmojiStylesDataModule(PairDataModule):
         test_split: "things" (emoji that training shows in no style) or "combinations" (those held out).
         min_count: training captions that a word occurs in, at least, to be in the vocabulary.
         captions: shares and further captions of the pairs.
+        training_packages: packages of sets that only the training split shows, beside those of `packages`: a folder or
+            a list, too. Such a set shows what `packages` has in the training split, under the same name; its other
+            drawings are left out. No combination of its style is held out.
 
     Raises:
-        InputError: packages that are missing or damaged, a caption without {name}, a size below its bound or beyond
-            what there is, an embeddings folder of other data, a cache that can't be written.
+        InputError: packages that are missing or damaged, or named twice; a caption without {name}, a size below its
+            bound or beyond what there is, an embeddings folder of other data, a cache that can't be written.
     """
 
     def __init__(
@@ -97,11 +101,12 @@ class EmojiStylesDataModule(PairDataModule):
         hold_out: float = 0.0,
         test_split: Literal["things", "combinations"] = "things",
         captions: CaptionConfig = CaptionConfig(),
+        training_packages: str | list[str] | None = None,
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         captions.refuse_columns("emoji")
         self.caption_config = captions
-        self.packages = packages
+        self.packages, self.training_packages = packages, training_packages
         self.sizes = dict(zip(SPLITS, (train_size, val_size, test_size), strict=True))
         for split, size in self.sizes.items():
             at_least(1, f"{split}_size", 1 if size is None else size)
@@ -113,22 +118,33 @@ class EmojiStylesDataModule(PairDataModule):
         if test_split == "combinations" and hold_out == 0:
             raise InputError("test_split is combinations, but hold_out is 0: give hold_out a share, such as 0.2")
         self.hold_out, self.test_split = hold_out, test_split
-        self._sets: list[iconify.IconSet] | None = None
+        self._sets: dict[str, list[iconify.IconSet]] = {}
         self._drawings: dict[str, list[StyledDrawing]] = {}
 
     @property
     def sets(self) -> list[iconify.IconSet]:
-        """The sets, by prefix; read when first asked for."""
-        if self._sets is None:
-            named = self.packages
+        """The sets that all splits show, by prefix; read when first asked for."""
+        return self._read("packages")
+
+    @property
+    def training_sets(self) -> list[iconify.IconSet]:
+        """The sets that only training shows, by prefix; read when first asked for."""
+        found = self._read("training_packages")
+        for twice in {found.prefix for found in found} & {found.prefix for found in self.sets}:
+            raise InputError(f"training_packages: the set {twice!r} is in packages, too; name it in one of the two")
+        return found
+
+    def _read(self, argument: str) -> list[iconify.IconSet]:
+        if argument not in self._sets:
+            named = getattr(self, argument) or []
             paths = iconify.packages(Path(named).expanduser()) if isinstance(named, str) else named
             found = {found.prefix: found for found in map(iconify.read_set, paths)}  # Of two versions, the later name.
-            self._sets = [found[prefix] for prefix in sorted(found)]
-        return self._sets
+            self._sets[argument] = [found[prefix] for prefix in sorted(found)]
+        return self._sets[argument]
 
     @property
     def attribution(self) -> str:
-        return "; ".join(found.attribution for found in self.sets)
+        return "; ".join(found.attribution for found in [*self.sets, *self.training_sets])
 
     def drawings(self, split: str) -> list[StyledDrawing]:
         """The split's drawings, by index."""
@@ -144,7 +160,8 @@ class EmojiStylesDataModule(PairDataModule):
 
     def source_key(self, split: str) -> list[str]:
         names = digest([[drawing.prefix, drawing.icon.name] for drawing in self.drawings(split)])
-        versions = [f"{found.prefix} {found.version}" for found in self.sets]
+        sets = [*self.sets, *(self.training_sets if split == "train" else [])]
+        versions = [f"{found.prefix} {found.version}" for found in sets]
         return ["emoji_styles", split, names, *versions, openmoji.renderer_version()]
 
     def vocabulary(self, min_count: int | None = None) -> list[str]:
@@ -153,6 +170,8 @@ class EmojiStylesDataModule(PairDataModule):
     def _choose(self, split: str) -> list[StyledDrawing]:
         drawings = [d for d in drawings_of(self.sets) if self.skin_tones or not d.toned]
         held = held_out_combinations(drawings, self.hold_out)
+        if split == "train":
+            drawings += same_things(drawings_of(self.training_sets), drawings)
         if self.unrestricted and split == "train":
             chosen = drawings
         elif split == "test" and self.test_split == "combinations":
@@ -178,6 +197,21 @@ def held_out_combinations(drawings: list[StyledDrawing], share: float) -> set[tu
         if len(prefixes) > 1 and (number >> 32) % 10_000 < share * 10_000:
             held.add((family, sorted(prefixes)[number % len(prefixes)]))
     return held
+
+
+def same_things(drawings: list[StyledDrawing], known: list[StyledDrawing]) -> list[StyledDrawing]:
+    """The drawings of what `known` has, with its family and name; they are the same if letters and digits are.
+
+    Older sets write "flag for chad" for "flag of chad", or "alarmclock". Skin tones are part of a name, so a
+    toned variant is found only if `known` has it.
+    """
+    things = {_letters(drawing.name): drawing for drawing in reversed(known)}  # Of several, the first.
+    found = ((drawing, things.get(_letters(drawing.name))) for drawing in drawings)
+    return [replace(drawing, name=thing.name, family=thing.family) for drawing, thing in found if thing is not None]
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", re.sub("^flag (for|of) ", "flag ", name))
 
 
 def drawings_of(sets: list[iconify.IconSet]) -> list[StyledDrawing]:

@@ -76,8 +76,9 @@ class IconSet:
 
     @property
     def style(self) -> str:
-        """The name of the style in captions: the title without the word "Emoji"."""
-        return " ".join(word for word in self.title.split() if word.lower() != "emoji") or self.title
+        """The name of the style in captions: the title without brackets, and without "Emoji" unless that is first."""
+        first, *others = self.title.replace("(", "").replace(")", "").split() or [""]
+        return " ".join([first, *(word for word in others if word.lower() not in ("emoji", "emojis"))]) or self.title
 
     @property
     def attribution(self) -> str:

@@ -96,6 +96,7 @@ class DiffusionStage(ModelStage[D, B]):
         return found
 
     def on_train_end(self) -> None:
+        super().on_train_end()
         # Whatever has ended training; the last checkpoint is written after this.
         if self.sampler.needs_statistics:
             self._model = replace(self._model, statistics=self._estimated())

@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from modules.models.licences import KEY as LICENCE
 from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
 from modules.training.average import ExponentialAverage
+from modules.training.best_average import BestAverage, Mode
 from modules.training.finite import FiniteGuard, Seen
 from modules.training.image_log import log_images, shows_images
 from modules.training.measures import Measures
@@ -63,6 +65,9 @@ class TrainingConfig:
             is no measures; null is the stage's own number.
         samples_shown: how many samples validation draws for the loggers' pictures, at most a batch; 0 is none; null is
             the stage's own number.
+        keep_best: a measure of validation, such as val/loss. The average of the weights at the validation where it was
+            best is what is exported; null exports the average after the last step.
+        keep_best_mode: whether the least value is the best ("min"), or the greatest ("max").
     """
 
     ema_decay: float = 0.9999
@@ -74,6 +79,8 @@ class TrainingConfig:
     seed: int = 0
     samples_judged: int | None = None
     samples_shown: int | None = None
+    keep_best: str | None = None
+    keep_best_mode: Mode = "min"
 
 
 def adamw(params: ParamsT) -> Optimizer:
@@ -108,6 +115,7 @@ class Stage(lightning.LightningModule, Generic[B]):
         self._guard: FiniteGuard | None = None
         self.initial: tuple[str, ...] = ()  # The tensors that `init_from` gave; what is fitted to the data is kept.
         self._resumed = False
+        self.best = None if training.keep_best is None else BestAverage(training.keep_best, training.keep_best_mode)
 
     judged: ClassVar[int | None] = None
     """How many samples of a validation batch `judge` draws, if the YAML says nothing; None for all."""
@@ -122,9 +130,14 @@ class Stage(lightning.LightningModule, Generic[B]):
         """Shard the network and its average where the Trainer's strategy is ModelParallelStrategy (docs/scaling.md).
 
         Raises:
-            InputError: a precision in which the average of the weights would stand still.
+            InputError: a precision in which the average of the weights would stand still, or `keep_best` of a sharded
+                network.
         """
         check_precision(self.trainer.precision_plugin)
+        if self.device_mesh is not None and self.best is not None:
+            raise InputError(
+                "model.init_args.training.keep_best: a sharded network's best average is not kept; leave it out"
+            )
         if self.device_mesh is not None and not self.sharded:
             shard_stage(self)
             self.sharded = True
@@ -150,7 +163,7 @@ class Stage(lightning.LightningModule, Generic[B]):
 
     @property
     def averaged(self) -> nn.Module:
-        """The EMA network: what validates, samples and is exported."""
+        """The EMA network: what validates, samples and is exported. After training with `keep_best`, its best state."""
         return self.average.module
 
     def training_loss(self, batch: B, generator: torch.Generator) -> Tensor:
@@ -209,6 +222,10 @@ class Stage(lightning.LightningModule, Generic[B]):
         for name in ("samples_judged", "samples_shown"):
             if (getattr(config, name) or 0) < 0:
                 raise InputError(f"{MODEL}.training.{name} is {getattr(config, name)}: give 0 or more, or null")
+        if config.keep_best is not None and not config.keep_best.startswith("val/"):
+            raise InputError(
+                f"{MODEL}.training.keep_best is {config.keep_best!r}: give a measure of validation, as val/loss"
+            )
 
     def check_data(self, sizes: DataSizes) -> None:
         """Refuse data of other sizes than the network takes; see `Model.check_data`.
@@ -353,6 +370,14 @@ class Stage(lightning.LightningModule, Generic[B]):
         if self.training_config.samples_shown != 0:
             self._show(batch)
 
+    def on_validation_end(self) -> None:
+        if self.best is not None and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.best.see(self.trainer.callback_metrics, self.global_step, self.averaged)
+
+    def on_train_end(self) -> None:
+        if self.best is not None:
+            self.best.put_into(self.averaged)
+
     def log_measure(self, name: str, found: Tensor | Metric) -> None:
         """Log a number of validation: the mean over samples and ranks, whatever the size of their batches.
 
@@ -422,10 +447,14 @@ class Stage(lightning.LightningModule, Generic[B]):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._guard is not None:
             self._guard.check()
+        if self.best is not None:
+            self.best.save(checkpoint)
         checkpoint[clip_origin.KEY] = clip_origin.origin_of(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
+        if self.best is not None:
+            self.best.load(checkpoint, self.trainer.state.fn == TrainerFn.FITTING)
         here = clip_origin.origin_of(self._trainer)
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
@@ -468,7 +497,8 @@ class Stage(lightning.LightningModule, Generic[B]):
         config, folder = whole["model"], root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
-        about = self.exported_about() | {"step": self.global_step, clip_origin.KEY: self.clip_fingerprint}
+        step = self.global_step if self.best is None or self.best.value is None else self.best.step
+        about = self.exported_about() | {"step": step, clip_origin.KEY: self.clip_fingerprint}
         named = [getattr(getattr(self.trainer, "datamodule", None), "attribution", None)]
         if whole.get("init_from"):
             about["init_from"] = whole["init_from"]

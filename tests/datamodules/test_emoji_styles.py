@@ -250,6 +250,65 @@ def test_held_out_combinations_are_of_things_and_styles_that_training_knows(fold
     assert key(make(folder, hold_out=0.5, train_split="unrestricted").drawings("train")) >= test | train
 
 
+@pytest.fixture
+def more(tmp_path):
+    """An older set without code points: half of the things, partly in one word, a toned one, a flag, an unknown one."""
+    names = [f"thing{k}" if k % 4 else f"thing-{k}" for k in range(0, 40, 2)]
+    files = content(
+        "old", "Old Emoji (v1)", "#0f0", dict.fromkeys([*names, "thing-2-medium", "flag-for-chad", "x-ray"], "")
+    )
+    del files["chars.json"]
+    (tmp_path / "more").mkdir()
+    pack(tmp_path / "more", files)
+    return str(tmp_path / "more")
+
+
+def test_further_sets_show_the_training_splits_things_to_training_alone(folder, more):
+    pack(folder, content("green", "Green", "#0f0", {"flag-chad": "1f1f9-1f1e9"}))
+    plain, both = (
+        make(folder, hold_out=0.5, test_split="combinations", training_packages=packages) for packages in (None, more)
+    )
+    for split in ("val", "test"):
+        assert both.drawings(split) == plain.drawings(split)
+        assert both.source_key(split) == plain.source_key(split)
+    added = [d for d in both.drawings("train") if d.prefix == "old"]
+    assert [d for d in both.drawings("train") if d.prefix != "old"] == plain.drawings("train")
+    trained = {d.name: d.family for d in make(folder).drawings("train")}
+    expected = {f"thing {k}" for k in range(0, 40, 2)} | {"flag of chad"}
+    assert {d.name for d in added} == expected & set(trained)
+    assert 5 < len(added) < 20
+    assert {d.style for d in added} == {"Old v1"}
+    assert all(d.family == trained[d.name] for d in added)
+    assert "a thing 6, in the Old v1 style" in both.captions("train")
+    assert {"old", "v1"} <= set(both.vocabulary())
+    assert "old 1.2.3" in both.source_key("train")
+    assert "Old Emoji (v1) by An Author" in both.attribution
+    everything = make(folder, training_packages=more, train_split="unrestricted")
+    assert {d.name for d in everything.drawings("train") if d.prefix == "old"} == expected
+
+
+def test_a_set_is_named_once(folder):
+    with pytest.raises(InputError, match="training_packages: the set 'red' is in packages, too; name it in one"):
+        make(folder, training_packages=[str(folder / "iconify-json-red-1.2.3.tgz")]).captions("train")
+
+
+@pytest.mark.parametrize(
+    ("title", "style"),
+    [
+        ("Noto Emoji", "Noto"),
+        ("Fluent Emoji Flat", "Fluent Flat"),
+        ("Noto Emoji (v1)", "Noto v1"),
+        ("Emoji One (Colored)", "Emoji One Colored"),
+        ("Streamline Emojis", "Streamline"),
+        ("OpenMoji", "OpenMoji"),
+        ("Emoji", "Emoji"),
+        ("", ""),
+    ],
+)
+def test_a_style_is_called_as_its_set(title, style):
+    assert iconify.IconSet("x", title, "1", "", "", ()).style == style
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [({"hold_out": 1.5}, "hold_out is 1.5"), ({"test_split": "combinations"}, "hold_out is 0: give hold_out")],

@@ -1,0 +1,94 @@
+"""The average of the weights that did best in validation, kept for the end of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from modules.errors import InputError
+
+KEY = "best_average"
+"""Where a checkpoint has it."""
+
+PREFIX = "average.module."
+"""How the average's tensors begin in a checkpoint's state_dict."""
+
+Mode = Literal["min", "max"]
+
+
+class BestAverage:
+    """Keeps a copy of the averaged network whenever a measure of validation is better than ever before.
+
+    Args:
+        measure: as it is logged, such as "val/loss".
+        mode: whether the least or the greatest value is the best.
+
+    Attributes:
+        value: the best so far; None before the first validation.
+        step: optimiser steps that had been done then.
+    """
+
+    def __init__(self, measure: str, mode: Mode = "min") -> None:
+        self.measure, self.mode = measure, mode
+        self.value: float | None = None
+        self.step = 0
+        self._weights: dict[str, Tensor] = {}
+        self._running: dict[str, Tensor] = {}
+
+    def see(self, measures: Mapping[str, Any], step: int, network: nn.Module) -> None:
+        """Compare after a validation; of equal values the first is kept, and values that are not finite never are.
+
+        Args:
+            measures: what was logged, by name.
+            step: optimiser steps done.
+            network: the average now.
+
+        Raises:
+            InputError: the measure was not logged; the line says what was.
+        """
+        if self.measure not in measures:
+            logged = ", ".join(sorted(name for name in measures if name.startswith("val/"))) or "nothing"
+            raise InputError(
+                f"model.init_args.training.keep_best is {self.measure!r}, which validation does not log; it logs "
+                f"{logged}"
+            )
+        value = float(measures[self.measure])
+        better = self.value is None or (value < self.value if self.mode == "min" else value > self.value)
+        if math.isfinite(value) and better:
+            self.value, self.step = value, step
+            self._weights = copied(network)
+
+    def put_into(self, network: nn.Module) -> None:
+        """Give the network the best weights, if there are any. What it held is kept for `save`."""
+        if self._weights:
+            self._running = copied(network)
+            network.load_state_dict(self._weights)
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Put the best average into a checkpoint, whose `state_dict` goes on with the average after the last step."""
+        if self.value is None:
+            return
+        checkpoint[KEY] = {"value": self.value, "step": self.step, "weights": self._weights}
+        checkpoint["state_dict"] |= {PREFIX + name: tensor for name, tensor in self._running.items()}
+
+    def load(self, checkpoint: dict[str, Any], goes_on: bool) -> None:
+        """Take the best average from a checkpoint that has one.
+
+        Args:
+            checkpoint: as `save` left it.
+            goes_on: whether training goes on; otherwise the best average takes the place of the last in `state_dict`.
+        """
+        found = checkpoint.get(KEY)
+        if found is None:
+            return
+        self.value, self.step, self._weights = found["value"], found["step"], found["weights"]
+        if not goes_on:
+            checkpoint["state_dict"] |= {PREFIX + name: tensor for name, tensor in self._weights.items()}
+
+
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors, which further training does not change."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
