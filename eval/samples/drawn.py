@@ -42,8 +42,8 @@ def _place(stage: str) -> tuple[int, str]:
 
 
 def settings_of(stage: Mapping[str, Any]) -> str:
-    """Sampler, steps and guidance of a stage in words: "ddim, 16 steps, guidance 2.5"."""
-    forms = {"sampler": "{}", "steps": "{} steps", "guidance": "guidance {}"}
+    """Sampler, steps and guidance of a stage in words: "ddim, 16 steps, guidance 2.5", "ddim, 1 step"."""
+    forms = {"sampler": "{}", "steps": "{} step" if stage.get("steps") == 1 else "{} steps", "guidance": "guidance {}"}
     return ", ".join(forms[field].format(_text(stage[field])) for field in FIELDS if stage.get(field) is not None)
 
 

@@ -32,6 +32,7 @@ IMAGE_COLUMNS = {
 EMBEDDING_COLUMNS = {
     "frechet": ("Frechet ↓", 4),
     "cosine_true": ("cosine to true ↑", 3),
+    "finds_own": ("finds own z_i ↑", 2),
     "cosine_text": ("cosine to z_t", 3),
     "diversity": ("diversity", 3),
     "seconds": ("seconds a z_i", 4),
@@ -172,6 +173,10 @@ def notes(sweep: Sweep) -> list[str]:
             f"Embeddings are judged without a decoder, against {protocol['reference_n']} true ones, those of the"
             " captions' own images among them: distances are a little too small, and for all points alike."
         )
+        if any(point.get("finds_own") for point in sweep.points):
+            said.append(
+                f"Finds own z_i: its own image's is the nearest of the true z_i of all {protocol['n']} samples' images."
+            )
     estimated = sorted({point["score_statistics"] for point in sweep.points if point.get("score_statistics")})
     if estimated:
         said.append(

@@ -62,6 +62,7 @@ class EmbeddingJudge:
             "seconds": {"value": seconds / len(z_i)},
             "frechet": as_json(frechet_interval(z_i, FeatureStatistics.of(self.population), resampler)),
             "cosine_true": as_json(resampler.mean((drawn * true).sum(1))),
+            "finds_own": as_json(resampler.mean(self.finds_own(drawn))),
             "cosine_text": as_json(resampler.mean((drawn * text[rows]).sum(1))),
             "diversity": as_json(resampler.mean(within_caption_distance(z_i, rows))),
             "warnings": [f"z_i: {warned}"] if warned else [],
@@ -79,6 +80,18 @@ class EmbeddingJudge:
                 "seed": self.plan.seed,
             },
         }
+
+    def finds_own(self, drawn: np.ndarray) -> np.ndarray:
+        """(N,) 1 where the nearest of the captions' true z_i is the sample's own; chance is 1 / their number.
+
+        Args:
+            drawn: (N, D) of unit norm, as `draw` returns them.
+        """
+        chosen = np.array(self._own_images)
+        candidates = np.unique(chosen)
+        nearest = (drawn @ self._directions(self.population[candidates]).T).argmax(axis=1)
+        found: np.ndarray = (candidates[nearest] == chosen).astype(np.float64)
+        return found
 
     def _directions(self, z: np.ndarray) -> np.ndarray:
         """(N, D) embeddings of unit norm, as which they come unless they are a CLIP's own."""
@@ -100,9 +113,14 @@ class EmbeddingJudge:
     @property
     def true(self) -> np.ndarray:
         """(N, D): z_i of each sample's real image."""
-        requests = [self.sampler.request(row) for row in range(len(self.sampler.rows))]
-        chosen: np.ndarray = self.population[[requests[row].image(k) for row, k in self.places]]
+        chosen: np.ndarray = self.population[self._own_images]
         return chosen
+
+    @cached_property
+    def _own_images(self) -> list[int]:
+        """The number of each sample's real image."""
+        requests = [self.sampler.request(row) for row in range(len(self.sampler.rows))]
+        return [requests[row].image(k) for row, k in self.places]
 
     @cached_property
     def text(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.samples.drawn import drawn, drawn_notes
+from eval.samples.drawn import drawn, drawn_notes, settings_of
 from eval.tables.main import main_table
 
 
@@ -23,6 +23,8 @@ def test_of_manifests():
     assert drawn([line(2.5), line(3.0)])["decoder"]["guidance"] == [2.5, 3.0]
     assert drawn([{"guidance": {}, "sampler": {}, "steps": {}}, {}]) == {}
     assert drawn([{"sampler": {"prior": None}}]) == {}
+    assert settings_of({"sampler": "ddim", "steps": 1}) == "ddim, 1 step"
+    assert settings_of({"steps": [1, 2]}) == "1 or 2 steps"
 
 
 def test_the_main_table_says_it(row):

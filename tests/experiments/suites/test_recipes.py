@@ -19,7 +19,7 @@ DECODERS = {
     ("shapes", "weak_decoder"): (250, "uniform", 0.97),
     ("shapes", "distilled_decoder"): (300, "uniform", 0.98),
     ("shapes", "one_step_decoder"): (600, "uniform", 0.98),
-    ("shapes", "glide"): (2400, "uniform", 0.995),
+    ("shapes", "glide"): (2400, "logit_normal", 0.995),
     ("drawings", "decoder"): (7000, "logit_normal", 0.998),
     ("drawings", "glide"): (1500, "uniform", 0.99),
     ("emoji", "decoder"): (1600, "uniform", 0.985),

@@ -152,6 +152,8 @@ def test_embeddings_without_a_decoder(run: Path):
     tokens, z_t = system.embed_text(real.captions)
     z_i, true = system.sample_prior("linear_prior", tokens, z_t, []), system.embed_image(real.images() / 127.5 - 1)
     assert linear["cosine_true"]["value"] == pytest.approx((z_i * true).sum(1).mean().item(), abs=1e-5)
+    own = ((z_i @ true.T).argmax(dim=1) == torch.arange(8)).double().mean().item()
+    assert linear["finds_own"]["value"] == pytest.approx(own)
     assert linear["cosine_text"]["value"] == pytest.approx((z_i * z_t).sum(1).mean().item(), abs=1e-5)
     assert linear["evaluations"] == 1 and ar["evaluations"] == 12 and linear["n"] == 16
     protocol = linear["protocol"]
@@ -167,6 +169,7 @@ def test_the_ceiling_is_given_each_samples_own_image(run: Path):
     assert sweep(run, space="embeddings", **plan) == 0
     (point,) = read_sweeps(run)["small"].points
     assert point["cosine_true"]["value"] == pytest.approx(1, abs=1e-5)
+    assert point["finds_own"]["value"] == 1
     z_i = UnCLIP(run).embed_image(SampleFolder.open(run / "samples" / "real").images() / 127.5 - 1).double()
     apart = (z_i[::2] - z_i[1::2]).norm(dim=1)
     assert apart.min() > 1e-3 and point["diversity"]["value"] == pytest.approx(apart.mean().item(), rel=1e-3)
