@@ -73,9 +73,10 @@ class EmojiStylesDataModule(PairDataModule):
         test_split: "things" (emoji that training shows in no style) or "combinations" (those held out).
         min_count: training captions that a word occurs in, at least, to be in the vocabulary.
         captions: shares and further captions of the pairs.
-        training_packages: packages of sets that only the training split shows, beside those of `packages`: a folder or
-            a list, too. Such a set shows what `packages` has in the training split, under the same name; its other
-            drawings are left out. No combination of its style is held out.
+        training_packages: packages of sets that only training shows, beside those of `packages`: a folder or a list,
+            too. Of such a set, training shows the things that `packages` shows in training (with train_split
+            "unrestricted": in any split). Captions take the things' names from `packages`. No combination with such a
+            set's style is held out.
 
     Raises:
         InputError: packages that are missing or damaged, or named twice; a caption without {name}, a size below its
@@ -130,7 +131,7 @@ class EmojiStylesDataModule(PairDataModule):
     def training_sets(self) -> list[iconify.IconSet]:
         """The sets that only training shows, by prefix; read when first asked for."""
         found = self._read("training_packages")
-        for twice in {found.prefix for found in found} & {found.prefix for found in self.sets}:
+        for twice in sorted({one.prefix for one in found} & {one.prefix for one in self.sets}):
             raise InputError(f"training_packages: the set {twice!r} is in packages, too; name it in one of the two")
         return found
 
@@ -200,10 +201,10 @@ def held_out_combinations(drawings: list[StyledDrawing], share: float) -> set[tu
 
 
 def same_things(drawings: list[StyledDrawing], known: list[StyledDrawing]) -> list[StyledDrawing]:
-    """The drawings of what `known` has, with its family and name; they are the same if letters and digits are.
+    """The drawings of things that `known` has, with the family and the name that they have there.
 
-    Older sets write "flag for chad" for "flag of chad", or "alarmclock". Skin tones are part of a name, so a
-    toned variant is found only if `known` has it.
+    Names match if they have the same letters and digits: older sets write "alarmclock". "flag for chad" matches "flag
+    of chad", too. A skin tone is part of a name, so a toned variant is found only if `known` has it.
     """
     things = {_letters(drawing.name): drawing for drawing in reversed(known)}  # Of several, the first.
     found = ((drawing, things.get(_letters(drawing.name))) for drawing in drawings)

@@ -97,7 +97,7 @@ def packages(folder: Path) -> list[Path]:
     if not found:
         raise InputError(
             f"{folder}: no Iconify packages there (iconify-json-noto-1.2.3.tgz, or folders with icons.json); "
-            "`unclip data download-emoji` gets them"
+            f"`unclip data download-emoji --out {folder}` gets four sets, with --sets NAME ... others"
         )
     return found
 

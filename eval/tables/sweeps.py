@@ -32,7 +32,7 @@ IMAGE_COLUMNS = {
 EMBEDDING_COLUMNS = {
     "frechet": ("Frechet ↓", 4),
     "cosine_true": ("cosine to true ↑", 3),
-    "finds_own": ("finds own z_i ↑", 2),
+    "finds_own": ("finds own z_i ↑", 3),
     "cosine_text": ("cosine to z_t", 3),
     "diversity": ("diversity", 3),
     "seconds": ("seconds a z_i", 4),
@@ -175,7 +175,8 @@ def notes(sweep: Sweep) -> list[str]:
         )
         if any(point.get("finds_own") for point in sweep.points):
             said.append(
-                f"Finds own z_i: its own image's is the nearest of the true z_i of all {protocol['n']} samples' images."
+                "Finds own z_i: how often the true z_i of the sample's own image is the nearest, among those of"
+                f" {protocol['candidates']} images."
             )
     estimated = sorted({point["score_statistics"] for point in sweep.points if point.get("score_statistics")})
     if estimated:

@@ -41,7 +41,7 @@ ATTRIBUTIONS = {
 }
 """Whom the licences of our own data sets want to be named. A run's config may name any class: nothing of it is made."""
 
-PLACES = ("folder", "packages", "path", "name", "train")
+PLACES = ("folder", "packages", "training_packages", "path", "name", "train")
 """Arguments of data modules that say which data they read."""
 
 ASKED = {
@@ -280,11 +280,15 @@ def _source(data: object) -> tuple[str, dict[str, Any]] | None:
 def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list[str]:
     """Steps, batch, optimiser, seed and time."""
     trainer = config.get("trainer") or {}
-    step = _yaml(folder / "config.yaml").get("step") or trainer.get("max_steps")
+    exported = _yaml(folder / "config.yaml")
+    step = exported.get("step") or trainer.get("max_steps")
     factors = [lookup(config, "data.init_args.batch_size"), *(trainer.get(k) for k in ("devices", "num_nodes"))]
     factors.append(trainer.get("accumulate_grad_batches"))
     batch = " x ".join(str(value) for value in factors if value not in (None, 1, "auto")) or "1"
     lines = [f"steps: {step:,}" if isinstance(step, int) else f"steps: {step}", f"samples a step: {batch}"]
+    chosen = exported.get("chosen")
+    if isinstance(chosen, dict):
+        lines[0] += f" of {chosen.get('of_steps')}, chosen by {printable(str(chosen.get('by')))}"
     optimizer = lookup(config, "model.init_args.optimizer") or {}
     if optimizer:
         rate = lookup(optimizer, "init_args.lr")

@@ -74,6 +74,7 @@ class EmbeddingJudge:
                 "clip": self.sampler.system.clip.fingerprint,
                 "reference": self.sampler.real.path.resolve().name,
                 "reference_n": len(self.population),
+                "candidates": len(self.candidates),
                 "reference_digest": content_digest(self.sampler.real),
                 "bootstrap": self.plan.bootstrap,
                 "level": LEVEL,
@@ -82,16 +83,19 @@ class EmbeddingJudge:
         }
 
     def finds_own(self, drawn: np.ndarray) -> np.ndarray:
-        """(N,) 1 where the nearest of the captions' true z_i is the sample's own; chance is 1 / their number.
+        """(N,) 1 where the true z_i of the sample's own image is the nearest among those of all samples' images.
 
         Args:
-            drawn: (N, D) of unit norm, as `draw` returns them.
+            drawn: (N, D) of unit norm.
         """
-        chosen = np.array(self._own_images)
-        candidates = np.unique(chosen)
-        nearest = (drawn @ self._directions(self.population[candidates]).T).argmax(axis=1)
-        found: np.ndarray = (candidates[nearest] == chosen).astype(np.float64)
+        nearest = (drawn @ self._directions(self.population[self.candidates]).T).argmax(axis=1)
+        found: np.ndarray = (self.candidates[nearest] == np.array(self._own_images)).astype(np.float64)
         return found
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """The numbers of all samples' images, each once."""
+        return np.unique(self._own_images)
 
     def _directions(self, z: np.ndarray) -> np.ndarray:
         """(N, D) embeddings of unit norm, as which they come unless they are a CLIP's own."""

@@ -13,7 +13,7 @@ from modules.errors import InputError
 KEY = "best_average"
 """Where a checkpoint has it."""
 
-PREFIX = "average.module."
+AVERAGE = "average.module."
 """How the average's tensors begin in a checkpoint's state_dict."""
 
 Mode = Literal["min", "max"]
@@ -22,6 +22,8 @@ Mode = Literal["min", "max"]
 class BestAverage:
     """Keeps a copy of the averaged network whenever a measure of validation is better than ever before.
 
+    The copy is on the CPU, and in every checkpoint.
+
     Args:
         measure: as it is logged, such as "val/loss".
         mode: whether the least or the greatest value is the best.
@@ -29,12 +31,15 @@ class BestAverage:
     Attributes:
         value: the best so far; None before the first validation.
         step: optimiser steps that had been done then.
+        seen: optimiser steps that had been done at the last validation.
+        placed: whether the network has the best weights now.
     """
 
     def __init__(self, measure: str, mode: Mode = "min") -> None:
         self.measure, self.mode = measure, mode
         self.value: float | None = None
-        self.step = 0
+        self.step = self.seen = 0
+        self.placed = False
         self._weights: dict[str, Tensor] = {}
         self._running: dict[str, Tensor] = {}
 
@@ -55,40 +60,61 @@ class BestAverage:
                 f"model.init_args.training.keep_best is {self.measure!r}, which validation does not log; it logs "
                 f"{logged}"
             )
-        value = float(measures[self.measure])
+        value, self.seen = float(measures[self.measure]), step
         better = self.value is None or (value < self.value if self.mode == "min" else value > self.value)
         if math.isfinite(value) and better:
             self.value, self.step = value, step
             self._weights = copied(network)
 
     def put_into(self, network: nn.Module) -> None:
-        """Give the network the best weights, if there are any. What it held is kept for `save`."""
-        if self._weights:
-            self._running = copied(network)
+        """Give the network the best weights, if there are any; what it held is kept."""
+        if self._weights and not self.placed:
+            self._running, self.placed = copied(network), True
             network.load_state_dict(self._weights)
 
+    def take_out_of(self, network: nn.Module) -> None:
+        """Give the network back what it held before `put_into`."""
+        if self.placed:
+            network.load_state_dict(self._running)
+            self._running, self.placed = {}, False
+
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put the best average into a checkpoint, whose `state_dict` goes on with the average after the last step."""
+        """Put the best average into a checkpoint, whose `state_dict` keeps the average after the last step."""
         if self.value is None:
             return
-        checkpoint[KEY] = {"value": self.value, "step": self.step, "weights": self._weights}
-        checkpoint["state_dict"] |= {PREFIX + name: tensor for name, tensor in self._running.items()}
+        checkpoint[KEY] = {
+            **{name: getattr(self, name) for name in ("measure", "mode", "value", "step", "seen")},
+            "weights": self._weights,
+        }
+        checkpoint["state_dict"] |= {AVERAGE + name: tensor for name, tensor in self._running.items()}
+
+    @staticmethod
+    def tensors_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The best average of a checkpoint, named as the last one in its `state_dict`; {} if it has none."""
+        held = checkpoint.get(KEY)
+        weights = held.get("weights") if isinstance(held, Mapping) else None
+        return {
+            AVERAGE + str(name): tensor
+            for name, tensor in (weights if isinstance(weights, Mapping) else {}).items()
+            if isinstance(tensor, Tensor)
+        }
 
     def load(self, checkpoint: dict[str, Any], goes_on: bool) -> None:
-        """Take the best average from a checkpoint that has one.
+        """Take the best average from a checkpoint that has one by the same measure.
 
         Args:
             checkpoint: as `save` left it.
             goes_on: whether training goes on; otherwise the best average takes the place of the last in `state_dict`.
         """
         found = checkpoint.get(KEY)
-        if found is None:
+        if found is None or (found["measure"], found["mode"]) != (self.measure, self.mode):
             return
-        self.value, self.step, self._weights = found["value"], found["step"], found["weights"]
+        self.value, self.step, self.seen = found["value"], found["step"], found["seen"]
+        self._weights = found["weights"]
         if not goes_on:
-            checkpoint["state_dict"] |= {PREFIX + name: tensor for name, tensor in self._weights.items()}
+            checkpoint["state_dict"] |= self.tensors_in(checkpoint)
 
 
 def copied(network: nn.Module) -> dict[str, Tensor]:
-    """The network's tensors, which further training does not change."""
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    """The network's tensors on the CPU, which further training does not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}

@@ -23,13 +23,14 @@ from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
 from modules.networks.reconstruction import UNEXPORTED
 from modules.shipped import stage_place
+from modules.training.best_average import AVERAGE, BestAverage
 from modules.training.stage import Stage
 from modules.untrusted.pickles import load_plain
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import check_finite, read_weights
 
-AVERAGE, TRAINED = "average.module.", "network."
-"""Prefixes of the averaged network and of the trained one in a checkpoint."""
+TRAINED = "network."
+"""Prefix of the trained network in a checkpoint."""
 
 UNREADABLE = (OSError, SafetensorError, RuntimeError, UnicodeDecodeError, yaml.YAMLError, pickle.UnpicklingError)
 """What readers of weights and configs raise for a damaged file."""
@@ -161,6 +162,9 @@ def _of_checkpoint(file: Path) -> Source:
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not isinstance(state, dict) or not named:
         raise InputError(f"init_from: {file} holds no training state: name a checkpoint that `unclip fit` wrote")
+    best = BestAverage.tensors_in(content)  # What training would export.
+    if best:
+        state = {key: value for key, value in state.items() if not key.startswith(AVERAGE)} | best
     first = AVERAGE if any(name.startswith(AVERAGE) for name in state) else TRAINED
     own = {name.removeprefix(first): tensor for name, tensor in state.items() if name.startswith(first)}
     others = {k: v for k, v in state.items() if not k.startswith((AVERAGE, TRAINED, "average."))}

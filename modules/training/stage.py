@@ -65,8 +65,8 @@ class TrainingConfig:
             is no measures; null is the stage's own number.
         samples_shown: how many samples validation draws for the loggers' pictures, at most a batch; 0 is none; null is
             the stage's own number.
-        keep_best: a measure of validation, such as val/loss. The average of the weights at the validation where it was
-            best is what is exported; null exports the average after the last step.
+        keep_best: a measure of validation, such as val/loss. The export then holds the averaged weights from the
+            validation with its best value; null is those after the last step.
         keep_best_mode: whether the least value is the best ("min"), or the greatest ("max").
     """
 
@@ -374,6 +374,21 @@ class Stage(lightning.LightningModule, Generic[B]):
         if self.best is not None and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.best.see(self.trainer.callback_metrics, self.global_step, self.averaged)
 
+    def on_train_start(self) -> None:
+        if self.best is not None:
+            self.best.take_out_of(self.averaged)
+            if self._resumed and self._misses_validation:
+                validate_now(self.trainer)
+
+    @property
+    def _misses_validation(self) -> bool:
+        """Whether the checkpoint that is resumed was written after a step and before the validation of that step."""
+        every = self.trainer.val_check_batch
+        by_epochs = self.trainer.check_val_every_n_epoch is not None
+        if self.best is None or by_epochs or every is None or not math.isfinite(every):
+            return False
+        return self.best.seen != self.global_step and self._micro_step() % every == 0
+
     def on_train_end(self) -> None:
         if self.best is not None:
             self.best.put_into(self.averaged)
@@ -454,7 +469,8 @@ class Stage(lightning.LightningModule, Generic[B]):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = True
         if self.best is not None:
-            self.best.load(checkpoint, self.trainer.state.fn == TrainerFn.FITTING)
+            goes_on = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+            self.best.load(checkpoint, goes_on)
         here = clip_origin.origin_of(self._trainer)
         clip_origin.check_origin(checkpoint.get(clip_origin.KEY), here, "this checkpoint", "the data hold those of")
 
@@ -475,9 +491,16 @@ class Stage(lightning.LightningModule, Generic[B]):
         """Further entries for the export's config.yaml, beside the model's class and arguments."""
         return {}
 
+    @property
+    def exported_step(self) -> int:
+        """The optimiser step after which the averaged weights were as they are exported."""
+        return self.best.step if self.best is not None and self.best.placed else self.global_step
+
     def on_fit_end(self) -> None:
         if self._guard is not None:
             self._guard.check()
+        if self.best is not None:
+            self.best.put_into(self.averaged)  # Training that goes on from its last step does not end a second time.
         root = Path(self.trainer.default_root_dir)
         # This is called when training has ended as the config said: by steps, epochs, time or a callback. An
         # interrupted run is not exported: it will be when it has been resumed and has reached its end.
@@ -497,8 +520,9 @@ class Stage(lightning.LightningModule, Generic[B]):
         config, folder = whole["model"], root / "export"
         folder.mkdir(exist_ok=True)
         write_weights(state, folder / "model.safetensors")
-        step = self.global_step if self.best is None or self.best.value is None else self.best.step
-        about = self.exported_about() | {"step": step, clip_origin.KEY: self.clip_fingerprint}
+        about = self.exported_about() | {"step": self.exported_step, clip_origin.KEY: self.clip_fingerprint}
+        if self.best is not None and self.best.placed:
+            about["chosen"] = {"by": f"{self.best.mode} {self.best.measure}", "of_steps": self.global_step}
         named = [getattr(getattr(self.trainer, "datamodule", None), "attribution", None)]
         if whole.get("init_from"):
             about["init_from"] = whole["init_from"]
@@ -511,6 +535,13 @@ class Stage(lightning.LightningModule, Generic[B]):
         clear_way(folder / ".config.tmp")
         (folder / ".config.tmp").write_text(yaml.safe_dump(config | about, sort_keys=False))
         (folder / ".config.tmp").replace(folder / "config.yaml")
+
+
+def validate_now(trainer: lightning.Trainer) -> None:
+    """A validation as between two training steps."""
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.run()
+    trainer.training = True
 
 
 def _tensors(batch: tuple[object, ...], prefix: str = "") -> Iterator[tuple[str, Tensor]]:

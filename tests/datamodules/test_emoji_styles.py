@@ -195,7 +195,9 @@ def test_what_is_no_package_is_named_in_one_line(tmp_path, make_it, message):
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):
-    with pytest.raises(InputError, match=r"no Iconify packages there.*`unclip data download-emoji` gets them"):
+    with pytest.raises(
+        InputError, match=r"no Iconify packages there.*download-emoji --out .* gets four sets, with --sets"
+    ):
         make(tmp_path).captions("train")
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 from experiments.training.callbacks import label, last_step
 from experiments.training.trainer.log_file import tell
+from modules.training.stage import Stage
 
 
 def ended_by(trainer: Trainer) -> str:
@@ -51,8 +52,11 @@ class Ending(Callback):
         last = last_step(trainer)
         if last is None or trainer.global_step < last:
             of = "" if last is None else f" of {last:,}"
+            best = pl_module.best if isinstance(pl_module, Stage) else None
+            chosen = best is not None and best.value is not None
+            which = f"step {best.step:,}, the best validation" if chosen and best is not None else "this step"
             tell(
                 trainer,
                 f"{label(trainer)}: {self.ended_by} has ended training after step {trainer.global_step:,}{of}; the "
-                "export is of this step",
+                f"export is of {which}",
             )

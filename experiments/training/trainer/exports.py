@@ -19,7 +19,7 @@ FOLDER = "parts"
 class ExportParts(Callback):
     """Writes the averaged model as RUN/STAGE/parts/K after the K-th of `parts` equal parts of `max_steps`.
 
-    The last part is the stage's own export as well. A stage of that name is drawn with by
+    Without `training.keep_best`, the last part is the stage's own export as well. A stage of that name is drawn with by
     `unclip sample --decoder STAGE/parts/K`.
 
     Args:

@@ -135,6 +135,7 @@ def check_trainer(trainer: Trainer, model: LightningModule, data: LightningDataM
             )
         _check_monitors(trainer)
         _check_decay(trainer, model)
+        _check_best(trainer, model)
     if isinstance(data, SplitDataModule) and trainer._accelerator_connector.use_distributed_sampler:
         raise InputError(
             "trainer.use_distributed_sampler is true: the data modules share the data out among devices themselves; "
@@ -152,6 +153,24 @@ def _check_monitors(trainer: Trainer) -> None:
                 f"trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which is never logged; metrics "
                 f"are named train/NAME and val/NAME; did you mean {(close or ['val/loss'])[0]!r}?"
             )
+
+
+def _check_best(trainer: Trainer, stage: Stage[Any]) -> None:
+    """A best validation wants a validation."""
+    wanted, every = stage.training_config.keep_best, trainer.val_check_interval  # type: ignore[attr-defined]
+    if wanted is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    batches = trainer.max_steps * trainer.accumulate_grad_batches
+    if trainer.limit_val_batches == 0:  # type: ignore[attr-defined]
+        never = "trainer.limit_val_batches is 0"
+    elif isinstance(every, int) and trainer.check_val_every_n_epoch is None and 0 < batches < every:  # type: ignore[attr-defined]
+        never = f"trainer.val_check_interval is {every}, and training has {batches} batches"
+    else:
+        return
+    raise InputError(
+        f"model.init_args.training.keep_best is {wanted!r}, and no validation would run ({never}): change that, or "
+        "leave keep_best out"
+    )
 
 
 def _check_decay(trainer: Trainer, stage: Stage[Any]) -> None:

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from experiments.cli import main
+from experiments.publishing import model_card
 from experiments.publishing.export import export
 from experiments.publishing.model_card import parameters
 from modules.errors import InputError
@@ -123,6 +124,20 @@ def test_data_of_others_bring_their_licence_and_attribution(run, tmp_path):
     text = (tmp_path / "out" / "glide" / "README.md").read_text()
     assert "license: other" in text
     assert text.count("OpenMoji (https://openmoji.org), CC BY-SA 4.0") == 2  # with the data, and under "Licence"
+
+
+def test_a_card_says_that_validation_chose_the_weights(run, tmp_path):
+    path = run / "glide" / "export" / "config.yaml"
+    chosen = {"by": "min val/loss", "of_steps": 2000}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "chosen": chosen}))
+    export(run, tmp_path / "out", ["glide"])
+    assert "steps: 1,234 of 2000, chosen by min val/loss" in (tmp_path / "out" / "glide" / "README.md").read_text()
+
+
+def test_sets_that_only_training_shows_are_other_data():
+    data = {"class_path": "datamodules.emoji_styles.EmojiStylesDataModule", "init_args": {"packages": "a"}}
+    more = {**data, "init_args": {"packages": "a", "training_packages": "b"}}
+    assert model_card._source(data) != model_card._source(more)
 
 
 WHOM = "Noto Emoji by Google Inc (Apache 2.0, https://x.org); OpenMoji by OpenMoji (CC BY-SA 4.0, https://y.org)"

@@ -46,11 +46,12 @@ def test_a_suite_can_run_elsewhere(path, tmp_path, monkeypatch):
             assert fit_folder(stage, replica(suite, 1)) == suite.run / "seeds" / "1" / name
 
 
-def write_drawings(folder: Path) -> Path:
-    """Two icon sets of 100 things each, as the drawings suite wants them from npm."""
+def write_drawings(folder: Path, prefixes: tuple[str, ...] = ("red", "blue")) -> Path:
+    """Icon sets of 100 things each, as the drawings suite wants them from npm."""
+    folder.mkdir()
     names = {f"thing-{k}": f"{0x1F400 + k:x}" for k in range(100)}
     body = '<circle cx="8" cy="8" r="7" fill="#f00"/>'
-    for prefix in ("red", "blue"):
+    for prefix in prefixes:
         licence = {"title": "MIT", "spdx": "MIT", "url": "https://example.org"}
         files = {
             "icons.json": {"prefix": prefix, "icons": {name: {"body": body} for name in names}, "height": 16},
@@ -67,8 +68,8 @@ def test_a_stage_can_be_built(path, name, tmp_path, monkeypatch):
     if path.parent.name in ("emoji", "drawings"):
         pytest.importorskip("resvg_py")
     if path.parent.name == "drawings":
-        (tmp_path / "drawings").mkdir()
         monkeypatch.setenv("UNCLIP_EMOJI", str(write_drawings(tmp_path / "drawings")))
+        monkeypatch.setenv("UNCLIP_MORE_EMOJI", str(write_drawings(tmp_path / "more", ("old",))))
     from experiments.training.lightning_cli import CLI
 
     suite = LOADED[path]

@@ -91,6 +91,15 @@ def test_a_checkpoint_gives_its_average(config, tiny, stored_run, tmp_path):
     assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
 
 
+def test_a_checkpoint_gives_its_best_average_where_it_keeps_one(config, stored_run, tmp_path):
+    weights = load_file(stored_run / "linear_prior" / "export" / "model.safetensors")
+    state = {f"average.module.{name}": tensor + 1 for name, tensor in weights.items()}
+    torch.save({"state_dict": state, "best_average": {"weights": weights}}, tmp_path / "last.ckpt")
+    assert main(config("linear_prior", str(tmp_path / "last.ckpt"))) == 0
+    after = exported(tmp_path / "run", "linear_prior")
+    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+
+
 def test_what_does_not_fit_is_listed_by_name_and_refused(config, stored_run, tmp_path, capsys):
     folder = shutil.copytree(stored_run / "decoder", tmp_path / "other")
     file = folder / "export" / "model.safetensors"

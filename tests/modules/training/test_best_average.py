@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -9,10 +11,12 @@ import lightning
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from experiments.training.trainer.exports import ExportParts
 from modules.errors import InputError
 from modules.models.data_sizes import DataSizes
 from modules.training.best_average import KEY, BestAverage
@@ -115,6 +119,70 @@ def test_a_run_in_two_parts_keeps_the_best_of_both_and_trains_as_without(tiny, t
     for end in ends:  # Training goes on from the average after the last step, not from the best.
         assert end["state_dict"]["average.module.weight"].item() == pytest.approx(1.109375)
         assert end["state_dict"]["network.weight"].item() == pytest.approx(1.2)
+
+
+class SaveBeforeValidation(Callback):
+    """Writes before.ckpt after the second step, of which the validation is still to come."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "before.ckpt")
+
+
+def test_a_validation_that_the_checkpoint_had_not_seen_is_made_up_for(tiny, tmp_path):
+    run(tiny, tmp_path, Line(keep_best="val/loss"), callbacks=[SaveBeforeValidation()])
+    assert KEY not in torch.load(tmp_path / "before.ckpt", weights_only=True)
+    shutil.rmtree(tmp_path / "export")
+    trainer = run(tiny, tmp_path, Line(keep_best="val/loss"), first=2, resumed=tmp_path / "before.ckpt")
+    assert exported(tmp_path) == pytest.approx(0.85)
+    assert trainer.global_step == 6
+    assert yaml.safe_load((tmp_path / "export" / "config.yaml").read_text())["step"] == 2
+
+
+def test_a_run_that_goes_on_from_its_end_exports_the_same(tiny, tmp_path):
+    run(tiny, tmp_path, Line(keep_best="val/loss")).save_checkpoint(tmp_path / "end.ckpt")
+    shutil.rmtree(tmp_path / "export")
+    run(tiny, tmp_path, Line(keep_best="val/loss"), first=6, resumed=tmp_path / "end.ckpt")
+    assert exported(tmp_path) == pytest.approx(0.85)
+    config = yaml.safe_load((tmp_path / "export" / "config.yaml").read_text())
+    assert (config["step"], config["chosen"]) == (2, {"by": "min val/loss", "of_steps": 6})
+
+
+def test_a_second_fit_goes_on_from_the_last_average(tiny, tmp_path):
+    stage = Line(keep_best="val/loss")
+    run(tiny, tmp_path, stage, steps=4)
+    assert stage.averaged.weight.item() == pytest.approx(0.85)
+    before = tmp_path / "middle.ckpt"
+    stage.trainer.save_checkpoint(before)
+    run(tiny, tmp_path, stage, first=4, resumed=before).save_checkpoint(tmp_path / "end.ckpt")
+    end = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    assert end["state_dict"]["average.module.weight"].item() == pytest.approx(1.109375)
+
+
+def test_the_best_by_another_measure_is_not_taken_over(tiny, tmp_path):
+    run(tiny, tmp_path, Line(keep_best="val/loss"), steps=4).save_checkpoint(tmp_path / "middle.ckpt")
+    other = Line(keep_best="val/score", keep_best_mode="max")
+    run(tiny, tmp_path, other, first=4, resumed=tmp_path / "middle.ckpt")
+    assert (other.best.step, exported(tmp_path)) == (6, pytest.approx(1.109375))
+
+
+def test_a_checkpoint_is_read_without_a_trainer(tiny, tmp_path):
+    run(tiny, tmp_path, Line(keep_best="val/loss")).save_checkpoint(tmp_path / "end.ckpt")
+    content = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    Line(keep_best="val/loss").on_load_checkpoint(content)
+    assert content["state_dict"]["average.module.weight"].item() == pytest.approx(0.85)
+
+
+def test_parts_are_of_their_own_steps(tiny, tmp_path):
+    run(tiny, tmp_path, Line(keep_best="val/loss"), callbacks=[ExportParts(3)])
+    found = [
+        load_file(tmp_path / "parts" / str(k) / "export" / "model.safetensors")["weight"].item() for k in (1, 2, 3)
+    ]
+    assert found == pytest.approx([0.85, 0.9375, 1.109375])
+    steps = [
+        yaml.safe_load((tmp_path / "parts" / str(k) / "export" / "config.yaml").read_text())["step"] for k in (1, 2, 3)
+    ]
+    assert steps == [2, 4, 6]
 
 
 def test_validation_of_a_checkpoint_judges_the_best_average(tiny, tmp_path):

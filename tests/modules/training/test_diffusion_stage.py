@@ -23,6 +23,7 @@ from modules.models.exports import load_model
 from modules.models.priors.diffusion_prior import DiffusionPriorModel
 from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
+from modules.training.best_average import BestAverage
 from modules.training.diffusion_stage import CHECKPOINT_KEY
 from modules.training.stage import TrainingConfig
 
@@ -79,6 +80,23 @@ def test_statistics_go_with_the_checkpoint_and_the_export(tiny, shapes, tmp_path
     other = make(tiny, name)
     other.on_load_checkpoint(content)
     assert_same_statistics(other.statistics, stored)
+
+
+def test_statistics_are_of_the_average_that_is_exported(tiny, shapes, tmp_path):
+    """With `keep_best`, that of an earlier validation."""
+    stage = make(tiny, "diffusion_prior")
+    stage.best = BestAverage("val/loss", "max")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"class_path": "x", "init_args": {}}}))
+    learning = {"val_check_interval": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    tiny.fit(stage, shapes(), 3, tmp_path, **learning)
+    assert stage.best.step == 1  # The loss falls, and the greatest is asked for.
+    stored = stage.statistics
+    stage.average.eval()
+    data = shapes().dataset("train")
+    positions = [k * 64 // COUNT for k in range(COUNT)]
+    batches = [stage.averaged_model.denoiser(data.__getitems__(positions[k : k + 8])) for k in (0, 8, 16)]
+    schedule = respace(stage.objective.noise_schedule, 3, "adm")
+    assert_same_statistics(stored, estimate_statistics(batches, schedule, stage.generator(2)))
 
 
 def test_a_checkpoint_written_at_the_last_step_already_gets_the_statistics(tiny, shapes, tmp_path):

@@ -31,6 +31,13 @@ def test_early_stopping_exports_and_stays_ended(fit):
     assert (beyond.code, beyond.step, beyond.exported) == (0, 6, 6)
 
 
+def test_the_line_names_the_step_that_validation_chose(fit):
+    ran = fit(*EARLY, "--model.init_args.training.keep_best=val/loss")
+    assert (
+        "EarlyStopping has ended training after step 2 of 6; the export is of step 2, the best validation\n" in ran.out
+    )
+
+
 class Gone(Callback):
     """Removes the run folder, renames it, or empties it of its config, in the middle of training."""
 

@@ -201,6 +201,28 @@ def test_a_trainer_is_refused_by_name(tiny, embeddings, tmp_path, arguments, mes
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, None),
+        ({"limit_val_batches": 0}, "and no validation would run (trainer.limit_val_batches is 0)"),
+        ({"val_check_interval": 7}, "(trainer.val_check_interval is 7, and training has 6 batches)"),
+        ({"val_check_interval": 7, "accumulate_grad_batches": 2}, None),
+    ],
+)
+def test_a_best_validation_wants_one(tiny, embeddings, tmp_path, arguments, message):
+    settings = {
+        "max_steps": 6,
+        "use_distributed_sampler": False,
+        "check_val_every_n_epoch": None,
+        "val_check_interval": 2,
+    }
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, **{**settings, **arguments})
+    stage = tiny.make_stage("linear_prior", training=TrainingConfig(keep_best="val/loss"))
+    with nullcontext() if message is None else pytest.raises(InputError, match=re.escape(message)):
+        check_trainer(trainer, stage, EmbeddingsDataModule(str(embeddings), batch_size=24))
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["callbacks+=LearningRateFinder"], "trainer.callbacks: LearningRateFinder cannot set the learning rate"),
