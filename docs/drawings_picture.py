@@ -25,17 +25,20 @@ QUALITY = 80
 
 
 def main() -> None:
-    """Write the two pictures."""
+    """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="shipped:drawings", help="run folder (default: %(default)s)")
-    parser.add_argument("--samples", type=Path, help="samples of 100 captions, for the page of them")
+    parser.add_argument("--judged", type=Path, help="run of the suite, for the pages of its samples (default: none)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder (default: that of this file)")
     options = parser.parse_args()
     system = UnCLIP.from_run(options.run)
     print(attribution_of_run(system.run))
     save(stacked([by_style(system), between(system), changed(system)]), options.out / "drawings.webp")
-    if options.samples is not None:
-        save(page(SampleFolder.open(options.samples)), options.out / "results" / "drawings.webp")
+    if options.judged is not None:
+        results = options.out / "results"
+        save(page(SampleFolder.open(options.judged / "samples" / "diffusion_prior")), results / "drawings.webp")
+        save(page(SampleFolder.open(options.judged / "seen" / "diffusion_prior")), results / "drawings_shown.webp")
+        save(held_by_z_i(options.judged / "seen"), results / "drawings_z_i.webp")
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -76,6 +79,13 @@ def page(samples: SampleFolder) -> Image.Image:
     pictures = [to_pil(image) for image in samples.images(0, PAGE)]
     parts = [slice(k, min(k + 10, len(pictures))) for k in range(0, len(pictures), 10)]
     return stacked([panel([pictures[part]], samples.captions[part], None, SMALL) for part in parts])
+
+
+def held_by_z_i(folder: Path) -> Image.Image:
+    """The first ten drawings that training shows, what is drawn from their z_i, and from their captions alone."""
+    rows = [SampleFolder.open(folder / name) for name in ("real", "image_embedding", "diffusion_prior")]
+    pictures = [[to_pil(image) for image in samples.images(0, 10)] for samples in rows]
+    return panel(pictures, rows[0].captions[:10], ("drawing", "from its z_i", "from the caption"), CELL)
 
 
 if __name__ == "__main__":
