@@ -10,6 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modules.training.sharding import local, on_shares
 
+PREFIX = "average.module."
+"""How the averaged network's tensors begin in a checkpoint's `state_dict`."""
+
 
 class ExponentialAverage(AveragedModel):
     """torch's AveragedModel, with the same numbers and the same state, but without asking the device at every step.

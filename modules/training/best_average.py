@@ -9,12 +9,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from modules.errors import InputError
+from modules.training.average import PREFIX
 
 KEY = "best_average"
 """Where a checkpoint has it."""
-
-AVERAGE = "average.module."
-"""How the average's tensors begin in a checkpoint's state_dict."""
 
 Mode = Literal["min", "max"]
 
@@ -86,7 +84,7 @@ class BestAverage:
             **{name: getattr(self, name) for name in ("measure", "mode", "value", "step", "seen")},
             "weights": self._weights,
         }
-        checkpoint["state_dict"] |= {AVERAGE + name: tensor for name, tensor in self._running.items()}
+        checkpoint["state_dict"] |= {PREFIX + name: tensor for name, tensor in self._running.items()}
 
     @staticmethod
     def tensors_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -94,7 +92,7 @@ class BestAverage:
         held = checkpoint.get(KEY)
         weights = held.get("weights") if isinstance(held, Mapping) else None
         return {
-            AVERAGE + str(name): tensor
+            PREFIX + str(name): tensor
             for name, tensor in (weights if isinstance(weights, Mapping) else {}).items()
             if isinstance(tensor, Tensor)
         }

@@ -23,7 +23,8 @@ from modules.models.diffusion_model import STATISTICS
 from modules.models.exports import weights_file
 from modules.networks.reconstruction import UNEXPORTED
 from modules.shipped import stage_place
-from modules.training.best_average import AVERAGE, BestAverage
+from modules.training.average import PREFIX as AVERAGE
+from modules.training.best_average import BestAverage
 from modules.training.stage import Stage
 from modules.untrusted.pickles import load_plain
 from modules.untrusted.reading import printable, read_yaml

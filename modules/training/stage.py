@@ -377,17 +377,16 @@ class Stage(lightning.LightningModule, Generic[B]):
     def on_train_start(self) -> None:
         if self.best is not None:
             self.best.take_out_of(self.averaged)
-            if self._resumed and self._misses_validation:
-                validate_now(self.trainer)
+            if self._resumed and self.best.seen != self.global_step and self._validation_follows:
+                validate_now(self.trainer)  # The checkpoint was written after the step and before its validation.
 
     @property
-    def _misses_validation(self) -> bool:
-        """Whether the checkpoint that is resumed was written after a step and before the validation of that step."""
+    def _validation_follows(self) -> bool:
+        """Whether the last batch is one after which there is a validation."""
         every = self.trainer.val_check_batch
-        by_epochs = self.trainer.check_val_every_n_epoch is not None
-        if self.best is None or by_epochs or every is None or not math.isfinite(every):
+        if self.trainer.check_val_every_n_epoch is not None or every is None or not math.isfinite(every):
             return False
-        return self.best.seen != self.global_step and self._micro_step() % every == 0
+        return self._micro_step() % every == 0
 
     def on_train_end(self) -> None:
         if self.best is not None:

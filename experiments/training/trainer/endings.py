@@ -53,8 +53,9 @@ class Ending(Callback):
         if last is None or trainer.global_step < last:
             of = "" if last is None else f" of {last:,}"
             best = pl_module.best if isinstance(pl_module, Stage) else None
-            chosen = best is not None and best.value is not None
-            which = f"step {best.step:,}, the best validation" if chosen and best is not None else "this step"
+            which = "this step"
+            if best is not None and best.value is not None:
+                which = f"step {best.step:,}, the best validation"
             tell(
                 trainer,
                 f"{label(trainer)}: {self.ended_by} has ended training after step {trainer.global_step:,}{of}; the "
