@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DPI = 150  # of the PNGs
+METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}  # None leaves it out
 FOOT: dict[str, Any] = {"fontsize": 7, "color": "#555555"}
 FOOT_LETTERS = 18  # of the foot to an inch
 FOOT_LINE = 0.135  # inches
@@ -91,14 +92,14 @@ def picture(image: Image.Image, text: str = "") -> Figure:
     return figure
 
 
-def save(figure: Figure) -> dict[str, bytes]:
-    """{"png": bytes, "svg": bytes}; the same figure gives the same bytes."""
+def save(figure: Figure, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """The bytes of a figure by kind of file ("png", "svg"); the same figure gives the same bytes."""
     import matplotlib
 
     out = {}
     with matplotlib.rc_context({"svg.hashsalt": "unclip"}):
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        for kind in kinds:
             stream = io.BytesIO()
-            figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
+            figure.savefig(stream, format=kind, dpi=DPI, metadata=METADATA[kind])
             out[kind] = stream.getvalue()
     return out

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.errors import InputError
 from eval.files import replacing_folder
+from eval.samples.pictures import PNG
 from eval.tables.main import Cell, Table
 from eval.untrusted import read_json, reason, require_inside
 
@@ -93,7 +94,7 @@ def write_figure(
             if isinstance(picture, bytes):
                 path.write_bytes(picture)
             else:
-                picture.save(path)
+                picture.save(path, **PNG)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
     return folder

@@ -10,14 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from eval.errors import InputError
-from eval.samples.pictures import read_picture
+from eval.samples.pictures import PNG, read_picture
 from eval.untrusted import require_inside
 
 
 def png(image: Image.Image) -> bytes:
     """A picture as PNG."""
     out = io.BytesIO()
-    image.save(out, format="PNG", optimize=True)
+    image.save(out, format="PNG", **PNG)
     return out.getvalue()
 
 

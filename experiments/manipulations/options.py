@@ -23,7 +23,7 @@ FIGURES = {
     "reconstruct": "reconstruct -n 6 --steps 50 --sweep-steps 10 50 --sweep-guidance 1 2",
     "variations": "variations -n 12 --steps 25 --shown 5",
     "interpolate": "interpolate --steps 25 --grid 5 --captions 'a large red circle' 'a small blue square'",
-    "text_diff": "text-diff --table 32 --choose 32 --steps 8 --theta 0.3 0.34 0.36 0.4 0.45",
+    "text_diff": "text-diff --table 32 --choose 32 --steps 8 --theta 0.3 0.35 0.4 0.45",
     "pca": "pca -n 24 --steps 16 --shown 5",
     "typographic": "typographic -n 3 --steps 16",
     "conditioning_grid": "conditioning-grid -n 3 --columns 5",

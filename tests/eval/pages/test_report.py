@@ -10,7 +10,7 @@ import pytest
 
 from eval.errors import InputError
 from eval.further import NAMES
-from eval.pages.report import html, write_report
+from eval.pages.report import html, sample_folders, write_report
 from eval.runs import read_run
 from eval.samples.folder import SampleFolder, write_samples
 
@@ -121,14 +121,16 @@ def test_the_only_link_says_what_it_needs(run: Path):
 def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(tmp_path: Path, make_folder, monkeypatch):
     monkeypatch.setattr("eval.pages.report.drawn", lambda run: {})
     run = make_folder("run/samples/glide", condition="glide").path.parents[1]
-    assert "Pictures:" not in html(read_run(run), [], None) and not list(run.glob("samples/*/ATTRIBUTION.txt"))
+    assert "Pictures:" not in html(read_run(run), [], sample_folders(read_run(run)), None) and not list(
+        run.glob("samples/*/ATTRIBUTION.txt")
+    )
     whom = ["Cats by A <a@b> (CC BY 4.0)", "Dogs by B (CC0)"]
     folder = make_folder("other", condition="ar_prior")
     records = [{**record, "attribution": whom[k % 2]} for k, record in enumerate(folder.records)]
     write_samples(run / "samples" / "ar_prior", folder.images(), records)
     assert (run / "samples" / "ar_prior" / "ATTRIBUTION.txt").read_text() == "\n".join(whom) + "\n"
     SampleFolder.open(run / "samples" / "ar_prior")
-    page = html(read_run(run), [], None)
+    page = html(read_run(run), [], sample_folders(read_run(run)), None)
     assert "Pictures: Cats by A &lt;a@b&gt; (CC BY 4.0)<br>Dogs by B (CC0)</p>" in page
 
 

@@ -234,3 +234,17 @@ def test_mixed_conditions(folder: Path):
 def test_constants_match_what_pillow_writes(folder: Path):
     content = (folder / "00000.png").read_bytes()
     assert content.startswith(samples.PNG_HEAD) and content.endswith(samples.PNG_TAIL)
+
+
+def test_drawn_pictures_are_small_files(tmp_path: Path):
+    """The settings of `PNG` cost no bytes: a shape on a ground with the faint noise of a drawn picture."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((128, 128, 3), 200.0)
+    pixels[40:90, 30:80] = (220.0, 30.0, 40.0)
+    drawn = (pixels + rng.normal(0, 2, pixels.shape)).round().clip(0, 255).astype(np.uint8)
+    images = torch.from_numpy(drawn).movedim(-1, 0)[None]
+    folder = write_samples(tmp_path / "a", images, make(1, 1)[1])
+    Image.fromarray(drawn).save(tmp_path / "pillow.png")
+    written = (tmp_path / "a" / "00000.png").stat().st_size
+    assert written < 1.01 * (tmp_path / "pillow.png").stat().st_size
+    assert torch.equal(folder.images(), images)

@@ -13,7 +13,7 @@ from experiments.suites.suite import load_suite
 # Steps, timesteps, share of the average that a step keeps.
 DECODERS = {
     ("quickstart", "decoder"): (600, "logit_normal", 0.975),
-    ("quickstart", "glide"): (480, "logit_normal", 0.975),
+    ("quickstart", "glide"): (420, "logit_normal", 0.975),
     ("shapes", "decoder"): (3000, "uniform", 0.995),
     ("shapes", "text_decoder"): (3000, "uniform", 0.995),
     ("shapes", "weak_decoder"): (250, "uniform", 0.97),
@@ -40,7 +40,7 @@ JUDGES = {
 
 # Channels, pixels of a patch, steps, sampling steps.
 UPSAMPLERS = {
-    "quickstart": (24, 2, 500, 1),
+    "quickstart": (16, 2, 660, 1),
     "shapes": (32, 2, 4000, 2),
     "drawings": (32, 2, 2000, 2),
     "emoji": (48, 4, 1000, 2),

@@ -95,3 +95,11 @@ def test_samples_can_be_made_again(path):
     for stage in LOADED[path].stages.values():
         if stage.run.startswith(("unclip sample", "unclip data export")):
             assert "--overwrite" in stage.run.split()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "shapes"])
+def test_report_tables_and_figures_wait_for_the_same_results(name):
+    """All three read what the other stages have measured, and none reads another's files: they can run side by side."""
+    needs = {stage: set(found.needs) for stage, found in LOADED[Path("experiments", name, "suite.yaml")].stages.items()}
+    assert needs["report"] == needs["tables"] == needs["figures"]
+    assert not needs["report"] & {"report", "tables", "figures"}
