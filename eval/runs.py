@@ -66,7 +66,11 @@ def read_run(path: str | Path) -> Run:
         raise InputError(f"{path} holds no stage, samples or sweeps: name a run folder, as in runs/quickstart")
     folders = [untrusted.require_below(path, f"samples/{name}") for name in rows_in(path / "samples")]
     rows = [read_row(folder / METRICS) for folder in folders]
-    records = {file.parent.name: read_json(file) or {} for file in sorted(path.glob("[!.]*/stage.json"))}
+    files = sorted(path.glob("[!.]*/stage.json"))
+    read = {file.parent.name: read_json(file) for file in files}
+    records = {
+        name: record for name, record in read.items() if record is not None
+    }  # None: a stage has just begun anew.
     for name, record in records.items():
         if not isinstance(record.get("seconds", 0), (int, float)):
             raise InputError(f"{path / name / 'stage.json'}: seconds must be a number; run the stage again")

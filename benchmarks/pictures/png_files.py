@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from eval.samples.folder import GRID
 from eval.samples.pictures import PNG, SUFFIXES, read_picture
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {"Pillow's own": {}, "the suite's": PNG, "optimize": {"optimize": True}}
@@ -29,13 +30,14 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=200, help="the first ones by name (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="(default: %(default)s)")
     options = parser.parse_args()
-    files = sorted(p for p in options.folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name != "grid.png")
+    found = sorted(options.folder.iterdir()) if options.folder.is_dir() else []
+    files = [file for file in found if file.suffix.lower() in SUFFIXES and file.name != GRID]
     if not files:
         print(f"{options.folder} has no pictures", file=sys.stderr)
         return 1
-    found = measured([read_picture(file, file) for file in files[: options.pictures]], options.repeats)
+    rows = measured([read_picture(file, file) for file in files[: options.pictures]], options.repeats)
     print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
-    for name, (seconds, size) in found.items():
+    for name, (seconds, size) in rows.items():
         print(f"| {name} | {1e3 * seconds:.2f} | {size:,.0f} |")
     return 0
 

@@ -87,14 +87,14 @@ def write_report(path: str | Path, running: Mapping[str, dict[str, Any]] | None 
     with made_of(run.path):
         made = tables(run)
         folders = sample_folders(run)
-        beside = compare(folders)
-        page = html(run, made, folders, beside)
+        comparison_png = compare(folders)
+        page = html(run, made, folders, comparison_png)
     write_file(
         run.path / "results.json", json.dumps(results(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
     write_file(run.path / "tables.md", f"# {run.path.resolve().name}\n\n" + "\n".join(t.markdown() for t in made))
-    if beside is not None:
-        write_file(run.path / "comparison.png", beside)
+    if comparison_png is not None:
+        write_file(run.path / "comparison.png", comparison_png)
     write_file(run.path / "report.html", page)
     return run.path / "report.html", made
 
@@ -112,15 +112,15 @@ def compare(folders: Mapping[str, SampleFolder]) -> bytes | None:
     return png(comparison({picture_label(name): folder for name, folder in folders.items()}))
 
 
-def html(run: Run, made: list[Table], folders: Mapping[str, SampleFolder], beside: bytes | None) -> str:
-    """One page that needs no other file; `beside` is `compare`'s picture of the sample folders."""
+def html(run: Run, made: list[Table], folders: Mapping[str, SampleFolder], comparison_png: bytes | None) -> str:
+    """One page that needs no other file; `comparison_png` is what `compare` returns for the sample folders."""
     pages = environment()
     logs = [run.path, *sorted(p for p in run.path.glob("[!.]*") if p.is_dir())]
     curves = {folder.name: plot_curves(folder.name, read_curves(folder)) for folder in logs}
     grids = {name: run.samples / name / GRID for name in rows_in(run.samples)}
     figures = plots(drawn(run))
     further = {
-        SIDE_BY_SIDE: beside is not None,
+        SIDE_BY_SIDE: comparison_png is not None,
         "Figures": figures,
         "More samples": any(grid.is_file() for grid in grids.values()),
         "Training curves": any(curves.values()),
@@ -133,7 +133,7 @@ def html(run: Run, made: list[Table], folders: Mapping[str, SampleFolder], besid
         contents={title: f"part-{k}" for k, title in enumerate(titles, 1)},
         SIDE_BY_SIDE=SIDE_BY_SIDE,
         tables=made,
-        comparison=None if beside is None else data_uri(beside, "png"),
+        comparison=None if comparison_png is None else data_uri(comparison_png, "png"),
         plots=figures,
         curves={name: data_uri(plot, "png") for name, plot in curves.items() if plot},
         grids={picture_label(name): data_uri(jpeg(grid), "jpeg") for name, grid in grids.items() if grid.is_file()},

@@ -22,7 +22,8 @@ FIT = "short side to {size} px (Pillow bicubic, antialiased), then the centre"
 PNG: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 """Pillow's settings for pictures written as PNG: deflate looks for runs only.
 
-For drawn pictures the files are as small as with Pillow's own settings, in a quarter of the time.
+Drawn pictures, which have faint noise, take a quarter of the time and as many bytes as with Pillow's own settings.
+Flat ones take half the time and a few percent more bytes; a page of flat ones up to a third more.
 """
 
 

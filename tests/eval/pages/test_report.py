@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from eval.errors import InputError
+from eval.figures.canvas import canvas
 from eval.further import NAMES
-from eval.pages.report import html, sample_folders, write_report
+from eval.pages.report import drawn, html, sample_folders, write_report
 from eval.runs import read_run
 from eval.samples.folder import SampleFolder, write_samples
+from eval.untrusted import read_json
 
 
 @pytest.fixture
@@ -121,9 +123,8 @@ def test_the_only_link_says_what_it_needs(run: Path):
 def test_whom_to_name_stands_on_the_page_and_beside_the_pictures(tmp_path: Path, make_folder, monkeypatch):
     monkeypatch.setattr("eval.pages.report.drawn", lambda run: {})
     run = make_folder("run/samples/glide", condition="glide").path.parents[1]
-    assert "Pictures:" not in html(read_run(run), [], sample_folders(read_run(run)), None) and not list(
-        run.glob("samples/*/ATTRIBUTION.txt")
-    )
+    page = html(read_run(run), [], sample_folders(read_run(run)), None)
+    assert "Pictures:" not in page and not list(run.glob("samples/*/ATTRIBUTION.txt"))
     whom = ["Cats by A <a@b> (CC BY 4.0)", "Dogs by B (CC0)"]
     folder = make_folder("other", condition="ar_prior")
     records = [{**record, "attribution": whom[k % 2]} for k, record in enumerate(folder.records)]
@@ -216,3 +217,26 @@ def test_the_page_says_what_it_is_when_and_where_things_are(run: Path):
     headings = dict(re.findall(r'<h2 id="([\w-]+)">([^<]+)</h2>', page))
     assert anchors == headings and "Main table" in anchors.values() and "How it was made" in anchors.values()
     assert '<td data-label="CLIP score ↑">' in page and "<figcaption>GLIDE: the first held-out captions" in page
+
+
+def test_each_sample_folder_is_opened_once_for_the_page_and_once_for_the_figures(run: Path, monkeypatch):
+    opened, whole = [], SampleFolder.open
+    monkeypatch.setattr(SampleFolder, "open", lambda path: (opened.append(Path(path).name), whole(path))[1])
+    write_report(run)
+    assert sorted(opened) == ["glide", "glide", "real", "real"]
+
+
+def test_plots_are_drawn_as_png_alone(run: Path, monkeypatch):
+    figure, _ = canvas(1)
+    written = []
+    monkeypatch.setattr("eval.pages.report.paper_figures", lambda path, rows: ({"figure_11_guidance": figure}, {}))
+    monkeypatch.setattr(figure, "savefig", lambda stream, format, **more: written.append(format))
+    drawn(read_run(run))
+    assert written == ["png"]
+
+
+def test_a_record_that_vanishes_counts_as_no_stage(run: Path, monkeypatch):
+    """A stage may begin anew while the report reads: the runner takes its old record away."""
+    assert list(read_run(run).stages) == ["clip", "decoder"]
+    monkeypatch.setattr("eval.runs.read_json", lambda path: None if path.parent.name == "clip" else read_json(path))
+    assert list(read_run(run).stages) == ["decoder"]

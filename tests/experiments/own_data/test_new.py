@@ -138,12 +138,19 @@ def test_every_stage_can_be_built(suite, stage, tmp_path):
 
 
 def test_a_change_of_the_quickstart_does_not_change_it(suite):
-    """Its judge and its decoders have settings of their own: those of the quickstart are for minutes on shapes."""
+    """Judge, decoders, upsampler and prior have their own settings: the quickstart's are for minutes on shapes."""
     path, _ = suite
     judge = read_config(path.with_name("eval_clip.yaml"))["model"]["init_args"]
     assert (judge["vision_cfg"]["width"], judge["optimizer"]["class_path"]) == (32, "torch.optim.AdamW")
     for name in ("decoder", "glide"):
         assert read_config(path.with_name(f"{name}.yaml"))["model"]["init_args"]["objective"]["timesteps"] == "uniform"
+    upsampler = read_config(path.with_name("upsampler.yaml"))["model"]["init_args"]
+    assert (upsampler["network"]["init_args"]["unet"]["channels"], upsampler["optimizer"]["init_args"]["lr"]) == (
+        32,
+        2e-3,
+    )
+    sampler = read_config(path.with_name("diffusion_prior.yaml"))["model"]["init_args"]["sampler"]
+    assert (sampler["steps"], sampler["spacing"], sampler["guidance_scale"]) == (64, "adm", 1.0)
 
 
 def shrink(folder: Path) -> None:

@@ -38,12 +38,25 @@ JUDGES = {
 }
 
 
-# Channels, pixels of a patch, steps, sampling steps.
+# Channels, pixels of a patch, learning rate, steps, sampling steps.
 UPSAMPLERS = {
-    "quickstart": (16, 2, 660, 1),
-    "shapes": (32, 2, 4000, 2),
-    "drawings": (32, 2, 2000, 2),
-    "emoji": (48, 4, 1000, 2),
+    "quickstart": (16, 2, 2.5e-3, 660, 1),
+    "shapes": (32, 2, 2e-3, 4000, 2),
+    "drawings": (32, 2, 2e-3, 2000, 2),
+    "emoji": (48, 4, 2e-3, 1000, 2),
+}
+# Steps.
+CLIPS = {"quickstart": 860, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
+# How it samples: name, steps, spacing, guidance.
+PRIORS = {
+    ("quickstart", "diffusion_prior"): ("analytic_dpm", 8, "trailing", 1.25),
+    ("shapes", "diffusion_prior"): ("analytic_dpm", 64, "adm", 1.0),
+    ("crowds", "diffusion_prior"): ("analytic_dpm", 64, "adm", 1.0),
+    ("emoji", "diffusion_prior"): ("analytic_dpm", 64, "adm", 1.0),
+    ("drawings", "diffusion_prior"): ("ddim", 4, "trailing", 1.5),
+    ("priors", "diffusion_prior_no_text"): ("analytic_dpm", 8, "trailing", 1.0),
+    ("priors", "mlp_prior"): ("analytic_dpm", 8, "trailing", 1.25),
+    ("priors", "mlp_prior_no_text"): ("analytic_dpm", 8, "trailing", 1.0),
 }
 
 
@@ -77,7 +90,33 @@ def test_upsamplers(suite):
     found = settings(suite, "upsampler")
     model = found.model.init_args
     unet = model.network.init_args.unet
-    assert (unet.channels, unet.patch_size, found.trainer.max_steps, model.sampler.steps) == UPSAMPLERS[suite]
+    lr = model.optimizer.init_args.lr
+    assert (unet.channels, unet.patch_size, lr, found.trainer.max_steps, model.sampler.steps) == UPSAMPLERS[suite]
+
+
+@pytest.mark.parametrize("suite", CLIPS)
+def test_clips(suite):
+    assert settings(suite, "clip").trainer.max_steps == CLIPS[suite]
+
+
+@pytest.mark.parametrize(("suite", "stage"), PRIORS)
+def test_how_diffusion_priors_sample(suite, stage):
+    sampler = settings(suite, stage).model.init_args.sampler
+    assert (sampler.name, sampler.steps, sampler.spacing, sampler.guidance_scale) == PRIORS[suite, stage]
+
+
+@pytest.mark.parametrize("name", ["embeddings", "pictures"])
+def test_the_league_draws_once_without_guidance_beside_the_rows_as_trained(name):
+    as_trained, drawn = read_config(Path(f"experiments/priors/{name}.yaml"))["points"]
+    assert as_trained == {} and (drawn["prior.candidates"], drawn["prior.guidance_scale"]) == (1, 1.0)
+
+
+def test_the_judge_of_the_quickstart_trains_its_attention_pool_by_adamw():
+    """Muon's work on the pool's three matrices of 512 x 512 took half of a step."""
+    optimizer = settings("quickstart", "eval_clip").model.init_args.optimizer.init_args
+    pool = "visual.attnpool.q_proj.weight"
+    assert any(part in pool for part in optimizer.around)
+    assert not any(part in "visual.layer4.0.conv3.weight" for part in optimizer.around)
 
 
 @pytest.mark.parametrize(
