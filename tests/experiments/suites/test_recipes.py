@@ -12,7 +12,7 @@ from experiments.suites.suite import load_suite
 
 # Steps, timesteps, share of the average that a step keeps.
 DECODERS = {
-    ("quickstart", "decoder"): (600, "logit_normal", 0.975),
+    ("quickstart", "decoder"): (760, "logit_normal", 0.975),
     ("quickstart", "glide"): (420, "logit_normal", 0.975),
     ("shapes", "decoder"): (3000, "uniform", 0.995),
     ("shapes", "text_decoder"): (3000, "uniform", 0.995),
