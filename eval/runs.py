@@ -68,9 +68,7 @@ def read_run(path: str | Path) -> Run:
     rows = [read_row(folder / METRICS) for folder in folders]
     files = sorted(path.glob("[!.]*/stage.json"))
     read = {file.parent.name: read_json(file) for file in files}
-    records = {
-        name: record for name, record in read.items() if record is not None
-    }  # None: a stage has just begun anew.
+    records = {name: record for name, record in read.items() if record is not None}  # None: it has just begun anew.
     for name, record in records.items():
         if not isinstance(record.get("seconds", 0), (int, float)):
             raise InputError(f"{path / name / 'stage.json'}: seconds must be a number; run the stage again")

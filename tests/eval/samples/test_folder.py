@@ -237,7 +237,7 @@ def test_constants_match_what_pillow_writes(folder: Path):
 
 
 def test_drawn_pictures_are_small_files(tmp_path: Path):
-    """The settings of `PNG` cost no bytes: a shape on a ground with the faint noise of a drawn picture."""
+    """The settings of `PNG` save bytes: a shape on a ground with the faint noise of a drawn picture."""
     rng = np.random.default_rng(0)
     pixels = np.full((128, 128, 3), 200.0)
     pixels[40:90, 30:80] = (220.0, 30.0, 40.0)
@@ -246,5 +246,5 @@ def test_drawn_pictures_are_small_files(tmp_path: Path):
     folder = write_samples(tmp_path / "a", images, make(1, 1)[1])
     Image.fromarray(drawn).save(tmp_path / "pillow.png")
     written = (tmp_path / "a" / "00000.png").stat().st_size
-    assert written < 1.01 * (tmp_path / "pillow.png").stat().st_size
+    assert written < 0.99 * (tmp_path / "pillow.png").stat().st_size
     assert torch.equal(folder.images(), images)
