@@ -13,6 +13,7 @@ from experiments.console.configs import LIGHTNING, check_config_file, config_fil
 from experiments.console.errors import EXIT_INPUT, complain, guarded, show_any_text
 from experiments.console.lightning_help import help_page, wants_help_page
 from experiments.console.signals import requeued_when_preempted
+from modules.placement.freed_memory import keep_freed_memory
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
     """
     show_any_text()
+    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: answer(words))
 

@@ -26,6 +26,7 @@ from modules.networks.blocks import (
     zero_init,
 )
 from modules.networks.group_norm import GroupNorm
+from modules.networks.winograd import Conv3x3
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample, self.additive = resample, additive
-        self.norm_1, self.conv_1 = group_norm(c_in, groups), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm_1, self.conv_1 = group_norm(c_in, groups), Conv3x3(c_in, c_out)
         self.emb = nn.Linear(emb_width, c_out if additive else 2 * c_out)
         self.norm_2, self.dropout = group_norm(c_out, groups), nn.Dropout(dropout)
-        self.conv_2 = zero_init(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv_2 = zero_init(Conv3x3(c_out, c_out))
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
 
     def _resample(self, x: Tensor) -> Tensor:
@@ -142,6 +143,8 @@ class AttentionBlock(nn.Module):
             if context_mask is not None:
                 mask = F.pad(context_mask, (0, q.shape[2]), value=True)[:, None, None]
         h = merge_heads(attention(q, k, v, mask=mask)).transpose(1, 2).unflatten(2, x.shape[2:])
+        if x.device.type == "cpu" and x.is_contiguous():
+            h = h.contiguous()  # heads come in channels_last, and the layers behind would follow
         return add_(self.out(h), x)
 
 
@@ -214,6 +217,9 @@ class Body(nn.Module):
         """(B, C, H, W) images, (B,) timesteps, (B, E) or None -> features at the highest resolution, and (B, E)."""
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"this U-Net takes sides that are multiples of {self.multiple}, not {tuple(x.shape[2:])}")
+        if x.device.type == "cpu" and self.first.weight.is_contiguous():
+            # Pictures are decoded in channels_last. All features would follow, and group norms are slow in that layout.
+            x = x.contiguous()
         time = self.time(t)
         return self.first(unshuffle(x, self.config.patch_size)), time if emb is None else time + emb
 
