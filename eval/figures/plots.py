@@ -11,7 +11,7 @@ from eval.metrics.binding import OUTCOMES
 from eval.samples.conditions import Row, colour, label
 from eval.samples.drawn import drawn, sentence
 from eval.samples.folder import SampleFolder
-from eval.tables.sweeps import Sweep, accuracy_of, footer, settings_text
+from eval.tables.sweeps import Sweep, accuracy_of, footer, point_text, sampler_name, settings_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,14 +128,14 @@ def samplers(sweep: Sweep) -> Figure | None:
     """Quality against network evaluations, one line for each sampler, side by side where their intervals would hide."""
     panels = {"Frechet distance": metric("frechet"), "CLIP score": metric("clip_score"), "all right": accuracy_of}
     panels = {name: read for name, read in panels.items() if any(read(p) for p in sweep.points)}
-    names = list(dict.fromkeys(str(p["settings"].get("decoder.name", "as trained")) for p in sweep.points))
+    names = list(dict.fromkeys(map(sampler_name, sweep.points)))
     if not panels:
         return None
     figure, axes = canvas(len(panels))
     ticks = sorted({p["evaluations"] for p in sweep.points})
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         for k, name in enumerate(names):
-            chosen = [p for p in sweep.points if str(p["settings"].get("decoder.name", "as trained")) == name]
+            chosen = [p for p in sweep.points if sampler_name(p) == name]
             known = sorted(((p["evaluations"], f) for p in chosen if (f := read(p))), key=lambda pair: pair[0])
             beside = APART ** (k - (len(names) - 1) / 2)
             more = {"label": name, "marker": MARKERS[k % len(MARKERS)], "color": LINES[k % len(LINES)], "faint": 0.35}
@@ -165,7 +165,7 @@ def priors(sweep: Sweep) -> Figure | None:
     if not sweep.points:
         return None
     points = [p for condition in sweep.conditions for p in sweep.of(condition)]
-    names = [plain(f"{label(p['condition'])}: {settings_text(p['settings'])}") for p in points]
+    names = [plain(f"{label(p['condition'])}: {point_text(p)}") for p in points]
     panels = {"Frechet distance of z_i": metric("frechet"), "cosine to true z_i": metric("cosine_true")}
     panels = {name: read for name, read in panels.items() if any(read(p) for p in points)}
     figure, axes = canvas(len(panels), height=max(2.5, 0.24 * len(points)))

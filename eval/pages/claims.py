@@ -137,11 +137,15 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies, or as `digits` says."""
+    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies, or as `digits` says.
+
+    The interval of a share has no width where all pictures are right, or all wrong: two digits, as in tables.
+    """
     if "low" not in number:
         return f"{number['value']:.{DIGITS}g}"
-    wide = next((d for d in range(4) if (number["high"] - number["low"]) * 10**d >= 10), 4)
-    digits = number.get("digits", wide)
+    width = number["high"] - number["low"]
+    wide = next((d for d in range(4) if width * 10**d >= 10), 4)
+    digits = number.get("digits", wide if width else DIGITS - 1)
     low, high = (f"{number[key]:.{digits}f}" for key in ("low", "high"))
     return f"{number['value']:.{digits}f} [{low}, {high}]"
 

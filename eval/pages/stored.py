@@ -10,9 +10,22 @@ from eval.runs import read_json, read_run
 from eval.tables.sweep_seeds import point_name
 from eval.tables.sweeps import read_sweeps
 
-KEPT = ("value", "low", "high", "values")
-INTERVALS = ("distance", "cosine", "gain")
-"""Numbers of changed pictures (`manipulations/NAME/figure.json`) that are lists of a value and its interval's ends."""
+ENDS = ("value", "low", "high")
+KEPT = (*ENDS, "values")
+INTERVALS = (
+    "accuracy",
+    "bases",
+    "chosen_from",
+    "cosine",
+    "distance",
+    "gain",
+    "hit",
+    "kept",
+    "step",
+    "sweep",
+    "true_step",
+)
+"""Names in `manipulations/NAME/figure.json` below which a list of three numbers is a value and its interval's ends."""
 DIGITS = 6
 
 
@@ -39,16 +52,25 @@ def stored(run: Path) -> dict[str, Any]:
     return {name: part for name, part in found.items() if part}
 
 
-def numbers_of_figure(value: Any, name: str = "") -> dict[str, Any]:
-    """The numbers of a figure, and of what lies in them; those of a list by their places, "0" and on."""
-    if isinstance(value, list) and name in INTERVALS:
-        return dict(zip(KEPT, map(_rounded, value), strict=False))
+def numbers_of_figure(value: Any, measured: bool = False) -> dict[str, Any]:
+    """The numbers of a figure, and of what lies in them; those of a list by their places, "0" and on.
+
+    Args:
+        value: the numbers, or a part of them.
+        measured: whether the part lies below a name of `INTERVALS`.
+    """
+    if measured and isinstance(value, list) and len(value) == len(ENDS) and all(map(_is_number, value)):
+        return dict(zip(ENDS, map(_rounded, value), strict=True))
     if isinstance(value, list):
         value = {str(place): inner for place, inner in enumerate(value)}
     if isinstance(value, dict):
-        return {key: found for key, inner in value.items() if (found := numbers_of_figure(inner, key))}
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"value": _rounded(value)} if number else {}
+        inside = ((key, numbers_of_figure(inner, measured or key in INTERVALS)) for key, inner in value.items())
+        return {key: found for key, found in inside if found}
+    return {"value": _rounded(value)} if _is_number(value) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def numbers_in(row: Mapping[str, Any]) -> dict[str, Any]:

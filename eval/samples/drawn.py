@@ -8,7 +8,7 @@ from typing import Any
 from eval.samples.conditions import label
 
 STAGES = ("decoder", "upsampler", "prior")
-FIELDS = ("sampler", "steps", "guidance")
+FIELDS = ("sampler", "steps", "guidance", "candidates")
 Drawn = dict[str, dict[str, Any]]
 
 
@@ -19,8 +19,8 @@ def drawn(records: Iterable[Mapping[str, Any]]) -> Drawn:
         records: manifest lines.
 
     Returns:
-        stage -> {"sampler", "steps", "guidance"}, of which those that the manifest names; a list of all values where
-        lines differ. {} for pictures that no stage drew, such as real ones.
+        stage -> {"sampler", "steps", "guidance", "candidates"}, of which those that the manifest names; a list of all
+        values where lines differ. {} for pictures that no stage drew, such as real ones.
     """
     found: dict[str, dict[str, list[Any]]] = {}
     for record in records:
@@ -42,8 +42,9 @@ def _place(stage: str) -> tuple[int, str]:
 
 
 def settings_of(stage: Mapping[str, Any]) -> str:
-    """Sampler, steps and guidance of a stage in words: "ddim, 16 steps, guidance 2.5", "ddim, 1 step"."""
+    """The settings of a stage in words: "ddim, 16 steps, guidance 2.5, best of 2", "ddim, 1 step"."""
     forms = {"sampler": "{}", "steps": "{} step" if stage.get("steps") == 1 else "{} steps", "guidance": "guidance {}"}
+    forms["candidates"] = "best of {}"
     return ", ".join(forms[field].format(_text(stage[field])) for field in FIELDS if stage.get(field) is not None)
 
 

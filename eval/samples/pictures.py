@@ -23,7 +23,9 @@ PNG: dict[str, Any] = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 """Pillow's settings for pictures written as PNG: deflate looks for runs only.
 
 Drawn pictures, which have faint noise, take a quarter of the time and as many bytes as with Pillow's own settings.
-Flat ones take half the time and a few percent more bytes; a page of flat ones up to a third more.
+Flat ones take half the time and a few percent more bytes; a page of flat ones up to a half more.
+Pillow's `optimize` takes 6 to 35 times as long as these settings. It makes flat pages a third smaller, and drawn
+pictures no smaller. So pages that are sent, such as ballots, have these settings too.
 """
 
 

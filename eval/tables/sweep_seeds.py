@@ -11,7 +11,15 @@ from eval.metrics.bootstrap import LEVEL
 from eval.protocol import check_protocols
 from eval.tables.main import Cell, Table, label, number
 from eval.tables.seeds import as_json_mean
-from eval.tables.sweeps import EMBEDDING_COLUMNS, IMAGE_COLUMNS, Sweep, accuracy_of, read_sweeps, settings_text
+from eval.tables.sweeps import (
+    EMBEDDING_COLUMNS,
+    IMAGE_COLUMNS,
+    Sweep,
+    accuracy_of,
+    point_text,
+    read_sweeps,
+    settings_text,
+)
 
 ALL = "all"
 Found = dict[str, dict[str, list[float]]]
@@ -76,7 +84,7 @@ def sweep_seeds_table(sweep: Sweep, found: Found, replicas: int) -> Table:
         if values is None:
             continue
         cells = [number(as_json_mean(values[m]), columns[m][1]) if m in values else Cell("–") for m in shown]
-        settings = [Cell(settings_text(point["settings"])), Cell(str(point["evaluations"] or "–"))]
+        settings = [Cell(point_text(point)), Cell(str(point["evaluations"] or "–"))]
         body.append([Cell(label(point["condition"])), *settings, *cells])
     said = [
         f"Mean of {replicas} replicas, trained from seeds of their own; in brackets Student's {LEVEL:.0%} interval of"

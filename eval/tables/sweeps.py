@@ -10,6 +10,7 @@ from typing import Any
 from eval.errors import InputError
 from eval.protocol import check_protocols, require_keys
 from eval.records import check_record, check_row
+from eval.samples.drawn import settings_of
 from eval.tables.main import CONDITIONS, Cell, Table, label, number
 from eval.untrusted import read_json, reason
 from eval.words import counted
@@ -113,8 +114,31 @@ def read_sweeps(run: Path) -> dict[str, Sweep]:
     return {path.stem: Sweep.load(path) for path in sorted((run / FOLDER).glob("*.json"))}
 
 
+AS_TRAINED = "as trained"
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """A point's settings in words, as `settings_text`; without any, "as trained (ddim, 8 steps, guidance 1.5)"."""
+    stages = {name: text for name, stage in (point.get("drawn") or {}).items() if (text := settings_of(stage))}
+    if point["settings"] or not stages:
+        return settings_text(point["settings"])
+    told = [text if len(stages) == 1 else f"{name}: {text}" for name, text in stages.items()]
+    return f"{AS_TRAINED} ({'; '.join(told)})"
+
+
+def sampler_name(point: Mapping[str, Any]) -> str:
+    """The decoder's sampler at a point: "ddim"; "as trained (ddim)" where the point does not set it."""
+    if "decoder.name" in point["settings"]:
+        return str(point["settings"]["decoder.name"])
+    name = (point.get("drawn") or {}).get("decoder", {}).get("sampler")
+    return AS_TRAINED if name is None else f"{AS_TRAINED} ({name})"
+
+
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings in few words: "guidance 1.5, steps 8"; of several stages, those but the decoder are named."""
+    """Settings in few words: "guidance 1.5, steps 8"; of several stages, those but the decoder are named.
+
+    The names of stored points are made of it, so it does not change.
+    """
     words = {"guidance_scale": "guidance", "name": "sampler", "candidates": "best of"}
     parts = []
     several = len({key.partition(".")[0] for key in settings}) > 1
@@ -122,7 +146,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
         stage, _, field = key.partition(".")
         name = words.get(field, field)
         parts.append(f"{f'{stage} {name}' if several and stage != 'decoder' else name} {value}")
-    return ", ".join(parts) or "as trained"
+    return ", ".join(parts) or AS_TRAINED
 
 
 def accuracy_of(point: Mapping[str, Any]) -> Mapping[str, float] | None:
@@ -141,7 +165,7 @@ def sweep_table(sweep: Sweep) -> Table:
         for point in sweep.of(condition):
             cells = [
                 Cell(label(condition)),
-                Cell(settings_text(point["settings"])),
+                Cell(point_text(point)),
                 Cell(str(point["evaluations"] or "–")),
             ]
             cells += [number(point.get(key), digits) for key, (_, digits) in columns.items()]

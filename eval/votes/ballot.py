@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from PIL import Image
 
 from eval.errors import InputError
 from eval.files import write_file
-from eval.pages.html import environment
+from eval.pages.html import data_uri, environment, png
 from eval.samples.folder import SampleFolder
 from eval.samples.pictures import read_picture
 from eval.tables.published import QUESTIONS
@@ -168,10 +166,8 @@ def _picture(files: Sequence[str]) -> str:
         sheet = Image.new("RGB", (side * (width + 2) - 2, side * (height + 2) - 2), "white")
         for k, picture in enumerate(pictures):
             sheet.paste(picture, (k % side * (width + 2), k // side * (height + 2)))
-        out = io.BytesIO()
-        sheet.save(out, format="PNG", optimize=True)
-        content = out.getvalue()
-    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+        content = png(sheet)
+    return data_uri(content, "png")
 
 
 def _read(file: str) -> Image.Image:

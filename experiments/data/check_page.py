@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eval.files import write_file
-from eval.pages.html import data_uri
+from eval.pages.html import data_uri, png
 from eval.samples.grid import caption_grid
 from experiments.data.split_report import SHOWN, SplitReport, across_splits
 
@@ -148,9 +147,7 @@ def _sheet(report: SplitReport) -> str | None:
         [index for index, _, _ in report.sheet],
         SHOWN,
     )
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return data_uri(content.getvalue(), "png")
+    return data_uri(png(picture), "png")
 
 
 def _cells(report: SplitReport) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from eval.samples.manifest import read_manifest
+from eval.samples.pictures import PNG
 from modules.clip.word_tokenizer import WordTokenizer
 from modules.conditions import CONDITIONS, DEFAULT, sampled
 from modules.errors import InputError
@@ -287,7 +288,7 @@ def archive(shown: Shown, how: dict[str, object]) -> str:
     with zipfile.ZipFile(path, "w") as file:
         for k, (picture, _) in enumerate(shown):
             with file.open(f"{k:02d}.png", "w") as entry:
-                picture.save(entry, "png")
+                picture.save(entry, "png", **PNG)
         titles = {f"{k:02d}.png": title for k, (_, title) in enumerate(shown)}
         file.writestr("how.json", json.dumps({**how, "pictures": titles}, indent=1, ensure_ascii=False))
     return str(path)

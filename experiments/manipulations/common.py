@@ -258,6 +258,11 @@ def interval(values: Tensor | Sequence[float], seed: int = 0) -> Interval:
     return Resampler(np.arange(len(array)), DRAWS, seed).mean(array)
 
 
+def ends(found: Interval) -> list[float] | None:
+    """[value, low, high] for the numbers of figure.json; None if nothing was measured."""
+    return None if found.value != found.value else list(found)
+
+
 def cell(found: Interval, digits: int = 2) -> Cell:
     """A number with its interval."""
     if found.value != found.value:

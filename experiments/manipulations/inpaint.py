@@ -13,6 +13,7 @@ from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
+    ends,
     finish,
     hatched,
     interval,
@@ -29,6 +30,8 @@ from modules.manipulations import Hole, inpaint, tokens_of
 from modules.manipulations.methods import open_part
 from modules.seeds import ImageSeeds
 
+Seam = dict[str, list[float] | None]
+"""Where neighbouring pixels lie ("border", "known", "drawn") -> [value, low, high] of their difference."""
 PARTS = {
     "left": (slice(None), slice(0, 1)),
     "right": (slice(None), slice(1, 2)),
@@ -78,31 +81,32 @@ def run(options: argparse.Namespace) -> int:
     return finish(options, "inpaint", record, {"figure.png": page}, numbered(cells))
 
 
-def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[Table, dict[str, float]]:
+def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[Table, dict[str, Seam]]:
     """How much neighbouring pixels differ across the hole's border, beside elsewhere and beside the true picture.
 
     Args:
         drawn, truth: (B, 3, S, S) in [-1, 1].
         keep: (B, 1, S, S), 1 where a pixel is known.
         fills: fillings of each picture; they follow one another.
+
+    Returns:
+        The table, and its numbers for figure.json: "step" in the inpainted picture, "true_step" in the true one.
     """
     places = {"border": lambda a, b: a != b, "known": lambda a, b: (a + b) == 2, "drawn": lambda a, b: (a + b) == 0}
     found = {
-        name: [_steps(images, keep, inside).reshape(-1, fills).nanmean(dim=1) for images in (drawn, truth)]
+        name: [interval(_steps(images, keep, inside).reshape(-1, fills).nanmean(dim=1)) for images in (drawn, truth)]
         for name, inside in places.items()
     }
     labels = {"border": "across the border", "known": "among known pixels", "drawn": "among drawn pixels"}
-    rows = [
-        [Cell(labels[name]), cell(interval(made), 4), cell(interval(true), 4)] for name, (made, true) in found.items()
-    ]
+    rows = [[Cell(labels[name]), cell(made, 4), cell(true, 4)] for name, (made, true) in found.items()]
     note = (
         f"Mean absolute difference of neighbouring pixels, as a share of the range from black to white; n = "
         f"{len(drawn) // fills} pictures of {fills} fills each. In brackets: 95% bootstrap interval over pictures. A "
         "seam shows as a border that is rougher than the true picture's."
     )
     table = Table("The seam", ["neighbouring pixels", "inpainted", "true picture"], rows, [note])
-    numbers = {f"step_{name}": float(made.nanmean()) for name, (made, _) in found.items()}
-    return table, numbers | {f"true_step_{name}": float(true.nanmean()) for name, (_, true) in found.items()}
+    made, true = ({name: ends(pair[k]) for name, pair in found.items()} for k in range(2))
+    return table, {"step": made, "true_step": true}
 
 
 def _steps(images: Tensor, keep: Tensor, inside: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

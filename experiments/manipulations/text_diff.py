@@ -7,8 +7,10 @@ import argparse
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from experiments.manipulations.common import (
+    ends,
     enlarged,
     finish,
+    interval,
     numbered,
     pictures,
     read_latents,
@@ -37,16 +39,17 @@ def run(options: argparse.Namespace) -> int:
     found, latents = read_latents(system, options, walk=Walk(EDIT_STEPS))
     low = [redraw(system, text_diff(latents, z_d.expand(len(found), -1), theta)) for theta in options.theta]
     columns = [pictures(found.images), *(enlarged(system, options, images) for images in low)]
-    cosines = [(system.clip.unit(system.embed_image(images)) @ z_d.T).mean().item() for images in low]
+    unit = system.clip.unit
+    cosines = [interval((unit(system.embed_image(images)) @ z_d.T).flatten().cpu()) for images in low]
     heads = ["picture", *(f"theta {theta:g}" for theta in options.theta)]
     away = f"from {options.base!r} " if options.base is not None else ""
     notes = [
         f"z_i turns by theta of the angle {away}to {options.target!r}; x_T stays ({options.steps} steps, guidance "
         f"{options.guidance:g}). Mean cosine of the result's z_i to that direction: "
-        + ", ".join(f"{value:.2f}" for value in cosines)
+        + ", ".join(f"{one.value:.2f}" for one in cosines)
         + "."
     ]
     page = panel([list(row) for row in zip(*columns, strict=True)], heads, found.names)
-    record = FigureRecord("Text diff", notes, numbers={"theta": options.theta, "cosine": cosines})
+    record = FigureRecord("Text diff", notes, numbers={"theta": options.theta, "cosine": list(map(ends, cosines))})
     singles = numbered([image for column in columns[1:] for image in column])
     return finish(options, "text-diff", record, {"figure.png": page}, singles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from modules.models.base import Model
 from modules.models.configs import SamplerConfig
 from modules.models.exports import export_folder
 from modules.models.licences import attribution_of_run
+from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.shipped import chosen_run
@@ -191,26 +192,38 @@ def _value(word: str, text: str) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def sampled_how(stages: Mapping[str, Model[Any]]) -> dict[str, dict[str, Any]]:
+    """How stages are sampled, as lines of a manifest say it.
+
+    Args:
+        stages: "decoder", "prior" and the upsamplers, with the settings that they are sampled with.
+
+    Returns:
+        {"guidance", "sampler", "steps"}, each by stage, of those that have such a setting.
+    """
+    found = {name: getattr(model, "sampler", None) for name, model in stages.items()}
+    samplers = {name: sampler for name, sampler in found.items() if isinstance(sampler, SamplerConfig)}
+    scales = {
+        name: getattr(samplers.get(name, model), "guidance_scale", None)
+        for name, model in stages.items()
+        if not isinstance(model, UpsamplerModel)  # They have no condition to drop.
+    }
+    return {
+        "guidance": {name: scale for name, scale in scales.items() if scale is not None},
+        "sampler": {name: sampler.name for name, sampler in samplers.items()},
+        "steps": {name: sampler.steps for name, sampler in samplers.items()},
+    }
+
+
 def provenance(system: UnCLIP, options: argparse.Namespace) -> dict[str, Any]:
     """The fields that all lines of the manifest share: how the pictures were made."""
     enlarging = upsamplers(system, options)
     of_tokens = CONDITIONS[options.condition].z_i in ("tokens", "true tokens")
-    stages = {} if of_tokens else {"decoder": system.decoder(_decoder(options)).sampler}
+    stages: dict[str, Model[Any]] = {} if of_tokens else {"decoder": system.decoder(_decoder(options))}
     named = CONDITIONS[options.condition].prior
-    prior = None if named is None else system.model(named, Model)
-    of_prior = getattr(prior, "sampler", None)
-    if isinstance(of_prior, SamplerConfig):
-        stages["prior"] = of_prior
-    stages |= {name: system.upsampler(name).sampler for name in enlarging}
-    guidance = {name: sampler.guidance_scale for name, sampler in stages.items() if name not in enlarging}
-    of_guidance = getattr(prior, "guidance_scale", None)
-    if of_guidance is not None:
-        guidance["prior"] = of_guidance
-    how = {
-        "guidance": guidance,
-        "sampler": {name: sampler.name for name, sampler in stages.items()},
-        "steps": {name: sampler.steps for name, sampler in stages.items()},
-    }
+    if named is not None:
+        stages["prior"] = system.model(named, Model)
+    how: dict[str, Any] = {**sampled_how({**stages, **{name: system.upsampler(name) for name in enlarging}})}
     if options.set:
         how["settings"] = dict(map(setting, options.set))
     if options.negative:

@@ -14,13 +14,15 @@ import torch
 
 from eval.judges.judges import Judges, look
 from eval.measure import Reference, measure
+from eval.samples.drawn import Drawn as How
+from eval.samples.drawn import drawn
 from eval.samples.folder import SampleFolder
 from eval.samples.shards import Shards
 from eval.tables.sweeps import FOLDER
 from experiments.sampling.captions import COPIED, Request, images_of
 from experiments.sampling.drawing import draw
 from experiments.sampling.jobs import Drawing
-from experiments.sampling.request import attribution_field
+from experiments.sampling.request import attribution_field, sampled_how
 from experiments.sampling.score_statistics import Statistics
 from experiments.storage.provenance import commit
 from experiments.sweeps.drawing import Drawn, PointJob
@@ -221,6 +223,16 @@ class Sampler:
         row = measure(samples, seen, judges, reference, self.plan.bootstrap, self.plan.seed)
         estimated = self.statistics.count if self.estimates(condition, settings) else None
         return {**row, "score_statistics": estimated}
+
+    def how(self, condition: str, settings: Mapping[str, Any]) -> How:
+        """The sampler, steps, guidance and candidates of each stage that draws a point, as in `eval.samples.drawn`."""
+        self.override(condition, settings)
+        stages = dict(zip(("prior",), self.priors(condition), strict=False))
+        if self.plan.space == "images":
+            stages |= {"decoder": self.decoder(condition), **{name: name for name in self.upsamplers}}
+        models = {part: self.system.model(name, Model) for part, name in stages.items()}
+        candidates = {part: getattr(model, "candidates", 1) for part, model in models.items()}
+        return drawn([{**sampled_how(models), "candidates": {part: n for part, n in candidates.items() if n > 1}}])
 
     def evaluations(self, condition: str, settings: Mapping[str, Any]) -> int | None:
         """How often a network is evaluated for one sample: the decoder's, or in sweeps of embeddings the prior's."""

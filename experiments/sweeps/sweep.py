@@ -174,7 +174,7 @@ def measure_points(
             row["evaluations"] = sampler.evaluations(condition, settings)
             row["folder"] = str(folder.relative_to(Path(options.run)))
             write_file(folder / "metrics.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
-        rows.append(row)
+        rows.append({**row, "drawn": sampler.how(condition, settings)})
     return rows
 
 

@@ -106,6 +106,11 @@ class Outcome:
     hit: Tensor
     kept: dict[str, Tensor]
 
+    @property
+    def all_kept(self) -> Tensor:
+        """(N,) 1 where everything that should be kept is kept."""
+        return torch.stack(list(self.kept.values())).amin(dim=0)
+
 
 def judge(classifier: AttributeClassifier, task: Task, attribute: str, drawn: Tensor, source: Tensor) -> Outcome:
     """The classifier's results for the edited pictures, and whether the object has kept its place."""

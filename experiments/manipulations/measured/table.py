@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from eval.figures.folder import FigureRecord
@@ -15,7 +15,7 @@ from eval.figures.panels import panel
 from eval.judges.attributes import AttributeClassifier, load_classifier
 from eval.tables.main import Cell, Table
 from experiments.console.progress import progress
-from experiments.manipulations.common import cell, enlarged, finish, interval, pictures, walk_of
+from experiments.manipulations.common import cell, ends, enlarged, finish, interval, pictures, walk_of
 from experiments.manipulations.measured.edits import (
     AFTER,
     BEFORE,
@@ -57,7 +57,8 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
     table = _chosen_table(rows, options) if options.choose else _table(rows, thetas, options.table)
     works = {one.edit.name: one.works_at(bool(options.choose)) for one in found}
     colours = next(one for one in found if one.edit.name == "colour → another")
-    base = _base_table(_bases(bench, colours), colours.thetas[-1], options.table)
+    bases = _bases(bench, colours)
+    base = _base_table([_base_row(*one) for one in bases.items()], colours.thetas[-1], options.table)
     shown = found[0].thetas if not options.choose else []
     heads = [
         "picture",
@@ -71,6 +72,7 @@ def table_figure(system: UnCLIP, options: argparse.Namespace) -> int:
         at = f" (theta {one.thetas[-1]:g})" if options.choose else ""
         names += [f"{b}, to {t}{at}" for b, t in zip(one.task.base[:2], one.task.target[:2], strict=True)]
     numbers = {"edits": {one.edit.name: one.numbers() for one in found}, "works": works}
+    numbers["bases"] = {name: _base_numbers(outcome) for name, outcome in bases.items()}
     record = FigureRecord("Text diffs, measured", _notes(works, options), [table, base], numbers=numbers)
     return finish(options, "text-diff", record, {"figure.png": panel(rows_of_pictures, heads, names, 96)})
 
@@ -111,10 +113,15 @@ class Measured:
         return [theta for theta in found if theta == self.thetas[-1]] if chosen else found
 
     def numbers(self) -> dict[str, Any]:
-        """The numbers as plain values, for figure.json."""
-        kept = {name: [float(o.kept[name].mean()) for o in self.outcomes] for name in self.outcomes[0].kept}
-        made = {"theta": self.thetas, "hit": [float(o.hit.mean()) for o in self.outcomes], "kept": kept}
-        return made | ({"chosen_from": [float(o.hit.mean()) for o in self.chosen_from]} if self.chosen_from else {})
+        """The numbers for figure.json: at each theta the share of scenes as [value, low, high]."""
+        kept = {name: _shares(o.kept[name] for o in self.outcomes) for name in self.outcomes[0].kept}
+        made = {"theta": self.thetas, "hit": _shares(o.hit for o in self.outcomes), "kept": kept}
+        return made | ({"chosen_from": _shares(o.hit for o in self.chosen_from)} if self.chosen_from else {})
+
+
+def _shares(measured: Iterable[Tensor]) -> list[list[float] | None]:
+    """[value, low, high] of each (N,) tensor of zeros and ones."""
+    return [ends(interval(values)) for values in measured]
 
 
 def _measure(bench: Bench, edit: Edit, thetas: list[float], options: argparse.Namespace) -> Measured:
@@ -135,13 +142,13 @@ def _outcomes(bench: Bench, edit: Edit, task: Task, thetas: list[float]) -> tupl
     return latents, drawn, [bench.judge(edit, task, images) for images in drawn]
 
 
-def _bases(bench: Bench, found: Measured) -> list[list[Cell]]:
-    """The same edit with other base captions."""
-    rows = [_base_row("what the picture is", found.outcomes[-1])]
+def _bases(bench: Bench, found: Measured) -> dict[str, Outcome]:
+    """The same edit at the last theta, by base caption: the right one, a vague one, none."""
+    outcomes = {"what the picture is": found.outcomes[-1]}
     for name, base in (("a shape", ["a shape"] * len(found.task.target)), ("none", None)):
         drawn = bench.draw(found.latents, found.task, base, found.thetas[-1])
-        rows.append(_base_row(name, bench.judge(found.edit, found.task, drawn)))
-    return rows
+        outcomes[name] = bench.judge(found.edit, found.task, drawn)
+    return outcomes
 
 
 def _notes(works: dict[str, list[float]], options: argparse.Namespace) -> list[str]:
@@ -208,8 +215,12 @@ def _table(rows: list[list[Cell]], thetas: list[float], count: int) -> Table:
 
 
 def _base_row(name: str, outcome: Outcome) -> list[Cell]:
-    kept = torch.stack(list(outcome.kept.values())).amin(dim=0)
-    return [Cell(name), cell(interval(outcome.hit)), cell(interval(kept))]
+    return [Cell(name), cell(interval(outcome.hit)), cell(interval(outcome.all_kept))]
+
+
+def _base_numbers(outcome: Outcome) -> dict[str, list[float] | None]:
+    """The numbers of a base caption for figure.json: [value, low, high] of its two columns."""
+    return {"hit": ends(interval(outcome.hit)), "all": ends(interval(outcome.all_kept))}
 
 
 def _base_table(rows: list[list[Cell]], theta: float, count: int) -> Table:

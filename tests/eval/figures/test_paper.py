@@ -83,6 +83,19 @@ def test_samplers_by_evaluations(guidance):
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["27", "28", "29", "30", "31", "32"]
 
 
+def test_lines_and_bars_name_the_sampler_as_trained(guidance):
+    own = {"sampler": "dpm_solver_pp", "steps": 4, "guidance": 1.5}
+    for k, p in enumerate(guidance["points"]):
+        p["settings"] = {} if k % 2 else {"decoder.name": "ddpm"}
+        p["drawn"] = {"decoder": own}
+    assert set(lines(plots.samplers(Sweep(**guidance)).axes[0])) == {"ddpm", "as trained (dpm_solver_pp)"}
+    names = [t.get_text() for t in plots.priors(Sweep(**guidance)).axes[0].get_yticklabels()]
+    assert names[1] == "GLIDE: as trained (dpm_solver_pp, 4 steps, guidance 1.5)"
+    for p in guidance["points"]:
+        del p["drawn"]
+    assert set(lines(plots.samplers(Sweep(**guidance)).axes[0])) == {"ddpm", "as trained"}  # of an older release
+
+
 def test_error_bars_reach_from_low_to_high(guidance):
     figure = plots.guidance(Sweep(**guidance))
     glide = figure.axes[0].containers[0]

@@ -73,6 +73,7 @@ def test_over_seeds_the_difference_within_replicas_decides():
 def test_how_numbers_are_shown():
     assert shown(number(0.8, 0.9)) == "0.850 [0.800, 0.900]" and shown(number(10, 30)) == "20 [10, 30]"
     assert shown(number(19.74, 28.46)) == "24.1 [19.7, 28.5]" and shown({"value": 0.012345}) == "0.0123"
+    assert shown({"value": 0, "low": 0, "high": 0}) == "0.00 [0.00, 0.00]"
     assert shown({"value": 0.91, "low": 0.87, "high": 0.96, "digits": 2}) == "0.91 [0.87, 0.96]"  # as it was printed
 
 
@@ -132,7 +133,13 @@ def test_numbers_of_a_row_without_the_rest():
 
 def test_numbers_of_a_figure_are_named_by_their_places():
     figure = {"eta 1": {"distance": [0.5, 0.25, 0.75]}, "hit": [0, 0.5], "monotonic": True, "text": "a", "none": []}
+    figure |= {"psnr": [7, 8, 9], "kept": {"shape": [[1, 1, 1], None, [0.5, 0.25, 0.75]]}, "cosine": [0, 0.1, 0.2, 0.3]}
     assert numbers_of_figure(figure) == {
         "eta 1": {"distance": {"value": 0.5, "low": 0.25, "high": 0.75}},
         "hit": {"0": {"value": 0.0}, "1": {"value": 0.5}},
+        "psnr": {"0": {"value": 7}, "1": {"value": 8}, "2": {"value": 9}},
+        "kept": {
+            "shape": {"0": {"value": 1, "low": 1, "high": 1}, "2": {"value": 0.5, "low": 0.25, "high": 0.75}},
+        },
+        "cosine": {str(k): {"value": k / 10} for k in range(4)},
     }

@@ -10,6 +10,7 @@ import pytest
 from eval.errors import InputError
 from eval.tables.main import Cell
 from eval.tables.sweep_seeds import gather_sweeps, point_name, sweep_seeds_table
+from eval.tables.sweeps import Sweep
 
 PROTOCOL = {"n": 4, "captions": 4, "per_caption": 1, "level": 0.95, "bootstrap": 9, "reference_n": 9, "clip": "a"}
 
@@ -53,4 +54,9 @@ def test_replicas_of_different_clips_are_left_out(tmp_path: Path):
 
 
 def test_a_points_name():
-    assert point_name(point(None, 0)) == "diffusion_prior: as trained"
+    """Files of claims hold it, so it names no sampler; the table does."""
+    trained = {**point(None, 0), "drawn": {"prior": {"sampler": "ddim", "steps": 8, "guidance": 1.5}}}
+    assert point_name(trained) == point_name(point(None, 0)) == "diffusion_prior: as trained"
+    found = {point_name(trained): {"frechet": [1.0, 2.0]}}
+    table = sweep_seeds_table(Sweep("a", "A", "evaluations", "embeddings", [trained], []), found, 2)
+    assert table.rows[0][1] == Cell("as trained (ddim, 8 steps, guidance 1.5)")

@@ -9,7 +9,7 @@ import pytest
 
 from eval.errors import InputError
 from eval.tables.main import Cell
-from eval.tables.sweeps import Sweep, read_sweeps, settings_text, sweep_table
+from eval.tables.sweeps import Sweep, point_text, read_sweeps, settings_text, sweep_table
 
 
 @pytest.fixture
@@ -60,6 +60,28 @@ def test_settings_in_words():
     assert settings_text({"decoder.name": "ddim", "prior.guidance_scale": 2}) == "sampler ddim, prior guidance 2"
     assert settings_text({"prior.guidance_scale": 2, "prior.candidates": 4}) == "guidance 2, best of 4"
     assert settings_text({}) == "as trained"
+
+
+DDIM = {"sampler": "ddim", "steps": 8, "guidance": 1.5}
+
+
+def test_a_point_as_trained_says_what_that_is():
+    def text(settings, **drawn):
+        return point_text({"settings": settings, "drawn": drawn})
+
+    assert text({}, prior=DDIM) == "as trained (ddim, 8 steps, guidance 1.5)"
+    assert text({}, prior={**DDIM, "candidates": 2}) == "as trained (ddim, 8 steps, guidance 1.5, best of 2)"
+    decoder = {"sampler": "dpm_solver_pp", "steps": 4, "guidance": 1.0}
+    both = "as trained (decoder: dpm_solver_pp, 4 steps, guidance 1; prior: ddim, 8 steps, guidance 1.5)"
+    assert text({}, decoder=decoder, prior=DDIM) == both
+    assert text({"prior.steps": 4}, prior=DDIM) == "steps 4"  # as it was set
+    assert text({}) == text({}, prior={}) == "as trained"  # a linear prior has nothing to set
+    assert point_text({"settings": {}}) == "as trained"  # of an older release
+
+
+def test_the_table_names_what_was_trained(guidance):
+    guidance["points"] = [{**guidance["points"][0], "settings": {}, "drawn": {"decoder": DDIM}}]
+    assert sweep_table(Sweep(**guidance)).rows[0][1] == Cell("as trained (ddim, 8 steps, guidance 1.5)")
 
 
 def test_damage_and_mixed_protocols(guidance, tmp_path: Path):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from eval.errors import InputError
 from eval.pages.collected import paper_tables
+from eval.pages.html import data_uri, png
 from eval.samples.folder import SampleFolder
 from eval.votes.ballot import BALLOT, FOLDER, Ballot, Item, comparisons, draw_ballot, page
 from eval.votes.votes import count, counted, read_votes, win_interval
@@ -89,6 +90,7 @@ def test_the_page_is_blind_and_shows_what_the_ballot_says(folders, grids):
         ours = picture(shown["left" if item.left else "right"])
         if item.question == "diversity":
             assert ours.shape == (4 * 10 - 2, 4 * 10 - 2, 3)
+            assert shown["left" if item.left else "right"] == data_uri(png(Image.fromarray(ours)), "png")
             expected = np.asarray(Image.open(item.ours[6]).convert("RGB"))
             np.testing.assert_array_equal(ours[10:18, 20:28], expected)  # second row, third column
         else:

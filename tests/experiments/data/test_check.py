@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from datamodules.shapes import ShapesDataModule
+from eval.pages.html import png
 from experiments.cli import main
 from experiments.data.check import check_split
 from experiments.data.check_page import summary
@@ -69,8 +70,10 @@ def test_the_page_shows_pictures_of_every_split(folder):
     assert main(["data", "check", "--config", str(folder / "data.yaml"), "--out", str(folder / "check.html")]) == 0
     sheets = re.findall(r'src="data:image/png;base64,([^"]+)"', (folder / "check.html").read_text())
     assert len(sheets) == 3
-    sizes = [Image.open(io.BytesIO(base64.b64decode(sheet))).size for sheet in sheets]
-    assert min(min(size) for size in sizes) > 100
+    contents = [base64.b64decode(sheet) for sheet in sheets]
+    pictures = [Image.open(io.BytesIO(content)) for content in contents]
+    assert min(min(picture.size) for picture in pictures) > 100
+    assert contents == [png(picture) for picture in pictures]
 
 
 def test_a_split_of_drawn_pictures_is_counted_too(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from eval.pages.html import png
 from experiments.demo.mask import mask_of
 from experiments.demo.studio import Drawing, Studio, archive
 from modules.conditions import CONDITIONS
@@ -116,6 +117,7 @@ def test_the_archive_holds_pictures_and_how(studio):
         assert json.loads(file.read("how.json")) == {"caption": "a", "pictures": {"00.png": "one"}}
         with file.open("00.png") as entry:
             assert np.array_equal(np.asarray(Image.open(entry)), np.asarray(studio.examples[0]))
+        assert file.read("00.png") == png(studio.examples[0])
 
 
 def test_the_mask_is_what_was_painted():

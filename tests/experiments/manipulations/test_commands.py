@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from eval.figures.folder import read_figure
 from eval.pages.manipulations import ORDER, write_manipulations_page
+from eval.pages.stored import numbers_of_figure
 from experiments import cli
 from experiments.manipulations.interpolate import row_length
 from experiments.manipulations.invert import neighbours
@@ -229,6 +231,57 @@ def test_the_same_seed_draws_the_same_and_another_does_not(unclip, tmp_path):
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+EDIT_TABLE = ["--table", "3", "--theta", "0.3", "0.6", "--steps", "2", "--size", "16"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [*((name, COMMANDS[name]) for name in ("reconstruct", "variations", "inpaint", "pca")), ("text-diff", EDIT_TABLE)],
+)
+def test_every_interval_of_a_table_is_stored(unclip, tmp_path, command, words):
+    """Rounded as the table has it. So no claim needs a number that was copied from a table."""
+    unclip(command, *words, out=tmp_path / "figure")
+    record = read_figure(tmp_path / "figure")
+    cells = [cell for table in record.tables for row in table.rows for cell in row if cell.interval]
+    found = list(intervals_in(numbers_of_figure(record.numbers)))
+    assert cells
+    for cell in cells:
+        value = cell.text.split()[-1]
+        digits = len(value.partition(".")[2])
+        shown = {(f"{n['value']:.{digits}f}", f"[{n['low']:.{digits}f}, {n['high']:.{digits}f}]") for n in found}
+        assert (value, cell.interval) in shown
+
+
+def intervals_in(numbers):
+    """All {"value", "low", "high"} of stored numbers."""
+    if "low" in numbers:
+        yield numbers
+    else:
+        for inner in numbers.values():
+            if isinstance(inner, dict):
+                yield from intervals_in(inner)
+
+
+def test_text_diffs_of_three_thetas_are_three_numbers(unclip):
+    words = [*COMMANDS["text-diff"], "--theta", "0", "0.2", "0.4"]
+    numbers = numbers_of_figure(read_figure(unclip("text-diff", *words)[3]).numbers)
+    assert list(numbers["cosine"]) == ["0", "1", "2"]
+    assert all(one["low"] <= one["value"] <= one["high"] for one in numbers["cosine"].values())
+    assert numbers["theta"] == {"0": {"value": 0}, "1": {"value": 0.2}, "2": {"value": 0.4}}
+
+
+def test_an_attribute_that_no_picture_has_is_no_number(unclip, whole_run):
+    """One picture of one object has no relation."""
+    records = [
+        json.loads(line) for line in (whole_run / "samples" / "real" / "manifest.jsonl").read_text().splitlines()
+    ]
+    assert records[0]["scene"]["relation"] is None
+    code, _, err, folder = unclip("pca", "-n", "1", "--steps", "1", "--components", "1", "--shown", "1")
+    assert (code, err) == (0, "")
+    accuracy = read_figure(folder).numbers["accuracy"]
+    assert accuracy["relation"] == [None, None] and len(accuracy["colour"][0]) == 3
+
+
 def test_edits_are_measured(unclip):
     code, _, err, folder = unclip("text-diff", "--table", "2", "--theta", "0", "0.5", "--steps", "2", "--size", "16")
     assert (code, err) == (0, "")
@@ -261,7 +314,8 @@ def test_theta_is_chosen_on_scenes_that_are_not_counted(unclip, monkeypatch):
     for row, edit in zip(record.tables[0].rows, EDITS, strict=True):
         numbers = record.numbers["edits"][edit.name]
         assert numbers["theta"] == [0, float(row[1].text) / 2, float(row[1].text)]
-        assert row[2].text == f"{numbers['hit'][0]:.2f} → {numbers['hit'][2]:.2f}"
+        (before, _, _), _, (after, low, high) = numbers["hit"]
+        assert row[2] == (f"{before:.2f} → {after:.2f}", f"[{low:.2f}, {high:.2f}]")
         assert len(numbers["chosen_from"]) == 3
         assert row[-1].text == ("yes" if record.numbers["works"][edit.name] else "no")
     assert "n = 2 scenes" in record.tables[0].notes[0] and "on 3 other scenes" in record.tables[0].notes[0]

@@ -162,6 +162,26 @@ def test_embeddings_without_a_decoder(run: Path):
     assert linear["diversity"]["value"] == pytest.approx(0, abs=1e-6) and ar["diversity"]["value"] > 0
 
 
+def test_points_record_how_they_are_drawn(run: Path):
+    """Those that were measured before, too: nothing has to be measured again for it."""
+    system = UnCLIP(run)
+    prior, decoder = system.stage("diffusion_prior").model, system.stage("decoder").model
+    own = {"sampler": prior.sampler.name, "steps": prior.sampler.steps, "guidance": prior.sampler.guidance_scale}
+    own |= {"candidates": prior.candidates} if prior.candidates > 1 else {}
+    plan = {"space": "embeddings", "axis": "evaluations", "conditions": ["diffusion_prior", "linear_prior"]}
+    points = [{}, {"conditions": ["diffusion_prior"], "prior.candidates": 3}, {"conditions": ["ar_prior"]}]
+    for _ in range(2):
+        assert sweep(run, **plan, points=points, fixed={}) == 0
+        drawn = [point["drawn"] for point in read_sweeps(run)["small"].points]
+        scale = system.stage("ar_prior").model.guidance_scale
+        assert drawn == [{"prior": own}, {}, {"prior": {**own, "candidates": 3}}, {"prior": {"guidance": scale}}]
+    assert sweep(run, axis="evaluations", conditions=["diffusion_prior"], points=[{}], fixed={}) == 0
+    (point,) = read_sweeps(run)["small"].points
+    sampler = decoder.sampler
+    of_decoder = {"sampler": sampler.name, "steps": sampler.steps, "guidance": sampler.guidance_scale}
+    assert point["drawn"] == {"decoder": of_decoder, "prior": own}
+
+
 def test_the_ceiling_is_given_each_samples_own_image(run: Path):
     words = ["--config", str(run / "data.yaml"), "--captions", "8", "--per-caption", "2", "--overwrite"]
     assert main(["data", "export", *words, "--out", str(run / "samples" / "real")]) == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules.rendered.scenes import ATTRIBUTES
 from eval.judges.attributes import Attributes
+from eval.pages.stored import numbers_of_figure
 from experiments.manipulations.measured.edits import (
     EDITS,
     Outcome,
@@ -17,7 +19,7 @@ from experiments.manipulations.measured.edits import (
     working_thetas,
     works,
 )
-from experiments.manipulations.measured.table import _row
+from experiments.manipulations.measured.table import Measured, _row
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.name)
@@ -122,3 +124,32 @@ def test_what_is_kept_is_told_at_the_smallest_theta_that_works():
     assert (failing[3], failing[-1]) == ("0.25", "no")
     both = [outcome(0.0, 1.0), outcome(0.75, 1.0), outcome(0.75, 0.9)]
     assert working_thetas(thetas[:3], both) == [0.25, 0.375]
+
+
+def percentile_interval(hits: list[float]) -> list[float]:
+    """The share of ones, and the middle 95 % of a thousand shares of scenes drawn with replacement, by plain loops."""
+    rng = np.random.default_rng(0)
+    drawn = sorted(sum(hits[k] for k in rng.integers(len(hits), size=len(hits))) / len(hits) for _ in range(1000))
+    return [sum(hits) / len(hits), *(float(np.quantile(drawn, tail)) for tail in (0.025, 0.975))]
+
+
+def test_numbers_hold_intervals():
+    """Each theta has its share and interval, as do the thetas that were tried. Claims can store them."""
+    some, most = [1.0] * 5 + [0.0] * 3, [0.0] + [1.0] * 7
+    outcomes = [
+        Outcome(torch.tensor(hit), {"shape": torch.ones(8), "place": torch.tensor(place)})
+        for hit, place in (([0.0] * 8, [1.0] * 8), (some, most))
+    ]
+    chosen = [Outcome(torch.tensor(most), {"shape": torch.ones(8)})]
+    numbers = Measured(EDITS[1], make_task(EDITS[1], 2, 0), None, [0.0, 0.4], [], outcomes, chosen).numbers()
+    assert numbers == {
+        "theta": [0.0, 0.4],
+        "hit": [[0, 0, 0], percentile_interval(some)],
+        "kept": {"shape": [[1, 1, 1]] * 2, "place": [[1, 1, 1], percentile_interval(most)]},
+        "chosen_from": [percentile_interval(most)],
+    }
+    assert numbers["hit"][1] == [0.625, 0.25, 1.0] and numbers["chosen_from"][0] == [0.875, 0.625, 1.0]
+    stored = numbers_of_figure({"edits": {EDITS[1].name: numbers}})["edits"][EDITS[1].name]
+    assert stored["hit"]["1"] == {"value": 0.625, "low": 0.25, "high": 1}
+    assert stored["kept"]["place"]["1"] == {"value": 0.875, "low": 0.625, "high": 1}
+    assert stored["theta"] == {"0": {"value": 0}, "1": {"value": 0.4}}
