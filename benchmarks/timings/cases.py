@@ -16,6 +16,7 @@ from benchmarks.timings.data import data_reading
 from benchmarks.timings.sampling import ar_sampling, prior_sampling
 from benchmarks.timings.setting import PRIOR, Bench, prior_batch, prior_peers
 from benchmarks.timings.timing import Result, paired
+from benchmarks.timings.winograd import winograd
 from modules.networks.group_norm import GroupNorm, to_channels_last
 from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
@@ -39,12 +40,14 @@ def decoder(bench: Bench) -> Iterator[Result]:
     """The U-Net at 64 px, 64 channels x (1, 2, 3, 4), two blocks a level, batch 8: evaluation and training step."""
     batch, width = bench.batch(8), 256
     config = UNetConfig(64, (1, 2, 3, 4), 2, (32, 16, 8), 64)
-    network: Any = UNet(config, 3, 6, width)
-    network = to_channels_last(network.to(bench.device), fast_norms=True)
+    network: Any = UNet(config, 3, 6, width).to(bench.device)
+    layout = torch.contiguous_format  # on the CPU, where Winograd's convolutions take it
+    if bench.device.type != "cpu":
+        network, layout = to_channels_last(network), torch.channels_last
     run: Any = torch.compile(network) if bench.compile else network
     g = torch.Generator().manual_seed(0)
     x = torch.randn(batch, 3, 64, 64, generator=g).to(bench.device)
-    fast = x.contiguous(memory_format=torch.channels_last)
+    fast = x.contiguous(memory_format=layout)
     t = torch.randint(0, 1000, (batch,), generator=g).to(bench.device)
     emb, context = torch.randn(batch, 256).to(bench.device), torch.randn(batch, 81, width).to(bench.device)
 
@@ -126,6 +129,7 @@ CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "decoder": decoder,
     "upsampler": upsampler,
     "group_norm": group_norm,
+    "winograd": winograd,
     "prior_sampling_guided": lambda bench: prior_sampling(bench, guided=True),
     "prior_sampling": lambda bench: prior_sampling(bench, guided=False),
     "ar_sampling": ar_sampling,

@@ -7,7 +7,8 @@ times for them.
 
 cuDNN does the same on GPUs. PyTorch's kernels for the CPU do not. Here every map is a matrix multiplication that reads
 and writes whole rows: the tiles' overlap and the zeros around the picture are in the matrices, so that nothing is
-padded, unfolded or permuted. The result is the direct convolution's but for rounding.
+padded, unfolded or permuted. Only pictures of more than 16 pixels are first cut into blocks. The result is the direct
+convolution's but for rounding.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _TILE = 4  # output pixels of a tile's side
 _POINTS = 6  # its points
+_BLOCK = 16  # larger pictures are cut into blocks of this side
 _SPARED = 9 - (_POINTS / _TILE) ** 2  # multiplications for a pixel and a pair of channels, of a direct convolution's 9
 _KERNELS_IN_CACHE = 256 * 256  # with more pairs of channels, a kernel's points no longer fit into a core's cache
 
@@ -61,10 +64,11 @@ def flags(*, enabled: bool) -> Iterator[None]:
 
 
 class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d(c_in, c_out, 3, padding=1)` that takes Winograd's way where that is faster; same keys and initial values.
+    """`nn.Conv2d(c_in, c_out, 3, padding=1)`, which takes Winograd's way where that is faster.
 
-    (B, c_in, H, W) -> (B, c_out, H, W). It is the direct convolution on GPUs, in other precisions, for sides that are
-    no multiples of 4, and for sizes at which the maps cost more than they spare (`is_faster`).
+    (B, c_in, H, W) -> (B, c_out, H, W). Keys and initial values are those of `nn.Conv2d`. It is the direct convolution
+    on GPUs, in other precisions, in channels_last, for sides that are no multiples of 4, and for sizes at which the
+    maps cost more than they spare (`is_faster`).
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -77,9 +81,10 @@ class Conv3x3(nn.Conv2d):
 
 
 def can_convolve(x: Tensor, weight: Tensor) -> bool:
-    """Whether the maps exist for these tensors: float32 on the CPU, sides that are multiples of 4, no autocast."""
+    """Whether there is code for these tensors: contiguous float32 on the CPU, sides of multiples of 4, no autocast."""
     return (
-        x.device.type == weight.device.type == "cpu"
+        type(x) is Tensor  # no fake one, whose numbers are not computed, and no share of one
+        and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.is_contiguous()
@@ -93,12 +98,13 @@ def is_faster(x: Tensor, c_out: int) -> bool:
     """Whether Winograd's way is expected to take less time than the direct one, for inputs (B, C, H, W).
 
     It spares multiplications in proportion to both widths, and pays for the maps: those of the pictures for every pixel
-    of both, those of the kernel once a call. The numbers are costs in multiplications, fitted to the table of
-    `benchmarks/timings/winograd.py` on an AMD EPYC with AVX2; with gradients every cost but the saving is met twice.
+    of both, those of the kernel once a call. The numbers are costs in multiplications, fitted to what
+    `make bench BENCH_ARGS="--only winograd"` measured on an AMD EPYC with AVX2. With gradients there are three products
+    to spare at, and the maps are needed twice.
     """
     batch, c_in, height, width = x.shape
-    side = max(height, width)
-    picture = (180 + side**2 / 3) * (c_in + c_out) / 2 / (c_in * c_out)
+    each = 400 if block_side(height, width) else 180 + max(height, width) ** 2 / 3
+    picture = each * (c_in + c_out) / 2 / (c_in * c_out)
     kernel = (1_000 if c_in * c_out <= _KERNELS_IN_CACHE else 6_000) / (batch * height * width)
     if torch.is_grad_enabled():
         return 2 * (picture + kernel) < _SPARED * 3
@@ -113,8 +119,8 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     if not can_convolve(x, weight):
         raise ValueError(
-            f"Winograd's convolution takes float32 tensors on the CPU, with sides that are multiples of {_TILE} and "
-            f"without autocast or torch.compile; got {tuple(x.shape)}, {x.dtype}, {x.device}"
+            f"Winograd's convolution takes contiguous float32 tensors on the CPU, with sides that are multiples of "
+            f"{_TILE}, without autocast and torch.compile; got {tuple(x.shape)}, {x.dtype}, {x.device}"
         )
     return _Winograd.apply(x, weight, bias)
 
@@ -124,105 +130,158 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        maps = _Maps.of(x.shape[2], x.shape[3])
-        points = _to_points(x, maps.rows.read, maps.columns.read)
+        plan = _Plan.of(*x.shape[2:])
+        points = _to_points(_cut(x, plan.block, border=1) if plan.block else x, plan.rows.read, plan.columns.read)
         kernel = torch.mm(_kernel_map(), weight.reshape(-1, 9).t()).view(_POINTS**2, *weight.shape[:2])
         products = _multiply(points, kernel.transpose(1, 2))
-        out = _from_points(products, maps.rows.write, maps.columns.write, x.shape[0])
+        out = _from_points(products, plan.rows.write, plan.columns.write)
+        if plan.block:
+            out = _joined(out, x.shape)
         ctx.save_for_backward(points, kernel)
-        ctx.maps, ctx.batch = maps, x.shape[0]
-        ctx.has_bias = bias is not None
+        ctx.shape = x.shape
         return out if bias is None else out.add_(bias[:, None, None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         points, kernel = ctx.saved_tensors
-        maps = ctx.maps
-        grad_products = _to_points(grad, maps.rows.write.t(), maps.columns.write.t())
+        plan = _Plan.of(*ctx.shape[2:])
+        grad_out = _cut(grad, plan.block, border=0) if plan.block else grad
+        grad_products = _to_points(grad_out, plan.rows.write.t(), plan.columns.write.t())
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_points = _multiply(grad_products, kernel)
-            grad_x = _from_points(grad_points, maps.rows.read.t(), maps.columns.read.t(), ctx.batch)
+            grad_x = _from_points(grad_points, plan.rows.read.t(), plan.columns.read.t())
+            if plan.block:
+                grad_x = _added_up(grad_x, ctx.shape)
         if ctx.needs_input_grad[1]:
             grad_kernel = torch.bmm(grad_products[0].transpose(1, 2), points[0])
             for ours, theirs in zip(grad_products[1:], points[1:], strict=True):
                 grad_kernel.baddbmm_(ours.transpose(1, 2), theirs)
             flat = torch.mm(_kernel_map().t(), grad_kernel.view(_POINTS**2, -1))
             grad_weight = flat.t().reshape(*kernel.shape[1:], 3, 3)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias
 
 
 class _Line(NamedTuple):
-    """The maps of one dimension of S pixels: `read` is (6 S / 4, S), `write` (S, 6 S / 4)."""
+    """The maps of one dimension of S pixels: `read` is (6 S / 4, S), or S + 2 with borders; `write` (S, 6 S / 4)."""
 
     read: Tensor
     write: Tensor
 
 
-class _Maps(NamedTuple):
-    """`columns` runs over a row's pixels and orders points by (tile, point); `rows` by (point, tile)."""
+class _Plan(NamedTuple):
+    """The maps of a picture, or of its blocks.
+
+    `columns` runs over a row's pixels and orders points by (tile, point); `rows` by (point, tile). `block` is the side
+    of the blocks that a large picture is cut into, else 0.
+    """
 
     rows: _Line
     columns: _Line
+    block: int
 
     @staticmethod
     @cache
-    def of(height: int, width: int) -> _Maps:
-        return _Maps(_line(height, tiles_first=False), _line(width, tiles_first=True))
+    def of(height: int, width: int) -> _Plan:
+        block = block_side(height, width)
+        if block:
+            height = width = block
+        rows = _line(height, border=bool(block), tiles_first=False)
+        return _Plan(rows, _line(width, border=bool(block), tiles_first=True), block)
 
 
-def _line(size: int, *, tiles_first: bool) -> _Line:
+def block_side(height: int, width: int) -> int:
+    """16 for pictures that are larger and consist of such blocks, else 0: the maps' work grows with the side."""
+    return _BLOCK if max(height, width) > _BLOCK and height % _BLOCK == width % _BLOCK == 0 else 0
+
+
+def _line(size: int, *, border: bool, tiles_first: bool) -> _Line:
     tiles = size // _TILE
-    read = torch.zeros(tiles, _POINTS, size + 2)
-    write = torch.zeros(size, tiles, _POINTS)
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are when it is first wanted
+    read = torch.zeros(tiles, _POINTS, size + 2, **kind)
+    write = torch.zeros(size, tiles, _POINTS, **kind)
     for tile in range(tiles):
         start = _TILE * tile
-        read[tile, :, start : start + _POINTS] = torch.tensor(_B_T)
-        write[start : start + _TILE, tile] = torch.tensor(_A_T)
-    read = read[..., 1:-1]  # the border is zero
+        read[tile, :, start : start + _POINTS] = torch.tensor(_B_T, **kind)
+        write[start : start + _TILE, tile] = torch.tensor(_A_T, **kind)
+    if not border:  # it is zero
+        read = read[..., 1:-1]
     if not tiles_first:
         read, write = read.transpose(0, 1), write.transpose(1, 2)
-    return _Line(read.reshape(-1, size).contiguous(), write.reshape(size, -1).contiguous())
+    return _Line(read.reshape(_POINTS * tiles, -1).contiguous(), write.reshape(size, -1).contiguous())
 
 
 @cache
 def _kernel_map() -> Tensor:
     """(36, 9): a kernel's points, ordered as `_to_points` orders a tile's, from its nine numbers."""
-    g = torch.tensor(_G, dtype=torch.float64)
+    g = torch.tensor(_G, dtype=torch.float64, device="cpu")
     return torch.einsum("jx,iy->jiyx", g, g).reshape(_POINTS**2, 9).float().contiguous()
 
 
 def _to_points(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, C, H, W) -> (W / 4, 36, H / 4 * B, C), by the maps (6 H / 4, H) and (6 W / 4, W)."""
+    """(B, C, h, w) -> (b, 36, a B, C), by the maps (6 a, h) and (6 b, w)."""
     batch, channels, height, width = x.shape
     half = torch.mm(columns, x.reshape(-1, width).t()).view(-1, batch * channels, height)
     points = torch.bmm(rows.expand(len(half), -1, -1), half.transpose(1, 2))
-    return points.view(width // _TILE, _POINTS**2, height // _TILE * batch, channels)
+    return points.view(len(columns) // _POINTS, _POINTS**2, len(rows) // _POINTS * batch, channels)
 
 
-def _from_points(points: Tensor, rows: Tensor, columns: Tensor, batch: int) -> Tensor:
-    """(W / 4, 36, H / 4 * B, C) -> (B, C, H, W), by the maps (H, 6 H / 4) and (W, 6 W / 4)."""
+def _from_points(points: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(b, 36, a B, C) -> (B, C, h, w), by the maps (h, 6 a) and (w, 6 b)."""
     height, width, channels = len(rows), len(columns), points.shape[-1]
+    batch = points.shape[2] * _POINTS // rows.shape[1]
     images = batch * channels
     out = points.new_empty(batch, channels, height, width)
-    if height < 16:  # wide products for small pictures, which are transposed at the end
+    if height < _BLOCK:  # wide products for small pictures, which are transposed at the end
         half = torch.mm(columns, points.view(columns.shape[1], -1)).view(width, -1, images)
         pixels = points.new_empty(height, width, images)
         for column, ours in enumerate(half):
             torch.mm(rows, ours, out=pixels[:, column])
         out.view(images, -1).copy_(pixels.view(-1, images).t())
         return out
-    half = torch.bmm(points.view(columns.shape[1], -1, images).transpose(1, 2), rows.t().expand(columns.shape[1], -1, -1))
+    half = torch.bmm(
+        points.view(columns.shape[1], -1, images).transpose(1, 2), rows.t().expand(columns.shape[1], -1, -1)
+    )
     torch.mm(half.view(len(half), -1).t(), columns.t(), out=out.view(-1, width))
     return out
 
 
 def _multiply(points: Tensor, kernel: Tensor) -> Tensor:
-    """(W / 4, 36, T, C) and (36, C, C_out) -> (W / 4, 36, T, C_out)."""
+    """(b, 36, T, C) and (36, C, C_out) -> (b, 36, T, C_out)."""
     out = points.new_empty(*points.shape[:-1], kernel.shape[-1])
     for theirs, ours in zip(out, points, strict=True):
         torch.bmm(ours, kernel, out=theirs)
     return out
+
+
+def _cut(x: Tensor, side: int, border: int) -> Tensor:
+    """(B, C, H, W) -> (B H W / side^2, C, side + 2 border, side + 2 border): blocks with some pixels around them."""
+    whole = side + 2 * border
+    padded = F.pad(x, (border,) * 4) if border else x
+    blocks = padded.unfold(2, whole, side).unfold(3, whole, side)
+    return blocks.permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1], whole, whole)
+
+
+def _joined(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """What `_cut` without a border has cut, as one picture again, of the size of `shape`."""
+    side, (batch, _, height, width) = blocks.shape[-1], shape
+    grid = blocks.view(batch, height // side, width // side, -1, side, side).permute(0, 3, 1, 4, 2, 5)
+    out = blocks.new_empty(batch, blocks.shape[1], height, width)
+    out.view(grid.shape).copy_(grid)
+    return out
+
+
+def _added_up(blocks: Tensor, shape: torch.Size) -> Tensor:
+    """Blocks with a border of one pixel, added where they overlap: (B, C, H, W)."""
+    batch, channels, height, width = shape
+    whole = blocks.shape[-1]
+    side = whole - 2
+    grid = blocks.view(batch, height // side, width // side, channels, whole, whole)
+    out = blocks.new_zeros(batch, channels, height + 2, width + 2)
+    for i, row in enumerate(grid.unbind(1)):
+        for j, block in enumerate(row.unbind(1)):
+            out[:, :, side * i : side * i + whole, side * j : side * j + whole] += block
+    return out[:, :, 1:-1, 1:-1].contiguous()

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modules.networks import winograd
 from modules.networks.unet import UNet, UNetConfig
@@ -32,12 +33,17 @@ def tensors(batch: int, c_in: int, c_out: int, height: int, width: int, *, bias:
         (2, 4, 6, 4, 20),
         (2, 6, 2, 16, 8),
         (1, 4, 4, 16, 16),
-        (2, 3, 5, 32, 24),
+        (2, 3, 5, 20, 24),
+        (2, 3, 5, 32, 48),
+        (1, 6, 4, 64, 16),
         (64, 128, 128, 4, 4),
     ],
 )
 def test_it_is_the_direct_convolution_and_so_are_its_gradients(batch, c_in, c_out, height, width):
-    """Against float64. Rounding grows with the numbers of A and B, to about a hundred times that of float32."""
+    """Against float64. Rounding grows with the numbers of A and B, to about a hundred times that of float32.
+
+    32 x 48 and 64 x 16 are cut into blocks, 20 x 24 is not.
+    """
     x, weight, bias, grad = tensors(batch, c_in, c_out, height, width)
     exact = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
     want = F.conv2d(*exact, padding=1)
@@ -139,10 +145,36 @@ def test_drawing_wants_more_channels_than_training():
         assert winograd.is_faster(torch.empty(64, 128, 16, 16), 128)
 
 
+def test_the_maps_are_the_same_whatever_torchs_defaults_are_when_they_are_first_wanted():
+    """They are made once: not as inference tensors, which a training could not use, nor on another device."""
+    x, weight, _, _ = tensors(2, 4, 4, 8, 8)
+    want = winograd_conv(x, weight)
+    for setting in (torch.inference_mode(), torch.device("meta"), winograd.flags(enabled=False)):
+        winograd._Plan.of.cache_clear()
+        winograd._kernel_map.cache_clear()
+        with setting:
+            assert torch.equal(winograd_conv(x, weight), want)
+        weight.requires_grad_()
+        winograd_conv(x, weight).sum().backward()
+        weight.requires_grad_(False)
+
+
+def test_tensors_without_numbers_go_the_direct_way(monkeypatch):
+    """`unclip plan` counts the memory of an accelerator with them; a map made of them would stay for later calls."""
+    with FakeTensorMode():
+        layer = Conv3x3(64, 64)
+        x = torch.empty(64, 64, 8, 8)
+        calls = []
+        monkeypatch.setattr(winograd, "winograd_conv", lambda *inputs: calls.append(1))
+        assert layer(x).shape == (64, 64, 8, 8) and not calls
+
+
 def test_what_it_cannot_convolve_is_refused():
     x, weight, _, _ = tensors(1, 4, 4, 6, 4)
     with pytest.raises(ValueError, match=r"multiples of 4.*\(1, 4, 6, 4\)"):
         winograd_conv(x, weight)
+    with pytest.raises(ValueError, match="contiguous"):
+        winograd_conv(torch.randn(2, 4, 8, 8).to(memory_format=torch.channels_last), weight)
     with pytest.raises(ValueError, match="float64"):
         winograd_conv(x[:, :, :4].contiguous().double(), weight.double())
 
