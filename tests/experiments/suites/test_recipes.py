@@ -10,24 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.console.configs import read_config
 from experiments.suites.suite import load_suite
 
-# Steps, timesteps, share of the average that a step keeps.
+# Steps, timesteps, share of the average that a step keeps, sampling steps.
 DECODERS = {
-    ("quickstart", "decoder"): (760, "logit_normal", 0.975),
-    ("quickstart", "glide"): (420, "logit_normal", 0.975),
-    ("shapes", "decoder"): (3000, "uniform", 0.995),
-    ("shapes", "text_decoder"): (3000, "uniform", 0.995),
-    ("shapes", "weak_decoder"): (250, "uniform", 0.97),
-    ("shapes", "distilled_decoder"): (300, "uniform", 0.98),
-    ("shapes", "one_step_decoder"): (600, "uniform", 0.98),
-    ("shapes", "glide"): (2400, "logit_normal", 0.995),
-    ("drawings", "decoder"): (7000, "logit_normal", 0.998),
-    ("drawings", "glide"): (1500, "uniform", 0.99),
-    ("emoji", "decoder"): (1600, "uniform", 0.985),
-    ("emoji", "glide"): (1000, "uniform", 0.985),
-    ("signs", "decoder"): (2000, "uniform", 0.985),
-    ("signs", "decoder_bpe"): (2000, "uniform", 0.985),
-    ("signs", "decoder_characters"): (2000, "uniform", 0.985),
-    ("crowds", "decoder"): (800, "uniform", 0.985),
+    ("quickstart", "decoder"): (660, "logit_normal", 0.975, 3),
+    ("quickstart", "glide"): (400, "logit_normal", 0.975, 6),
+    ("shapes", "decoder"): (3000, "uniform", 0.995, 4),
+    ("shapes", "text_decoder"): (3000, "uniform", 0.995, 4),
+    ("shapes", "weak_decoder"): (250, "uniform", 0.97, 4),
+    ("shapes", "distilled_decoder"): (300, "uniform", 0.98, 4),
+    ("shapes", "one_step_decoder"): (600, "uniform", 0.98, 1),
+    ("shapes", "glide"): (2400, "logit_normal", 0.995, 6),
+    ("drawings", "decoder"): (7000, "logit_normal", 0.998, 8),
+    ("drawings", "glide"): (1500, "uniform", 0.99, 6),
+    ("emoji", "decoder"): (1600, "uniform", 0.985, 4),
+    ("emoji", "glide"): (1000, "uniform", 0.985, 6),
+    ("signs", "decoder"): (2000, "uniform", 0.985, 4),
+    ("signs", "decoder_bpe"): (2000, "uniform", 0.985, 4),
+    ("signs", "decoder_characters"): (2000, "uniform", 0.985, 4),
+    ("crowds", "decoder"): (800, "uniform", 0.985, 4),
 }
 # Width, optimiser, steps.
 JUDGES = {
@@ -46,7 +46,9 @@ UPSAMPLERS = {
     "emoji": (48, 4, 2e-3, 1000, 2),
 }
 # Steps.
-CLIPS = {"quickstart": 860, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
+CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
+# Tokens of a caption, of all stages that read captions.
+CONTEXTS = {"quickstart": 16, "shapes": 20, "drawings": 16, "emoji": 16, "crowds": 24, "sam": 20, "priors": 16}
 # How it samples: name, steps, spacing, guidance.
 PRIORS = {
     ("quickstart", "diffusion_prior"): ("analytic_dpm", 8, "trailing", 1.25),
@@ -74,7 +76,8 @@ def test_decoders(suite, stage):
     found = settings(suite, stage)
     model = found.model.init_args
     timesteps = OmegaConf.select(model, "objective.timesteps", default="uniform")
-    assert (found.trainer.max_steps, timesteps, model.training.ema_decay) == DECODERS[suite, stage]
+    training = (found.trainer.max_steps, timesteps, model.training.ema_decay)
+    assert (*training, model.sampler.steps) == DECODERS[suite, stage]
 
 
 @pytest.mark.parametrize("suite", JUDGES)
@@ -97,6 +100,19 @@ def test_upsamplers(suite):
 @pytest.mark.parametrize("suite", CLIPS)
 def test_clips(suite):
     assert settings(suite, "clip").trainer.max_steps == CLIPS[suite]
+
+
+@pytest.mark.parametrize("suite", CONTEXTS)
+def test_captions_have_as_many_tokens_in_all_stages(suite):
+    loaded = load_suite(Path(f"experiments/{suite}/suite.yaml"))
+    found = {}
+    for stage in loaded.stages:
+        if loaded.stages[stage].configs(loaded.run):
+            model = OmegaConf.select(settings(suite, stage), "model.init_args", default=OmegaConf.create())
+            for key in ("text_cfg", "network.init_args"):
+                if (context := OmegaConf.select(model, f"{key}.context_length")) is not None:
+                    found[stage] = context
+    assert found and set(found.values()) == {CONTEXTS[suite]}, found
 
 
 @pytest.mark.parametrize(("suite", "stage"), PRIORS)
