@@ -11,9 +11,9 @@ from pathlib import Path
 from experiments.console.arguments import Parsers, parsed
 from experiments.console.configs import LIGHTNING, check_config_file, config_files
 from experiments.console.errors import EXIT_INPUT, complain, guarded, show_any_text
+from experiments.console.freed_memory import keep_freed_memory
 from experiments.console.lightning_help import help_page, wants_help_page
 from experiments.console.signals import requeued_when_preempted
-from modules.placement.freed_memory import keep_freed_memory
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "data": {
@@ -117,7 +117,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     in the code, and for all errors when the environment variable UNCLIP_DEBUG is set.
     """
     show_any_text()
-    keep_freed_memory()
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: answer(words))
 
@@ -141,6 +140,8 @@ def dispatch(command: str, words: list[str]) -> int:
         return complain(unknown_command(command))
     for name in config_files([command, *words]):
         check_config_file(Path(name))
+    if command != "demo":  # which stays in memory between two pictures
+        keep_freed_memory()
     if command == "fit":
         with requeued_when_preempted():
             return run_command(command, words)

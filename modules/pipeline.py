@@ -81,7 +81,7 @@ class UnCLIP(ImageMethods):
             condition: see `embedding`; a condition names the decoder, too.
             seed: of the run.
             places: (caption's position, sample's position) of each image, which with the seed decide its noise; by
-                default (k, 0). The same place gives the same picture at any batch size.
+                default (k, 0). The same place gives the same picture at any batch size, but for rounding.
             images: (B, 3, H, W) in [-1, 1], for image_embedding.
             upsample: whether the run's upsamplers enlarge the decoder's images.
             size: how far they do, a side that they reach; by default the largest.

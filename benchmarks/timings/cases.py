@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from benchmarks.timings.data import data_reading
 from benchmarks.timings.sampling import ar_sampling, prior_sampling
 from benchmarks.timings.setting import PRIOR, Bench, prior_batch, prior_peers
 from benchmarks.timings.timing import Result, paired
-from benchmarks.timings.winograd import winograd
+from modules.networks.convolutions.layer import is_faster
+from modules.networks.convolutions.winograd import winograd_conv
 from modules.networks.group_norm import GroupNorm, to_channels_last
 from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
@@ -122,6 +124,39 @@ def group_norm(bench: Bench) -> Iterator[Result]:
 
         name = f"group_norm_{channels}x{side}x{side}"
         yield paired(name, ours, "torch, channels_last", theirs, bench.device, bench.pairs)
+
+
+def winograd(bench: Bench) -> Iterator[Result]:
+    """3 x 3 convolutions by Winograd's maps against torch's direct ones, on the CPU.
+
+    `training` is forwards and backwards, `drawing` forwards alone. A name says the channels of input and output, side
+    and batch; with a star `is_faster` would choose Winograd's way.
+    """
+    widths = ((16, 16), (32, 32), (64, 32), (64, 64), (128, 128), (256, 256), (512, 512))
+    for side, (c_in, c_out), count in product((4, 8, 16, 32, 64), widths, (1, 4, 16, 64)):
+        batch = bench.batch(count)
+        if bench.device.type == "cpu" and 9 * batch * c_in * c_out * side**2 <= 1e10:
+            g = torch.Generator().manual_seed(0)
+            x = torch.randn(batch, c_in, side, side, generator=g).requires_grad_()
+            weight = torch.randn(c_out, c_in, 3, 3, generator=g).requires_grad_()
+            bias = torch.zeros(c_out, requires_grad=True)
+            for purpose, enabled in (("training", True), ("drawing", False)):
+                ours = _convolved(partial(winograd_conv, x, weight, bias), (x, weight, bias), enabled)
+                theirs = _convolved(partial(F.conv2d, x, weight, bias, padding=1), (x, weight, bias), enabled)
+                with torch.set_grad_enabled(enabled):
+                    star = "*" if is_faster(x, c_out) else ""
+                name = f"winograd_{c_in}-{c_out}_{side}px_b{batch}_{purpose}{star}"
+                yield paired(name, ours, "direct", theirs, bench.device, bench.pairs)
+
+
+def _convolved(run: Callable[[], Tensor], inputs: tuple[Tensor, ...], gradients: bool) -> Callable[[], None]:
+    def call() -> None:
+        with torch.set_grad_enabled(gradients):
+            out = run()
+        if gradients:
+            torch.autograd.grad(out, inputs, out.detach())
+
+    return call
 
 
 CASES: dict[str, Callable[[Bench], Iterator[Result]]] = {

@@ -26,6 +26,7 @@ class Result:
         device: where.
         pairs: how many.
         peak_share: what ours computes a second, of the device's measured matrix peak; None where it was not counted.
+            Convolutions count as direct ones, so that Winograd's may bring it above 1.
     """
 
     name: str

@@ -59,7 +59,7 @@ def numbers_of_figure(value: Any, measured: bool = False) -> dict[str, Any]:
         value: the numbers, or a part of them.
         measured: whether the part lies below a name of `INTERVALS`.
     """
-    if measured and isinstance(value, list) and len(value) == len(ENDS) and all(map(_is_number, value)):
+    if measured and _is_interval(value):
         return dict(zip(ENDS, map(_rounded, value), strict=True))
     if isinstance(value, list):
         value = {str(place): inner for place, inner in enumerate(value)}
@@ -67,6 +67,14 @@ def numbers_of_figure(value: Any, measured: bool = False) -> dict[str, Any]:
         inside = ((key, numbers_of_figure(inner, measured or key in INTERVALS)) for key, inner in value.items())
         return {key: found for key, found in inside if found}
     return {"value": _rounded(value)} if _is_number(value) else {}
+
+
+def _is_interval(value: Any) -> bool:
+    """[value, low, high]; figures of before stored other lists of three below these names."""
+    if not isinstance(value, list) or len(value) != len(ENDS) or not all(map(_is_number, value)):
+        return False
+    middle, low, high = value
+    return low <= middle <= high
 
 
 def _is_number(value: Any) -> bool:

@@ -60,7 +60,7 @@ class ImageMethods(TrainedRun):
             negative: a caption that guidance leads away from: one for all pictures, or one for each.
 
         `unclip sample --captions FILE --seed SEED` draws the same pictures for the same captions and seed, at any
-        `size`.
+        `size`, but for rounding.
         """
         texts, seeds = _paired(checked_captions(captions), seed)
         chosen = condition_named(condition)

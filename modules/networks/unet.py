@@ -25,8 +25,8 @@ from modules.networks.blocks import (
     upsampled_conv,
     zero_init,
 )
+from modules.networks.convolutions.layer import Conv3x3
 from modules.networks.group_norm import GroupNorm
-from modules.networks.winograd import Conv3x3
 
 
 @dataclass(frozen=True)

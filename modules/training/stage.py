@@ -57,7 +57,8 @@ class TrainingConfig:
         decay_share: over this last share of all steps the learning rate falls along a half cosine to 2 %; with 0 it
             stays (the paper). All steps are max_steps, or those of max_epochs if they are fewer.
         channels_last: memory layout of a convolutional network; faster on tensor cores. On a CPU it is faster for
-            ResNets, but not for U-Nets: Winograd's convolutions (`modules.networks.winograd`) do without it.
+            ResNets, but not for U-Nets, whose Winograd's convolutions (`modules.networks.convolutions`) need
+            contiguous tensors.
         fast_norms: with channels_last, group norms by sums that are faster on a CPU and round otherwise
             (`modules.networks.group_norm`).
         compile: torch.compile the network (for GPUs).

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.timings import peers, timing
+from benchmarks.timings import cases, peers, timing
 from benchmarks.timings.cases import rows
 from benchmarks.timings.setting import PRIOR, Bench
 from benchmarks.timings.timing import paired
@@ -15,6 +15,13 @@ from modules.networks.priors.diffusion_prior import DiffusionPriorNetwork
 from modules.networks.unet import UNet, UNetConfig
 
 CPU = torch.device("cpu")
+
+
+def test_the_case_of_winograds_convolutions_says_which_of_them_are_chosen(monkeypatch):
+    monkeypatch.setattr(cases, "product", lambda *_: iter([(8, (64, 64), 64), (4, (16, 16), 1)]))
+    found = [result.name for result in rows(Bench(CPU, pairs=1), only="winograd")]
+    chosen = ("winograd_64-64_8px_b64_training*", "winograd_64-64_8px_b64_drawing*")
+    assert found == [*chosen, "winograd_16-16_4px_b1_training", "winograd_16-16_4px_b1_drawing"]
 
 
 def test_pairs_are_taken_in_turns_and_the_ratio_is_their_median(monkeypatch):

@@ -133,13 +133,15 @@ def test_numbers_of_a_row_without_the_rest():
 
 def test_numbers_of_a_figure_are_named_by_their_places():
     figure = {"eta 1": {"distance": [0.5, 0.25, 0.75]}, "hit": [0, 0.5], "monotonic": True, "text": "a", "none": []}
-    figure |= {"psnr": [7, 8, 9], "kept": {"shape": [[1, 1, 1], None, [0.5, 0.25, 0.75]]}, "cosine": [0, 0.1, 0.2, 0.3]}
+    kept = {"shape": [[1, 1, 1], None, [0.5, 0.25, 0.75]], "size": [0.3, 0.2, 0.1]}  # three values, no interval
+    figure |= {"psnr": [7, 8, 9], "kept": kept, "cosine": [0, 0.1, 0.2, 0.3]}
     assert numbers_of_figure(figure) == {
         "eta 1": {"distance": {"value": 0.5, "low": 0.25, "high": 0.75}},
         "hit": {"0": {"value": 0.0}, "1": {"value": 0.5}},
         "psnr": {"0": {"value": 7}, "1": {"value": 8}, "2": {"value": 9}},
         "kept": {
             "shape": {"0": {"value": 1, "low": 1, "high": 1}, "2": {"value": 0.5, "low": 0.25, "high": 0.75}},
+            "size": {"0": {"value": 0.3}, "1": {"value": 0.2}, "2": {"value": 0.1}},
         },
         "cosine": {str(k): {"value": k / 10} for k in range(4)},
     }

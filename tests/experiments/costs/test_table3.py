@@ -19,6 +19,7 @@ from experiments.costs.options import PARSERS
 from experiments.costs.stage_config import stage_config
 from experiments.costs.table3 import count, model_of, note, table, why
 from modules.errors import InputError
+from modules.networks.convolutions.layer import Conv3x3
 
 PAPER = Path("experiments/paper")
 papers = cache(lambda stage: stage_config(PAPER / f"{stage}.yaml", STAGES))
@@ -113,6 +114,12 @@ def test_the_count_of_a_small_ar_prior_is_that_of_its_steps(text):
 def test_flops_are_counted_twice_a_product():
     with torch.device("meta"):
         assert flops_of(lambda: torch.empty(3, 4) @ torch.empty(4, 5)) == 2 * 3 * 4 * 5
+
+
+def test_flops_of_a_convolution_are_the_direct_ones_on_a_cpu_too():
+    """Winograd's way, which the layer takes there, multiplies less."""
+    layer, x = Conv3x3(64, 64), torch.randn(16, 64, 8, 8)
+    assert flops_of(lambda: layer(x)) == 2 * 9 * 64 * 64 * 16 * 8 * 8
 
 
 def test_the_table_names_what_differs():

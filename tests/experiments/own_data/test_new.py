@@ -142,8 +142,9 @@ def test_a_change_of_the_quickstart_does_not_change_it(suite):
     path, _ = suite
     judge = read_config(path.with_name("eval_clip.yaml"))["model"]["init_args"]
     assert (judge["vision_cfg"]["width"], judge["optimizer"]["class_path"]) == (32, "torch.optim.AdamW")
-    for name in ("decoder", "glide"):
-        assert read_config(path.with_name(f"{name}.yaml"))["model"]["init_args"]["objective"]["timesteps"] == "uniform"
+    for name, steps in (("decoder", 4), ("glide", 6)):
+        model = read_config(path.with_name(f"{name}.yaml"))["model"]["init_args"]
+        assert (model["objective"]["timesteps"], model["sampler"]["steps"]) == ("uniform", steps)
     upsampler = read_config(path.with_name("upsampler.yaml"))["model"]["init_args"]
     assert (upsampler["network"]["init_args"]["unet"]["channels"], upsampler["optimizer"]["init_args"]["lr"]) == (
         32,

@@ -48,7 +48,16 @@ UPSAMPLERS = {
 # Steps.
 CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
 # Tokens of a caption, of all stages that read captions.
-CONTEXTS = {"quickstart": 16, "shapes": 20, "drawings": 16, "emoji": 16, "crowds": 24, "sam": 20, "priors": 16}
+CONTEXTS = {
+    "quickstart": 16,
+    "shapes": 20,
+    "drawings": 16,
+    "emoji": 16,
+    "crowds": 24,
+    "sam": 20,
+    "priors": 16,
+    "dalle1": 16,
+}
 # How it samples: name, steps, spacing, guidance.
 PRIORS = {
     ("quickstart", "diffusion_prior"): ("analytic_dpm", 8, "trailing", 1.25),

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions with a quarter of the multiplications, for float32 on the CPU (Lavin and Gray, 1509.09308).
+"""A 3 x 3 convolution with a quarter of the multiplications, for float32 on the CPU (Lavin and Gray, 1509.09308).
 
 Winograd's F(4 x 4, 3 x 3) reads the picture in tiles of 6 x 6 pixels that overlap by two. Three linear maps do the
 work. One turns each tile into 36 points, one turns each kernel into 36 points, and the third turns the products of both
@@ -13,22 +13,17 @@ convolution's but for rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _TILE = 4  # output pixels of a tile's side
 _POINTS = 6  # its points
 _BLOCK = 16  # larger pictures are cut into blocks of this side
-_SPARED = 9 - (_POINTS / _TILE) ** 2  # multiplications for a pixel and a pair of channels, of a direct convolution's 9
-_KERNELS_IN_CACHE = 256 * 256  # with more pairs of channels, a kernel's points no longer fit into a core's cache
 
 # The maps of one dimension for the points 0, 1, -1, 2, -2 and infinity (1509.09308, section 4.3): B^T reads six pixels,
 # G the three numbers of a kernel, A^T gives four pixels.
@@ -50,69 +45,31 @@ _G = (
 )
 _A_T = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
-_enabled: ContextVar[bool] = ContextVar("winograd", default=True)
-
-
-@contextmanager
-def flags(*, enabled: bool) -> Iterator[None]:
-    """Inside, `Conv3x3` may take Winograd's way (`enabled`) or may not, like `torch.backends.mkldnn.flags`."""
-    token = _enabled.set(enabled)
-    try:
-        yield
-    finally:
-        _enabled.reset(token)
-
-
-class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d(c_in, c_out, 3, padding=1)`, which takes Winograd's way where that is faster.
-
-    (B, c_in, H, W) -> (B, c_out, H, W). Keys and initial values are those of `nn.Conv2d`. It is the direct convolution
-    on GPUs, in other precisions, in channels_last, for sides that are no multiples of 4, and for sizes at which the
-    maps cost more than they spare (`is_faster`).
-    """
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__(c_in, c_out, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if _enabled.get() and can_convolve(x, self.weight) and is_faster(x, self.out_channels):
-            return winograd_conv(x, self.weight, self.bias)
-        return super().forward(x)
-
 
 def can_convolve(x: Tensor, weight: Tensor) -> bool:
-    """Whether there is code for these tensors: contiguous float32 on the CPU, sides of multiples of 4, no autocast."""
+    """Whether `winograd_conv` takes (B, C, H, W) and (C_out, C, 3, 3).
+
+    It takes contiguous float32 tensors on the CPU, with sides that are multiples of 4, without autocast. It does not
+    take FakeTensors, whose maps would be kept for real ones, nor DTensors.
+    """
     return (
-        type(x) is Tensor  # no fake one, whose numbers are not computed, and no share of one
+        type(x) is Tensor
+        and x.ndim == 4
+        and x.numel() > 0
+        and weight.shape[1:] == (x.shape[1], 3, 3)
         and x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
         and x.is_contiguous()
         and x.shape[2] % _TILE == 0
         and x.shape[3] % _TILE == 0
-        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
     )
-
-
-def is_faster(x: Tensor, c_out: int) -> bool:
-    """Whether Winograd's way is expected to take less time than the direct one, for inputs (B, C, H, W).
-
-    It spares multiplications in proportion to both widths, and pays for the maps: those of the pictures for every pixel
-    of both, those of the kernel once a call. The numbers are costs in multiplications, fitted to what
-    `make bench BENCH_ARGS="--only winograd"` measured on an AMD EPYC with AVX2. With gradients there are three products
-    to spare at, and the maps are needed twice.
-    """
-    batch, c_in, height, width = x.shape
-    each = 400 if block_side(height, width) else 180 + max(height, width) ** 2 / 3
-    picture = each * (c_in + c_out) / 2 / (c_in * c_out)
-    kernel = (1_000 if c_in * c_out <= _KERNELS_IN_CACHE else 6_000) / (batch * height * width)
-    if torch.is_grad_enabled():
-        return 2 * (picture + kernel) < _SPARED * 3
-    return picture + kernel < _SPARED
 
 
 def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, C, H, W), (C_out, C, 3, 3), (C_out,) -> (B, C_out, H, W): the convolution with a border of one zero pixel.
+
+    Gradients can be taken once: a second derivative is refused.
 
     Raises:
         ValueError: the tensors are not of the kind that `can_convolve` allows.
@@ -120,9 +77,14 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     if not can_convolve(x, weight):
         raise ValueError(
             f"Winograd's convolution takes contiguous float32 tensors on the CPU, with sides that are multiples of "
-            f"{_TILE}, without autocast and torch.compile; got {tuple(x.shape)}, {x.dtype}, {x.device}"
+            f"{_TILE} and kernels of 3 x 3, without autocast; got x {_told(x)} and weight {_told(weight)}"
         )
     return _Winograd.apply(x, weight, bias)
+
+
+def _told(tensor: Tensor) -> str:
+    layout = "contiguous" if tensor.is_contiguous() else "not contiguous"
+    return f"{tuple(tensor.shape)} ({tensor.dtype}, {tensor.device}, {layout})"
 
 
 class _Winograd(torch.autograd.Function):
@@ -137,36 +99,42 @@ class _Winograd(torch.autograd.Function):
         out = _from_points(products, plan.rows.write, plan.columns.write)
         if plan.block:
             out = _joined(out, x.shape)
-        ctx.save_for_backward(points, kernel)
+        # The points are more than twice as large as x. A layer that is not trained needs none.
+        ctx.save_for_backward(points if ctx.needs_input_grad[1] else None, kernel)
         ctx.shape = x.shape
         return out if bias is None else out.add_(bias[:, None, None])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        points, kernel = ctx.saved_tensors
-        plan = _Plan.of(*ctx.shape[2:])
-        grad_out = _cut(grad, plan.block, border=0) if plan.block else grad
-        grad_products = _to_points(grad_out, plan.rows.write.t(), plan.columns.write.t())
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_points = _multiply(grad_products, kernel)
-            grad_x = _from_points(grad_points, plan.rows.read.t(), plan.columns.read.t())
-            if plan.block:
-                grad_x = _added_up(grad_x, ctx.shape)
-        if ctx.needs_input_grad[1]:
-            grad_kernel = torch.bmm(grad_products[0].transpose(1, 2), points[0])
-            for ours, theirs in zip(grad_products[1:], points[1:], strict=True):
-                grad_kernel.baddbmm_(ours.transpose(1, 2), theirs)
-            flat = torch.mm(_kernel_map().t(), grad_kernel.view(_POINTS**2, -1))
-            grad_weight = flat.t().reshape(*kernel.shape[1:], 3, 3)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_weight, grad_bias
+        with torch.autocast("cpu", enabled=False):
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    points, kernel = ctx.saved_tensors
+    plan = _Plan.of(*ctx.shape[2:])
+    grad_out = _cut(grad, plan.block, border=0) if plan.block else grad
+    grad_products = _to_points(grad_out, plan.rows.write.t(), plan.columns.write.t())
+    grad_x = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_points = _multiply(grad_products, kernel)
+        grad_x = _from_points(grad_points, plan.rows.read.t(), plan.columns.read.t())
+        if plan.block:
+            grad_x = _added_up(grad_x, ctx.shape)
+    if ctx.needs_input_grad[1]:
+        grad_kernel = torch.bmm(grad_products[0].transpose(1, 2), points[0])
+        for ours, theirs in zip(grad_products[1:], points[1:], strict=True):
+            grad_kernel.baddbmm_(ours.transpose(1, 2), theirs)
+        flat = torch.mm(_kernel_map().t(), grad_kernel.view(_POINTS**2, -1))
+        grad_weight = flat.t().reshape(*kernel.shape[1:], 3, 3)
+    if ctx.needs_input_grad[2]:
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_x, grad_weight, grad_bias
 
 
 class _Line(NamedTuple):
-    """The maps of one dimension of S pixels: `read` is (6 S / 4, S), or S + 2 with borders; `write` (S, 6 S / 4)."""
+    """One dimension of S pixels: `read` is (6 S / 4, S), or (6 S / 4, S + 2) for a block; `write` (S, 6 S / 4)."""
 
     read: Tensor
     write: Tensor
@@ -186,21 +154,26 @@ class _Plan(NamedTuple):
     @staticmethod
     @cache
     def of(height: int, width: int) -> _Plan:
-        block = block_side(height, width)
+        block = _block_side(height, width)
         if block:
             height = width = block
         rows = _line(height, border=bool(block), tiles_first=False)
         return _Plan(rows, _line(width, border=bool(block), tiles_first=True), block)
 
 
-def block_side(height: int, width: int) -> int:
+def _block_side(height: int, width: int) -> int:
     """16 for pictures that are larger and consist of such blocks, else 0: the maps' work grows with the side."""
     return _BLOCK if max(height, width) > _BLOCK and height % _BLOCK == width % _BLOCK == 0 else 0
 
 
+def picture_cost(height: int, width: int) -> float:
+    """What both maps of a picture cost for each of its pixels, as so many multiplications of a direct convolution."""
+    return 400.0 if _block_side(height, width) else 180.0 + max(height, width) ** 2 / 3
+
+
 def _line(size: int, *, border: bool, tiles_first: bool) -> _Line:
     tiles = size // _TILE
-    kind: Any = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are when it is first wanted
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}  # torch's defaults may be others
     read = torch.zeros(tiles, _POINTS, size + 2, **kind)
     write = torch.zeros(size, tiles, _POINTS, **kind)
     for tile in range(tiles):
@@ -222,7 +195,7 @@ def _kernel_map() -> Tensor:
 
 
 def _to_points(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, C, h, w) -> (b, 36, a B, C), by the maps (6 a, h) and (6 b, w)."""
+    """(B, C, h, w) -> (N, 36, M B, C), by the maps (6 M, h) and (6 N, w): M x N tiles of 36 points."""
     batch, channels, height, width = x.shape
     half = torch.mm(columns, x.reshape(-1, width).t()).view(-1, batch * channels, height)
     points = torch.bmm(rows.expand(len(half), -1, -1), half.transpose(1, 2))
@@ -230,7 +203,7 @@ def _to_points(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _from_points(points: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(b, 36, a B, C) -> (B, C, h, w), by the maps (h, 6 a) and (w, 6 b)."""
+    """(N, 36, M B, C) -> (B, C, h, w), by the maps (h, 6 M) and (w, 6 N)."""
     height, width, channels = len(rows), len(columns), points.shape[-1]
     batch = points.shape[2] * _POINTS // rows.shape[1]
     images = batch * channels
@@ -250,7 +223,7 @@ def _from_points(points: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _multiply(points: Tensor, kernel: Tensor) -> Tensor:
-    """(b, 36, T, C) and (36, C, C_out) -> (b, 36, T, C_out)."""
+    """(N, 36, T, C) and (36, C, C_out) -> (N, 36, T, C_out)."""
     out = points.new_empty(*points.shape[:-1], kernel.shape[-1])
     for theirs, ours in zip(out, points, strict=True):
         torch.bmm(ours, kernel, out=theirs)
@@ -258,7 +231,7 @@ def _multiply(points: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _cut(x: Tensor, side: int, border: int) -> Tensor:
-    """(B, C, H, W) -> (B H W / side^2, C, side + 2 border, side + 2 border): blocks with some pixels around them."""
+    """(B, C, H, W) -> (B H W / side^2, C, side + 2 border, side + 2 border): blocks and `border` pixels around them."""
     whole = side + 2 * border
     padded = F.pad(x, (border,) * 4) if border else x
     blocks = padded.unfold(2, whole, side).unfold(3, whole, side)
