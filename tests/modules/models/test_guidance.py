@@ -22,7 +22,10 @@ B = 3
 X0 = Objective(parameterization="x0")
 PLAIN = SamplerConfig("ddim", 3, threshold=None)
 ROUNDED = 3e-5
-"""Outputs of such a narrow network in another batch differ by 1e-6 or so. Guidance at 2.5 has them six times, in each of three steps."""
+"""Outputs of such a narrow network in another batch differ by 1e-6 or so.
+
+Guidance at 2.5 has them six times, in each of three steps.
+"""
 
 
 def generators():
