@@ -12,7 +12,7 @@ from experiments.suites.suite import load_suite
 
 # Steps, timesteps, share of the average that a step keeps, sampling steps.
 DECODERS = {
-    ("quickstart", "decoder"): (660, "logit_normal", 0.975, 3),
+    ("quickstart", "decoder"): (760, "logit_normal", 0.975, 3),
     ("quickstart", "glide"): (400, "logit_normal", 0.975, 6),
     ("shapes", "decoder"): (3000, "uniform", 0.995, 4),
     ("shapes", "text_decoder"): (3000, "uniform", 0.995, 4),
