@@ -18,8 +18,8 @@ VARIABLE = "UNCLIP_WINOGRAD"
 _SPARED = 6.75
 """Of 9 multiplications for each pixel, channel in and channel out, Winograd's way does 2.25."""
 
-_KERNELS_IN_CACHE = 256 * 256
-"""With more channels in times channels out, a kernel's points no longer fit into a core's cache."""
+_KERNEL = 2_500.0
+"""What the map of a kernel and its gradient cost, as so many multiplications for each pair of channels."""
 
 _enabled: ContextVar[bool] = ContextVar("winograd", default=os.environ.get(VARIABLE) != "0")
 
@@ -59,12 +59,12 @@ def is_faster(x: Tensor, c_out: int) -> bool:
 
     It spares multiplications in proportion to both widths, and pays for the maps: those of the pictures for each pixel
     of input and output, those of the kernel once a call. All costs are in multiplications, fitted to what
-    `make bench BENCH_ARGS="--only winograd"` measured on an AMD EPYC with AVX2. A training step multiplies three times
-    (output, gradient of x, gradient of the kernel) and maps twice.
+    `make bench BENCH_ARGS="--only winograd"` measured on an AMD EPYC with AVX2 while its other core trained a network.
+    A training step multiplies three times (output, gradient of x, gradient of the kernel) and maps twice.
     """
     batch, c_in, height, width = x.shape
     picture = picture_cost(height, width) * (c_in + c_out) / 2 / (c_in * c_out)
-    kernel = (1_000 if c_in * c_out <= _KERNELS_IN_CACHE else 6_000) / (batch * height * width)
+    kernel = _KERNEL / (batch * height * width)
     if torch.is_grad_enabled():
         return 2 * (picture + kernel) < 3 * _SPARED
     return picture + kernel < _SPARED
