@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     config = UNetConfig(
         options.channels, (1, 2), 1, attention, options.channels, image_size=32, patch_size=options.patch
     )
-    network = DecoderNetwork(config, open_embeddings(options.embeddings).info.dim, 30, 20, 32, 1, 2)
+    found = open_embeddings(options.embeddings).info
+    network = DecoderNetwork(config, found.dim, 30, found.context, 32, 1, 2)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.lr, betas=(0.9, options.beta2), eps=1e-10, weight_decay=0.0, fused=True
     )

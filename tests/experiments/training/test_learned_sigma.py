@@ -17,6 +17,7 @@ model:
       init_args:
         unet: {image_size: 16, channels: 8, channel_multipliers: [1, 2], head_channels: 8, attention_resolutions: [4]}
         embedding_dim: 16
+        context_length: 20
         text_width: 8
         text_depth: 1
     training: {warmup_steps: 5}
