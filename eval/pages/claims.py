@@ -4,8 +4,7 @@
     python -m eval.pages.claims --store runs/quickstart docs/results/quickstart.json
 
 docs/results/claims.yaml lists the claims. A number is named by file and path, as in quickstart:main/ar_prior/frechet;
-the files hold those numbers of a run that claims name, and nothing else. A number that was copied from a printed table
-has "digits" beside "value", "low" and "high": as many as were printed. Verdicts follow from intervals:
+the files hold those numbers of a run that claims name, and nothing else. Verdicts follow from intervals:
 
     claims:
       - paper: section 5.1, figure 8                # where the paper says it
@@ -137,7 +136,7 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies, or as `digits` says.
+    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies.
 
     The interval of a share has no width where all pictures are right, or all wrong: two digits, as in tables.
     """
@@ -145,7 +144,7 @@ def shown(number: Mapping[str, Any]) -> str:
         return f"{number['value']:.{DIGITS}g}"
     width = number["high"] - number["low"]
     wide = next((d for d in range(4) if width * 10**d >= 10), 4)
-    digits = number.get("digits", wide if width else DIGITS - 1)
+    digits = wide if width else DIGITS - 1
     low, high = (f"{number[key]:.{digits}f}" for key in ("low", "high"))
     return f"{number['value']:.{digits}f} [{low}, {high}]"
 

@@ -74,7 +74,6 @@ def test_how_numbers_are_shown():
     assert shown(number(0.8, 0.9)) == "0.850 [0.800, 0.900]" and shown(number(10, 30)) == "20 [10, 30]"
     assert shown(number(19.74, 28.46)) == "24.1 [19.7, 28.5]" and shown({"value": 0.012345}) == "0.0123"
     assert shown({"value": 0, "low": 0, "high": 0}) == "0.00 [0.00, 0.00]"
-    assert shown({"value": 0.91, "low": 0.87, "high": 0.96, "digits": 2}) == "0.91 [0.87, 0.96]"  # as it was printed
 
 
 def test_a_page_is_made_from_stored_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
