@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ import numpy as np
 from datamodules.base import SPLITS, at_least, check_split
 from datamodules.captions import CaptionConfig
 from datamodules.emoji import split_of
-from datamodules.rendered import iconify, openmoji
-from datamodules.rendered.cache import digest, hash_of
+from datamodules.rendered import augmentation, iconify, openmoji
+from datamodules.rendered.cache import digest, hash_of, source_hash
 from datamodules.rendered.pairs import PairDataModule, Records
 from modules.errors import InputError
 
@@ -77,6 +77,9 @@ class EmojiStylesDataModule(PairDataModule):
             too. Of such a set, training shows the things that `packages` shows in training (with train_split
             "unrestricted": in any split). Captions take the things' names from `packages`. No combination with such a
             set's style is held out.
+        augmented_copies: of each training drawing, this many copies follow in the training split: mirrored (every other
+            one), turned, scaled and shifted (`datamodules.rendered.augmentation`), each always the same way, with the
+            drawing's caption. z_i of a copy says how it was changed, so a decoder learns more of what z_i means.
 
     Raises:
         InputError: packages that are missing or damaged, or named twice; a caption without {name}, a size below its
@@ -103,6 +106,7 @@ class EmojiStylesDataModule(PairDataModule):
         test_split: Literal["things", "combinations"] = "things",
         captions: CaptionConfig = CaptionConfig(),
         training_packages: str | list[str] | None = None,
+        augmented_copies: int = 0,
     ) -> None:
         super().__init__(image_size, batch_size, embeddings, cache_dir, seed, num_workers)
         captions.refuse_columns("emoji")
@@ -119,6 +123,7 @@ class EmojiStylesDataModule(PairDataModule):
         if test_split == "combinations" and hold_out == 0:
             raise InputError("test_split is combinations, but hold_out is 0: give hold_out a share, such as 0.2")
         self.hold_out, self.test_split = hold_out, test_split
+        self.augmented_copies = at_least(0, "augmented_copies", augmented_copies)
         self._sets: dict[str, list[iconify.IconSet]] = {}
         self._drawings: dict[str, list[StyledDrawing]] = {}
 
@@ -154,7 +159,13 @@ class EmojiStylesDataModule(PairDataModule):
         return self._drawings[split]
 
     def records(self, split: str) -> Records:
-        return Records([caption_of(drawing, self.caption) for drawing in self.drawings(split)], None)
+        """Captions by index: those of all drawings, then, in training, those of all first copies, and so on."""
+        captions = [caption_of(drawing, self.caption) for drawing in self.drawings(split)]
+        return Records(captions * (1 + self.copies(split)), None)
+
+    def copies(self, split: str) -> int:
+        """Augmented copies of a drawing in a split."""
+        return self.augmented_copies if split == "train" else 0
 
     def renderer(self, split: str, size: int) -> Callable[[int], np.ndarray]:
         return partial(_render, [drawing.icon for drawing in self.drawings(split)], size)
@@ -163,7 +174,13 @@ class EmojiStylesDataModule(PairDataModule):
         names = digest([[drawing.prefix, drawing.icon.name] for drawing in self.drawings(split)])
         sets = [*self.sets, *(self.training_sets if split == "train" else [])]
         versions = [f"{found.prefix} {found.version}" for found in sets]
-        return ["emoji_styles", split, names, *versions, openmoji.renderer_version()]
+        copies = [f"{self.copies(split)} copies", source_hash(augmentation)] if self.copies(split) else []
+        return ["emoji_styles", split, names, *versions, openmoji.renderer_version(), *copies]
+
+    def texts(self, split: str) -> Sequence[str]:
+        """All captions of a split; copies have those of their drawings, which count once."""
+        found = super().texts(split)
+        return found if self.captioned(split) is not None else found[: len(self.drawings(split))]
 
     def vocabulary(self, min_count: int | None = None) -> list[str]:
         return super().vocabulary(self.min_count if min_count is None else min_count)
@@ -255,4 +272,6 @@ def _checked(template: str) -> str:
 
 
 def _render(icons: list[iconify.Icon], size: int, index: int) -> np.ndarray:
-    return iconify.render(icons[index], size)
+    copy, drawing = divmod(index, len(icons))
+    icon = icons[drawing]
+    return iconify.render(icon, size, (hash_of(icon.body), copy) if copy else None)

@@ -12,20 +12,6 @@ from eval.tables.sweeps import read_sweeps
 
 ENDS = ("value", "low", "high")
 KEPT = (*ENDS, "values")
-INTERVALS = (
-    "accuracy",
-    "bases",
-    "chosen_from",
-    "cosine",
-    "distance",
-    "gain",
-    "hit",
-    "kept",
-    "step",
-    "sweep",
-    "true_step",
-)
-"""Names in `manipulations/NAME/figure.json` below which a list of three numbers is a value and its interval's ends."""
 DIGITS = 6
 
 
@@ -52,29 +38,16 @@ def stored(run: Path) -> dict[str, Any]:
     return {name: part for name, part in found.items() if part}
 
 
-def numbers_of_figure(value: Any, measured: bool = False) -> dict[str, Any]:
-    """The numbers of a figure, and of what lies in them; those of a list by their places, "0" and on.
-
-    Args:
-        value: the numbers, or a part of them.
-        measured: whether the part lies below a name of `INTERVALS`.
-    """
-    if measured and _is_interval(value):
-        return dict(zip(ENDS, map(_rounded, value), strict=True))
+def numbers_of_figure(value: Any) -> dict[str, Any]:
+    """The numbers of a figure, and of what lies in them; those of a list by their places, "0" and on."""
     if isinstance(value, list):
         value = {str(place): inner for place, inner in enumerate(value)}
     if isinstance(value, dict):
-        inside = ((key, numbers_of_figure(inner, measured or key in INTERVALS)) for key, inner in value.items())
+        if set(value) == set(ENDS):
+            return {end: _rounded(value[end]) for end in ENDS}
+        inside = ((key, numbers_of_figure(inner)) for key, inner in value.items())
         return {key: found for key, found in inside if found}
     return {"value": _rounded(value)} if _is_number(value) else {}
-
-
-def _is_interval(value: Any) -> bool:
-    """[value, low, high]; figures of before stored other lists of three below these names."""
-    if not isinstance(value, list) or len(value) != len(ENDS) or not all(map(_is_number, value)):
-        return False
-    middle, low, high = value
-    return low <= middle <= high
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.errors import InputError
 from modules.models.base import Model
 from modules.models.exports import build
-from modules.networks.convolutions.layer import winograd
+from modules.networks.convolutions.layer import winograd_convolutions
 
 T = TypeVar("T")
 
@@ -94,6 +94,6 @@ def _part(name: str) -> str:
 
 def flops_of(run: Callable[[], object]) -> float:
     """FLOPs of a call, its convolutions counted as direct ones on every device."""
-    with winograd(enabled=False), FlopCounterMode(display=False) as counter:
+    with winograd_convolutions(enabled=False), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -258,9 +258,9 @@ def interval(values: Tensor | Sequence[float], seed: int = 0) -> Interval:
     return Resampler(np.arange(len(array)), DRAWS, seed).mean(array)
 
 
-def ends(found: Interval) -> list[float] | None:
-    """[value, low, high] for the numbers of figure.json; None if nothing was measured."""
-    return None if found.value != found.value else list(found)
+def numbers_of(found: Interval) -> dict[str, float] | None:
+    """{"value", "low", "high"} for the numbers of figure.json; None if nothing was measured."""
+    return None if found.value != found.value else found._asdict()
 
 
 def cell(found: Interval, digits: int = 2) -> Cell:

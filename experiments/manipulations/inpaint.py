@@ -13,11 +13,11 @@ from eval.figures.panels import panel
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
-    ends,
     finish,
     hatched,
     interval,
     numbered,
+    numbers_of,
     pictures,
     sources,
     start,
@@ -30,7 +30,7 @@ from modules.manipulations import Hole, inpaint, tokens_of
 from modules.manipulations.methods import open_part
 from modules.seeds import ImageSeeds
 
-Seam = dict[str, list[float] | None]
+Seam = dict[str, dict[str, float] | None]
 """Where neighbouring pixels lie ("border", "known", "drawn") -> [value, low, high] of their difference."""
 PARTS = {
     "left": (slice(None), slice(0, 1)),
@@ -105,7 +105,7 @@ def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[T
         "seam shows as a border that is rougher than the true picture's."
     )
     table = Table("The seam", ["neighbouring pixels", "inpainted", "true picture"], rows, [note])
-    made, true = ({name: ends(pair[k]) for name, pair in found.items()} for k in range(2))
+    made, true = ({name: numbers_of(pair[k]) for name, pair in found.items()} for k in range(2))
     return table, {"step": made, "true_step": true}
 
 

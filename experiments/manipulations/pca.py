@@ -18,11 +18,11 @@ from eval.metrics.scoring import describe, score_all
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
-    ends,
     enlarged,
     finish,
     interval,
     numbered,
+    numbers_of,
     pictures,
     sources,
     start,
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         scores = accuracies(options.run, drawn, [record["scene"] for record in found.records])
         tables.append(table(names, scores, len(found)))
         means = {name: [float(torch.nanmean(s[name])) for s in scores] for name in scores[0]}
-        numbers["accuracy"] = {name: [ends(interval(s[name])) for s in scores] for name in scores[0]}
+        numbers["accuracy"] = {name: [numbers_of(interval(s[name])) for s in scores] for name in scores[0]}
         notes.append(first_seen(counts, means))
         shown["accuracy.png"] = line_plot(counts, {k: v[:-1] for k, v in means.items()}, "components", "accuracy")
     first = min(options.shown, len(found))

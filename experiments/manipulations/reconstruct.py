@@ -14,12 +14,12 @@ from eval.metrics.bootstrap import Interval
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
-    ends,
     enlarged,
     finish,
     interval,
     noise_pictures,
     numbered,
+    numbers_of,
     pictures,
     psnr,
     read_latents,
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
     numbers: dict[str, Any] = {
         "psnr": errors["own"].tolist(),
         "psnr_fresh": errors["fresh"].tolist(),
-        "gain": list(gain),
+        "gain": numbers_of(gain),
     }
     numbers["sweep"] = {
-        f"steps {steps}": {f"guidance {scale:g}": ends(one) for scale, one in row.items()}
+        f"steps {steps}": {f"guidance {scale:g}": numbers_of(one) for scale, one in row.items()}
         for steps, row in swept.items()
     }
     record = FigureRecord("Reconstruction", notes, [sweep_table(swept, len(found))], numbers=numbers)

@@ -7,11 +7,11 @@ import argparse
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from experiments.manipulations.common import (
-    ends,
     enlarged,
     finish,
     interval,
     numbered,
+    numbers_of,
     pictures,
     read_latents,
     start,
@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
         + "."
     ]
     page = panel([list(row) for row in zip(*columns, strict=True)], heads, found.names)
-    record = FigureRecord("Text diff", notes, numbers={"theta": options.theta, "cosine": list(map(ends, cosines))})
+    record = FigureRecord(
+        "Text diff", notes, numbers={"theta": options.theta, "cosine": list(map(numbers_of, cosines))}
+    )
     singles = numbered([image for column in columns[1:] for image in column])
     return finish(options, "text-diff", record, {"figure.png": page}, singles)

@@ -15,6 +15,7 @@ from experiments.manipulations.common import (
     finish,
     interval,
     numbered,
+    numbers_of,
     pictures,
     sources,
     start,
@@ -37,15 +38,15 @@ def run(options: argparse.Namespace) -> int:
     drawn = {f"eta {eta:g}": redraw(system, latents, walk, eta=eta, seeds=seeds) for eta in sorted(options.eta)}
     fresh = Latents(latents.z_i, fresh_noise(system, seeds), latents.tokens)
     drawn["fresh noise"] = redraw(system, fresh, walk)
-    rows, numbers = [], {}
+    rows, numbers, far = [], {}, {}
     for name, images in drawn.items():
         pixels = interval(distance(images, truth))
         unit = system.clip.unit
         cosine = interval((unit(system.embed_image(images)) * unit(latents.z_i)).sum(dim=1).cpu())
         rows.append([Cell(name), cell(pixels, 3), cell(cosine, 3)])
-        numbers[name] = {"distance": list(pixels), "cosine": list(cosine)}
-    means = [numbers[f"eta {eta:g}"]["distance"][0] for eta in sorted(options.eta)]
-    grows = all(a < b for a, b in pairwise(means))
+        far[name] = pixels.value
+        numbers[name] = {"distance": numbers_of(pixels), "cosine": numbers_of(cosine)}
+    grows = all(far[f"eta {a:g}"] < far[f"eta {b:g}"] for a, b in pairwise(sorted(options.eta)))
     note = f"n = {len(found)}; in brackets: 95% bootstrap interval over pictures."
     table = Table("Distance to the picture", ["noise", "RMS difference ↓", "cosine of z_i ↑"], rows, [note])
     notes = [

@@ -318,3 +318,31 @@ def test_a_style_is_called_as_its_set(title, style):
 def test_combinations_that_are_not_held_out_are_refused(folder, settings, reason):
     with pytest.raises(InputError, match=reason):
         make(folder, **settings)
+
+
+@with_renderer
+def test_augmented_copies_follow_the_training_drawings_and_have_their_captions(folder):
+    plain, more = make(folder), make(folder, augmented_copies=2)
+    count = plain.size("train")
+    assert more.size("train") == 3 * count and more.captions("train") == 3 * plain.captions("train")
+    first, copied = (data.dataset("train").__getitems__(list(range(count))).images for data in (plain, more))
+    assert first.equal(copied)
+    copies = more.dataset("train").__getitems__(list(range(count, 3 * count))).images
+    again = make(folder, augmented_copies=2).dataset("train").__getitems__(list(range(count, 3 * count))).images
+    assert copies.equal(again)
+    assert not copies[:count].equal(first) and not copies[:count].equal(copies[count:])
+    for split in ("val", "test"):
+        assert more.size(split) == plain.size(split) and more.data_hash(split) == plain.data_hash(split)
+    assert len({make(folder, augmented_copies=copies).data_hash("train") for copies in (0, 1, 2)}) == 3
+
+
+def test_copies_do_not_make_a_word_more_frequent(folder):
+    captions = make(folder).captions("train")
+    often = len(captions) // 2 + 1
+    plain, more = (make(folder, augmented_copies=copies).vocabulary(often) for copies in (0, 3))
+    assert plain == more and "the" in plain and "red" not in plain
+
+
+def test_a_number_of_copies_below_zero_is_refused(folder):
+    with pytest.raises(InputError, match="augmented_copies"):
+        make(folder, augmented_copies=-1)

@@ -15,7 +15,7 @@ from eval.figures.panels import panel
 from eval.judges.attributes import AttributeClassifier, load_classifier
 from eval.tables.main import Cell, Table
 from experiments.console.progress import progress
-from experiments.manipulations.common import cell, ends, enlarged, finish, interval, pictures, walk_of
+from experiments.manipulations.common import cell, enlarged, finish, interval, numbers_of, pictures, walk_of
 from experiments.manipulations.measured.edits import (
     AFTER,
     BEFORE,
@@ -113,15 +113,15 @@ class Measured:
         return [theta for theta in found if theta == self.thetas[-1]] if chosen else found
 
     def numbers(self) -> dict[str, Any]:
-        """The numbers for figure.json: at each theta the share of scenes as [value, low, high]."""
+        """The numbers for figure.json: at each theta the share of scenes with its interval."""
         kept = {name: _shares(o.kept[name] for o in self.outcomes) for name in self.outcomes[0].kept}
         made = {"theta": self.thetas, "hit": _shares(o.hit for o in self.outcomes), "kept": kept}
         return made | ({"chosen_from": _shares(o.hit for o in self.chosen_from)} if self.chosen_from else {})
 
 
-def _shares(measured: Iterable[Tensor]) -> list[list[float] | None]:
-    """[value, low, high] of each (N,) tensor of zeros and ones."""
-    return [ends(interval(values)) for values in measured]
+def _shares(measured: Iterable[Tensor]) -> list[dict[str, float] | None]:
+    """Mean and interval of each (N,) tensor of zeros and ones."""
+    return [numbers_of(interval(values)) for values in measured]
 
 
 def _measure(bench: Bench, edit: Edit, thetas: list[float], options: argparse.Namespace) -> Measured:
@@ -218,9 +218,9 @@ def _base_row(name: str, outcome: Outcome) -> list[Cell]:
     return [Cell(name), cell(interval(outcome.hit)), cell(interval(outcome.all_kept))]
 
 
-def _base_numbers(outcome: Outcome) -> dict[str, list[float] | None]:
-    """The numbers of a base caption for figure.json: [value, low, high] of its two columns."""
-    return {"hit": ends(interval(outcome.hit)), "all": ends(interval(outcome.all_kept))}
+def _base_numbers(outcome: Outcome) -> dict[str, dict[str, float] | None]:
+    """The numbers of a base caption for figure.json: its two columns."""
+    return {"hit": numbers_of(interval(outcome.hit)), "all": numbers_of(interval(outcome.all_kept))}
 
 
 def _base_table(rows: list[list[Cell]], theta: float, count: int) -> Table:

@@ -25,7 +25,7 @@ _enabled: ContextVar[bool] = ContextVar("winograd", default=os.environ.get(VARIA
 
 
 @contextmanager
-def winograd(*, enabled: bool) -> Iterator[None]:
+def winograd_convolutions(*, enabled: bool) -> Iterator[None]:
     """Inside, `Conv3x3` may take Winograd's way (`enabled`) or may not, like `torch.backends.mkldnn.flags`."""
     token = _enabled.set(enabled)
     try:

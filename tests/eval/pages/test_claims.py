@@ -131,8 +131,9 @@ def test_numbers_of_a_row_without_the_rest():
 
 
 def test_numbers_of_a_figure_are_named_by_their_places():
-    figure = {"eta 1": {"distance": [0.5, 0.25, 0.75]}, "hit": [0, 0.5], "monotonic": True, "text": "a", "none": []}
-    kept = {"shape": [[1, 1, 1], None, [0.5, 0.25, 0.75]], "size": [0.3, 0.2, 0.1]}  # three values, no interval
+    mean = {"value": 0.5, "low": 0.25, "high": 0.75}
+    figure = {"eta 1": {"distance": mean}, "hit": [0, 0.5], "monotonic": True, "text": "a", "none": []}
+    kept = {"shape": [{"value": 1, "low": 1, "high": 1}, None, mean], "size": [0.3, 0.2, 0.1]}
     figure |= {"psnr": [7, 8, 9], "kept": kept, "cosine": [0, 0.1, 0.2, 0.3]}
     assert numbers_of_figure(figure) == {
         "eta 1": {"distance": {"value": 0.5, "low": 0.25, "high": 0.75}},

@@ -91,7 +91,7 @@ from pathlib import Path
 import torch
 from experiments.costs.memory import step_loss
 from experiments.costs.plan import builder
-from modules.networks.convolutions.layer import winograd
+from modules.networks.convolutions.layer import winograd_convolutions
 
 models, batch = json.loads(sys.argv[1]), int(sys.argv[2])
 
@@ -101,7 +101,7 @@ def status(name):
     return int(line.split()[1]) * 1024
 
 def step(stage, optimizer, size):
-    with winograd(enabled=False):  # the estimate is of an accelerator
+    with winograd_convolutions(enabled=False):  # the estimate is of an accelerator
         step_loss(stage, size)().backward()
 
 def taken(model):

@@ -279,7 +279,7 @@ def test_an_attribute_that_no_picture_has_is_no_number(unclip, whole_run):
     code, _, err, folder = unclip("pca", "-n", "1", "--steps", "1", "--components", "1", "--shown", "1")
     assert (code, err) == (0, "")
     accuracy = read_figure(folder).numbers["accuracy"]
-    assert accuracy["relation"] == [None, None] and len(accuracy["colour"][0]) == 3
+    assert accuracy["relation"] == [None, None] and set(accuracy["colour"][0]) == {"value", "low", "high"}
 
 
 def test_edits_are_measured(unclip):
@@ -314,8 +314,9 @@ def test_theta_is_chosen_on_scenes_that_are_not_counted(unclip, monkeypatch):
     for row, edit in zip(record.tables[0].rows, EDITS, strict=True):
         numbers = record.numbers["edits"][edit.name]
         assert numbers["theta"] == [0, float(row[1].text) / 2, float(row[1].text)]
-        (before, _, _), _, (after, low, high) = numbers["hit"]
-        assert row[2] == (f"{before:.2f} → {after:.2f}", f"[{low:.2f}, {high:.2f}]")
+        before, _, after = numbers["hit"]
+        interval = f"[{after['low']:.2f}, {after['high']:.2f}]"
+        assert row[2] == (f"{before['value']:.2f} → {after['value']:.2f}", interval)
         assert len(numbers["chosen_from"]) == 3
         assert row[-1].text == ("yes" if record.numbers["works"][edit.name] else "no")
     assert "n = 2 scenes" in record.tables[0].notes[0] and "on 3 other scenes" in record.tables[0].notes[0]

@@ -121,8 +121,8 @@ def test_variations_distances_are_those_of_the_pictures(figure, sources):
     truth = load_images([*sources[0][:3]], size=16)
     for k, name in enumerate(("eta 0", "eta 0.5", "eta 1", "fresh noise")):
         error = (found[3 * k : 3 * k + 3] - truth).square().mean(dim=(1, 2, 3)).sqrt() / 2
-        assert record.numbers[name]["distance"][0] == pytest.approx(float(error.mean()), abs=0.01)
-    means = [record.numbers[name]["distance"][0] for name in ("eta 0", "eta 0.5", "eta 1")]
+        assert record.numbers[name]["distance"]["value"] == pytest.approx(float(error.mean()), abs=0.01)
+    means = [record.numbers[name]["distance"]["value"] for name in ("eta 0", "eta 0.5", "eta 1")]
     assert record.numbers["monotonic"] == (means == sorted(means))
 
 
@@ -162,7 +162,7 @@ def test_text_diff_turns_z_i_alone(figure, whole_run, sources):
     z_t = system.embed_text(["a blue circle", "a red circle"])[1]
     z_d = torch.nn.functional.normalize(z_t[0] - z_t[1], dim=0)
     cosines = (system.embed_image(made.tensor[[1, 3]]) @ z_d).mean()
-    assert record.numbers["cosine"][1][0] == pytest.approx(float(cosines), abs=1e-4)
+    assert record.numbers["cosine"][1]["value"] == pytest.approx(float(cosines), abs=1e-4)
 
 
 def test_text_diff_takes_the_steps_and_thetas_that_were_measured_to_work(figure):
@@ -214,11 +214,11 @@ def test_inpainting_leaves_what_is_known(figure, sources):
     assert (found[..., :8] - truth[..., :8]).abs().amax(dim=(1, 2, 3)).min() > 10 * STEP
     assert (found[0] - found[1]).abs().max() > 10 * STEP
     across = ((found[..., 8] - found[..., 7]).abs() / 2).mean()
-    assert record.numbers["step"]["border"][0] == pytest.approx(float(across), abs=0.01)
+    assert record.numbers["step"]["border"]["value"] == pytest.approx(float(across), abs=0.01)
     known = (
         (truth[..., 9:] - truth[..., 8:-1]).abs().mean() + (truth[..., 1:, 8:] - truth[..., :-1, 8:]).abs().mean()
     ) / 4
-    assert record.numbers["true_step"]["known"][0] == pytest.approx(float(known), abs=0.01)
+    assert record.numbers["true_step"]["known"]["value"] == pytest.approx(float(known), abs=0.01)
 
 
 def test_the_hole_is_marked_so_that_no_picture_looks_like_it(figure, tmp_path):
@@ -238,9 +238,10 @@ def test_seams_are_told_from_rough_pictures():
     drawn[:, :, :, 3:] = torch.tensor([0.0, 1.0])[:, None, None, None]
     drawn[:, :, :, 5] += 0.2
     table, numbers = seams(drawn, flat, keep)
-    assert numbers["step"]["border"] == pytest.approx([0.25, 0, 0.5])  # 0 and 0.5
-    assert numbers["step"]["known"] == numbers["true_step"]["border"] == [0, 0, 0]
-    assert numbers["step"]["drawn"] == pytest.approx([0.1 * 6 / 27] * 3)  # 12 pairs to the right, 15 below
+    assert numbers["step"]["border"] == pytest.approx({"value": 0.25, "low": 0, "high": 0.5})  # 0 and 0.5
+    assert numbers["step"]["known"] == numbers["true_step"]["border"] == dict.fromkeys(("value", "low", "high"), 0)
+    within = 0.1 * 6 / 27  # 12 pairs to the right, 15 below
+    assert numbers["step"]["drawn"] == pytest.approx(dict.fromkeys(("value", "low", "high"), within))
     everything = seams(drawn, flat, torch.zeros(2, 1, 6, 6))[1]
     assert everything["step"]["border"] is None and everything["step"]["known"] is None
     assert [row[0].text for row in table.rows] == ["across the border", "among known pixels", "among drawn pixels"]

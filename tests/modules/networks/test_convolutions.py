@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modules.networks.convolutions import layer as layers
 from modules.networks.convolutions import winograd as maps
-from modules.networks.convolutions.layer import Conv3x3, is_faster, winograd
+from modules.networks.convolutions.layer import Conv3x3, is_faster, winograd_convolutions
 from modules.networks.convolutions.winograd import winograd_conv
 from modules.networks.lean_unet import make_unet
 from modules.networks.unet import ResidualBlock, Stage, UNet, UNetConfig
@@ -134,9 +134,9 @@ def test_when_the_layer_takes_winograds_way(monkeypatch):
     layer = Conv3x3(64, 64)
     x = torch.randn(16, 64, 8, 8)
     assert taken(layer, x, monkeypatch)
-    with winograd(enabled=False):
+    with winograd_convolutions(enabled=False):
         assert not taken(layer, x, monkeypatch)
-        with winograd(enabled=True):
+        with winograd_convolutions(enabled=True):
             assert taken(layer, x, monkeypatch)
     assert taken(layer, x, monkeypatch), "the flag is what it was before"
     assert not taken(layer, x.contiguous(memory_format=torch.channels_last), monkeypatch)
@@ -229,7 +229,7 @@ def test_a_network_and_its_gradients_are_those_of_direct_convolutions():
     found = []
     for enabled in (True, False):
         network.zero_grad()
-        with winograd(enabled=enabled):
+        with winograd_convolutions(enabled=enabled):
             out = network(x, t, emb)
             out.square().mean().backward()
         found.append([out.detach(), *(parameter.grad.clone() for parameter in network.parameters())])

@@ -126,11 +126,12 @@ def test_what_is_kept_is_told_at_the_smallest_theta_that_works():
     assert working_thetas(thetas[:3], both) == [0.25, 0.375]
 
 
-def percentile_interval(hits: list[float]) -> list[float]:
+def percentile_interval(hits: list[float]) -> dict[str, float]:
     """The share of ones, and the middle 95 % of a thousand shares of scenes drawn with replacement, by plain loops."""
     rng = np.random.default_rng(0)
     drawn = sorted(sum(hits[k] for k in rng.integers(len(hits), size=len(hits))) / len(hits) for _ in range(1000))
-    return [sum(hits) / len(hits), *(float(np.quantile(drawn, tail)) for tail in (0.025, 0.975))]
+    low, high = (float(np.quantile(drawn, tail)) for tail in (0.025, 0.975))
+    return {"value": sum(hits) / len(hits), "low": low, "high": high}
 
 
 def test_numbers_hold_intervals():
@@ -142,13 +143,14 @@ def test_numbers_hold_intervals():
     ]
     chosen = [Outcome(torch.tensor(most), {"shape": torch.ones(8)})]
     numbers = Measured(EDITS[1], make_task(EDITS[1], 2, 0), None, [0.0, 0.4], [], outcomes, chosen).numbers()
+    always = {"value": 1, "low": 1, "high": 1}
     assert numbers == {
         "theta": [0.0, 0.4],
-        "hit": [[0, 0, 0], percentile_interval(some)],
-        "kept": {"shape": [[1, 1, 1]] * 2, "place": [[1, 1, 1], percentile_interval(most)]},
+        "hit": [{"value": 0, "low": 0, "high": 0}, percentile_interval(some)],
+        "kept": {"shape": [always] * 2, "place": [always, percentile_interval(most)]},
         "chosen_from": [percentile_interval(most)],
     }
-    assert numbers["hit"][1] == [0.625, 0.25, 1.0] and numbers["chosen_from"][0] == [0.875, 0.625, 1.0]
+    assert numbers["chosen_from"][0] == {"value": 0.875, "low": 0.625, "high": 1}
     stored = numbers_of_figure({"edits": {EDITS[1].name: numbers}})["edits"][EDITS[1].name]
     assert stored["hit"]["1"] == {"value": 0.625, "low": 0.25, "high": 1}
     assert stored["kept"]["place"]["1"] == {"value": 0.875, "low": 0.625, "high": 1}
