@@ -11,11 +11,13 @@ the files hold those numbers of a run that claims name, and nothing else. Verdic
         claim: A prior is worth having.
         here: Frechet distance, z_t as z_i against the diffusion prior
         numbers: [quickstart:main/text_embedding/frechet, quickstart:main/diffusion_prior/frechet]
-        expect: above                               # the first is above the second; or below, near
+        expect: above                               # the first is above the second; or below, near, inside
         margin: 0.02                                # for near: how much may lie between them
         command: unclip reproduce quickstart
 
-Without `expect` the verdict is what `verdict` says, for claims that were not tested or that no number decides.
+"inside" asks whether the first number lies in the second's interval. Without `expect` the verdict is what `verdict` says,
+for claims that were not tested or that no number decides. In `here`, {quickstart:main/real/accuracy/all} becomes that
+number, without its interval.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ from eval.untrusted import read_json, read_yaml
 
 BEGIN, END = "<!-- claims: written by python -m eval.pages.claims -->", "<!-- end of claims -->"
 HOLDS, FAILS, OPEN = "agrees", "does not agree", "not decided"
-EXPECTED = ("above", "below", "near")
+EXPECTED = ("above", "below", "near", "inside")
 DIGITS = 3
+_NAMED = re.compile(r"\{([^{}:]+:[^{}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Claim:
             )
         if self.expect is not None and len(self.numbers) != 2:
             raise InputError(f"{self.claim!r}: expect compares two numbers, found {len(self.numbers)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The numbers that the claim names, those in `here` too."""
+        return [*self.numbers, *_NAMED.findall(self.here)]
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -122,7 +130,7 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
         InputError: the run does not have one of them.
     """
     kept: dict[str, Any] = {}
-    for name in dict.fromkeys(name for claim in claims for name in claim.numbers):
+    for name in dict.fromkeys(name for claim in claims for name in claim.names):
         own, _, path = name.partition(":")
         if own != file:
             continue
@@ -160,8 +168,11 @@ def verdict_of(expect: str, margin: float, first: Mapping[str, Any], second: Map
     """The verdict on two numbers: over seeds by the interval of their difference, else by whether intervals overlap.
 
     "above" and "below" agree where all of the difference's interval is on that side of the margin (0 by default, below
-    0 for "at least nearly"); "near" where all of it lies within the margin.
+    0 for "at least nearly"); "near" where all of it lies within the margin; "inside" where the first number lies in the
+    second's interval.
     """
+    if expect == "inside":
+        return HOLDS if second["low"] <= first["value"] <= second["high"] else FAILS
     apart = difference(first, second)
     low, high = first["low"] - second["high"], first["high"] - second["low"]
     if apart is not None:
@@ -183,7 +194,8 @@ def claims_table(claims: Sequence[Claim], numbers: Numbers) -> Table:
         if apart is not None:
             said += f"; difference {shown(apart._asdict())}"
         verdict = claim.verdict or verdict_of(str(claim.expect), claim.margin, *found)
-        cells = (claim.paper, claim.claim, claim.here, verdict, said, f"`{claim.command}`" if claim.command else "–")
+        here = _NAMED.sub(lambda name: shown(numbers(name[1])).split(" [")[0], claim.here)
+        cells = (claim.paper, claim.claim, here, verdict, said, f"`{claim.command}`" if claim.command else "–")
         body.append([Cell(text) for text in cells])
     return Table("Claims", ["the paper", "claim", "here", "verdict", "numbers", "command"], body, [])
 

@@ -55,6 +55,9 @@ def test_the_page_says_what_its_files_say():
         ("near", 1, (4.8, 5), (5, 5.2), HOLDS),
         ("near", 0.3, (4.8, 5), (5, 5.2), OPEN),
         ("near", 1, (1, 2), (5, 6), FAILS),
+        ("inside", 0, (1, 10), (5, 6), HOLDS),  # 5.5: the first number's own interval does not matter
+        ("inside", 0, (4, 5.8), (5, 6), FAILS),
+        ("inside", 0, (6, 6.2), (5, 6), FAILS),
     ],
 )
 def test_verdicts_of_one_run(expect, margin, first, second, verdict):
@@ -79,24 +82,26 @@ def test_how_numbers_are_shown():
 def test_a_page_is_made_from_stored_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from eval.pages import claims as module
 
-    whole = {"main": {"a": {"frechet": number(5, 6), "other": number(1, 2)}, "b": {"frechet": number(3, 4)}}}
+    row = {"frechet": number(5, 6), "other": number(1, 2), "more: 1": number(0.6, 0.9), "rest": number(7, 9)}
+    whole = {"main": {"a": row, "b": {"frechet": number(3, 4)}}, "sweeps": {"s": {"seconds": {"value": 0.0031234}}}}
     monkeypatch.setattr(module, "stored", lambda run: whole)
     (tmp_path / "page").mkdir()
-    text = (
-        f"claims:\n  - {json.dumps({**SAID, 'numbers': ['x:main/a/frechet', 'x:main/b/frechet'], 'expect': 'above'})}\n"
-    )
-    (tmp_path / "page" / "claims.yaml").write_text(text)
+    here = "Frechet, {x:sweeps/s/seconds} s, {x:main/a/more: 1} of them"
+    claim = {**SAID, "here": here, "numbers": ["x:main/a/frechet", "x:main/b/frechet"], "expect": "above"}
+    (tmp_path / "page" / "claims.yaml").write_text(f"claims:\n  - {json.dumps(claim)}\n")
     (tmp_path / "page.md").write_text(f"# Page\n\n{module.BEGIN}\n{module.END}\n\nend\n")
     monkeypatch.setattr("sys.argv", ["claims", "--store", str(tmp_path), str(tmp_path / "page" / "x.json")])
     assert main() == 0
     assert json.loads((tmp_path / "page" / "x.json").read_text()) == {
-        "main": {"a": {"frechet": number(5, 6)}, "b": {"frechet": number(3, 4)}}
+        "main": {"a": {"frechet": number(5, 6), "more: 1": number(0.6, 0.9)}, "b": {"frechet": number(3, 4)}},
+        "sweeps": {"s": {"seconds": {"value": 0.0031234}}},
     }
     monkeypatch.setattr("sys.argv", ["claims", str(tmp_path / "page.md")])
     assert main() == 0
-    row = "| 5.1 | A prior helps. | Frechet | agrees | 5.5 [5.0, 6.0], 3.5 [3.0, 4.0] | `unclip x` |"
+    here = "Frechet, 0.00312 s, 0.75 of them"
+    line = f"| 5.1 | A prior helps. | {here} | agrees | 5.5 [5.0, 6.0], 3.5 [3.0, 4.0] | `unclip x` |"
     page = (tmp_path / "page.md").read_text()
-    assert row in page and page.endswith(f"{module.END}\n\nend\n")
+    assert line in page and page.endswith(f"{module.END}\n\nend\n")
 
 
 def test_what_is_wrong_is_named(tmp_path: Path):

@@ -20,7 +20,8 @@ DECODERS = {
     ("shapes", "distilled_decoder"): (300, "uniform", 0.98, 4),
     ("shapes", "one_step_decoder"): (600, "uniform", 0.98, 1),
     ("shapes", "glide"): (2400, "logit_normal", 0.995, 6),
-    ("drawings", "decoder"): (7000, "logit_normal", 0.998, 8),
+    ("drawings", "augmented_decoder"): (6500, "logit_normal", 0.998, 8),
+    ("drawings", "decoder"): (3000, "logit_normal", 0.998, 8),
     ("drawings", "glide"): (1500, "uniform", 0.99, 6),
     ("emoji", "decoder"): (1600, "uniform", 0.985, 4),
     ("emoji", "glide"): (1000, "uniform", 0.985, 6),
@@ -46,7 +47,7 @@ UPSAMPLERS = {
     "emoji": (48, 4, 2e-3, 1000, 2),
 }
 # Steps.
-CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
+CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 2500, "emoji": 900, "crowds": 900, "signs": 900}
 # Tokens of a caption, of all stages that read captions.
 CONTEXTS = {
     "quickstart": 16,
