@@ -57,7 +57,7 @@ class EmojiStylesDataModule(PairDataModule):
         packages: a folder of Iconify packages as `unclip data download-emoji` makes it, or a list of them.
         image_size: side of the images in pixels; the drawings are vectors, so any will do.
         batch_size: pairs a batch and process, in training and in evaluation.
-        train_size: at most so many training pairs; null for all.
+        train_size: at most so many training drawings; null for all.
         val_size: at most so many validation pairs; null for all.
         test_size: at most so many test pairs; null for all.
         embeddings: folder written by `unclip embed` for the same data; its rows are attached to every batch.
@@ -71,15 +71,16 @@ class EmojiStylesDataModule(PairDataModule):
         hold_out: this share of the training split's emoji that several sets have lose one drawing, of one style, to the
             test split: a combination of thing and style that training never shows, both of which it shows apart.
         test_split: "things" (emoji that training shows in no style) or "combinations" (those held out).
-        min_count: training captions that a word occurs in, at least, to be in the vocabulary.
+        min_count: captions of training drawings that a word occurs in, at least, to be in the vocabulary.
         captions: shares and further captions of the pairs.
         training_packages: packages of sets that only training shows, beside those of `packages`: a folder or a list,
             too. Of such a set, training shows the things that `packages` shows in training (with train_split
             "unrestricted": in any split). Captions take the things' names from `packages`. No combination with such a
             set's style is held out.
-        augmented_copies: of each training drawing, this many copies follow in the training split: mirrored (every other
-            one), turned, scaled and shifted (`datamodules.rendered.augmentation`), each always the same way, with the
-            drawing's caption. z_i of a copy says how it was changed, so a decoder learns more of what z_i means.
+        augmented_copies: of each training drawing, this many copies follow in the training split: mirrored (half of
+            them), turned, scaled and shifted (`datamodules.rendered.augmentation`), each always the same way, with the
+            drawing's caption. z_i of a copy says how it was changed, so a decoder learns more of what z_i means. A CLIP
+            takes a copy and its drawing for a wrong pair if both are in a batch. Not with `captions.added`.
 
     Raises:
         InputError: packages that are missing or damaged, or named twice; a caption without {name}, a size below its
@@ -124,6 +125,8 @@ class EmojiStylesDataModule(PairDataModule):
             raise InputError("test_split is combinations, but hold_out is 0: give hold_out a share, such as 0.2")
         self.hold_out, self.test_split = hold_out, test_split
         self.augmented_copies = at_least(0, "augmented_copies", augmented_copies)
+        if augmented_copies and captions.added:
+            raise InputError("captions.added has captions of drawings alone: set augmented_copies to 0")
         self._sets: dict[str, list[iconify.IconSet]] = {}
         self._drawings: dict[str, list[StyledDrawing]] = {}
 
@@ -178,9 +181,9 @@ class EmojiStylesDataModule(PairDataModule):
         return ["emoji_styles", split, names, *versions, openmoji.renderer_version(), *copies]
 
     def texts(self, split: str) -> Sequence[str]:
-        """All captions of a split; copies have those of their drawings, which count once."""
+        """All captions of a split's drawings; copies, which have the same, do not count."""
         found = super().texts(split)
-        return found if self.captioned(split) is not None else found[: len(self.drawings(split))]
+        return found[: len(self.drawings(split))] if self.copies(split) else found
 
     def vocabulary(self, min_count: int | None = None) -> list[str]:
         return super().vocabulary(self.min_count if min_count is None else min_count)
@@ -274,4 +277,4 @@ def _checked(template: str) -> str:
 def _render(icons: list[iconify.Icon], size: int, index: int) -> np.ndarray:
     copy, drawing = divmod(index, len(icons))
     icon = icons[drawing]
-    return iconify.render(icon, size, (hash_of(icon.body), copy) if copy else None)
+    return iconify.render(augmentation.copy_of(icon, copy) if copy else icon, size)

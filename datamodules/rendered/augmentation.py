@@ -1,10 +1,14 @@
-"""Augmented copies of drawings: turned, mirrored, scaled and shifted vectors, rendered like the drawings themselves."""
+"""Augmented copies of drawings: mirrored, turned, scaled and shifted vectors, rendered like the drawings themselves."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+
+from datamodules.rendered.cache import hash_of
+from datamodules.rendered.iconify import Icon
 
 TURN = 15.0
 """Degrees that a copy is turned by at most, to either side."""
@@ -12,11 +16,20 @@ SMALLEST = 0.75
 """Share of its width, and of its height, that a copy keeps at least."""
 
 
-def placement(centre: tuple[float, float], side: float, seed: tuple[int, ...]) -> str:
-    """A random map of a square view into itself, as SVG's transform writes it: "matrix(a b c d e f)".
+def copy_of(icon: Icon, number: int) -> Icon:
+    """The drawing's copy of a number from 1 on, always the same one."""
+    left, top, width, height = icon.box
+    centre = (left + width / 2, top + height / 2)
+    placed = placement(centre, max(width, height), (hash_of(icon.body), number))
+    return replace(icon, body=f'<g transform="{placed}">{icon.body}</g>')
 
-    Mirrored in one case of two, turned by up to `TURN`, width and height scaled apart to between `SMALLEST` and 1, and
-    shifted by as much as the scaling left free. These are geometric augmentations of EDM's (2206.00364, appendix F.2).
+
+def placement(centre: tuple[float, float], side: float, seed: tuple[int, ...]) -> str:
+    """A random affine map of a square view, as SVG's transform writes it: "matrix(a b c d e f)".
+
+    Width and height are scaled, each to between `SMALLEST` and 1, in half of the cases mirrored, then turned by
+    up to `TURN`. The shift is at most half of what the scaling left free, so only a turned drawing reaches over the
+    edge: its corners may be cut. These are geometric augmentations of EDM's (2206.00364, appendix F.2).
 
     Args:
         centre: of the view.

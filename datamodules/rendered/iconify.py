@@ -18,7 +18,6 @@ from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
-from datamodules.rendered.augmentation import placement
 from datamodules.rendered.svg import render_untrusted
 from modules.errors import InputError
 from modules.untrusted.reading import open_regular, printable, read_bytes
@@ -46,17 +45,13 @@ class Icon:
     box: tuple[float, float, float, float]
     points: tuple[int, ...]
 
-    def svg(self, placed: tuple[int, ...] | None = None) -> str:
-        """The drawing centred in a square; with numbers `placed`, a copy of it that they turn, scale and shift."""
+    def svg(self) -> str:
+        """The drawing centred in a square."""
         left, top, width, height = self.box
         side = max(width, height)
         view = f"{left - (side - width) / 2:g} {top - (side - height) / 2:g} {side:g} {side:g}"
         links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        body = self.body
-        if placed is not None:
-            centre = (left + width / 2, top + height / 2)
-            body = f'<g transform="{placement(centre, side, placed)}">{body}</g>'
-        return f'<svg {links} viewBox="{view}">{body}</svg>'
+        return f'<svg {links} viewBox="{view}">{self.body}</svg>'
 
 
 @dataclass(frozen=True)
@@ -121,14 +116,14 @@ def read_set(path: str | Path) -> IconSet:
     return _read_set(path, stamp)
 
 
-def render(icon: Icon, size: int, placed: tuple[int, ...] | None = None) -> np.ndarray:
-    """(size, size, 3) uint8 picture of a drawing, or of the copy of it that `placed` decides, on white.
+def render(icon: Icon, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 picture of a drawing on white.
 
     Raises:
         InputError: the renderer is missing, or can make nothing of the drawing.
     """
     try:
-        return render_untrusted(icon.svg(placed), size)
+        return render_untrusted(icon.svg(), size)
     except InputError:
         raise
     except (ValueError, RuntimeError, OSError) as error:

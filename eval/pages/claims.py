@@ -12,12 +12,12 @@ the files hold those numbers of a run that claims name, and nothing else. Verdic
         here: Frechet distance, z_t as z_i against the diffusion prior
         numbers: [quickstart:main/text_embedding/frechet, quickstart:main/diffusion_prior/frechet]
         expect: above                               # the first is above the second; or below, near, inside
-        margin: 0.02                                # for near: how much may lie between them
+        margin: 0.02                                # how much may lie between them; below 0 for "at least nearly"
         command: unclip reproduce quickstart
 
-"inside" asks whether the first number lies in the second's interval. Without `expect` the verdict is what `verdict` says,
-for claims that were not tested or that no number decides. In `here`, {quickstart:main/real/accuracy/all} becomes that
-number, without its interval.
+"inside" asks whether the first number lies in the second's interval. Without `expect` the verdict is what `verdict`
+says, for claims that were not tested or that no number decides. In `here`, {quickstart:main/real/accuracy/all} becomes
+that number, without its interval.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Claim:
                 f"{self.claim!r}: give one of expect ({', '.join(EXPECTED)}) and verdict, found {self.expect!r} and "
                 f"{self.verdict!r}"
             )
+        if self.expect == "inside" and self.margin:
+            raise InputError(f"{self.claim!r}: expect inside takes no margin, found {self.margin:g}")
         if self.expect is not None and len(self.numbers) != 2:
             raise InputError(f"{self.claim!r}: expect compares two numbers, found {len(self.numbers)}")
 
@@ -167,9 +169,10 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval 
 def verdict_of(expect: str, margin: float, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """The verdict on two numbers: over seeds by the interval of their difference, else by whether intervals overlap.
 
+    "inside" asks something else: whether the first number lies in the second's interval.
+
     "above" and "below" agree where all of the difference's interval is on that side of the margin (0 by default, below
-    0 for "at least nearly"); "near" where all of it lies within the margin; "inside" where the first number lies in the
-    second's interval.
+    0 for "at least nearly"); "near" where all of it lies within the margin.
     """
     if expect == "inside":
         return HOLDS if second["low"] <= first["value"] <= second["high"] else FAILS
@@ -190,7 +193,7 @@ def claims_table(claims: Sequence[Claim], numbers: Numbers) -> Table:
     for claim in claims:
         found = [numbers(name) for name in claim.numbers]
         said = ", ".join(map(shown, found)) or "–"
-        apart = difference(*found) if claim.expect is not None else None
+        apart = difference(*found) if claim.expect not in (None, "inside") else None
         if apart is not None:
             said += f"; difference {shown(apart._asdict())}"
         verdict = claim.verdict or verdict_of(str(claim.expect), claim.margin, *found)

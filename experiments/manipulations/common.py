@@ -258,11 +258,6 @@ def interval(values: Tensor | Sequence[float], seed: int = 0) -> Interval:
     return Resampler(np.arange(len(array)), DRAWS, seed).mean(array)
 
 
-def numbers_of(found: Interval) -> dict[str, float] | None:
-    """{"value", "low", "high"} for the numbers of figure.json; None if nothing was measured."""
-    return None if found.value != found.value else found._asdict()
-
-
 def cell(found: Interval, digits: int = 2) -> Cell:
     """A number with its interval."""
     if found.value != found.value:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
+from eval.metrics.bootstrap import as_json
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
@@ -17,7 +18,6 @@ from experiments.manipulations.common import (
     hatched,
     interval,
     numbered,
-    numbers_of,
     pictures,
     sources,
     start,
@@ -31,7 +31,7 @@ from modules.manipulations.methods import open_part
 from modules.seeds import ImageSeeds
 
 Seam = dict[str, dict[str, float] | None]
-"""Where neighbouring pixels lie ("border", "known", "drawn") -> [value, low, high] of their difference."""
+"""Where neighbouring pixels lie ("border", "known", "drawn") -> mean and interval of their difference."""
 PARTS = {
     "left": (slice(None), slice(0, 1)),
     "right": (slice(None), slice(1, 2)),
@@ -105,7 +105,7 @@ def seams(drawn: Tensor, truth: Tensor, keep: Tensor, fills: int = 1) -> tuple[T
         "seam shows as a border that is rougher than the true picture's."
     )
     table = Table("The seam", ["neighbouring pixels", "inpainted", "true picture"], rows, [note])
-    made, true = ({name: numbers_of(pair[k]) for name, pair in found.items()} for k in range(2))
+    made, true = ({name: as_json(pair[k]) for name, pair in found.items()} for k in range(2))
     return table, {"step": made, "true_step": true}
 
 

@@ -14,6 +14,7 @@ from datamodules.embeddings.folder import open_embeddings
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import line_plot, panel
 from eval.judges.attributes import load_classifier
+from eval.metrics.bootstrap import as_json
 from eval.metrics.scoring import describe, score_all
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
@@ -22,7 +23,6 @@ from experiments.manipulations.common import (
     finish,
     interval,
     numbered,
-    numbers_of,
     pictures,
     sources,
     start,
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         scores = accuracies(options.run, drawn, [record["scene"] for record in found.records])
         tables.append(table(names, scores, len(found)))
         means = {name: [float(torch.nanmean(s[name])) for s in scores] for name in scores[0]}
-        numbers["accuracy"] = {name: [numbers_of(interval(s[name])) for s in scores] for name in scores[0]}
+        numbers["accuracy"] = {name: [as_json(interval(s[name])) for s in scores] for name in scores[0]}
         notes.append(first_seen(counts, means))
         shown["accuracy.png"] = line_plot(counts, {k: v[:-1] for k, v in means.items()}, "components", "accuracy")
     first = min(options.shown, len(found))

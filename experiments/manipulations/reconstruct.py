@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
-from eval.metrics.bootstrap import Interval
+from eval.metrics.bootstrap import Interval, as_json
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
@@ -19,7 +19,6 @@ from experiments.manipulations.common import (
     interval,
     noise_pictures,
     numbered,
-    numbers_of,
     pictures,
     psnr,
     read_latents,
@@ -60,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
     numbers: dict[str, Any] = {
         "psnr": errors["own"].tolist(),
         "psnr_fresh": errors["fresh"].tolist(),
-        "gain": numbers_of(gain),
+        "gain": as_json(gain),
     }
     numbers["sweep"] = {
-        f"steps {steps}": {f"guidance {scale:g}": numbers_of(one) for scale, one in row.items()}
+        f"steps {steps}": {f"guidance {scale:g}": as_json(one) for scale, one in row.items()}
         for steps, row in swept.items()
     }
     record = FigureRecord("Reconstruction", notes, [sweep_table(swept, len(found))], numbers=numbers)

@@ -6,12 +6,12 @@ import argparse
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
+from eval.metrics.bootstrap import as_json
 from experiments.manipulations.common import (
     enlarged,
     finish,
     interval,
     numbered,
-    numbers_of,
     pictures,
     read_latents,
     start,
@@ -50,8 +50,6 @@ def run(options: argparse.Namespace) -> int:
         + "."
     ]
     page = panel([list(row) for row in zip(*columns, strict=True)], heads, found.names)
-    record = FigureRecord(
-        "Text diff", notes, numbers={"theta": options.theta, "cosine": list(map(numbers_of, cosines))}
-    )
+    record = FigureRecord("Text diff", notes, numbers={"theta": options.theta, "cosine": list(map(as_json, cosines))})
     singles = numbered([image for column in columns[1:] for image in column])
     return finish(options, "text-diff", record, {"figure.png": page}, singles)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
+from eval.metrics.bootstrap import as_json
 from eval.tables.main import Cell, Table
 from experiments.manipulations.common import (
     cell,
@@ -15,7 +16,6 @@ from experiments.manipulations.common import (
     finish,
     interval,
     numbered,
-    numbers_of,
     pictures,
     sources,
     start,
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         cosine = interval((unit(system.embed_image(images)) * unit(latents.z_i)).sum(dim=1).cpu())
         rows.append([Cell(name), cell(pixels, 3), cell(cosine, 3)])
         far[name] = pixels.value
-        numbers[name] = {"distance": numbers_of(pixels), "cosine": numbers_of(cosine)}
+        numbers[name] = {"distance": as_json(pixels), "cosine": as_json(cosine)}
     grows = all(far[f"eta {a:g}"] < far[f"eta {b:g}"] for a, b in pairwise(sorted(options.eta)))
     note = f"n = {len(found)}; in brackets: 95% bootstrap interval over pictures."
     table = Table("Distance to the picture", ["noise", "RMS difference ↓", "cosine of z_i ↑"], rows, [note])

@@ -248,8 +248,10 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
         return licence, [f"CLIP embeddings (`{folder}`) of:", *lines]
     if not data:
         return "other", ["data that the run does not name"]
-    arguments = {k: v for k, v in (data.get("init_args") or {}).items() if k in ("image_size", "train_size", "seed")}
-    listed = ", ".join(f"{key} {value}" for key, value in arguments.items())
+    arguments = data.get("init_args") or {}
+    shown = [key for key in ("image_size", "train_size", "seed") if key in arguments]
+    shown += ["augmented_copies"] if arguments.get("augmented_copies") else []
+    listed = ", ".join(f"{key} {arguments[key]}" for key in shown)
     lines = [f"`{data['class_path']}`" + (f" ({listed})" if listed else "")]
     whom = attribution(run, data)
     if whom:

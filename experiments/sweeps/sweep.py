@@ -172,12 +172,9 @@ def measure_points(
                 row = sampler.measure_images(condition, settings, samples, judges, reference)
             row = {**row, "condition": condition, "settings": settings, "key": key}
             row["evaluations"] = sampler.evaluations(condition, settings)
-            row["drawn"] = sampler.how(condition, settings)
             row["folder"] = str(folder.relative_to(Path(options.run)))
             write_file(folder / "metrics.json", json.dumps(row, indent=1, allow_nan=False) + "\n")
-        if "drawn" not in row:  # Measured by a release that did not store it.
-            row = {**row, "drawn": sampler.how(condition, settings)}
-        rows.append(row)
+        rows.append({**row, "drawn": sampler.how(condition, settings)})
     return rows
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.made_up_data.formats import write_package
+from datamodules.captions import CaptionConfig
 from datamodules.emoji import split_of
 from datamodules.emoji_styles import EmojiStylesDataModule, drawings_of, with_article
 from datamodules.rendered import iconify
@@ -343,6 +344,25 @@ def test_copies_do_not_make_a_word_more_frequent(folder):
     assert plain == more and "the" in plain and "red" not in plain
 
 
-def test_a_number_of_copies_below_zero_is_refused(folder):
+def test_each_drawing_has_copies_of_its_own(tmp_path):
+    """Drawings that differ in a point's place only: other maps, so copies differ by more than the point."""
+    bars = {name: {"body": f'<path d="M2 2h9v5h{k / 100:g}z"/>'} for k, name in enumerate(NAMES)}
+    files = content("red", "Red Emoji", "#f00")
+    files["icons.json"]["icons"] = bars
+    data = make(pack(tmp_path, files).parent, augmented_copies=1)
+    count = len(data.drawings("train"))
+    drawn = data.dataset("train").__getitems__(list(range(2 * count))).images
+    apart = [(part[1:] - part[:1]).abs().mean(dim=(1, 2, 3)) for part in (drawn[:count], drawn[count:])]
+    assert apart[0].max() < 0.02 < apart[1].min()
+
+
+def test_copies_are_of_the_drawings_that_train_size_leaves(folder):
+    data = make(folder, augmented_copies=2, train_size=3)
+    assert data.size("train") == 9 and len(data.drawings("train")) == 3
+
+
+def test_copies_that_cannot_be_are_refused(folder):
     with pytest.raises(InputError, match="augmented_copies"):
         make(folder, augmented_copies=-1)
+    with pytest.raises(InputError, match="set augmented_copies to 0"):
+        make(folder, augmented_copies=1, captions=CaptionConfig(added={"mine": "folder"}))

@@ -13,9 +13,10 @@ from torch import Tensor
 from eval.figures.folder import FigureRecord
 from eval.figures.panels import panel
 from eval.judges.attributes import AttributeClassifier, load_classifier
+from eval.metrics.bootstrap import as_json
 from eval.tables.main import Cell, Table
 from experiments.console.progress import progress
-from experiments.manipulations.common import cell, enlarged, finish, interval, numbers_of, pictures, walk_of
+from experiments.manipulations.common import cell, enlarged, finish, interval, pictures, walk_of
 from experiments.manipulations.measured.edits import (
     AFTER,
     BEFORE,
@@ -121,7 +122,7 @@ class Measured:
 
 def _shares(measured: Iterable[Tensor]) -> list[dict[str, float] | None]:
     """Mean and interval of each (N,) tensor of zeros and ones."""
-    return [numbers_of(interval(values)) for values in measured]
+    return [as_json(interval(values)) for values in measured]
 
 
 def _measure(bench: Bench, edit: Edit, thetas: list[float], options: argparse.Namespace) -> Measured:
@@ -220,7 +221,7 @@ def _base_row(name: str, outcome: Outcome) -> list[Cell]:
 
 def _base_numbers(outcome: Outcome) -> dict[str, dict[str, float] | None]:
     """The numbers of a base caption for figure.json: its two columns."""
-    return {"hit": numbers_of(interval(outcome.hit)), "all": numbers_of(interval(outcome.all_kept))}
+    return {"hit": as_json(interval(outcome.hit)), "all": as_json(interval(outcome.all_kept))}
 
 
 def _base_table(rows: list[list[Cell]], theta: float, count: int) -> Table:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from datamodules.rendered import iconify
-from datamodules.rendered.augmentation import SMALLEST, TURN, placement
+from datamodules.rendered.augmentation import SMALLEST, TURN, copy_of, placement
+from datamodules.rendered.cache import hash_of
 
 CENTRE, SIDE = (30.0, 12.0), 16.0
 
@@ -30,7 +31,9 @@ def test_maps_mirror_turn_scale_and_shift_within_their_bounds():
         mirrored.append(np.linalg.det(linear) < 0)
         angles.append(np.degrees(np.arctan2(-linear[0, 1], linear[1, 1])))
         scales.append((wide, high))
-        shifts.append((linear @ CENTRE + shift - CENTRE) / (SIDE / 2) / (1 - np.array([wide, high])))
+        free = np.array([1 - wide, 1 - high])
+        moved = (linear @ CENTRE + shift - CENTRE) / (SIDE / 2)
+        shifts.extend((moved / free)[free > 0.01])  # The matrix has six digits.
     assert np.mean(mirrored) == pytest.approx(0.5, abs=0.04)
     for values, low, high in ((angles, -TURN, TURN), (scales, SMALLEST, 1), (shifts, -1, 1)):
         assert np.min(values) == pytest.approx(low, rel=0.02) and np.max(values) == pytest.approx(high, rel=0.02)
@@ -43,8 +46,11 @@ def test_a_rendered_copy_lies_where_its_map_puts_it(seed):
     """A black rectangle in the upper left: its area is multiplied by the determinant, its centre is mapped."""
     box = (CENTRE[0] - SIDE / 2, CENTRE[1] - SIDE / 4, SIDE, SIDE / 2)  # the view is the square around it
     icon = iconify.Icon("bar", '<rect x="26" y="9" width="5" height="3"/>', box, ())
-    linear, shift = matrix(seed)
-    dark = 1 - iconify.render(icon, 128, (seed,)).mean(2) / 255
+    copied = copy_of(icon, seed + 1)
+    a, b, c, d, e, f = map(float, copied.body.split("(")[1].split(")")[0].split())
+    linear, shift = np.array([[a, c], [b, d]]), np.array([e, f])
+    assert placement(CENTRE, SIDE, (hash_of(icon.body), seed + 1)) in copied.body
+    dark = 1 - iconify.render(copied, 128).mean(2) / 255
     unit = SIDE / 128
     assert dark.sum() * unit**2 == pytest.approx(15 * abs(np.linalg.det(linear)), rel=0.01)
     rows, columns = np.mgrid[:128, :128] + 0.5

@@ -48,6 +48,8 @@ UPSAMPLERS = {
 }
 # Steps.
 CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 2500, "emoji": 900, "crowds": 900, "signs": 900}
+# Copies of a training drawing, learning rate.
+COPIES = {"clip": (4, 2e-3), "augmented_decoder": (4, 2e-3), "decoder": (0, 1e-3), "glide": (0, 2e-3)}
 # Tokens of a caption, of all stages that read captions.
 CONTEXTS = {
     "quickstart": 16,
@@ -110,6 +112,13 @@ def test_upsamplers(suite):
 @pytest.mark.parametrize("suite", CLIPS)
 def test_clips(suite):
     assert settings(suite, "clip").trainer.max_steps == CLIPS[suite]
+
+
+@pytest.mark.parametrize("stage", COPIES)
+def test_what_of_the_drawings_is_trained_with_copies(stage):
+    found = settings("drawings", stage)
+    copies = OmegaConf.select(found, "data.init_args.augmented_copies", default=0)
+    assert (copies, found.model.init_args.optimizer.init_args.lr) == COPIES[stage]
 
 
 @pytest.mark.parametrize("suite", CONTEXTS)

@@ -90,6 +90,16 @@ def test_a_stage_can_be_built(path, name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", SUITES, ids=str)
+def test_weights_that_a_training_starts_from_are_of_a_stage_before_it(path):
+    suite = LOADED[path]
+    for stage in suite.stages.values():
+        for config in [read_config(Path(file)) for file in stage.configs(suite.run)]:
+            if config.get("init_from"):
+                start = Path(OmegaConf.to_container(OmegaConf.create({"x": config["init_from"]}), resolve=True)["x"])
+                assert start.parent == suite.run and start.name in stage.needs
+
+
+@pytest.mark.parametrize("path", SUITES, ids=str)
 def test_samples_can_be_made_again(path):
     """A stage whose declared output is one file of a folder meets the rest of that folder when it runs anew."""
     for stage in LOADED[path].stages.values():
