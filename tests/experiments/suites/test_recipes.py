@@ -20,8 +20,7 @@ DECODERS = {
     ("shapes", "distilled_decoder"): (300, "uniform", 0.98, 4),
     ("shapes", "one_step_decoder"): (600, "uniform", 0.98, 1),
     ("shapes", "glide"): (2400, "logit_normal", 0.995, 6),
-    ("drawings", "augmented_decoder"): (6500, "logit_normal", 0.998, 8),
-    ("drawings", "decoder"): (3000, "logit_normal", 0.998, 8),
+    ("drawings", "decoder"): (7000, "logit_normal", 0.998, 8),
     ("drawings", "glide"): (1500, "uniform", 0.99, 6),
     ("emoji", "decoder"): (1600, "uniform", 0.985, 4),
     ("emoji", "glide"): (1000, "uniform", 0.985, 6),
@@ -47,9 +46,7 @@ UPSAMPLERS = {
     "emoji": (48, 4, 2e-3, 1000, 2),
 }
 # Steps.
-CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 2500, "emoji": 900, "crowds": 900, "signs": 900}
-# Copies of a training drawing, learning rate.
-COPIES = {"clip": (4, 2e-3), "augmented_decoder": (4, 2e-3), "decoder": (0, 1e-3), "glide": (0, 2e-3)}
+CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
 # Tokens of a caption, of all stages that read captions.
 CONTEXTS = {
     "quickstart": 16,
@@ -112,13 +109,6 @@ def test_upsamplers(suite):
 @pytest.mark.parametrize("suite", CLIPS)
 def test_clips(suite):
     assert settings(suite, "clip").trainer.max_steps == CLIPS[suite]
-
-
-@pytest.mark.parametrize("stage", COPIES)
-def test_what_of_the_drawings_is_trained_with_copies(stage):
-    found = settings("drawings", stage)
-    copies = OmegaConf.select(found, "data.init_args.augmented_copies", default=0)
-    assert (copies, found.model.init_args.optimizer.init_args.lr) == COPIES[stage]
 
 
 @pytest.mark.parametrize("suite", CONTEXTS)
