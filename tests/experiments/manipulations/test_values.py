@@ -126,6 +126,12 @@ def test_variations_distances_are_those_of_the_pictures(figure, sources):
     assert record.numbers["monotonic"] == (means == sorted(means))
 
 
+def test_whether_the_distance_grows_with_eta_is_said(figure):
+    record, _ = figure("variations", "-n", "2", "--shown", "1", "--steps", "2", "--eta", "1", "0")
+    first, second = (record.numbers[name]["distance"]["value"] for name in ("eta 0", "eta 1"))
+    assert first != second and record.numbers["monotonic"] == (first < second)
+
+
 def test_ends_of_the_interpolation_are_the_reconstructions(figure, whole_run, sources):
     record, found = figure("interpolate", "-n", "2", "--count", "3", "--steps", "3")
     assert min(record.numbers["ends_psnr"]) > 60
