@@ -173,12 +173,6 @@ def resizing_of(preprocessing: Preprocessing) -> str:
     return f"{kind}, antialiased{mode}"
 
 
-def clip_folder(name: str) -> str:
-    """The CLIP's folder if `name` is the folder of the stage that trained it; else `name` itself."""
-    export = Path(name) / "export"
-    return str(export) if (export / "open_clip_config.json").is_file() else name
-
-
 def load_clip(
     name: str, pretrained: str | None = None, tokenizer: Tokenizer | None = None, device: str | torch.device = "cpu"
 ) -> CLIPExtractor:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from experiments.console.devices import find_device
 from modules.errors import InputError
-from modules.shipped import chosen_run
+from modules.shipped.newest import chosen_run
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

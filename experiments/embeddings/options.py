@@ -15,7 +15,7 @@ def embed() -> argparse.ArgumentParser:
     """The options of `unclip embed`."""
     parser = CommandParser(prog="unclip embed", description="Compute CLIP embeddings of a data set once.")
     add_arguments(parser)
-    parser.add_argument("--clip", required=True, help="CLIP folder, or the name of an open_clip model")
+    parser.add_argument("--clip", required=True, help="CLIP folder, shipped:NAME, or the name of an open_clip model")
     parser.add_argument(
         "--save-clip",
         type=Path,

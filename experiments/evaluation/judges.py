@@ -45,10 +45,11 @@ def make_judges(options: argparse.Namespace, folders: list[Any]) -> Judges:
     """
     from eval.judges.aesthetics import LinearProbe
     from eval.judges.attributes import load_classifier
-    from eval.judges.features import AttributeExtractor, InceptionExtractor, clip_folder, find_inception
+    from eval.judges.features import AttributeExtractor, InceptionExtractor, find_inception
     from eval.judges.judges import Judges
     from eval.judges.published.metrics import load_published
     from eval.judges.timm_features import make_network
+    from modules.clip.folder import clip_folder
 
     device = find_device(getattr(options, "device", None))
     weights = find_inception(options.inception)
@@ -100,7 +101,8 @@ def feature_folder(named: str | None, folders: Sequence[Path]) -> Iterator[Path]
 
 def make_clip(name: str, device: str | torch.device) -> CLIPExtractor:
     """The CLIP in a folder, or open_clip's NAME:PRETRAINED, with its tokeniser."""
-    from eval.judges.features import clip_folder, load_clip
+    from eval.judges.features import load_clip
+    from modules.clip.folder import clip_folder
     from modules.clip.frozen import load_tokenizer
 
     name, pretrained = clip_folder(name), None

@@ -31,7 +31,8 @@ from modules.models.licences import attribution_of_run, joined
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
 from modules.seeds import ImageSeeds
-from modules.shipped import chosen_run, run_folder
+from modules.shipped import run_folder
+from modules.shipped.newest import chosen_run
 from modules.untrusted.reading import printable, read_bytes, reason
 
 DRAWS = 1000

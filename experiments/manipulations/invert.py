@@ -30,7 +30,8 @@ from modules.images.tensors import resized
 from modules.manipulations import Latents, decoder_size, invert, reachable_sizes, redraw, save_latents
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
-from modules.shipped import chosen_run, run_folder
+from modules.shipped import run_folder
+from modules.shipped.newest import chosen_run
 
 
 def run(options: argparse.Namespace) -> int:

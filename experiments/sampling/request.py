@@ -33,7 +33,7 @@ from modules.models.licences import attribution_of_run
 from modules.models.upsampler import UpsamplerModel
 from modules.pipeline import UnCLIP
 from modules.placement.settings import Placement
-from modules.shipped import chosen_run
+from modules.shipped.newest import chosen_run
 from modules.untrusted.reading import parse_yaml
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from modules.clip.lean_import import import_open_clip
 from modules.errors import InputError
 from modules.networks.on_meta import on_meta
+from modules.shipped import PREFIX, stage_place
 from modules.untrusted.allowed import class_named, made, plain
 from modules.untrusted.reading import printable, read_json
 from modules.untrusted.weights import at_most_parameters, check_finite, check_shapes, check_tensors, header_of
@@ -65,7 +66,18 @@ MAX_CONTEXT = 4096
 
 
 def clip_folder(name: str | Path) -> str:
-    """STAGE/export, if `name` is the folder of a CLIP's stage, as RUN/clip; any other name as it is."""
+    """The folder that holds a CLIP's files, for every name that one may have.
+
+    Args:
+        name: a CLIP's stage, as RUN/clip, which holds them in `export`; `shipped:NAME` or `shipped:NAME/clip`, a CLIP
+            that comes with the package; any other name is left as it is.
+
+    Raises:
+        InputError: no weights of that name come with the package.
+    """
+    if str(name).startswith(PREFIX):
+        place = stage_place(str(name))
+        return str(place / "clip" if (place / "clip").is_dir() else place)
     export = Path(name) / "export"
     return str(export) if (export / CONFIG_FILE).is_file() else str(name)
 

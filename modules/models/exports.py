@@ -23,6 +23,7 @@ from modules.models.base import Model, field_names
 from modules.networks.group_norm import to_channels_last
 from modules.networks.on_meta import on_meta
 from modules.placement.precision import narrowed
+from modules.shipped import stage_place
 from modules.untrusted.allowed import Resolve, class_named, made
 from modules.untrusted.reading import printable, read_yaml, reason
 from modules.untrusted.weights import at_most_parameters, check_tensors, read_weights, widened
@@ -51,8 +52,11 @@ WEIGHTS = ("model.safetensors", "open_clip_model.safetensors")
 
 
 def export_folder(folder: str | Path) -> Path:
-    """The folder of a stage's weights: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made."""
-    path = Path(folder)
+    """The folder of a stage's weights: STAGE/export of a run, or STAGE itself in a folder that `unclip export` made.
+
+    `shipped:NAME/STAGE` names a stage of the weights that come with the package.
+    """
+    path = stage_place(str(folder))
     return path / "export" if (path / "export").is_dir() else path
 
 

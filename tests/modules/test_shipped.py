@@ -12,10 +12,15 @@ import torch
 from PIL import Image
 
 from modules import shipped
+from modules.clip.folder import clip_folder
+from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.images.tensors import to_uint8
+from modules.models.decoder import DecoderModel
+from modules.models.exports import load_model
 from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
+from modules.shipped import newest
 from modules.untrusted.weights import file_hash
 
 
@@ -37,18 +42,31 @@ def test_a_name_is_a_run(weights):
         UnCLIP.from_run("shipped:none")
 
 
+def test_a_stage_is_named_below_it(weights, stored_run):
+    given = load_model("shipped:tiny/decoder", DecoderModel)
+    assert given.fingerprint == load_model(stored_run / "decoder", DecoderModel).fingerprint
+    assert clip_folder("shipped:tiny") == clip_folder("shipped:tiny/clip") == str(weights / "clip")
+    ours, theirs = (FrozenCLIP(name).state_dict() for name in ("shipped:tiny", str(weights / "clip")))
+    assert ours and all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+    for name in ("shipped:none", "shipped:none/clip"):
+        with pytest.raises(InputError, match="'shipped:none' come with the package; there are shipped:tiny"):
+            clip_folder(name)
+    with pytest.raises(InputError, match=r"decoder/open_clip_config\.json cannot be read"):
+        FrozenCLIP("shipped:tiny/decoder")
+
+
 def test_the_newest_trained_run_else_what_is_shipped(stored_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert shipped.newest_run() == "shipped:shapes"
+    assert newest.newest_run() == "shipped:shapes"
     for age, name in enumerate(("older", "newer", "unfinished")):
         shutil.copytree(stored_run, tmp_path / "runs" / name)
         file = tmp_path / "runs" / name / "decoder" / "export" / "model.safetensors"
         os.utime(file, (1000 + age, 1000 + age))
     shutil.rmtree(tmp_path / "runs" / "unfinished" / "diffusion_prior")
-    assert shipped.newest_run() == "runs/newer"
-    assert shipped.chosen_run(None) == "runs/newer"
+    assert newest.newest_run() == "runs/newer"
+    assert newest.chosen_run(None) == "runs/newer"
     assert "run: runs/newer" in capsys.readouterr().err
-    assert shipped.chosen_run("runs/older") == "runs/older"
+    assert newest.chosen_run("runs/older") == "runs/older"
     assert not capsys.readouterr().err
 
 
@@ -93,7 +111,7 @@ def test_cards_are_of_the_weights_beside_them():
             card = (weights.parent / "README.md").read_text()
             assert "seed: 0" in card and "license:" in card
             assert f"{weights.stat().st_size / 1e6:.1f} MB, sha256 `{file_hash(weights)}`" in card
-        assert {path.parent.name for path in folder.glob("*/*.safetensors")} >= set(shipped.NEEDED)
+        assert {path.parent.name for path in folder.glob("*/*.safetensors")} >= set(newest.NEEDED)
 
 
 def test_all_weights_together_are_small():

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from experiments.console.progress import clock
 from experiments.training.callbacks import label, losses
 from modules.models.exports import is_export
-from modules.shipped import NEEDED
+from modules.shipped.newest import NEEDED
 
 
 def closing(trainer: Trainer, module: LightningModule, folder: Path, seconds: float) -> str:
