@@ -145,18 +145,28 @@ def named(whole: Mapping[str, Any], claims: Sequence[Claim], file: str) -> dict[
     return kept
 
 
-def shown(number: Mapping[str, Any]) -> str:
-    """ "0.85 [0.80, 0.88]", with as many digits as the width of the interval justifies.
+def digits_of(number: Mapping[str, Any]) -> int:
+    """Digits behind the point, as many as the width of the number's interval justifies.
 
     The interval of a share has no width where all pictures are right, or all wrong: two digits, as in tables.
     """
+    width = number["high"] - number["low"]
+    return next((d for d in range(4) if width * 10**d >= 10), 4) if width else DIGITS - 1
+
+
+def alone(number: Mapping[str, Any]) -> str:
+    """ "0.85": the number without its interval; three significant digits where it has none."""
     if "low" not in number:
         return f"{number['value']:.{DIGITS}g}"
-    width = number["high"] - number["low"]
-    wide = next((d for d in range(4) if width * 10**d >= 10), 4)
-    digits = wide if width else DIGITS - 1
-    low, high = (f"{number[key]:.{digits}f}" for key in ("low", "high"))
-    return f"{number['value']:.{digits}f} [{low}, {high}]"
+    return f"{number['value']:.{digits_of(number)}f}"
+
+
+def shown(number: Mapping[str, Any]) -> str:
+    """ "0.85 [0.80, 0.88]"; without an interval as `alone`."""
+    if "low" not in number:
+        return alone(number)
+    low, high = (f"{number[key]:.{digits_of(number)}f}" for key in ("low", "high"))
+    return f"{alone(number)} [{low}, {high}]"
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Interval | None:
@@ -197,7 +207,7 @@ def claims_table(claims: Sequence[Claim], numbers: Numbers) -> Table:
         if apart is not None:
             said += f"; difference {shown(apart._asdict())}"
         verdict = claim.verdict or verdict_of(str(claim.expect), claim.margin, *found)
-        here = _NAMED.sub(lambda name: shown(numbers(name[1])).split(" [")[0], claim.here)
+        here = _NAMED.sub(lambda name: alone(numbers(name[1])), claim.here)
         cells = (claim.paper, claim.claim, here, verdict, said, f"`{claim.command}`" if claim.command else "–")
         body.append([Cell(text) for text in cells])
     return Table("Claims", ["the paper", "claim", "here", "verdict", "numbers", "command"], body, [])
