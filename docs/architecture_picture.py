@@ -94,7 +94,8 @@ def experiments(ax: Axes, top: float) -> None:
     row(ax, top + 3.54, 0.38, left, width, "experiments", [("storage", "")])
     for y, text in ((3.25, "options, messages, progress, signals"), (3.73, "run folders, locks, provenance")):
         ax.text(left + width / 2 + 0.45, top + y, text, size=8, va="center", color="#444444")
-    folders = "quickstart/\nshapes/\nemoji/\npaper/\nprotocols/\nsam/\nlearned_sigma/"
+    folders = "quickstart/  shapes/\ndrawings/  emoji/\npriors/  crowds/  signs/\n"
+    folders += "dalle1/  dalle3/  karlo/\nlearned_sigma/  sam/\nprotocols/  paper/"
     what = "one file: one stage,\none suite or one sweep"
     room(ax, (10.3, top + 0.48, 1.95, 3.44), "experiments", "YAML", f"{folders}\n\n{what}")
 

@@ -1,9 +1,9 @@
 """`python -m benchmarks.timings.start`: CPU seconds that commands take to start, of this checkout and of another.
 
 Each line is a process of its own, whose user and system time the kernel reports: the `--help` of every command, the
-import of torch and of `modules.pipeline`, and, with --run, `unclip sample` of four pictures. With --before CHECKOUT the
-same words run in that checkout in turns with this one, and the ratio is before / now. The smallest of --repeats counts,
-for other programs only lengthen a start.
+import of torch and of `modules.pipeline`, `unclip sample` of a picture from the shipped weights, and, with --run, of
+four pictures from a run. With --before CHECKOUT the same words run in that checkout in turns with this one, and the
+ratio is before / now. The smallest of --repeats counts, for other programs only lengthen a start.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def starts(only: Sequence[str], run: Path | None, out: Path) -> list[Start]:
     """
     helps = [Start(f"{name} --help", ("-m", "experiments.cli", name, "--help")) for name in only or COMMANDS]
     found = [*helps, *(Start(name, ("-c", code)) for name, code in IMPORTS.items())]
+    caption = "a small red circle above a large blue square"
+    shipped = ["sample", caption, "--run", "shipped:shapes", "--out", str(out), "--device", "cpu", "--overwrite"]
+    found.append(Start("sample, shipped:shapes", ("-m", "experiments.cli", *shipped)))
     if run is not None:
         words = ["sample", "a large red circle", "-n", "4", "--run", str(run.resolve()), "--out", str(out)]
         words += ["--condition", "text_embedding", "--device", "cpu", "--overwrite"]

@@ -1,8 +1,8 @@
 """Training losses, one number per sample.
 
-A network that predicts x0, epsilon or v is compared with its target by mean squared error. In terms of the x0 error e,
-these are e, SNR e and (SNR + 1) e; so a weighting is stated once, as the weight of the x0 error, and divided by the
-factor that the parameterization brings along.
+A network that predicts x0, epsilon or v is compared with its target by mean squared error, or by `pseudo_huber`. In
+terms of the mean squared error e of x0, the former are e, SNR e and (SNR + 1) e; so a weighting is stated once, as the
+weight of the x0 error, and divided by the factor that the parameterization brings along.
 """
 
 from __future__ import annotations
@@ -80,6 +80,18 @@ def _weights(schedule: NoiseSchedule, parameterization: Parameterization, weight
     return weight / (snr + 1) if parameterization == "v" else weight
 
 
+def pseudo_huber(error: Tensor, scale: float) -> Tensor:
+    """The squared error where it is far below `scale`, and 2 scale |error| far above it, smoothly.
+
+    2 c (sqrt(e^2 + c^2) - c) of every value e, with c the scale: LapSRN's Charbonnier loss (1710.01992, section 3.3)
+    times 2 c, less what it is at 0. Large errors count less than in the mean squared error. So where the picture cannot
+    be known, an edge that may lie here or there, the best estimate is nearer to the median, which is sharp, than to the
+    mean, which is soft.
+    """
+    squared = error.square()
+    return 2 * scale * squared / ((squared + scale**2).sqrt() + scale)  # No difference of nearly equal numbers.
+
+
 def diffusion_loss(
     output: Tensor,
     schedule: NoiseSchedule,
@@ -89,6 +101,7 @@ def diffusion_loss(
     parameterization: Parameterization,
     weighting: Weighting = "none",
     gamma: float = 5.0,
+    huber_scale: float | None = None,
 ) -> Tensor:
     """Weighted mean squared error of a network's output (DDPM eq. 14 for epsilon; unCLIP 2.2 for x0).
 
@@ -98,14 +111,15 @@ def diffusion_loss(
         x0, noise: (B, ...) the data and the noise that was added.
         t: (B,) int64 timesteps.
         parameterization, weighting, gamma: as in loss_weight.
+        huber_scale: take `pseudo_huber` of this scale instead of the squared error; None for the squared error.
 
     Returns:
         (B,) the mean over a sample's dimensions, in float32 at least.
     """
     dtype = working_dtype(x0)
-    target = training_target(schedule, x0.to(dtype), noise.to(dtype), t, parameterization)
-    squared = (output.to(dtype) - target).square().flatten(1).mean(dim=1)
-    return squared * loss_weight(schedule, t, parameterization, weighting, gamma)
+    error = output.to(dtype) - training_target(schedule, x0.to(dtype), noise.to(dtype), t, parameterization)
+    values = error.square() if huber_scale is None else pseudo_huber(error, huber_scale)
+    return values.flatten(1).mean(dim=1) * loss_weight(schedule, t, parameterization, weighting, gamma)
 
 
 def hybrid_loss(
@@ -117,6 +131,7 @@ def hybrid_loss(
     parameterization: Parameterization,
     weighting: Weighting = "none",
     gamma: float = 5.0,
+    huber_scale: float | None = None,
     bound_weight: float = 0.001,
     decoder: Decoder = "discretised",
 ) -> Tensor:
@@ -134,7 +149,7 @@ def hybrid_loss(
         (B,) finite, with finite gradients, at every timestep.
     """
     mean_output, raw = split_learned_sigma(output, x0.shape[1])
-    simple = diffusion_loss(mean_output, schedule, x0, noise, t, parameterization, weighting, gamma)
+    simple = diffusion_loss(mean_output, schedule, x0, noise, t, parameterization, weighting, gamma, huber_scale)
     dtype = working_dtype(x0)
     x0, noise = x0.to(dtype), noise.to(dtype)
     x_t = q_sample(schedule, x0, t, noise)

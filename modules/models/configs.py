@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -74,6 +74,7 @@ def whole(most: int) -> Rule:
 
 
 NUM_STEPS = whole(MAX_STEPS)
+HUBER_SCALE: Rule = (lambda value: value is None or number(1e-6, 1e6)(value), "null, or a number from 1e-6 to 1e6")
 SAMPLING_STEPS = whole(10_000)
 
 
@@ -87,6 +88,8 @@ class Objective:
         parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
         learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
         weighting, gamma: weighting of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
+        huber_scale: above 0: errors far above it count by their size instead of their square, which draws sharper edges
+            (`modules.diffusion.losses.pseudo_huber`); null for the squared error, as in the paper.
         bound_weight: weight of the variational bound, which is added to L_simple with learned sigma.
         timesteps: how a training batch draws its timesteps; "loss_second_moment" is importance sampling by recent
             losses (Improved DDPM 3.3), which the stage remembers.
@@ -100,6 +103,7 @@ class Objective:
     learned_sigma: bool = False
     weighting: Weighting = "none"
     gamma: float = 5.0
+    huber_scale: float | None = None
     bound_weight: float = 0.001
     timesteps: Literal["uniform", "antithetic", "logit_normal", "loss_second_moment"] = "uniform"
     timestep_mean: float = 0.0
@@ -108,6 +112,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         check_value("num_steps", self.num_steps, NUM_STEPS)
+        check_value("huber_scale", self.huber_scale, HUBER_SCALE)
 
     @cached_property
     def noise_schedule(self) -> NoiseSchedule:
@@ -144,20 +149,24 @@ class Objective:
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """(B,) loss of a network's output for `draw`'s x_t."""
-        arguments = (output, self.noise_schedule, x0, noise, t, self.parameterization, self.weighting, self.gamma)
+        arguments = self._arguments(x0, noise, t)
         if self.learned_sigma:
-            return losses.hybrid_loss(*arguments, bound_weight=self.bound_weight)
-        return losses.diffusion_loss(*arguments)
+            return losses.hybrid_loss(output, *arguments, bound_weight=self.bound_weight)
+        return losses.diffusion_loss(output, *arguments)
 
     def terms(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         """The terms whose sum is `loss`, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
-        mean = output[:, : x0.shape[1]]
-        arguments = (self.noise_schedule, x0, noise, t, self.parameterization, self.weighting, self.gamma)
+        mean, arguments = output[:, : x0.shape[1]], self._arguments(x0, noise, t)
         simple = losses.diffusion_loss(mean, *arguments)
         if not self.learned_sigma:
             return {"L_simple": simple}
         whole = losses.hybrid_loss(output, *arguments, bound_weight=self.bound_weight)
         return {"L_simple": simple, "L_vlb": whole - simple}
+
+    def _arguments(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Any, ...]:
+        """What both losses are given, after the network's output."""
+        how = (self.parameterization, self.weighting, self.gamma, self.huber_scale)
+        return (self.noise_schedule, x0, noise, t, *how)
 
 
 GuidedFrom = Literal["unconditional", "weak"]

@@ -41,7 +41,7 @@ VOCABULARY_KEY = "vocabulary"
 
 MEANING: dict[str, tuple[str, ...]] = {
     "network": ("checkpointing", "dropout", "text_std"),
-    "objective": ("weighting", "gamma", "bound_weight", "timesteps", "timestep_mean", "timestep_std"),
+    "objective": ("weighting", "gamma", "huber_scale", "bound_weight", "timesteps", "timestep_mean", "timestep_std"),
     "embedding": (),
     "codec": (),
     "vision_cfg": (),

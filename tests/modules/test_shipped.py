@@ -16,11 +16,13 @@ from modules.clip.folder import clip_folder
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.images.tensors import to_uint8
+from modules.manipulations.latents import Walk
 from modules.models.decoder import DecoderModel
 from modules.models.exports import load_model
 from modules.models.licences import attribution_of_run
 from modules.pipeline import UnCLIP
 from modules.shipped import newest
+from modules.training.measures import psnr
 from modules.untrusted.weights import file_hash
 
 
@@ -97,6 +99,42 @@ def test_what_is_shipped_draws_what_it_drew(name):
     with Image.open(Path(__file__).with_name(f"shipped_{name}.png")) as picture:
         stored = torch.from_numpy(np.array(picture.convert("RGB"))).float()
     assert (drawn_by_the_package(name).float() - stored).abs().mean() < 1.0
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_every_manipulation_works_on_what_is_shipped(name):
+    system = UnCLIP.from_run(f"shipped:{name}")
+    pictures = system.text_to_image(CAPTIONS[name][:2], seed=0)
+    drawn, walk = pictures.tensor, Walk(16)
+
+    latents = system.invert(list(pictures), walk=walk)
+    again = system.reconstruct(latents).tensor
+    assert float(psnr(again, drawn).min()) > 20
+    assert float(psnr(again, drawn.flip(0)).max()) < 15
+    assert torch.equal(system.image_variations(latents, eta=0).tensor, again)
+
+    z_i = system.embed_image(drawn)
+    others = system.embed_image(system.image_variations(list(pictures), seed=3).tensor)
+    assert bool(((others * z_i).sum(1) > (others * z_i.flip(0)).sum(1)).all())  # Like its own picture, not the other.
+
+    row = system.interpolate(latents, 3).tensor
+    assert float(psnr(row[[0]], again[[0]]).min()) > 35
+    assert float(psnr(row[[1]], row[[0]]).min()) < 25 and float(psnr(row[[1]], row[[2]]).min()) < 25
+
+    same, turned = system.text_diff(latents[[0]], CAPTIONS[name][1], CAPTIONS[name][0], theta=[0.0, 0.5]).tensor
+    assert float(psnr(same[None], again[[0]]).min()) > 35 and float(psnr(turned[None], same[None]).min()) < 25
+
+    first = system.embed_image(system.mix(list(pictures), weights=[1, 0], seed=3).tensor)
+    assert (first @ z_i.T).argmax() == 0
+    between = system.interpolate_captions(CAPTIONS[name][:2], 3, walk=walk).tensor
+    assert ((system.embed_image(between[[0, 2]]) @ z_i.T).argmax(1) == torch.arange(2)).all()
+
+    side = drawn.shape[-1]
+    mask = torch.zeros(1, side, side, dtype=torch.bool)
+    mask[..., side // 2 :] = True
+    filled = system.inpaint(pictures[0], mask, CAPTIONS[name][1], walk=Walk(8, guidance_scale=1.5), resamples=1).tensor
+    changed = (filled - drawn[[0]]).abs()
+    assert changed[..., : side // 2].max() < 0.02 and changed[..., side // 2 :].mean() > 0.1
 
 
 def test_the_name_is_shown_not_the_folder():

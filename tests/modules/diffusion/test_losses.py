@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable
 
 import pytest
+import scipy.special
 import torch
 from torch import Tensor, nn
 
 from modules.diffusion import gaussian as g
 from modules.diffusion.bound import bound_term
-from modules.diffusion.losses import Weighting, diffusion_loss, hybrid_loss, loss_weight
+from modules.diffusion.losses import Weighting, diffusion_loss, hybrid_loss, loss_weight, pseudo_huber
 from modules.diffusion.schedules import NoiseSchedule, cosine, linear, rescale_zero_terminal_snr, respace
 
 F64 = torch.float64
@@ -64,6 +65,49 @@ def test_a_weighting_is_a_weight_of_the_x0_error_whatever_is_predicted(
         if (name, weighting) != ("epsilon", "min_snr_plus_one"):
             loss = diffusion_loss(output, schedule, x0, noise, t, name, weighting)
             torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.1, 3.0])
+def test_pseudo_huber_is_scipys_twice(scale: float) -> None:
+    error = torch.cat([torch.linspace(-4, 4, 41, dtype=F64), torch.tensor([1e-6, -1e6], dtype=F64)]).requires_grad_()
+    found = pseudo_huber(error, scale)
+    expected = 2 * scipy.special.pseudo_huber(scale, error.detach().numpy())
+    torch.testing.assert_close(found.detach(), torch.from_numpy(expected), rtol=1e-4, atol=0)
+    (slope,) = torch.autograd.grad(found.sum(), error)
+    values = error.detach()
+    torch.testing.assert_close(slope, 2 * scale * values / (values.square() + scale**2).sqrt(), rtol=1e-9, atol=0)
+
+
+def test_pseudo_huber_is_the_square_of_small_errors_and_grows_with_the_size_of_large_ones() -> None:
+    small, large = torch.tensor([1e-5]), torch.tensor([50.0])
+    torch.testing.assert_close(pseudo_huber(small, 0.1), small.square(), rtol=1e-6, atol=0)  # In float32, too.
+    torch.testing.assert_close(pseudo_huber(large, 0.1), 0.2 * large - 0.02, rtol=1e-5, atol=0)
+
+
+def test_the_best_guess_of_two_is_sharp_by_pseudo_huber_and_soft_by_squares() -> None:
+    """A pixel is black in 70 of 100 pictures, white in 30: the mean is grey, the median black."""
+    values = torch.cat([torch.full((70,), -1.0), torch.full((30,), 1.0)])
+    guesses = torch.linspace(-1, 1, 2001)[:, None]
+    by_squares = guesses[(guesses - values).square().mean(dim=1).argmin()]
+    by_huber = guesses[pseudo_huber(guesses - values, 0.1).mean(dim=1).argmin()]
+    assert by_squares.item() == pytest.approx(-0.4, abs=1e-3)
+    assert by_huber.item() < -0.95
+
+
+@pytest.mark.parametrize("weighting", ["none", "snr", "min_snr"])
+def test_a_huber_scale_replaces_the_square_of_what_is_predicted(weighting: Weighting) -> None:
+    schedule, t = cosine(1000), torch.tensor([0, 500, 999])
+    x0, noise, output = draws((3, 2, 4, 4))
+    for name in PARAMETERIZATIONS:
+        error = output - g.training_target(schedule, x0, noise, t, name)
+        expected = pseudo_huber(error, 0.3).mean(dim=(1, 2, 3)) * loss_weight(schedule, t, name, weighting)
+        found = diffusion_loss(output, schedule, x0, noise, t, name, weighting, huber_scale=0.3)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+        both = torch.cat([output, torch.zeros_like(output)], dim=1)
+        plain = hybrid_loss(both, schedule, x0, noise, t, name, weighting)
+        robust = hybrid_loss(both, schedule, x0, noise, t, name, weighting, huber_scale=0.3)
+        squared = diffusion_loss(output, schedule, x0, noise, t, name, weighting)
+        torch.testing.assert_close(robust - plain, found - squared, rtol=1e-6, atol=1e-6)  # The bound is as before.
 
 
 def test_gamma_is_where_the_weight_is_cut_off() -> None:

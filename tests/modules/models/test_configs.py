@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,6 +12,7 @@ from modules.diffusion import samplers
 from modules.diffusion.analytic import ScoreStatistics
 from modules.diffusion.denoiser import as_denoiser
 from modules.diffusion.schedules import cosine, linear, rescale_zero_terminal_snr, respace
+from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.diffusion_model import DiffusionModel
 
@@ -76,6 +79,22 @@ def test_the_weighting_reaches_the_loss():
     alpha_bar = cosine(1000).alpha_bar[t]
     weight = (alpha_bar / (1 - alpha_bar) + 1).clamp(max=3.0).float()
     assert_close(objective.loss(x0 + 0.5, x0, noise, t), weight / 4, atol=1e-5, rtol=1e-4)
+
+
+def test_the_huber_scale_reaches_the_loss():
+    x0, scale = data(), 0.1
+    objective = Objective(parameterization="x0", huber_scale=scale)
+    t, noise, _ = objective.draw(x0, torch.Generator().manual_seed(1))
+    expected = 2 * scale * (math.hypot(0.5, scale) - scale)
+    assert_close(objective.loss(x0 + 0.5, x0, noise, t), torch.full((64,), expected), atol=1e-5, rtol=1e-4)
+    terms = objective.terms(x0 + 0.5, x0, noise, t)
+    assert_close(terms["L_simple"], objective.loss(x0 + 0.5, x0, noise, t))
+
+
+@pytest.mark.parametrize("value", [0, -0.1, math.nan, math.inf, True, "0.1"])
+def test_a_huber_scale_that_is_none_is_refused(value):
+    with pytest.raises(InputError, match=f"huber_scale must be null, or a number from 1e-6 to 1e6, found {value!r}"):
+        Objective(huber_scale=value)
 
 
 def test_learned_sigma_adds_the_bound():
