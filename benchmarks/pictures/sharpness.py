@@ -2,26 +2,31 @@
 
 Prints a row for each way to pictures of 128 px, from test pairs of the shapes data: bicubic enlargement of the true
 32 px pictures, the run's upsampler from the true 32 px pictures (its ceiling), and decoder and upsampler from the true
-z_i. RUN is a run folder with the CLIP, decoder and upsampler, or `shipped:shapes`.
+z_i. RUN is a run folder with the CLIP, decoder and upsampler, or `shipped:shapes`. --page FILE.png also shows the first
+eight pairs, magnified, so that eyes can judge.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.timings.decoder_quality import edge_width, flatness
+from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
 from datamodules.rendered import scenes
 from datamodules.transforms import to_float
+from eval.figures.panels import panel
+from eval.samples.grid import to_pil
 from modules.images.tensors import to_uint8
 from modules.manipulations.enlarging import enlarge
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
 SMALL, LARGE = 32, 128
-HEAD = ("pictures", "PSNR, dB", "ground", "object", "edges")
+HEAD = ("pictures", "PSNR, dB", "ground", "object", "pattern", "edges")
+SHOWN, MAGNIFIED = 8, 192
 
 
 def main() -> int:
@@ -30,35 +35,37 @@ def main() -> int:
     parser.add_argument("--run", default="shipped:shapes", help="run folder (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=64, help="test pairs (default: %(default)s)")
     parser.add_argument("--steps", type=int, nargs="+", help="of the upsampler; its own if left out")
+    parser.add_argument("--page", type=Path, metavar="FILE.png", help="the first pictures, magnified (default: none)")
     options = parser.parse_args()
-    print(table(rows(UnCLIP.from_run(options.run), options.pictures, options.steps)))
+    drawn, true, captions = ways(UnCLIP.from_run(options.run), options.pictures, options.steps)
+    print(table({name: judged(pictures, true) for name, pictures in drawn.items()}))
+    if options.page is not None:
+        page = [[to_pil(picture) for picture in to_uint8(pictures[:SHOWN])] for pictures in drawn.values()]
+        panel(page, captions[:SHOWN], list(drawn), MAGNIFIED).save(options.page)
     return 0
 
 
 @torch.no_grad()
-def rows(system: UnCLIP, count: int, steps: list[int] | None = None) -> dict[str, dict[str, float]]:
-    """By name, the numbers of each way to pictures of `LARGE` pixels.
+def ways(system: UnCLIP, count: int, steps: list[int] | None = None) -> tuple[dict[str, Tensor], Tensor, list[str]]:
+    """By name, the pictures (N, 3, S, S) of each way to `LARGE` pixels; the true ones; their captions.
 
     Args:
-        count: of test pairs.
+        count: N, of test pairs.
         steps: of the upsampler from true small pictures, a row each; None for its own number.
     """
     pairs = [scenes.make_pair("test", index) for index in range(count)]
     true, low = (true_pictures([pair.scene for pair in pairs], size) for size in (LARGE, SMALL))
     seeds = ImageSeeds.of([0] * count, count)
     upsampler = system.upsampler("upsampler")
-    found = {"bicubic, from true 32 px": judged(upsampler.enlarged(low), true)}
-    own = upsampler.sampler.steps
-    for number in steps or [own]:
+    found = {"bicubic, from true 32 px": upsampler.enlarged(low)}
+    for number in steps or [upsampler.sampler.steps]:
         system.overrides = {"upsampler": {"steps": number}}
         name = f"upsampler, {number} step{'s' * (number > 1)}, from true 32 px"
-        found[name] = judged(enlarge(system, low, LARGE, seeds), true)
+        found[name] = enlarge(system, low, LARGE, seeds)
     system.overrides = {}
     captions = [pair.caption for pair in pairs]
-    drawn = system.generate(captions, "image_embedding", images=low)
-    found["decoder and upsampler, from true z_i"] = judged(drawn, true)
-    found["real pictures"] = judged(true, true)
-    return found
+    found["decoder and upsampler, from true z_i"] = system.generate(captions, "image_embedding", images=low)
+    return found | {"real pictures": true}, true, captions
 
 
 def judged(pictures: Tensor, true: Tensor) -> dict[str, float]:
@@ -66,8 +73,8 @@ def judged(pictures: Tensor, true: Tensor) -> dict[str, float]:
     ours, wanted = to_uint8(pictures), to_uint8(true)
     errors = (ours.float() - wanted.float()).square().mean(dim=(1, 2, 3))
     ground, thing = flatness(ours, wanted)
-    psnr = float(10 * torch.log10(255**2 / errors).mean())
-    return {"PSNR, dB": psnr, "ground": ground, "object": thing, "edges": edge_width(ours, wanted)}
+    found = {"PSNR, dB": float(10 * torch.log10(255**2 / errors).mean()), "ground": ground, "object": thing}
+    return found | {"pattern": pattern(ours, wanted), "edges": edge_width(ours, wanted)}
 
 
 def true_pictures(drawn: list[scenes.Scene], size: int) -> Tensor:

@@ -128,6 +128,34 @@ def flatness(pictures: Tensor, true: Tensor) -> tuple[float, float]:
     return float(np.mean(grounds)), float(np.mean(objects))
 
 
+def pattern(pictures: Tensor, true: Tensor, tile: int = 8) -> float:
+    """How strong a pattern of a tile's period is on the grounds, as patches leave one: in grey levels of 255.
+
+    The root mean square, over pictures, channels and the positions in a tile, of how far the ground's pixels at that
+    position are on average from the mean of all of them. Pixels within two of an edge do not count. A true picture has
+    0; without any pattern, deviations s that are independent of one another leave s times the square root of
+    tile^2 / number of pixels.
+
+    Args:
+        pictures, true: (N, 3, S, S) uint8, S a multiple of `tile`.
+        tile: period in pixels.
+    """
+    found = []
+    for picture, truth in zip(pictures.float(), true, strict=True):
+        inside = _eroded(_regions(truth)[0])
+        values = (picture - picture[:, inside].mean(dim=1)[:, None, None]) * inside
+        sums, counts = (_folded(part, tile) for part in (values, inside[None].float()))
+        there = counts[0] > 0
+        found.append((sums[:, there] / counts[:, there]).square().mean())
+    return float(torch.stack(found).mean().sqrt())
+
+
+def _folded(values: Tensor, tile: int) -> Tensor:
+    """(C, S, S) -> (C, tile, tile), summed over all tiles."""
+    side = values.shape[-1] // tile
+    return values.reshape(len(values), side, tile, side, tile).sum(dim=(1, 3))
+
+
 def edge_width(pictures: Tensor, true: Tensor) -> float:
     """How wide the edges of lone objects are, as a multiple of the true pictures' width; 1 is as sharp as they.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.pictures import sharpness
-from benchmarks.timings.decoder_quality import edge_width, flatness
+from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
 from modules.pipeline import UnCLIP
 
 
@@ -41,12 +41,31 @@ def test_the_width_of_an_edge_is_the_sum_over_partly_covered_pixels():
     assert edge_width(pictures["ours"], pictures["true"]) == pytest.approx(widths["ours"] / widths["true"], rel=1e-5)
 
 
+def test_a_pattern_of_a_tiles_period_is_found_and_others_are_not():
+    true = square(64)
+    marked, waves, shifted = (true.clone() for _ in range(3))
+    marked[:, :, 3::8, 5::8] += 64 * (true[:, :, 3::8, 5::8] == 0)  # One dot in each tile: 64 there, 0 at 63 others.
+    shifted[:, :, 1::8, 2::8] += 64 * (true[:, :, 1::8, 2::8] == 0)
+    waves[:, :, 32:] = 10  # Half a ground lighter: every position in a tile has the same mean.
+    dot = 64 * (1 / 64 * (1 - 1 / 64)) ** 0.5
+    assert pattern(true, true) == 0
+    assert pattern(marked, true) == pytest.approx(dot, rel=0.02) == pattern(shifted, true)
+    assert pattern(waves, true) < 0.3
+    assert pattern(torch.cat([marked, true]), torch.cat([true, true])) == pytest.approx(pattern(marked, true) / 2**0.5)
+
+
 def test_the_shipped_upsampler_is_nearer_than_bicubic_and_real_pictures_are_perfect():
-    found = sharpness.rows(UnCLIP.from_run("shipped:shapes"), 4, [1, 2])
+    drawn, true, captions = sharpness.ways(UnCLIP.from_run("shipped:shapes"), 4, [1, 2])
+    assert len(captions) == len(true) == 4
+    found = {name: sharpness.judged(pictures, true) for name, pictures in drawn.items()}
     bicubic, one, two, drawn, real = found.values()
     assert list(found)[1:3] == ["upsampler, 1 step, from true 32 px", "upsampler, 2 steps, from true 32 px"]
-    assert real["ground"] == real["object"] == 0 and real["edges"] == 1 and real["PSNR, dB"] == float("inf")
+    assert (
+        real["ground"] == real["object"] == real["pattern"] == 0 < drawn["pattern"]
+        and real["edges"] == 1
+        and real["PSNR, dB"] == float("inf")
+    )
     assert min(one["PSNR, dB"], two["PSNR, dB"]) > bicubic["PSNR, dB"] + 3
     assert max(one["edges"], two["edges"]) < bicubic["edges"]
     assert drawn["PSNR, dB"] < one["PSNR, dB"]
-    assert sharpness.table(found).splitlines()[-1] == "| real pictures | inf | 0.00 | 0.00 | 1.00 |"
+    assert sharpness.table(found).splitlines()[-1] == "| real pictures | inf | 0.00 | 0.00 | 0.00 | 1.00 |"

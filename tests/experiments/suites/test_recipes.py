@@ -38,12 +38,12 @@ JUDGES = {
 }
 
 
-# Channels, pixels of a patch, learning rate, steps, sampling steps.
+# Channels, pixels of a patch, learning rate, steps, sampling steps, scale of the pseudo-Huber loss.
 UPSAMPLERS = {
-    "quickstart": (16, 2, 2.5e-3, 660, 1),
-    "shapes": (32, 2, 2e-3, 4000, 2),
-    "drawings": (32, 2, 2e-3, 2000, 2),
-    "emoji": (48, 4, 2e-3, 1000, 2),
+    "quickstart": (16, 2, 2.5e-3, 660, 1, 0.1),
+    "shapes": (32, 2, 2e-3, 4000, 2, None),
+    "drawings": (32, 2, 2e-3, 2000, 2, None),
+    "emoji": (48, 4, 2e-3, 1000, 2, None),
 }
 # Steps.
 CLIPS = {"quickstart": 840, "shapes": 1800, "drawings": 900, "emoji": 900, "crowds": 900, "signs": 900}
@@ -102,8 +102,8 @@ def test_upsamplers(suite):
     found = settings(suite, "upsampler")
     model = found.model.init_args
     unet = model.network.init_args.unet
-    lr = model.optimizer.init_args.lr
-    assert (unet.channels, unet.patch_size, lr, found.trainer.max_steps, model.sampler.steps) == UPSAMPLERS[suite]
+    how = (model.optimizer.init_args.lr, found.trainer.max_steps, model.sampler.steps, model.objective.huber_scale)
+    assert (unet.channels, unet.patch_size, *how) == UPSAMPLERS[suite]
 
 
 @pytest.mark.parametrize("suite", CLIPS)
