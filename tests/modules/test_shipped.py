@@ -159,6 +159,12 @@ def test_all_weights_together_are_small():
 
 def test_drawings_name_whom_their_licences_ask_to_name():
     notice = (shipped.HERE / "drawings" / "NOTICE.txt").read_text()
+    assert "APACHE-2.0.txt" in notice  # Its section 4 asks for a copy.
+    assert "Apache License" in (shipped.HERE / "drawings" / "APACHE-2.0.txt").read_text()
+    assert "CC BY-SA 4.0" in notice.split("authors are to be named")[0]
+    for card in (shipped.HERE / "drawings").rglob("README.md"):
+        text = card.read_text()
+        assert "license: cc-by-sa-4.0" in text and "offered under CC BY-SA 4.0" in text and "NOTICE.txt)" in text
     whom = attribution_of_run(shipped.HERE / "drawings")
     for licence in ("Apache 2.0", "MIT", "CC BY 4.0", "CC BY-SA 4.0"):
         assert licence in whom and licence in notice
