@@ -32,7 +32,7 @@ class DistilledDecoder(Decoder):
 
     Args:
         network: the same settings as the teacher's; it starts from the teacher's weights.
-        teacher: folder of the trained stage; its weights do not change.
+        teacher: folder of the trained stage, or `shipped:NAME/decoder`; its weights do not change.
         teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
         progressive: whether to distil steps too; without, timesteps are drawn as in training.
         objective, sampler, drop_text, drop_embedding, embedding, statistics_samples, optimizer, training: see Decoder.

@@ -129,12 +129,12 @@ def flatness(pictures: Tensor, true: Tensor) -> tuple[float, float]:
 
 
 def pattern(pictures: Tensor, true: Tensor, tile: int = 8) -> float:
-    """How strong a pattern of a tile's period is on the grounds, as patches leave one: in grey levels of 255.
+    """How strong a pattern on the grounds is that repeats every `tile` pixels, in grey levels of 255.
 
-    The root mean square, over pictures, channels and the positions in a tile, of how far the ground's pixels at that
-    position are on average from the mean of all of them. Pixels within two of an edge do not count. A true picture has
-    0; without any pattern, deviations s that are independent of one another leave s times the square root of
-    tile^2 / number of pixels.
+    Patches can leave such a pattern. For each position in a tile, the mean of the ground's pixels at that position is
+    compared with the mean of all of them; the result is the root mean square of these differences over positions,
+    channels and pictures. Pixels within two of an edge do not count. A true picture has 0. Independent noise of
+    deviation s alone gives s sqrt(tile^2 / number of pixels).
 
     Args:
         pictures, true: (N, 3, S, S) uint8, S a multiple of `tile`.

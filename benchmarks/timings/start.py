@@ -20,6 +20,7 @@ from pathlib import Path
 from experiments.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
+CAPTION = "a small red circle above a large blue square"
 IMPORTS = {"import torch": "import torch", "import modules.pipeline": "import modules.pipeline"}
 
 
@@ -36,19 +37,20 @@ class Start:
     words: tuple[str, ...]
 
 
-def starts(only: Sequence[str], run: Path | None, out: Path) -> list[Start]:
+def starts(only: Sequence[str], run: Path | None, out: Path, shipped: bool = True) -> list[Start]:
     """What is timed.
 
     Args:
         only: commands whose --help is; all if empty.
         run: run folder of the pictures; None leaves them out.
         out: sample folder that they are written to.
+        shipped: whether a picture from the shipped weights is timed, too.
     """
     helps = [Start(f"{name} --help", ("-m", "experiments.cli", name, "--help")) for name in only or COMMANDS]
     found = [*helps, *(Start(name, ("-c", code)) for name, code in IMPORTS.items())]
-    caption = "a small red circle above a large blue square"
-    shipped = ["sample", caption, "--run", "shipped:shapes", "--out", str(out), "--device", "cpu", "--overwrite"]
-    found.append(Start("sample, shipped:shapes", ("-m", "experiments.cli", *shipped)))
+    if shipped:
+        words = ["sample", CAPTION, "--run", "shipped:shapes", "--out", str(out), "--device", "cpu", "--overwrite"]
+        found.append(Start("sample, shipped:shapes", ("-m", "experiments.cli", *words)))
     if run is not None:
         words = ["sample", "a large red circle", "-n", "4", "--run", str(run.resolve()), "--out", str(out)]
         words += ["--condition", "text_embedding", "--device", "cpu", "--overwrite"]
@@ -87,13 +89,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout, to compare with")
     parser.add_argument("--run", type=Path, help="run folder whose decoder draws the four pictures")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=[], metavar="COMMAND", help="only their --help")
+    parser.add_argument(
+        "--only", nargs="+", choices=COMMANDS, default=[], metavar="COMMAND", help="of commands, only their --help"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of each start; the smallest counts (default 3)")
     options = parser.parse_args(argv)
     print(f"{'CPU seconds':26} {'now':>9}" + (f" {'before':>9} {'ratio':>7}" if options.before else ""))
     with tempfile.TemporaryDirectory() as scratch:
-        for start in starts(options.only, options.run, Path(scratch) / "samples"):
-            checkouts = [ROOT, *([options.before.resolve()] if options.before else [])]
+        checkouts = [ROOT, *([options.before.resolve()] if options.before else [])]
+        shipped = all((checkout / "modules" / "shipped" / "shapes").is_dir() for checkout in checkouts)
+        for start in starts(options.only, options.run, Path(scratch) / "samples", shipped):
             turns = [[cpu_seconds(start, checkout) for checkout in checkouts] for _ in range(options.repeats)]
             now, *before = (min(column) for column in zip(*turns, strict=True))
             print(line(start.name, now, before[0] if before else None), flush=True)

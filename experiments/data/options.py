@@ -42,7 +42,7 @@ def data() -> argparse.ArgumentParser:
     one.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="splits to check (default: all)")
     one.add_argument("--limit", type=int, help="pairs of each split to look at (default: all)")
     one.add_argument(
-        "--clip", help="CLIP folder, or name of an open_clip model; its tokeniser measures the length of captions"
+        "--clip", help="CLIP folder, shipped:NAME, or name of an open_clip model; its tokeniser measures captions"
     )
     one.add_argument("--context", type=int, help="most tokens of a caption (without --clip: words)")
     one = commands.add_parser("download-emoji", help="get emoji of many styles, with npm")

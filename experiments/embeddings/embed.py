@@ -25,6 +25,7 @@ from modules.clip.folder import clip_folder
 from modules.clip.frozen import caption_features
 from modules.errors import InputError
 from modules.models.exports import write_weights
+from modules.shipped import PREFIX
 
 SAME = 0.98
 """Cosine of an embedding and the same one made again: bfloat16 and other devices change it by less than 0.01."""
@@ -40,12 +41,13 @@ def run(options: argparse.Namespace) -> int:
     if options.devices > 1:
         trainer["devices"] = options.devices
     trainer |= {"num_nodes": options.num_nodes, "strategy": options.strategy, "precision": options.precision}
-    options.clip = clip_folder(options.clip)
+    named, options.clip = options.clip, clip_folder(options.clip)
     data, section, clip = _data_and_clip(options)
     if options.save_clip is not None:
         _save(clip, options)
     warn_of_shared_pairs(data, section, options.clip)
-    source = {"data": section, "clip": options.clip, "pretrained": options.pretrained}
+    source = {"data": section, "clip": named if named.startswith(PREFIX) else options.clip}
+    source["pretrained"] = options.pretrained
     source |= {"image_size": getattr(data, "image_size", None), "precision": options.precision}
     embed(
         data,

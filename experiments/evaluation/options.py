@@ -40,7 +40,8 @@ def add_judges(
         " the samples or the reference lie in a run: the run's classifier and eval_clip)",
     )
     made.add_argument(
-        "--clip", help="CLIP for the CLIP score: a folder or NAME:PRETRAINED, other than the CLIP of the samples"
+        "--clip",
+        help="CLIP for the CLIP score: a folder, shipped:NAME or NAME:PRETRAINED, other than the CLIP of the samples",
     )
     made.add_argument("--inception", help="file of Inception weights, for FID (default: $UNCLIP_INCEPTION)")
     made.add_argument("--network", help="NAME or NAME=FILE of a timm network, for Frechet distance and recall")
@@ -125,7 +126,9 @@ def judge() -> argparse.ArgumentParser:
         "--csv", required=True, help="aesthetic: columns image,rating, or AVA.txt; preference: columns better,worse"
     )
     made.add_argument("--images", required=True, help="folder of the images that the csv names")
-    made.add_argument("--clip", required=True, help="CLIP folder or NAME:PRETRAINED; evaluate with the same one")
+    made.add_argument(
+        "--clip", required=True, help="CLIP folder, shipped:NAME or NAME:PRETRAINED; evaluate with the same one"
+    )
     made.add_argument("--out", required=True, help="JSON file to write, for `unclip evaluate --aesthetic`")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return made

@@ -13,6 +13,7 @@ from experiments.importing.clips import CLIP_FILES, has_clip, read_clip
 from experiments.importing.run_folder import check_place, write_clip, write_stage
 from experiments.importing.sources import source_folder
 from experiments.storage.folders import write_text
+from modules.clip.folder import clip_folder
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 from modules.models.exports import export_folder, is_export
@@ -109,5 +110,5 @@ def _clip(folder: Path, release: Release, options: argparse.Namespace) -> tuple[
         return found, []
     check_place(options.out, ["clip"], options.overwrite)
     embeddings: Embeddings = options.embeddings if options.kind == "clip" else "raw"
-    place = folder if options.clip is None else source_folder(options.clip, CLIP_FILES)
+    place = folder if options.clip is None else source_folder(clip_folder(options.clip), CLIP_FILES)
     return write_clip(options.out, read_clip(place, embeddings), release, options.dtype), ["clip"]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.own_data.survey import Survey
+from modules.clip.folder import check_config, clip_folder
 from modules.errors import InputError
+from modules.shipped import PREFIX
 
 BPE_TOKENS, BPE_CONTEXT = 49_408, 77
 MOST_WORDS, MOST_CONTEXT = 4_096, 48
@@ -181,11 +183,14 @@ def _steps(train: int, sizes: Sizes, reasons: dict[str, str]) -> dict[str, int]:
 
 
 def parsed_clip(text: str) -> tuple[str, str | None]:
-    """MODEL:WEIGHTS of --clip, or a folder.
+    """MODEL:WEIGHTS of --clip, or a folder, or shipped:NAME.
 
     Raises:
-        InputError: neither.
+        InputError: none of them.
     """
+    if text.startswith(PREFIX):
+        check_config(Path(clip_folder(text)))
+        return text, None
     if Path(text).is_dir():
         return str(Path(text).resolve()), None
     name, colon, weights = text.partition(":")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from modules.clip.folder import clip_folder
 from modules.clip.frozen import FrozenCLIP
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.manipulations.ranking import check_ranking_clip, same_weights
-from modules.models.exports import export_folder
 from modules.pipeline import UnCLIP
 
 
@@ -39,7 +38,7 @@ def ranking_clip(system: UnCLIP, folder: str, judge: str | None = None) -> Froze
     Raises:
         InputError: it conditions the run's stages, guides its decoder, or judges.
     """
-    name = str(export_folder(folder)) if Path(folder).is_dir() else folder
+    name = clip_folder(folder)
     check_ranking_clip(name, system.run)
     if judge is not None and same_weights(name, judge):
         raise InputError(f"--rank-clip {folder} is the CLIP that judges, {judge}: it would choose what it measures")

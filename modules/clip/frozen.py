@@ -158,7 +158,7 @@ class FrozenCLIP(nn.Module):
 
     Args:
         name_or_folder: an open_clip architecture ("ViT-H-14"), or a folder that CLIPTrainer or open_clip wrote: a
-            stage's, as RUN/clip, or the export in it.
+            stage's, as RUN/clip, or the export in it; or `shipped:NAME`.
         pretrained: an open_clip tag or a file of weights; not for a folder, which has its own.
 
     Raises:

@@ -1,8 +1,9 @@
 """Training losses, one number per sample.
 
-A network that predicts x0, epsilon or v is compared with its target by mean squared error, or by `pseudo_huber`. In
-terms of the mean squared error e of x0, the former are e, SNR e and (SNR + 1) e; so a weighting is stated once, as the
-weight of the x0 error, and divided by the factor that the parameterization brings along.
+A network that predicts x0, epsilon or v is compared with its target by mean squared error. In terms of the x0 error e,
+these are e, SNR e and (SNR + 1) e; so a weighting is stated once, as the weight of the x0 error, and divided by the
+factor that the parameterization brings along. `pseudo_huber` of the prediction may take the place of its squared error;
+the factor stays the same.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def _weights(schedule: NoiseSchedule, parameterization: Parameterization, weight
 def pseudo_huber(error: Tensor, scale: float) -> Tensor:
     """The squared error where it is far below `scale`, and 2 scale |error| far above it, smoothly.
 
-    2 c (sqrt(e^2 + c^2) - c) of every value e, with c the scale: LapSRN's Charbonnier loss (1710.01992, section 3.3)
-    times 2 c, less what it is at 0. Large errors count less than in the mean squared error. So where the picture cannot
+    2 c (sqrt(e^2 + c^2) - c) of every value e, with c the scale: LapSRN's Charbonnier loss (1710.01992) times 2 c, less
+    what it is at 0. Large errors count less than in the mean squared error. So where the picture cannot
     be known, an edge that may lie here or there, the best estimate is nearer to the median, which is sharp, than to the
     mean, which is soft.
     """
@@ -103,7 +104,7 @@ def diffusion_loss(
     gamma: float = 5.0,
     huber_scale: float | None = None,
 ) -> Tensor:
-    """Weighted mean squared error of a network's output (DDPM eq. 14 for epsilon; unCLIP 2.2 for x0).
+    """Weighted mean error of a network's output, by default squared (DDPM eq. 14 for epsilon; unCLIP 2.2 for x0).
 
     Args:
         output: (B, ...) what the network returned for q_sample(schedule, x0, t, noise); any float dtype.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -88,8 +88,9 @@ class Objective:
         parameterization: what the network predicts. The paper: epsilon in the decoder and upsamplers, x0 in the prior.
         learned_sigma: the network also outputs the variance; the loss is the hybrid one (Improved DDPM eq. 16).
         weighting, gamma: weighting of the loss over timesteps, see `modules.diffusion.losses.loss_weight`.
-        huber_scale: above 0: errors far above it count by their size instead of their square, which draws sharper edges
-            (`modules.diffusion.losses.pseudo_huber`); null for the squared error, as in the paper.
+        huber_scale: errors far above this scale count by their size instead of their square, see
+            `modules.diffusion.losses.pseudo_huber`. In the unit of what is predicted. Null: squared errors, as in the
+            paper.
         bound_weight: weight of the variational bound, which is added to L_simple with learned sigma.
         timesteps: how a training batch draws its timesteps; "loss_second_moment" is importance sampling by recent
             losses (Improved DDPM 3.3), which the stage remembers.
@@ -149,24 +150,22 @@ class Objective:
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """(B,) loss of a network's output for `draw`'s x_t."""
-        arguments = self._arguments(x0, noise, t)
-        if self.learned_sigma:
-            return losses.hybrid_loss(output, *arguments, bound_weight=self.bound_weight)
-        return losses.diffusion_loss(output, *arguments)
+        if not self.learned_sigma:
+            return self._simple(output, x0, noise, t)
+        how = (self.parameterization, self.weighting, self.gamma, self.huber_scale, self.bound_weight)
+        return losses.hybrid_loss(output, self.noise_schedule, x0, noise, t, *how)
 
     def terms(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         """The terms whose sum is `loss`, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
-        mean, arguments = output[:, : x0.shape[1]], self._arguments(x0, noise, t)
-        simple = losses.diffusion_loss(mean, *arguments)
-        if not self.learned_sigma:
-            return {"L_simple": simple}
-        whole = losses.hybrid_loss(output, *arguments, bound_weight=self.bound_weight)
-        return {"L_simple": simple, "L_vlb": whole - simple}
+        simple = self._simple(output[:, : x0.shape[1]], x0, noise, t)
+        return {
+            "L_simple": simple,
+            **({"L_vlb": self.loss(output, x0, noise, t) - simple} if self.learned_sigma else {}),
+        }
 
-    def _arguments(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Any, ...]:
-        """What both losses are given, after the network's output."""
+    def _simple(self, mean: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         how = (self.parameterization, self.weighting, self.gamma, self.huber_scale)
-        return (self.noise_schedule, x0, noise, t, *how)
+        return losses.diffusion_loss(mean, self.noise_schedule, x0, noise, t, *how)
 
 
 GuidedFrom = Literal["unconditional", "weak"]

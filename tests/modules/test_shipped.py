@@ -160,9 +160,12 @@ def test_all_weights_together_are_small():
 def test_drawings_name_whom_their_licences_ask_to_name():
     notice = (shipped.HERE / "drawings" / "NOTICE.txt").read_text()
     assert "APACHE-2.0.txt" in notice  # Its section 4 asks for a copy.
-    assert "Apache License" in (shipped.HERE / "drawings" / "APACHE-2.0.txt").read_text()
+    terms = (shipped.HERE / "drawings" / "APACHE-2.0.txt").read_text()
+    assert "Version 2.0" in terms and "9. Accepting Warranty" in terms and "END OF TERMS AND CONDITIONS" in terms
     assert "CC BY-SA 4.0" in notice.split("authors are to be named")[0]
-    for card in (shipped.HERE / "drawings").rglob("README.md"):
+    cards = list((shipped.HERE / "drawings").rglob("README.md"))
+    assert len(cards) == 5
+    for card in cards:
         text = card.read_text()
         assert "license: cc-by-sa-4.0" in text and "offered under CC BY-SA 4.0" in text and "NOTICE.txt)" in text
     whom = attribution_of_run(shipped.HERE / "drawings")

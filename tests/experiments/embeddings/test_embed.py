@@ -23,6 +23,7 @@ from datamodules.shapes import ShapesDataModule
 from experiments.cli import main
 from experiments.data.sources import load_data
 from experiments.embeddings.embed import embed
+from modules import shipped
 from modules.clip.frozen import FrozenCLIP
 from modules.errors import InputError
 
@@ -73,6 +74,23 @@ def test_every_row_is_what_the_clip_says_of_that_pair(tmp_path):
         assert torch.equal(rows.tokens, tokens)
         assert torch.allclose(rows.z_t, clip.encode_text(tokens), atol=1e-6)
         assert torch.allclose(rows.z_i, clip.encode_image(pairs.images), atol=1e-6)
+
+
+def test_a_shipped_clip_is_named_by_its_name(stored_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "HERE", tmp_path)
+    for stage in ("clip", "decoder"):
+        shutil.copytree(stored_run / stage / "export", tmp_path / "tiny" / stage)
+    config = tmp_path / "data.yaml"
+    sizes = "image_size: 8, batch_size: 4, train_size: 6, val_size: 2, test_size: 2, cache_dir: null"
+    config.write_text(f"data:\n  class_path: datamodules.shapes.ShapesDataModule\n  init_args: {{{sizes}}}\n")
+    words = ["embed", "--config", str(config), "--device", "cpu", "--clip"]
+    rows = []
+    for name, clip in (("a", "shipped:tiny"), ("b", str(stored_run / "clip"))):
+        assert main([*words, clip, "--out", str(tmp_path / name)]) == 0
+        folder = open_embeddings(tmp_path / name)
+        rows.append(folder.rows("train")[range(6)])
+        assert folder.info.source["clip"] == (clip if name == "a" else str(stored_run / "clip" / "export"))
+    assert torch.equal(rows[0].z_i, rows[1].z_i) and torch.equal(rows[0].z_t, rows[1].z_t)
 
 
 def test_the_features_of_every_token_are_written_where_asked_for_and_padding_has_none(tmp_path):

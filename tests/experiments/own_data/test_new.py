@@ -95,6 +95,9 @@ def test_the_clip_is_a_model_and_its_weights(tmp_path, monkeypatch):
     assert parsed_clip("ViT-B-32:w.pt") == ("ViT-B-32", str(tmp_path / "w.pt"))
     assert parsed_clip("ViT-B-32:openai") == ("ViT-B-32", "openai")
     assert parsed_clip(str(tmp_path)) == (str(tmp_path), None)
+    assert parsed_clip("shipped:shapes") == ("shipped:shapes", None)
+    with pytest.raises(InputError, match="'shipped:none' come with the package; there are shipped:drawings"):
+        parsed_clip("shipped:none")
     with pytest.raises(InputError, match="write MODEL:WEIGHTS, as in ViT-B-32:FILE"):
         parsed_clip("ViT-B-32")
 
@@ -150,6 +153,7 @@ def test_a_change_of_the_quickstart_does_not_change_it(suite):
         32,
         2e-3,
     )
+    assert upsampler["objective"]["huber_scale"] == 0.1
     sampler = read_config(path.with_name("diffusion_prior.yaml"))["model"]["init_args"]["sampler"]
     assert (sampler["steps"], sampler["spacing"], sampler["guidance_scale"]) == (64, "adm", 1.0)
 

@@ -14,6 +14,7 @@ from eval.samples.folder import SampleFolder
 from experiments.cli import main
 from experiments.evaluation.judges import refuse_named_clip
 from experiments.sampling.ranking import ranking_clip
+from modules import shipped
 from modules.clip.frozen import FrozenCLIP
 from modules.conditions import CONDITIONS, ranked, row_name
 from modules.errors import InputError
@@ -90,13 +91,17 @@ def test_a_run_without_a_clip_is_ranked_too_but_not_by_the_clip_that_guides(stor
 
 
 def test_a_judge_is_refused_by_sampling_and_a_ranking_clip_by_evaluation(
-    words, stored_run, rank_clip, tmp_path, capsys
+    words, stored_run, rank_clip, tmp_path, capsys, monkeypatch
 ):
     shutil.copytree(stored_run, tmp_path / "run")
+    monkeypatch.setattr(shipped, "HERE", tmp_path)
+    shutil.copytree(rank_clip, tmp_path / "tiny" / "clip")
+    shutil.copytree(stored_run / "decoder" / "export", tmp_path / "tiny" / "decoder")
     shutil.copytree(rank_clip, tmp_path / "run" / "eval_clip" / "export")
     words[words.index(str(stored_run))] = str(tmp_path / "run")
-    assert main([*words, "--best-of", "2", "--rank-clip", str(rank_clip)]) == 2
-    assert "judges the run's pictures" in capsys.readouterr().err
+    for name in (str(rank_clip), "shipped:tiny"):
+        assert main([*words, "--best-of", "2", "--rank-clip", name]) == 2
+        assert "judges the run's pictures" in capsys.readouterr().err
     judge = SimpleNamespace(fingerprint="abcd1234")
     folder = SimpleNamespace(path="drawn", records=[{"clip": "other", "rank_clip": "abcd1234ffff"}])
     with pytest.raises((InputError, EvalError), match="was chosen by"):
