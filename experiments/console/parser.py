@@ -41,7 +41,7 @@ class Parser(LightningArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
     ) -> Any:
         """As LightningCLI's; a YAML below `experiments/` that is not in the working folder is the one that ships."""
-        words = located_words(sys.argv[1:] if args is None else args)
+        words = with_nulls(located_words(sys.argv[1:] if args is None else args))
         for word in words:
             trust(_value_of(word))
         return super().parse_args(words, *others, **options)
@@ -67,6 +67,26 @@ class Parser(LightningArgumentParser):
         return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def with_nulls(words: Sequence[str]) -> list[str]:
+    """The words; a null below a record of a class is written `--model.init_args.objective={huber_scale: null}`.
+
+    jsonargparse (4.53) takes the null of `--model.init_args.objective.huber_scale=null` for the text "None".
+    """
+    found: list[str] = []
+    for word in words:
+        option, _, value = word.partition("=")
+        if value in ("null", "~") and (below := BELOW_RECORD.fullmatch(option)):
+            word = f"{below[1]}={{{below[2]}: null}}"
+        elif word in ("null", "~") and found and (below := BELOW_RECORD.fullmatch(found[-1])):
+            found[-1], word = below[1], f"{{{below[2]}: null}}"
+        found.append(word)
+    return found
+
+
+BELOW_RECORD = re.compile(r"(--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.)\w+)\.(\w+)")
+"""An option of a record that is an argument of a class: not of the class itself (`init_args.NAME`)."""
+
+
 def _value_of(word: str) -> Any:
     """What a word of the command line says: the value behind its =, or in the file of settings that it names."""
     text = word.partition("=")[2] or word
@@ -88,12 +108,16 @@ def readable(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     lines = [line for line in lines if line and not re.match(noise, line.removeprefix("- ")) and "NoneType" not in line]
     told = [line for line in lines if not re.fullmatch(r"(- )?Expected a <class '[\w.]+'>", line)]
-    lines = told if len(told) > 1 else lines
+    given = ""
+    if len(told) > 1 and not told[-1].endswith(":"):
+        lines = told
+    elif value := re.search(r"Given value: (.*)", message):  # The first one is of the innermost setting.
+        given = f", found {value[1]}"
     text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
     short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
     short = re.sub(NO_CLASS, r"no class \1; name it by its path, as in package.module.Class", short)
     short = re.sub(r"Type .+? expects a function or a callable class: |\.? Got value: Namespace\(.*", "", short)
-    return short.rstrip(".") + nearest_argument(text)
+    return short.rstrip(".") + given + nearest_argument(text)
 
 
 def nearest_argument(text: str) -> str:

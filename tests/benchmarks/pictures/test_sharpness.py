@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.pictures import sharpness
 from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
@@ -52,6 +54,21 @@ def test_a_pattern_of_a_tiles_period_is_found_and_others_are_not():
     assert pattern(marked, true) == pytest.approx(dot, rel=0.02) == pattern(shifted, true)
     assert pattern(waves, true) < 0.3
     assert pattern(torch.cat([marked, true]), torch.cat([true, true])) == pytest.approx(pattern(marked, true) / 2**0.5)
+
+
+def test_the_command_prints_rows_and_writes_a_magnified_page(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "page.png"
+    monkeypatch.setattr("sys.argv", ["sharpness", "--pictures", "2", "--page", str(file)])
+    assert sharpness.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| pictures | PSNR, dB | ground | object | pattern | edges |"
+    assert [line.split("|")[1].strip()[:7] for line in lines[2:]] == ["bicubic", "upsampl", "decoder", "real pi"]
+    with Image.open(file) as page:
+        cell = sharpness.MAGNIFIED
+        assert page.width > 2 * cell and page.height > 4 * cell
+        true = page.crop((page.width - cell, page.height - cell - 4, page.width - 4, page.height - 4))
+        wide = page.crop((page.width - cell, page.height - 2 * cell - 8, page.width - 4, page.height - cell - 8))
+    assert np.abs(np.asarray(true, float) - np.asarray(wide, float)).mean() > 1  # Real and drawn, in a row each.
 
 
 def test_the_shipped_upsampler_is_nearer_than_bicubic_and_real_pictures_are_perfect():

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import COMMANDS, GROUPS, main
 from experiments.console.arguments import check_text
-from experiments.console.parser import Parser, readable
+from experiments.console.parser import Parser, readable, with_nulls
 from modules.errors import InputError
 
 SAMPLE = ["sample", "a", "--out", "o"]
@@ -162,3 +162,51 @@ NO_UNION = """Parser key "trainer.logger":
 )
 def test_of_many_types_the_one_that_was_meant_is_told(told, line):
     assert readable(NO_UNION.format(told)).startswith(line)
+
+
+NESTED = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'lightning.pytorch.core.module.LightningModule'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'modules.upsampler.Upsampler':
+        Parser key "objective.huber_scale":
+          Does not validate against any of the Union subtypes
+          Subtypes: [<class 'float'>, <class 'NoneType'>]
+          Errors:
+            - Expected a <class 'float'>
+            - Expected a <class 'NoneType'>
+          Given value type: <class 'str'>
+          Given value: abc
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'jsonargparse._util.NestedArg'>
+  Given value: NestedArg(key='init_args.objective.huber_scale', val='abc')"""
+
+
+def test_of_a_nested_setting_the_type_and_the_value_are_told():
+    told = "model (modules.upsampler.Upsampler): objective.huber_scale: Expected a <class 'float'>, found abc"
+    assert readable(NESTED) == told
+
+
+@pytest.mark.parametrize("null", ["null", "~"])
+def test_a_null_below_a_record_is_a_map_and_others_stay(null):
+    record, key = "--model.init_args.network.init_args.unet", "norm_groups"
+    assert with_nulls([f"{record}.{key}={null}"]) == [f"{record}={{{key}: null}}"]
+    assert with_nulls(["--a", f"{record}.{key}", null, "--b"]) == ["--a", record, f"{{{key}: null}}", "--b"]
+    stay = [f"--model.init_args.network.init_args.embedding_dim={null}", f"--trainer.logger={null}", null, "--x=3"]
+    stay += ["--model.init_args.objective.gamma=3", "--model.init_args.embedding", null]
+    assert with_nulls(stay) == stay
+
+
+def test_null_on_the_command_line_takes_a_nested_setting_away():
+    """Through LightningCLI's own parser, as `unclip fit` has it; other settings of the record stay."""
+    from experiments.training.lightning_cli import CLI
+
+    words = ["--config", "experiments/quickstart/upsampler.yaml"]
+    for null in (
+        [],
+        ["--model.init_args.objective.huber_scale=null"],
+        ["--model.init_args.objective.huber_scale", "~"],
+    ):
+        objective = CLI("fit", [*words, *null]).dump()["model"]["init_args"]["objective"]
+        assert objective["huber_scale"] == (None if null else 0.1)
+        assert (objective["weighting"], objective["parameterization"]) == ("min_snr_plus_one", "x0")
