@@ -62,7 +62,7 @@ def guidance(system: UnCLIP) -> torch.Tensor:
     pictures = []
     for scale in SCALES:
         guided = UnCLIP.from_run("shipped:shapes", decoder={"guidance_scale": scale})
-        pictures.append(guided.text_to_image("a small blue square on a white background", seed=[0]).tensor)
+        pictures.append(guided.text_to_image(CAPTION, seed=[0]).tensor)
     return torch.cat(pictures)
 
 

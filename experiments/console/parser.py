@@ -83,7 +83,7 @@ def with_nulls(words: Sequence[str]) -> list[str]:
     return found
 
 
-BELOW_RECORD = re.compile(r"(--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.)\w+)\.(\w+)")
+BELOW_RECORD = re.compile(r"(--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.|dict_kwargs\.)\w+)\.(?!class_path$)(\w+)")
 """An option of a record that is an argument of a class: not of the class itself (`init_args.NAME`)."""
 
 
@@ -111,8 +111,8 @@ def readable(message: str) -> str:
     given = ""
     if len(told) > 1 and not told[-1].endswith(":"):
         lines = told
-    elif value := re.search(r"Given value: (.*)", message):  # The first one is of the innermost setting.
-        given = f", found {value[1]}"
+    elif value := re.search(r"Given value: (?!Namespace|NestedArg)(.*)", message):
+        given = f", found {value[1][:80]}"  # The first one is of the innermost setting.
     text = " ".join(re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", line) for line in lines)
     short = re.sub(r":? Problem with given class_path '([^']+)':", r" (\1):", text)
     short = re.sub(NO_CLASS, r"no class \1; name it by its path, as in package.module.Class", short)

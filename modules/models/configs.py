@@ -150,18 +150,18 @@ class Objective:
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """(B,) loss of a network's output for `draw`'s x_t."""
-        if not self.learned_sigma:
-            return self._simple(output, x0, noise, t)
-        how = (self.parameterization, self.weighting, self.gamma, self.huber_scale, self.bound_weight)
-        return losses.hybrid_loss(output, self.noise_schedule, x0, noise, t, *how)
+        return self._hybrid(output, x0, noise, t) if self.learned_sigma else self._simple(output, x0, noise, t)
 
     def terms(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
         """The terms whose sum is `loss`, (B,) each: L_simple and, with learned sigma, the weighted L_vlb."""
         simple = self._simple(output[:, : x0.shape[1]], x0, noise, t)
-        return {
-            "L_simple": simple,
-            **({"L_vlb": self.loss(output, x0, noise, t) - simple} if self.learned_sigma else {}),
-        }
+        if not self.learned_sigma:
+            return {"L_simple": simple}
+        return {"L_simple": simple, "L_vlb": self._hybrid(output, x0, noise, t) - simple}
+
+    def _hybrid(self, output: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        how = (self.parameterization, self.weighting, self.gamma, self.huber_scale, self.bound_weight)
+        return losses.hybrid_loss(output, self.noise_schedule, x0, noise, t, *how)
 
     def _simple(self, mean: Tensor, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         how = (self.parameterization, self.weighting, self.gamma, self.huber_scale)

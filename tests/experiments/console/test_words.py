@@ -193,6 +193,7 @@ def test_a_null_below_a_record_is_a_map_and_others_stay(null):
     assert with_nulls([f"{record}.{key}={null}"]) == [f"{record}={{{key}: null}}"]
     assert with_nulls(["--a", f"{record}.{key}", null, "--b"]) == ["--a", record, f"{{{key}: null}}", "--b"]
     stay = [f"--model.init_args.network.init_args.embedding_dim={null}", f"--trainer.logger={null}", null, "--x=3"]
+    stay += ["--model.init_args.network.class_path=null", "--model.init_args.network.dict_kwargs.a=null"]
     stay += ["--model.init_args.objective.gamma=3", "--model.init_args.embedding", null]
     assert with_nulls(stay) == stay
 
@@ -201,12 +202,13 @@ def test_null_on_the_command_line_takes_a_nested_setting_away():
     """Through LightningCLI's own parser, as `unclip fit` has it; other settings of the record stay."""
     from experiments.training.lightning_cli import CLI
 
-    words = ["--config", "experiments/quickstart/upsampler.yaml"]
-    for null in (
-        [],
-        ["--model.init_args.objective.huber_scale=null"],
-        ["--model.init_args.objective.huber_scale", "~"],
+    words, record = ["--config", "experiments/quickstart/upsampler.yaml"], "--model.init_args.objective"
+    for more, gamma in (
+        ([], 5),
+        ([f"{record}.huber_scale=null"], 5),
+        ([f"{record}.gamma=7", f"{record}.huber_scale", "~"], 7),
     ):
-        objective = CLI("fit", [*words, *null]).dump()["model"]["init_args"]["objective"]
-        assert objective["huber_scale"] == (None if null else 0.1)
+        objective = CLI("fit", [*words, *more]).dump()["model"]["init_args"]["objective"]
+        assert objective["huber_scale"] == (None if more else 0.1)
         assert (objective["weighting"], objective["parameterization"]) == ("min_snr_plus_one", "x0")
+        assert objective["gamma"] == gamma

@@ -93,8 +93,8 @@ STOOD = [  # in the YAMLs of commit e0b2ed8, but for the costs of the quickstart
     ("quickstart", "image_embedding", 2, ("real", "clip", "decoder", "upsampler"), 0.3),
     ("shapes", "glide", 2, ("real", "clip", "glide", "upsampler"), 2.5),
     ("shapes", "ar_prior", 2, ("real", "clip", "ar_prior", "decoder", "upsampler"), 2.5),
-    ("emoji", "glide", 1, ("real", "clip", "glide", "upsampler"), 0.5),
-    ("emoji", "diffusion_prior", 1, ("real", "clip", "diffusion_prior", "decoder", "upsampler"), 0.7),
+    ("emoji", "glide", 1, ("real", "clip", "glide", "upsampler"), 0.1),
+    ("emoji", "diffusion_prior", 1, ("real", "clip", "diffusion_prior", "decoder", "upsampler"), 0.1),
 ]
 
 

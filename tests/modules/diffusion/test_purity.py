@@ -187,6 +187,7 @@ CALLS: dict[str, tuple[Callable[..., Any], list[Any]]] = {
     "inpainting.inpaint": run(inpainting.inpaint, known=x(6), mask=torch.ones(3, 1, 4, 4).tril(), resamples=2),
     "losses.diffusion_loss": (losses.diffusion_loss, [x(), schedule(), x(1), x(2), T.clone(), "v", "min_snr"]),
     "losses.hybrid_loss": (losses.hybrid_loss, [x(0, 4), schedule(), x(1), x(2), T.clone(), "epsilon", "min_snr"]),
+    "losses.pseudo_huber": (losses.pseudo_huber, [x(), 0.1]),
     "losses.loss_weight": (losses.loss_weight, [schedule(), T.clone(), "x0", "min_snr_plus_one"]),
     "noise.randn_per_image": (lambda shape: noise.randn_per_image(seeds(), shape, "cpu"), [[3, 2]]),
     "inpainting.repaint_step": step(
