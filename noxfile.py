@@ -72,7 +72,7 @@ SENSITIVE = (
     "tests/modules/clip/test_clip_features.py",
     "tests/modules/test_decoder.py",
     "tests/modules/test_diffusion_prior.py",
-    "tests/modules/test_distilled_decoder.py",
+    "tests/modules/distillation/test_distilled_decoder.py",
     "tests/modules/test_linear_prior.py",
     "tests/modules/training/test_precision.py",
     "tests/modules/models/test_sampling.py",

@@ -10,6 +10,7 @@ from typing import Any
 CLASS_PATHS = {
     "eval.attributes.AttributeClassifier": "eval.judges.attributes.AttributeClassifier",
     "modules.clip_tokenizer.CLIPTokenizer": "modules.clip.clip_tokenizer.CLIPTokenizer",
+    "modules.distilled_decoder.DistilledDecoder": "modules.distillation.decoder.DistilledDecoder",
     "modules.embedding_codec.EmbeddingCodec": "modules.models.priors.embedding_codec.EmbeddingCodec",
     "modules.models.autoregressive_prior.ARPriorModel": "modules.models.priors.autoregressive_prior.ARPriorModel",
     "modules.models.diffusion_prior.DiffusionPriorModel": "modules.models.priors.diffusion_prior.DiffusionPriorModel",

@@ -36,7 +36,7 @@ LONGEST_FIRST = (
     "tests/modules/pretrained/test_importing.py",
     "tests/experiments/training/test_resume_ranks.py",
     "tests/modules/test_upsampler.py",
-    "tests/modules/test_distilled_decoder.py",
+    "tests/modules/distillation/test_distilled_decoder.py",
     "tests/test_extending.py",
     "tests/experiments/suites/test_reproduce.py",
     "tests/test_docs.py",

@@ -2,13 +2,14 @@
 
 Prints a row for each way to pictures of 128 px, from test pairs of the shapes data: bicubic enlargement of the true
 32 px pictures, the run's upsampler from the true 32 px pictures (its ceiling), and decoder and upsampler from the true
-z_i. RUN is a run folder with the CLIP, decoder and upsampler, or `shipped:shapes`. --page FILE.png also shows the first
-eight pairs, magnified, so that eyes can judge.
+z_i. RUN is a run folder with the CLIP, decoder and upsampler, or `shipped:shapes`. --upsamplers compares several of its
+stages, with the same noise. --page FILE.png also shows the first eight pairs, magnified, so that eyes can judge.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ from datamodules.transforms import to_float
 from eval.figures.panels import panel
 from eval.samples.grid import to_pil
 from modules.images.tensors import to_uint8
-from modules.manipulations.enlarging import enlarge
 from modules.pipeline import UnCLIP
 from modules.seeds import ImageSeeds
 
@@ -34,10 +34,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="shipped:shapes", help="run folder (default: %(default)s)")
     parser.add_argument("--pictures", type=int, default=64, help="test pairs (default: %(default)s)")
-    parser.add_argument("--steps", type=int, nargs="+", help="of the upsampler; its own if left out")
+    parser.add_argument("--steps", type=int, nargs="+", help="of the upsamplers; their own if left out")
+    parser.add_argument("--upsamplers", nargs="+", default=["upsampler"], help="stages (default: upsampler)")
     parser.add_argument("--page", type=Path, metavar="FILE.png", help="the first pictures, magnified (default: none)")
     options = parser.parse_args()
-    drawn, true, captions = ways(UnCLIP.from_run(options.run), options.pictures, options.steps)
+    system = UnCLIP.from_run(options.run)
+    drawn, true, captions = ways(system, options.pictures, options.steps, options.upsamplers)
     print(table({name: judged(pictures, true) for name, pictures in drawn.items()}))
     if options.page is not None:
         page = [[to_pil(picture) for picture in to_uint8(pictures[:SHOWN])] for pictures in drawn.values()]
@@ -46,26 +48,31 @@ def main() -> int:
 
 
 @torch.no_grad()
-def ways(system: UnCLIP, count: int, steps: list[int] | None = None) -> tuple[dict[str, Tensor], Tensor, list[str]]:
+def ways(
+    system: UnCLIP, count: int, steps: list[int] | None = None, upsamplers: Sequence[str] = ("upsampler",)
+) -> tuple[dict[str, Tensor], Tensor, list[str]]:
     """By name, the pictures (N, 3, S, S) of each way to `LARGE` pixels; the true ones; their captions.
 
     Args:
         count: N, of test pairs.
-        steps: of the upsampler from true small pictures, a row each; None for its own number.
+        steps: of the upsamplers, each in turn; None for their own number.
+        upsamplers: stages of the run.
     """
     pairs = [scenes.make_pair("test", index) for index in range(count)]
     true, low = (true_pictures([pair.scene for pair in pairs], size) for size in (LARGE, SMALL))
-    seeds = ImageSeeds.of([0] * count, count)
-    upsampler = system.upsampler("upsampler")
-    found = {"bicubic, from true 32 px": upsampler.enlarged(low)}
-    for number in steps or [upsampler.sampler.steps]:
-        system.overrides = {"upsampler": {"steps": number}}
-        name = f"upsampler, {number} step{'s' * (number > 1)}, from true 32 px"
-        found[name] = enlarge(system, low, LARGE, seeds)
-    system.overrides = {}
     captions = [pair.caption for pair in pairs]
-    found["decoder and upsampler, from true z_i"] = system.generate(captions, "image_embedding", images=low)
-    return found | {"real pictures": true}, true, captions
+    seeds, drawn_seeds = ImageSeeds.of([0] * count, count), ImageSeeds.at(0, [(k, 0) for k in range(count)])
+    drawn = system.generate(captions, "image_embedding", images=low, upsample=False)
+    found = {"bicubic, from true 32 px": system.upsampler(upsamplers[0]).enlarged(low)}
+    behind = {}
+    for name in upsamplers:
+        model = system.upsampler(name)
+        for number in steps or [model.sampler.steps]:
+            way = f"{name.replace('_', ' ')}, {number} step{'s' * (number > 1)}"
+            chosen = model.overridden(name, {"steps": number})
+            found[f"{way}, from true 32 px"] = chosen.sample(low, seeds.generators("upsampler"))
+            behind[f"decoder, {way}, from true z_i"] = chosen.sample(drawn, drawn_seeds.generators("upsampler"))
+    return {**found, **behind, "real pictures": true}, true, captions
 
 
 def judged(pictures: Tensor, true: Tensor) -> dict[str, float]:

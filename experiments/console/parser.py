@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from experiments.console.configs import config_text
+from experiments.console.configs import config_files, config_text, joined
 from experiments.console.import_wall import raise_wall, trust
 from experiments.console.shipped import located, located_words
 from modules.errors import InputError
@@ -35,6 +35,7 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line that names the setting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._joined: dict[Path, dict[str, Any]] = {}
         super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
 
     def parse_args(  # type: ignore[override]
@@ -44,11 +45,18 @@ class Parser(LightningArgumentParser):
         words = with_nulls(located_words(sys.argv[1:] if args is None else args))
         for word in words:
             trust(_value_of(word))
+        files = [Path(name) for name in config_files(["fit", *words])]
+        self._joined = joined(files) if len(files) > 1 and all(file.is_file() for file in files) else {}
         return super().parse_args(words, *others, **options)
 
     def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
-        """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's."""
-        text = config_text(Path(path))
+        """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's.
+
+        Of several configs, each takes from those before it what jsonargparse would drop; see `configs.completed`.
+        """
+        text, whole = config_text(Path(path)), self._joined.get(Path(path))
+        if whole is not None and whole != parse_yaml(text, str(path)):
+            text = yaml.safe_dump(whole, sort_keys=False)
         trust(parse_yaml(text, str(path)))
         if text == located(Path(path)).read_text(encoding="utf-8"):
             return super().parse_path(path, *others, **options)

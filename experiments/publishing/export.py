@@ -15,7 +15,7 @@ from eval.files import replacing_folder
 from eval.records import made_of
 from eval.runs import Run, read_run
 from experiments.publishing.diffusers_folder import export_diffusers
-from experiments.publishing.model_card import CARD, overview, stage_card
+from experiments.publishing.model_card import CARD, overview, settings, stage_card
 from experiments.publishing.push import check_push, push
 from experiments.publishing.smaller import shrink
 from experiments.storage.folders import sync_folder
@@ -64,6 +64,21 @@ def trained(run: Path) -> list[str]:
     return sorted(folder.name for folder in run.iterdir() if (folder / "export").is_dir() and is_export(folder))
 
 
+def earlier_trainings(run: Path, names: list[str]) -> list[str]:
+    """The stages among `names` from whose weights another of the run was trained on (`init_from`)."""
+    found = set()
+    for name in names:
+        source = settings(run / name / "config.yaml").get("init_from")
+        if not isinstance(source, str):
+            continue
+        before = Path(source)
+        of_this_run = before.parent.resolve() == run.resolve()
+        moved = not before.exists() and before.parent.name == run.resolve().name  # As recorded, in another place.
+        if before.name != name and (of_this_run or moved):
+            found.add(before.name)
+    return [name for name in names if name in found]
+
+
 def export(
     run: Path,
     out: Path,
@@ -75,6 +90,7 @@ def export(
     """Copy the exports of a run into `out`, with a card for each stage and one for all.
 
     Args:
+        stages: by name; by default all that are trained, without those that others were trained on from.
         size: "half" stores matrices as float16, "quarter" as 8-bit integers with a scale for each row (a CLIP's as
             float16).
         repository: the hub's repository from which the card tells people to load it; by default `out`.
@@ -87,7 +103,10 @@ def export(
     """
     record = read_run(run)
     there = trained(run)
-    names = there if stages is None else stages
+    before = earlier_trainings(run, there)
+    names = [name for name in there if name not in before] if stages is None else stages
+    if stages is None and before:
+        print(f"left out: {', '.join(before)}, from which others were trained on; --stages names what to take")
     missing = [name for name in names if name not in there]
     if missing or not names:
         found = f"it has {', '.join(there)}" if there else "train it with `unclip reproduce`"

@@ -25,7 +25,7 @@ from modules.clip.frozen import CONFIG_FILE
 from modules.conditions import CONDITIONS
 from modules.errors import InputError
 from modules.models.exports import export_folder
-from modules.models.licences import attribution_of, card_text, joined, licence_of
+from modules.models.licences import BETWEEN, attribution_of, card_text, joined, licence_of
 from modules.untrusted.eight_bits import SCALE
 from modules.untrusted.reading import printable, read_yaml
 from modules.untrusted.weights import check_header, file_hash, header_of
@@ -52,6 +52,9 @@ ASKED = {
 }
 """What licences of drawings ask, in short. Whether they reach weights is not settled; a card takes it that they do."""
 
+IN_SHORT = {"CC BY-SA 4.0": "cc-by-sa-4.0", "CC BY 4.0": "cc-by-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
+"""How model hubs write them; the one that asks the most comes first, and whoever keeps it can keep all."""
+
 WHAT = {
     "CLIPTrainer": "CLIP, which embeds captions and images (unCLIP, section 2 and appendix C)",
     "LinearPrior": "a linear prior: CLIP text embedding to CLIP image embedding",
@@ -63,6 +66,7 @@ WHAT = {
     "DVAE": "a discrete VAE: image to a grid of tokens and back (DALL-E 1, section 2.1)",
     "TokenTransformer": "DALL-E 1's Transformer: caption to the tokens of an image (DALL-E 1, section 2.2)",
     "Upsampler": "an upsampler: image to larger image (unCLIP, section 2.1)",
+    "DistilledUpsampler": "an upsampler that does in one step what its teacher does in two: image to larger image",
     "AttributeClassifier": "a classifier of what captions mention; it judges pictures and draws none",
 }
 GLIDE = "a decoder of captions alone, as GLIDE (unCLIP's baseline)"
@@ -112,7 +116,7 @@ def _imported_card(run: Run, name: str, out: Path, weights: Path) -> str | None:
 
 
 def _stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
-    folder, config = export_folder(run.path / name), _yaml(run.path / name / "config.yaml")
+    folder, config = export_folder(run.path / name), settings(run.path / name / "config.yaml")
     (licence, source), own = _data(run, config), licence_of(folder)
     front = {
         "license": licence if own is None else own.name,
@@ -142,7 +146,7 @@ def overview(run: Run, names: list[str], place: str) -> str:
     title = printable(run.path.resolve().name)
     own = {name: licence_of(export_folder(run.path / name)) for name in names}
     licences = {
-        _data(run, _yaml(run.path / name / "config.yaml"))[0] if found is None else found.name
+        _data(run, settings(run.path / name / "config.yaml"))[0] if found is None else found.name
         for name, found in own.items()
     }
     front = {
@@ -182,10 +186,10 @@ def overview(run: Run, names: list[str], place: str) -> str:
 
 def _licence_of_all(run: Run, names: list[str]) -> str:
     """What the data of all stages that were trained here ask."""
-    found = [_data(run, _yaml(run.path / name / "config.yaml")) for name in names]
+    found = [_data(run, settings(run.path / name / "config.yaml")) for name in names]
     said = [line.removeprefix(NAMING) for _, lines in found for line in lines if line.startswith(NAMING)]
     whom = joined(said)
-    free = all(licence == "mit" for licence, _ in found)
+    free = whom is None and all(licence == "mit" for licence, _ in found)
     return _licence("mit" if free else "other", [] if whom is None else [NAMING + whom])
 
 
@@ -198,7 +202,8 @@ def example(run: Run) -> str:
     return next((caption for caption in said if re.fullmatch(r"\w[\w ,.-]{0,99}", caption)), EXAMPLE)
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def settings(path: Path) -> dict[str, Any]:
+    """The values of a YAML file, with today's class paths; none where it cannot be read."""
     try:
         content = today(read_yaml(path))
     except (OSError, ValueError, yaml.YAMLError):
@@ -207,7 +212,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 
 def _kind(folder: Path) -> str:
-    config = _yaml(folder / "config.yaml")
+    config = settings(folder / "config.yaml")
     name = str(lookup(config, "model.class_path") or "?").rpartition(".")[2]
     network = lookup(config, "model.init_args.network.init_args") or {}
     if name == "?" and (export_folder(folder) / CONFIG_FILE).is_file():
@@ -242,7 +247,7 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
     if data.get("class_path") == "datamodules.embeddings.EmbeddingsDataModule":
         folder = lookup(data, "init_args.folder")
         first = next(
-            (_yaml(run.path / name / "config.yaml").get("data") for name in ("decoder", "glide", "clip")), None
+            (settings(run.path / name / "config.yaml").get("data") for name in ("decoder", "glide", "clip")), None
         )
         licence, lines = _data(run, {"data": first}) if first else ("other", [])
         return licence, [f"CLIP embeddings (`{folder}`) of:", *lines]
@@ -256,7 +261,24 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
     whom = attribution(run, data)
     if whom:
         lines.append(NAMING + whom)
-    return ("mit" if data["class_path"] in OWN_DATA else "other"), lines
+    return ("mit" if data["class_path"] in OWN_DATA else in_short(whom)), lines
+
+
+def in_short(whom: str | None) -> str:
+    """The licence for all data of an attribution, as model hubs write it; "other" where a data set names none we know.
+
+    Args:
+        whom: data sets with their licences, parted by `BETWEEN`.
+    """
+    parts = [_named(part) for part in whom.split(BETWEEN)] if whom else []
+    if not parts or not all(parts):
+        return "other"
+    return next(short for name, short in IN_SHORT.items() if any(name in part for part in parts))
+
+
+def _named(text: str) -> list[str]:
+    """The licences of `ASKED` that a text names."""
+    return [name for name in ASKED if re.search(rf"\b{re.escape(name)}\b", text)]
 
 
 def attribution(run: Run, data: dict[str, Any]) -> str | None:
@@ -266,7 +288,7 @@ def attribution(run: Run, data: dict[str, Any]) -> str | None:
     """
     for folder in sorted(path for path in run.path.iterdir() if path.is_dir()):
         said = attribution_of(export_folder(folder))
-        if said is not None and _source(_yaml(folder / "config.yaml").get("data")) == _source(data):
+        if said is not None and _source(settings(folder / "config.yaml").get("data")) == _source(data):
             return said
     return ATTRIBUTIONS.get(str(data.get("class_path")))
 
@@ -282,7 +304,7 @@ def _source(data: object) -> tuple[str, dict[str, Any]] | None:
 def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list[str]:
     """Steps, batch, optimiser, seed and time."""
     trainer = config.get("trainer") or {}
-    exported = _yaml(folder / "config.yaml")
+    exported = settings(folder / "config.yaml")
     step = exported.get("step") or trainer.get("max_steps")
     factors = [lookup(config, "data.init_args.batch_size"), *(trainer.get(k) for k in ("devices", "num_nodes"))]
     factors.append(trainer.get("accumulate_grad_batches"))
@@ -320,16 +342,16 @@ def _measured(run: Run, name: str) -> list[str]:
 
 
 def _licence(licence: str, source: list[str]) -> str:
-    if licence == "mit":
-        return "MIT, as the package: the data are drawn by the package itself."
     named = [line for line in source if line.startswith(NAMING)]
+    if licence == "mit" and not named:
+        return "MIT, as the package: the data are drawn by the package itself."
     text = (
         "The code is MIT. The weights come from data with a licence of their own, which may bind what is made of them"
     )
     if not named:
         return f"{text}; see to it before you pass them on."
     whom = named[0].removeprefix(NAMING)
-    asked = [f"- {name}: {what}" for name, what in ASKED.items() if re.search(rf"\b{re.escape(name)}\b", whom)]
+    asked = [f"- {name}: {ASKED[name]}" for name in _named(whom)]
     heading = ["", "What these licences ask of whoever passes on weights or pictures (others: see their texts):", ""]
     return "\n".join([f"{text}: {whom}.", *(heading if asked else []), *asked])
 
@@ -346,7 +368,7 @@ def _load(name: str, folder: Path, out: Path, caption: str) -> str:
                 f'z_t = clip.encode_text(clip.tokenize(["{caption}"]))',
             ]
         )
-    if not (folder / "config.yaml").is_file() or "init_args" not in _yaml(folder / "config.yaml"):
+    if not (folder / "config.yaml").is_file() or "init_args" not in settings(folder / "config.yaml"):
         return f"from eval.judges.attributes import load_classifier\n\nclassifier = load_classifier({place})"
     return "\n".join(
         [

@@ -63,7 +63,10 @@ def export() -> argparse.ArgumentParser:
     made = CommandParser(prog="unclip export", description=description)
     made.add_argument("run", type=Path, help=RUN)
     made.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
-    made.add_argument("--stages", help="stages, separated by commas (default: all that are trained)")
+    made.add_argument(
+        "--stages",
+        help="stages, separated by commas (default: all but those that another one was trained on from)",
+    )
     size = made.add_mutually_exclusive_group()
     size.add_argument(
         "--half",

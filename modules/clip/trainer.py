@@ -39,6 +39,13 @@ VOCABULARY_KEY = "vocabulary"
 """In checkpoints: the words, by whose places the text tower knows them."""
 
 
+REQUIRED = {
+    "image_size": "the side in pixels of what the CLIP sees, as in image_size: 32",
+    "vocab_size": "how many tokens it knows, as in vocab_size: 49408, CLIP's byte pairs",
+}
+"""What a CLIP's two towers have to be told here, though open_clip has values of its own: they have to fit the data."""
+
+
 def check_words(trained_on: Sequence[str], here: Sequence[str]) -> None:
     """Refuse data whose vocabulary differs from a checkpoint's: the same word would get another token.
 
@@ -94,6 +101,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         tokenizer: Literal["words", "bpe"] = "words",
         reconstruction: ReconstructionConfig = ReconstructionConfig(),
     ) -> None:
+        for name, given, key in (("vision_cfg", vision_cfg, "image_size"), ("text_cfg", text_cfg, "vocab_size")):
+            if key not in given:
+                raise InputError(f"model.init_args.{name}.{key} is not set: {REQUIRED[key]}")
         model = import_open_clip().CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         if reconstruction.weight:
             model.add_module(HEAD, ReconstructionHead(embed_dim, reconstruction))

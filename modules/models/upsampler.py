@@ -155,13 +155,17 @@ class UpsamplerModel(ImageModel):
         corrupted = gaussian_blur(low) if blur else bsr_degrade(images, self.network.factor, generator)
         return torch.where(chosen.to(low.device), corrupted, low)
 
-    def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
-        """The draw and the network's output on a random crop."""
+    def window(self, batch: ImageTextBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, C, S, S) a random crop of each image, and its enlarged condition, as training sees them."""
         side = round(batch.images.shape[-1] * self.crop)
         x0 = self.in_layout(random_crop(batch.images, side, self.network.factor, generator))
-        enlarged = self.enlarged(self._corrupted(x0, generator))
+        return x0, self.enlarged(self._corrupted(x0, generator))
+
+    def evaluate(self, batch: ImageTextBatch, generator: torch.Generator) -> Evaluation:
+        """The draw and the network's output on a random crop."""
+        x0, enlarged = self.window(batch, generator)
         t, noise, x_t = self.drawn(x0, generator)
-        return Evaluation(x0, noise, t, self.network(x_t, t, enlarged, None, self._caption(batch)))
+        return Evaluation(x0, noise, t, self.network(x_t, t, enlarged, None, self.caption(batch)))
 
     def conditioned(self, batch: ImageTextBatch) -> tuple[Predictor, Tensor]:
         # At full size and without corruption, as in sampling.
@@ -179,13 +183,13 @@ class UpsamplerModel(ImageModel):
 
     def output(self, batch: ImageTextBatch) -> Tensor:
         t = torch.zeros_like(batch.index)
-        found: Tensor = self.network(batch.images, t, batch.images, False, self._caption(batch))
+        found: Tensor = self.network(batch.images, t, batch.images, False, self.caption(batch))
         return found
 
     def sampling_parts(self) -> Iterator[Evaluations]:
         """The U-Net at every step, convolutionally at full size."""
         x, t = torch.zeros(1, self.network.channels, self.image_size, self.image_size), torch.zeros(1).long()
-        caption = self._caption(self.example_batch(1))
+        caption = self.caption(self.example_batch(1))
         yield self.sampler.steps, lambda: self.network(x, t, x, False, caption)
 
     @property
@@ -214,7 +218,8 @@ class UpsamplerModel(ImageModel):
         merges = tensors.get(MERGES, self.merges)
         return replace(super().with_tensors({k: v for k, v in tensors.items() if k != MERGES}), merges=merges)
 
-    def _caption(self, batch: ImageTextBatch) -> Caption | None:
+    def caption(self, batch: ImageTextBatch) -> Caption | None:
+        """What the network reads of a batch's captions; None for one without text."""
         tokens = self.batch_tokens(batch)
         return None if tokens is None else self.network.read(tokens)
 
@@ -229,6 +234,10 @@ class UpsamplerModel(ImageModel):
         if self.network.text is not None:
             none = torch.zeros(len(low), self.network.text.context_length, dtype=torch.int64, device=low.device)
             caption = self.network.read(none if tokens is None else tokens)
+        return self.given(enlarged, caption)
+
+    def given(self, enlarged: Tensor, caption: Caption | None) -> Predictor:
+        """The network given enlarged images (B, C, H, W) and what it reads of their captions."""
         if self.network.last_unet is not None:
             return WithLastStep(self.network, enlarged, caption)
         return lambda x_t, t: self.network(x_t, t, enlarged, None, caption)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from PIL import Image
 
 from benchmarks.pictures import sharpness
 from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
+from datamodules.rendered import scenes
 from modules.pipeline import UnCLIP
 
 
@@ -71,11 +75,31 @@ def test_the_command_prints_rows_and_writes_a_magnified_page(tmp_path, monkeypat
     assert np.abs(np.asarray(true, float) - np.asarray(wide, float)).mean() > 1  # Real and drawn, in a row each.
 
 
+def test_upsamplers_are_compared_with_the_same_noise(tmp_path):
+    """A copy of a stage has the numbers of the stage, and the decoder is asked once for both."""
+    run = tmp_path / "run"
+    shutil.copytree(Path("modules/shipped/shapes"), run)
+    shutil.copytree(run / "upsampler", run / "one_step_upsampler")
+    drawn, _, _ = sharpness.ways(UnCLIP.from_run(str(run)), 2, upsamplers=["upsampler", "one_step_upsampler"])
+    _, one, other, behind, behind_other, _ = drawn.values()
+    assert list(drawn)[2] == "one step upsampler, 2 steps, from true 32 px"
+    assert list(drawn)[4] == "decoder, one step upsampler, 2 steps, from true z_i"
+    assert torch.equal(one, other) and torch.equal(behind, behind_other) and not torch.equal(one, behind)
+    assert torch.equal(behind, UnCLIP.from_run("shipped:shapes").generate(*sharpness_captions(2)))
+
+
+def sharpness_captions(count):
+    """What `generate` is given for the first test pairs: captions, condition, seed, places, true pictures."""
+    pairs = [scenes.make_pair("test", index) for index in range(count)]
+    low = sharpness.true_pictures([pair.scene for pair in pairs], sharpness.SMALL)
+    return [pair.caption for pair in pairs], "image_embedding", 0, None, low
+
+
 def test_the_shipped_upsampler_is_nearer_than_bicubic_and_real_pictures_are_perfect():
     drawn, true, captions = sharpness.ways(UnCLIP.from_run("shipped:shapes"), 4, [1, 2])
     assert len(captions) == len(true) == 4
     found = {name: sharpness.judged(pictures, true) for name, pictures in drawn.items()}
-    bicubic, one, two, drawn, real = found.values()
+    bicubic, one, two, _, drawn, real = found.values()
     assert list(found)[1:3] == ["upsampler, 1 step, from true 32 px", "upsampler, 2 steps, from true 32 px"]
     assert (
         real["ground"] == real["object"] == real["pattern"] == 0 < drawn["pattern"]

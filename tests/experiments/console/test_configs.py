@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from experiments.cli import main
-from experiments.console.configs import check_config_file, config_text, overlaid, read_config
+from experiments.console.configs import check_config_file, completed, config_text, joined, overlaid, read_config
 from experiments.console.parser import Parser
 from experiments.console.shipped import SHIPPED, located, located_words
 from modules.errors import InputError
@@ -178,3 +178,51 @@ def test_a_config_anywhere_extends_one_that_ships(folder):
     own.write_text("extends: experiments/quickstart/none.yaml\n")
     with pytest.raises(InputError, match=r"none\.yaml.*does not exist"):
         read_config(own)
+
+
+def test_later_configs_take_the_rest_of_a_mapping_from_those_before_them():
+    """And nothing else: what an option between them has set stays."""
+    base = {
+        "trainer": {"max_steps": 10, "root": "a"},
+        "model": {
+            "class_path": "m.Clip",
+            "init_args": {
+                "width": 3,
+                "text_cfg": {"vocabulary": 30, "context": 16, "inner": {"a": 1, "b": 2}},
+                "network": {"class_path": "n.One", "init_args": {"unet": {"channels": 8, "depth": 1}, "heads": 2}},
+                "optimizer": {"class_path": "o.Adam", "init_args": {"lr": 1, "betas": {"one": 1}}},
+            },
+        },
+    }
+    own = {
+        "trainer": {"max_steps": 20},
+        "model": {
+            "init_args": {
+                "text_cfg": {"context": 20, "inner": {"b": 3}},
+                "network": {"init_args": {"unet": {"channels": 16}}},
+                "optimizer": {"class_path": "o.Muon", "init_args": {"lr": 2}},
+                "new": {"x": 1},
+            }
+        },
+    }
+    assert completed(base, own) == {
+        "trainer": {"max_steps": 20},
+        "model": {
+            "init_args": {
+                "text_cfg": {"vocabulary": 30, "context": 20, "inner": {"a": 1, "b": 3}},
+                "network": {"init_args": {"unet": {"channels": 16, "depth": 1}}},
+                "optimizer": {"class_path": "o.Muon", "init_args": {"lr": 2}},
+                "new": {"x": 1},
+            }
+        },
+    }
+    assert own["model"]["init_args"]["text_cfg"] == {"context": 20, "inner": {"b": 3}}
+
+
+def test_three_configs_are_laid_over_each_other_in_their_order(tmp_path):
+    texts = ("text_cfg: {a: 1, b: 1, c: 1}", "text_cfg: {b: 2, c: 2}", "text_cfg: {c: 3}")
+    files = [tmp_path / f"{number}.yaml" for number in range(3)]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(f"model: {{class_path: m.Clip, init_args: {{{text}}}}}")
+    found = [content["model"]["init_args"]["text_cfg"] for content in joined(files).values()]
+    assert found == [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 2}, {"a": 1, "b": 2, "c": 3}]

@@ -122,7 +122,7 @@ def test_data_of_others_bring_their_licence_and_attribution(run, tmp_path):
     (run / "glide" / "config.yaml").write_text(yaml.safe_dump(config))
     export(run, tmp_path / "out", ["glide"])
     text = (tmp_path / "out" / "glide" / "README.md").read_text()
-    assert "license: other" in text
+    assert "license: cc-by-sa-4.0" in text
     assert text.count("OpenMoji (https://openmoji.org), CC BY-SA 4.0") == 2  # with the data, and under "Licence"
 
 
@@ -164,10 +164,44 @@ def test_what_one_stage_recorded_of_the_data_stands_in_the_cards_of_all(run, tmp
         text = (tmp_path / "out" / name / "README.md").read_text()
         licence = text[text.index("## Licence") :]
         assert WHOM in licence, name
+        assert "license: cc-by-sa-4.0" in text, name  # Of OpenMoji and Noto together.
         assert "- Apache 2.0: keep its notices" in licence and "- CC BY-SA 4.0: name author" in licence
         assert "- MIT" not in licence and "- CC BY 4.0" not in licence
     assert text.count("owl in the Noto style") == 2  # in Python, and on a command line
     assert "small red circle" not in text
+
+
+@pytest.mark.parametrize(
+    ("whom", "licence"),
+    [
+        ("Noto by Google (Apache 2.0, https://x.org); Fluent by Microsoft (MIT, https://y.org)", "apache-2.0"),
+        (
+            "Twitter Emoji by Twitter (CC BY 4.0, https://x.org); Noto by Google (Apache 2.0, https://y.org)",
+            "cc-by-4.0",
+        ),
+        ("Fluent by Microsoft (MIT, https://x.org)", "mit"),
+        ("Noto by Google (Apache 2.0, https://x.org); mine (Mine 1.0, https://y.org)", "other"),
+        ("the authors of the icon sets, as `unclip data check` lists them", "other"),
+        (None, "other"),
+    ],
+)
+def test_the_licence_of_a_card_is_the_one_that_asks_the_most_or_unknown(whom, licence):
+    assert model_card.in_short(whom) == licence
+
+
+def test_data_of_others_under_mit_are_not_drawn_by_the_package(run, tmp_path):
+    """They ask for their notice, though the card's short licence is the package's."""
+    path = run / "glide" / "config.yaml"
+    data = {"class_path": "datamodules.emoji_styles.EmojiStylesDataModule", "init_args": {"packages": "data/emoji"}}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "data": data}))
+    path = run / "glide" / "export" / "config.yaml"
+    whom = "Fluent by Microsoft (MIT, https://x.org)"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "attribution": whom}))
+    export(run, tmp_path / "out", ["glide"])
+    for card in ("README.md", "glide/README.md"):
+        text = (tmp_path / "out" / card).read_text()
+        assert "license: mit\n" in text and "drawn by the package" not in text
+        assert whom in text and "- MIT: keep its copyright notice" in text
 
 
 def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp_path):
@@ -179,6 +213,27 @@ def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp
     assert "license: mine-1.0" in text and "The weights are fine-tuned from Somebody's decoder. Be kind." in text
     whole = (tmp_path / "out" / "README.md").read_text()
     assert "license: other" in whole and "(unCLIP's baseline); licence mine-1.0" in whole
+
+
+@pytest.mark.parametrize("place", ["here", "moved", "of another run"])
+def test_a_stage_that_another_was_trained_on_from_stays_behind(run, tmp_path, capsys, place):
+    """Also where the run has been moved since. A stage of the same name in another run is no reason."""
+    shutil.copytree(run / "decoder", run / "decoder_first")
+    (tmp_path / "other" / "tiny" / "decoder_first").mkdir(parents=True)
+    folder = {"here": run, "moved": tmp_path / "gone" / "tiny", "of another run": tmp_path / "other" / "tiny"}[place]
+    path = run / "decoder" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "init_from": str(folder / "decoder_first")}))
+    names = export(run, tmp_path / "out")
+    stays = place == "of another run"
+    assert ("decoder_first" in names) == stays and "decoder" in names
+    assert ("left out: decoder_first, from which" in capsys.readouterr().out) != stays
+    assert export(run, tmp_path / "two", ["decoder", "decoder_first"]) == ["decoder", "decoder_first"]
+
+
+def test_a_stage_that_was_trained_on_from_its_own_name_is_taken(run, tmp_path):
+    path = run / "decoder" / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "init_from": "elsewhere/tiny/decoder"}))
+    assert "decoder" in export(run, tmp_path / "out")
 
 
 def test_what_is_in_the_way_stays(run, tmp_path):

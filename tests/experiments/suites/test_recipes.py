@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.console.configs import read_config
+from experiments.console.configs import overlaid, read_config
 from experiments.suites.suite import load_suite
+from experiments.training.config import read
 
 # Steps, timesteps, share of the average that a step keeps, sampling steps.
 DECODERS = {
@@ -43,7 +45,7 @@ JUDGES = {
 # Channels, pixels of a patch, learning rate, steps, sampling steps, scale of the pseudo-Huber loss.
 UPSAMPLERS = {
     "quickstart": (16, 2, 2.5e-3, 660, 1, 0.1),
-    "shapes": (32, 2, 2e-3, 4000, 2, None),
+    "shapes": (32, 2, 2e-3, 4000, 2, 0.1),
     "drawings": (32, 2, 2e-3, 2000, 2, None),
     "emoji": (48, 4, 2e-3, 1000, 2, None),
 }
@@ -148,10 +150,40 @@ def test_the_judge_of_the_quickstart_trains_its_attention_pool_by_adamw():
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [("distilled_decoder", "decoder"), ("one_step_decoder", "distilled_decoder")]
+    ("student", "teacher"),
+    [
+        ("distilled_decoder", "decoder"),
+        ("one_step_decoder", "distilled_decoder"),
+        ("one_step_upsampler", "upsampler"),
+    ],
 )
 def test_a_student_has_the_network_and_the_objective_of_its_teacher(student, teacher):
     found, other = settings("shapes", student), settings("shapes", teacher)
     assert found.model.init_args.teacher == other.trainer.default_root_dir
     assert found.model.init_args.network == other.model.init_args.network
     assert found.model.init_args.objective == other.model.init_args.objective
+
+
+def several(suite: str) -> list[tuple[str, str]]:
+    """The stages of a suite whose command names several YAMLs."""
+    loaded = load_suite(Path(f"experiments/{suite}/suite.yaml"))
+    return [(suite, stage) for stage in loaded.stages if len(loaded.stages[stage].configs(loaded.run)) > 1]
+
+
+def leaves(content: object, name: str = "") -> dict[str, object]:
+    """Every value that is no mapping, by its name with dots, without `init_args`, which an only class need not say."""
+    if not isinstance(content, dict):
+        return {name: content}
+    names = {part: name if part == "init_args" else f"{name}.{part}" for part in content}
+    return {key: value for part in content for key, value in leaves(content[part], names[part]).items()}
+
+
+@pytest.mark.parametrize(("suite", "stage"), [*several("shapes"), *several("sam")])
+def test_unclip_fit_reads_several_yamls_as_they_are_laid_over_each_other(suite, stage):
+    """As `extends` lays them; jsonargparse alone takes of a dict the last YAML's keys only."""
+    loaded = load_suite(Path(f"experiments/{suite}/suite.yaml"))
+    files = loaded.stages[stage].configs(loaded.run)
+    merged = OmegaConf.create(reduce(overlaid, (read_config(Path(file)) for file in files)))
+    wanted = leaves(OmegaConf.to_container(merged, resolve=True)["model"])
+    found = leaves(read([word for file in files for word in ("--config", file)])["model"])
+    assert {name: found.get(name) for name in wanted} == wanted

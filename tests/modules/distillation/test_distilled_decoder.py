@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from modules.diffusion.samplers.distillation import trajectory_pairs
-from modules.distilled_decoder import DistilledDecoder
+from modules.distillation.decoder import DistilledDecoder
 from modules.errors import InputError
-from modules.models.configs import Objective, SamplerConfig
+from modules.models.configs import SamplerConfig
 from modules.models.decoder import DecoderModel, no_captions
 from modules.models.exports import load_model
 from modules.training.stage import TrainingConfig
@@ -154,7 +156,9 @@ def test_the_teacher_is_in_no_checkpoint(make):
     ("changes", "reason"),
     [
         ({"sampler": SamplerConfig(name="ddim", steps=4, guidance_scale=2.0)}, "has learned it"),
-        ({"progressive": True, "sampler": SamplerConfig(name="ddpm", steps=4)}, "needs the sampler ddim"),
+        ({"progressive": True, "sampler": SamplerConfig(name="ddpm", steps=4)}, "sampler.name is ddpm: .* for ddim"),
+        ({"progressive": True, "sampler": SamplerConfig(name="ddim", steps=4, eta=0.5)}, "sampler.eta is 0.5"),
+        ({"progressive": True, "sampler": SamplerConfig(name="ddim", steps=900)}, "sampler.steps is 900 .*take fewer"),
     ],
 )
 def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
@@ -162,10 +166,28 @@ def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
         make(**changes)
 
 
-def test_another_objective_than_the_teachers_is_refused(make):
-    stage = make(objective=Objective(parameterization="v"))
-    with pytest.raises(InputError, match="objective differs from that of the teacher"):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"parameterization": "v"}, "objective.parameterization is v, that of the teacher in .* is "),
+        ({"schedule": "linear"}, "objective.schedule is linear, that of the teacher in .* is "),
+    ],
+)
+def test_a_student_whose_output_means_something_else_is_refused(make, change, reason):
+    stage = make()
+    stage = make(objective=replace(stage.objective, **change))
+    with pytest.raises(InputError, match=reason):
         _ = stage.teacher
+
+
+def test_a_student_may_have_another_loss_than_its_teacher(make, shapes):
+    """Errors far above pseudo-Huber's scale count for less."""
+    batch, losses = shapes().dataset("train").__getitems__(list(range(4))), []
+    for scale in (None, 0.01):
+        stage = make(objective=replace(make().objective, huber_scale=scale))
+        stage.network.load_state_dict(stage.teacher.network.state_dict())
+        losses.append(stage.eval().training_loss(batch, torch.Generator().manual_seed(0)).item())
+    assert 0 < losses[1] < losses[0]
 
 
 def test_a_resumed_training_goes_on_from_its_own_weights(make, shapes, tiny, tmp_path):

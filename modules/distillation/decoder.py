@@ -13,17 +13,16 @@ from modules.batches import ImageTextBatch
 from modules.decoder import Decoder
 from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.gaussian import q_sample
-from modules.diffusion.samplers.distillation import trajectory_pairs, two_steps_as_one
+from modules.diffusion.samplers.distillation import two_steps_as_one
+from modules.distillation.stage import DistillationStage, check_steps, drawn_steps
 from modules.errors import InputError
-from modules.models.base import outputs_of
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import CaptionInput, DecoderModel, no_captions
-from modules.models.exports import load_model
 from modules.networks.decoder import Condition, DecoderNetwork
 from modules.training.stage import TrainingConfig, adamw
 
 
-class DistilledDecoder(Decoder):
+class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
     """Trains a decoder to give in one evaluation what its teacher gives, under guidance, in two (2210.03142, 3.1).
 
     With `progressive`, the student learns to do in one DDIM step what the guided teacher does in two, on the trajectory
@@ -35,11 +34,12 @@ class DistilledDecoder(Decoder):
         teacher: folder of the trained stage, or `shipped:NAME/decoder`; its weights do not change.
         teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
         progressive: whether to distil steps too; without, timesteps are drawn as in training.
-        objective, sampler, drop_text, drop_embedding, embedding, statistics_samples, optimizer, training: see Decoder.
+        objective: schedule, parameterization and learned_sigma are the teacher's; the loss may differ.
+        sampler, drop_text, drop_embedding, embedding, statistics_samples, optimizer, training: see Decoder.
 
     Raises:
-        InputError: a teacher with another network or objective; a sampler that does not fit (`progressive` needs DDIM
-            without noise, and guidance would be applied twice).
+        InputError: a teacher with another network, or whose output means something else; a sampler that does not fit
+            (`progressive` needs DDIM without noise, and guidance would be applied twice).
     """
 
     def __init__(
@@ -61,46 +61,15 @@ class DistilledDecoder(Decoder):
         super().__init__(network, objective, sampler, *shares, embedding, statistics_samples, optimizer, training)
         if sampler.guidance_scale != 1:
             raise InputError(f"model.sampler.guidance_scale is {sampler.guidance_scale}: the student has learned it")
-        if progressive and (sampler.name != "ddim" or sampler.eta != 0):
-            raise InputError("model.progressive needs the sampler ddim with eta 0, whose steps are distilled")
+        if progressive:
+            check_steps(objective, sampler)
         self.teacher_folder, self.teacher_guidance, self.progressive = teacher, teacher_guidance, progressive
-        self._teacher: DecoderModel | None = None
 
-    @property
-    def teacher(self) -> DecoderModel:
-        """The trained decoder, on this stage's device; kept out of the module tree, so that no checkpoint holds it."""
-        if self._teacher is None:
-            model = load_model(self.teacher_folder, DecoderModel).model
-            if model.objective != self.objective:
-                raise InputError(f"model.objective differs from that of the teacher in {self.teacher_folder}")
-            if self.teacher_guidance is not None:
-                model = model.overridden("teacher", {"guidance_scale": self.teacher_guidance})
-            model.network.to(self.device)
-            self._teacher = model
-        return self._teacher
+    def prepared(self, teacher: DecoderModel) -> DecoderModel:
+        guidance = self.teacher_guidance
+        return teacher if guidance is None else teacher.overridden("teacher", {"guidance_scale": guidance})
 
-    def on_fit_start(self) -> None:
-        """Start from the teacher's weights; a resumed run has its own, and `init_from` gives others."""
-        if not self.begins or self.initial:
-            return
-        state = self.teacher.network.state_dict()
-        for network in (self.network, self.averaged):
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                folder = self.teacher_folder
-                raise InputError(f"model.network is not that of the teacher in {folder}: {error}") from error
-
-    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
-        return self._loss(self.model, batch, generator)
-
-    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
-        return self._loss(self.averaged_model, batch, generator)
-
-    def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        return outputs_of(self.network, lambda: self.training_loss(batch, generator))
-
-    def _loss(self, student: DecoderModel, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+    def distillation_loss(self, student: DecoderModel, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         x0 = student.in_layout(batch.images)
         tokens, z_i = student.conditions(batch)
         t, noise, x_t = student.drawn(x0, generator)
@@ -110,8 +79,7 @@ class DistilledDecoder(Decoder):
         }
         teach, schedule = self._guided(tokens, z_i, keep), self.objective.noise_schedule
         if self.progressive:
-            steps = trajectory_pairs(schedule, student.sampler.steps, student.sampler.spacing)
-            places = steps[torch.randint(len(steps), (len(x0),), generator=generator)].to(x0.device)
+            places = drawn_steps(self.objective, student.sampler, len(x0), generator, x0.device)
             t = places[:, 0]
             x_t = q_sample(schedule, x0, t, noise)
         with torch.no_grad():

@@ -1,0 +1,117 @@
+"""Stages that learn from a trained stage of the same network, the teacher, to need fewer evaluations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.batches import ImageTextBatch
+from modules.diffusion.samplers.distillation import trajectory_pairs
+from modules.errors import InputError
+from modules.models.base import outputs_of
+from modules.models.configs import Objective, SamplerConfig
+from modules.models.diffusion_model import DiffusionModel
+from modules.models.exports import load_model
+from modules.training.diffusion_stage import D, DiffusionStage
+
+MEANING = ("schedule", "num_steps", "zero_terminal_snr", "parameterization", "learned_sigma")
+"""What the network's output means; the rest of an objective (its loss, its draw of timesteps) is the student's own."""
+
+
+class DistillationStage(DiffusionStage[D, ImageTextBatch]):
+    """Base of the LightningModules that distil a trained stage. It stands before the stage's own class in the bases.
+
+    The student starts from the teacher's weights. Its objective may have another loss than the teacher's, and draw
+    other timesteps, but its output means the same.
+
+    Attributes:
+        teacher_folder: of the trained stage, or `shipped:NAME/STAGE`.
+    """
+
+    teacher_folder: str
+    _teacher: D | None = None
+
+    def distillation_loss(self, student: D, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        """Scalar distance of the student's prediction from the teacher's."""
+        raise NotImplementedError
+
+    def prepared(self, teacher: D) -> D:
+        """The teacher as it is learned from; as it was exported, unless a stage says otherwise."""
+        return teacher
+
+    @property
+    def teacher(self) -> D:
+        """The trained model, on this stage's device; kept out of the module tree, so that no checkpoint holds it.
+
+        Raises:
+            InputError: it is a model of another kind, or its output means something else than the student's.
+        """
+        if self._teacher is None:
+            model = load_model(self.teacher_folder, type(self._model)).model
+            check_meaning(self.objective, model, self.teacher_folder)
+            model = self.prepared(model)
+            model.network.to(self.device)
+            self._teacher = model
+        return self._teacher
+
+    def on_fit_start(self) -> None:
+        """Start from the teacher's weights; a resumed run has its own, and `init_from` gives others."""
+        if not self.begins or self.initial:
+            return
+        state = self.teacher.network.state_dict()
+        for network in (self.network, self.averaged):
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                folder = self.teacher_folder
+                raise InputError(f"model.network is not that of the teacher in {folder}: {error}") from error
+
+    def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self.distillation_loss(self.model, batch, generator)
+
+    def validation_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
+        return self.distillation_loss(self.averaged_model, batch, generator)
+
+    def loss_terms(self, batch: ImageTextBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        return outputs_of(self.network, lambda: self.training_loss(batch, generator))
+
+
+def check_meaning(objective: Objective, teacher: DiffusionModel, folder: str) -> None:
+    """Refuse a student whose output means something else than its teacher's.
+
+    Raises:
+        InputError: names the first setting that differs, and both values.
+    """
+    for name in MEANING:
+        own, other = getattr(objective, name), getattr(teacher.objective, name)
+        if own != other:
+            raise InputError(
+                f"model.init_args.objective.{name} is {own}, that of the teacher in {folder} is {other}: give the "
+                "student the teacher's"
+            )
+
+
+def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
+    """Refuse a sampler whose steps cannot be distilled, each from two of the teacher's.
+
+    Raises:
+        InputError: another sampler than DDIM without noise, or steps that lie too close for a half step between them.
+    """
+    for name, wanted in (("name", "ddim"), ("eta", 0)):
+        if (found := getattr(sampler, name)) != wanted:
+            raise InputError(f"model.init_args.sampler.{name} is {found}: steps are distilled for ddim with eta 0")
+    try:
+        trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
+    except ValueError as error:
+        raise InputError(
+            f"model.init_args.sampler.steps is {sampler.steps} with spacing {sampler.spacing}: {error}; take fewer "
+            "steps, or spacing trailing"
+        ) from None
+
+
+def drawn_steps(
+    objective: Objective, sampler: SamplerConfig, count: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """(count, 3) int64: for each sample a step of the sampler's trajectory, see `trajectory_pairs`; drawn uniformly."""
+    steps = trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
+    return steps[torch.randint(len(steps), (count,), generator=generator)].to(device)
