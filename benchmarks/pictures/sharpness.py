@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
+from benchmarks.pictures.flat_regions import edge_width, flatness, pattern
 from datamodules.rendered import scenes
 from datamodules.transforms import to_float
 from eval.figures.panels import panel

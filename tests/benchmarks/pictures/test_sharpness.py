@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.pictures import sharpness
-from benchmarks.timings.decoder_quality import edge_width, flatness, pattern
+from benchmarks.pictures.flat_regions import edge_width, flatness, pattern
 from datamodules.rendered import scenes
 from modules.pipeline import UnCLIP
 
