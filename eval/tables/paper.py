@@ -93,7 +93,7 @@ def table_3(run: Path) -> Table:
         body.append([Cell(name), *(_beside(*pair) for pair in zip(ours, papers, strict=True))])
     samplers = [config and lookup(config, SAMPLER + "name") for config in configs]
     body.append([Cell("sampler"), *(_beside(name, None) for name in samplers)])
-    counts = [_parameters(folder / "export" / "model.safetensors") for folder in folders]
+    counts = [_parameters(folder) for folder in folders]
     sizes = [Cell(count or "–", f"({size_text(SIZES[stage])})") for stage, count in zip(STAGES, counts, strict=True)]
     body.append([Cell("parameters"), *sizes])
     said = [
@@ -116,6 +116,8 @@ def _folder_of(run: Path, stage: str) -> Path:
 def _config(stage: Path) -> Mapping[str, Any] | None:
     """A stage's config.yaml; None if the stage has not been trained.
 
+    That of a stage that `unclip export` gave away says the model alone, and after how many steps.
+
     Raises:
         InputError: it is damaged.
     """
@@ -126,13 +128,17 @@ def _config(stage: Path) -> Mapping[str, Any] | None:
         config = read_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); train the stage again") from error
+    if lookup(config, "init_args") is not None:
+        config = {"model": config, "trainer": {"max_steps": config.get("step")}}
     if lookup(config, "model.init_args") is None:
         raise InputError(f"cannot read {path}, it has no model.init_args; train the stage again")
     return dict(config)
 
 
-def _parameters(path: Path) -> str | None:
-    if not path.is_file():
+def _parameters(stage: Path) -> str | None:
+    places = (stage / "export" / "model.safetensors", stage / "model.safetensors")  # Of `unclip fit`, and given away.
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return None
     return size_text(sum(math.prod(shape) for shape in shapes_of(path)))
 

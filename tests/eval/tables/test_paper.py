@@ -89,6 +89,18 @@ def stage(run: Path, name: str, model: dict, batch_size: int = 32, **trainer) ->
     return run / name
 
 
+def test_table_3_of_stages_that_were_given_away(tmp_path: Path):
+    """`unclip export` writes the model's settings and its steps, and the weights beside them."""
+    (tmp_path / "decoder").mkdir()
+    config = {"class_path": "modules.decoder.Decoder", "init_args": {"sampler": {"name": "ddim", "steps": 16}}}
+    (tmp_path / "decoder" / "config.yaml").write_text(yaml.safe_dump({**config, "step": 48}))
+    save_file({"a": np.zeros((200, 50))}, tmp_path / "decoder" / "model.safetensors")
+    rows = {row[0].text: row[1:] for row in table_3(tmp_path).rows}
+    assert rows["sampler"][2] == Cell("ddim") and rows["sampling steps"][2] == Cell("16", "(250)")
+    assert rows["iterations"][2] == Cell("48", "(800,000)") and rows["parameters"][2] == Cell("10,000", "(3.5 B)")
+    assert rows["batch size"][2] == Cell("–", "(2,048)")  # That is the training's.
+
+
 def test_table_3(tmp_path: Path):
     unet = {"channels": 32, "channel_multipliers": [1, 2], "depth": 1, "attention_resolutions": [4],
             "head_channels": 16, "dropout": 0.1}  # fmt: skip
