@@ -104,7 +104,10 @@ def modules(ax: Axes, top: float) -> None:
     """The rooms of `modules`, in their layers."""
     package(ax, (0.2, top, 12.2, 3.12), "modules", "what is trained, and what draws with it")
     half, right = 5.9, 6.35
-    train = "ar_prior.py  diffusion_prior.py  linear_prior.py\ndecoder.py  upsampler.py  clip/trainer.py"
+    train = (
+        "ar_prior.py  diffusion_prior.py  linear_prior.py  projection_prior.py\n"
+        "decoder.py  upsampler.py  clip/trainer.py  distillation/  dalle1/  dalle3/"
+    )
     room(ax, (0.35, top + 0.48, half, 0.68), "modules", "LightningModules", train)
     shared = [("training/", "optimiser, average of the weights, sharding, export")]
     row(ax, top + 1.24, 0.44, 0.35, half, "modules", shared)
@@ -120,7 +123,10 @@ def modules(ax: Axes, top: float) -> None:
         ("images/", "files and tensors"),
     ]
     row(ax, top + 2.28, 0.44, 0.35, 11.9, "modules", floor)
-    names = "batches.py    seeds.py    errors.py    conditions.py (the table of conditions)    aliases.py (moved names)"
+    names = (
+        "batches.py   seeds.py   errors.py   conditions.py (the table of conditions)   aliases.py (moved names)   "
+        "untrusted/   placement/   pretrained/   shipped/"
+    )
     ax.text(6.3, top + 2.92, names, size=9, ha="center", va="center", color="#333333")
 
 
@@ -143,7 +149,7 @@ def house() -> Figure:
     ax.text(
         6.3,
         9.6,
-        "Imports go down, never up.  eval takes only the table of conditions from modules.",
+        "Imports go down, never up.  eval takes the table of conditions and readers of files from modules.",
         size=9.5,
         ha="center",
         va="center",

@@ -138,7 +138,10 @@ def dispatch(command: str, words: list[str]) -> int:
     """Import and run `command`."""
     if command not in COMMANDS:
         return complain(unknown_command(command))
-    for name in config_files([command, *words]):
+    configs = config_files([command, *words])
+    if len(configs) > 1 and command not in (*LIGHTNING, "plan"):
+        return complain(f"{command} reads one --config, not {' and '.join(configs)}: let one extend the other")
+    for name in configs:
         check_config_file(Path(name))
     if command != "demo":  # which stays in memory between two pictures
         keep_freed_memory()

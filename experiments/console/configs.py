@@ -7,8 +7,8 @@ A config may stand on another one and say only what differs:
     trainer: {max_steps: 900}
 
 Mappings are merged key by key, anything else is replaced. A mapping with another `class_path` than the base's takes
-nothing from the base: the settings of one class are not those of another. Several `--config` files are merged in the
-same way, each on top of those before it.
+nothing from the base: the settings of one class are not those of another. (Of several `--config` a later one with
+another class keeps the arguments that both classes have; see `experiments.console.parser`.)
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ WITHOUT = "without"
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """The values of --config (and of LightningCLI's -c) in the words of a command, its name first."""
-    found = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
+    """The values of --config (and of LightningCLI's -c) in the words of a command, its name first; in their order."""
     flags = ("--config", "-c") if words[0] in LIGHTNING else ("--config",)
-    return found + [value for flag, value in itertools.pairwise(words) if flag in flags]
+    found = []
+    for before, word in itertools.pairwise(words):
+        flag, equals, value = word.partition("=")
+        if before in flags:
+            found.append(word)
+        elif flag in flags and equals:
+            found.append(value)
+    return found
 
 
 def check_config_file(path: Path) -> None:
@@ -106,49 +112,6 @@ def overlaid(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def completed(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`own` with the settings of `base` in the mappings among a class's arguments that both have.
-
-    jsonargparse merges configs by itself, but for an argument that is a dict it takes the last config's alone. What is
-    no argument of a class, or a class itself, is left as it is.
-    """
-    result = dict(own)
-    for key, value in own.items():
-        below = base.get(key)
-        if not isinstance(value, dict) or not isinstance(below, dict):
-            continue
-        if value.get("class_path", below.get("class_path")) != below.get("class_path"):
-            continue
-        result[key] = completed(below, value)
-        if key == "init_args":
-            result[key] |= {
-                name: overlaid(below[name], argument)
-                for name, argument in value.items()
-                if _is_mapping(argument) and _is_mapping(below.get(name))
-            }
-    return result
-
-
-def _is_mapping(argument: Any) -> bool:
-    """Whether a class's argument is a mapping, and not a class with arguments of its own."""
-    return isinstance(argument, dict) and not argument.keys() & {"class_path", "init_args"}
-
-
-def joined(files: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """By file, the settings of each of several configs, `completed` by those before it.
-
-    Raises:
-        InputError: see `read_config`.
-    """
-    base: dict[str, Any] = {}
-    found = {}
-    for file in files:
-        own = read_config(file)
-        found[file] = completed(base, own)
-        base = overlaid(base, own)
-    return found
 
 
 def _names(without: Any, where: str) -> Iterator[str]:

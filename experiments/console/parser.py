@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from experiments.console.configs import config_files, config_text, joined
+from experiments.console.configs import config_text, overlaid
 from experiments.console.import_wall import raise_wall, trust
 from experiments.console.shipped import located, located_words
 from modules.errors import InputError
@@ -31,12 +32,49 @@ def _as_value(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
 yaml.SafeDumper.add_multi_representer(Enum, _as_value)  # Some of Lightning's classes have members as defaults: Timer.
 
 
+class ConfigFile(ActionConfigFile):
+    """`--config`, which tells the parser what came before it on the command line."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        parser.earlier = cfg
+        try:
+            super().__call__(parser, cfg, values, option_string)
+        finally:
+            parser.earlier = None
+
+
+def with_rest_of_dicts(content: dict[str, Any], earlier: Namespace) -> dict[str, Any]:
+    """A config's content, with the rest of each dict that it sets a part of.
+
+    jsonargparse merges a config's settings with those before it, but replaces an argument that is a dict
+    (`text_cfg: {context_length: 20}`) as a whole.
+
+    Args:
+        content: as it was read.
+        earlier: what was set before, as jsonargparse has it: dicts as such, classes and records as namespaces.
+    """
+    result = dict(content)
+    for key, value in content.items():
+        before = earlier.get(key)
+        if isinstance(value, dict) and isinstance(before, Namespace):
+            result[key] = with_rest_of_dicts(value, before)
+        elif isinstance(value, dict) and isinstance(before, dict):
+            result[key] = overlaid(before, value)
+    return result
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line that names the setting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._joined: dict[Path, dict[str, Any]] = {}
+        self.earlier: Namespace | None = None
         super().__init__(*args, **{"parser_mode": "omegaconf+", "allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """As LightningCLI's, but `--config` is a `ConfigFile`."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = ConfigFile
+        return super().add_argument(*args, **kwargs)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **options: Any
@@ -45,22 +83,26 @@ class Parser(LightningArgumentParser):
         words = with_nulls(located_words(sys.argv[1:] if args is None else args))
         for word in words:
             trust(_value_of(word))
-        files = [Path(name) for name in config_files(["fit", *words])]
-        self._joined = joined(files) if len(files) > 1 and all(file.is_file() for file in files) else {}
         return super().parse_args(words, *others, **options)
 
     def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
-        """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's.
-
-        Of several configs, each takes from those before it what jsonargparse would drop; see `configs.completed`.
-        """
-        text, whole = config_text(Path(path)), self._joined.get(Path(path))
-        if whole is not None and whole != parse_yaml(text, str(path)):
-            text = yaml.safe_dump(whole, sort_keys=False)
+        """As LightningCLI's; a config is joined with the one that it extends, and moved class paths become today's."""
+        text = config_text(Path(path))
         trust(parse_yaml(text, str(path)))
         if text == located(Path(path)).read_text(encoding="utf-8"):
             return super().parse_path(path, *others, **options)
         return self.parse_string(text, str(path), *others, **options)
+
+    def parse_string(self, content: str, path: Any = "", *others: Any, **options: Any) -> Any:
+        """As LightningCLI's, for the text of a config, which `parse_path` reads with it, too.
+
+        Where it sets a part of a dict that an earlier config or option has set, the rest of the dict stays.
+        """
+        if self.earlier is not None:
+            own = parse_yaml(content, str(path) or "--config")
+            whole = with_rest_of_dicts(own, self.earlier) if isinstance(own, dict) else own
+            content = content if whole == own else str(yaml.safe_dump(whole, sort_keys=False))
+        return super().parse_string(content, path, *others, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raise InputError instead of printing pages of usage. Inner parsers still report to the outer one."""
@@ -76,23 +118,29 @@ class Parser(LightningArgumentParser):
 
 
 def with_nulls(words: Sequence[str]) -> list[str]:
-    """The words; a null below a record of a class is written `--model.init_args.objective={huber_scale: null}`.
+    """The words; a null below a record or dict of a class is written as a config.
 
-    jsonargparse (4.53) takes the null of `--model.init_args.objective.huber_scale=null` for the text "None".
+    That is, `--config={model: {init_args: {objective: {huber_scale: null}}}}`. jsonargparse (4.53) takes the null of
+    `--model.init_args.objective.huber_scale=null` for the text "None".
     """
     found: list[str] = []
     for word in words:
         option, _, value = word.partition("=")
-        if value in ("null", "~") and (below := BELOW_RECORD.fullmatch(option)):
-            word = f"{below[1]}={{{below[2]}: null}}"
-        elif word in ("null", "~") and found and (below := BELOW_RECORD.fullmatch(found[-1])):
-            found[-1], word = below[1], f"{{{below[2]}: null}}"
+        if value in ("null", "~") and BELOW_RECORD.fullmatch(option):
+            word = _as_config(option)
+        elif word in ("null", "~") and found and BELOW_RECORD.fullmatch(found[-1]):
+            word = _as_config(found.pop())
         found.append(word)
     return found
 
 
-BELOW_RECORD = re.compile(r"(--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.|dict_kwargs\.)\w+)\.(?!class_path$)(\w+)")
-"""An option of a record that is an argument of a class: not of the class itself (`init_args.NAME`)."""
+def _as_config(option: str) -> str:
+    names = option.removeprefix("--").split(".")
+    return "--config=" + "".join(f"{{{name}: " for name in names) + "null" + "}" * len(names)
+
+
+BELOW_RECORD = re.compile(r"--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.|dict_kwargs\.)\w+\.(?!class_path$)\w+")
+"""An option of a record or dict that is an argument of a class: not of the class itself (`init_args.NAME`)."""
 
 
 def _value_of(word: str) -> Any:

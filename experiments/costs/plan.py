@@ -1,6 +1,6 @@
 """`unclip plan`: the memory that a device needs to train a stage, under each strategy, and the smallest that fits.
 
-Nothing of the network's size is allocated: the paper's decoder of 3.7 B parameters is planned on a laptop.
+Nothing of the network's size is allocated: the paper's decoder of 3.5 B parameters is planned on a laptop.
 """
 
 from __future__ import annotations

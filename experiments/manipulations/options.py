@@ -14,8 +14,7 @@ EDIT_STEPS = 8
 """Of `unclip text-diff`, as `modules.manipulations.latents.EDIT_STEPS`, which needs torch."""
 
 THETAS = [0.25, 0.35, 0.4, 0.45, 0.5]
-"""Of `unclip text-diff`: around those at which most edits were measured to work; red to blue needs 0.6
-(docs/manipulations.md)."""
+"""Of `unclip text-diff`: around those at which most edits were measured to work (docs/manipulations.md)."""
 
 SIDE = 5
 """Of the grid between four pictures."""

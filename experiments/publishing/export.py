@@ -65,18 +65,33 @@ def trained(run: Path) -> list[str]:
 
 
 def earlier_trainings(run: Path, names: list[str]) -> list[str]:
-    """The stages among `names` from whose weights another of the run was trained on (`init_from`)."""
-    found = set()
+    """The stages among `names` that are only earlier trainings of others: decoder_first, from which decoder began.
+
+    Such a stage bears the name of one that was trained on from it (`init_from`), with more behind it. Others that
+    something was trained on from (a decoder, of which there is a fine-tuned copy) are models of their own.
+    """
+    before: dict[str, str] = {}
     for name in names:
         source = settings(run / name / "config.yaml").get("init_from")
-        if not isinstance(source, str):
-            continue
-        before = Path(source)
-        of_this_run = before.parent.resolve() == run.resolve()
-        moved = not before.exists() and before.parent.name == run.resolve().name  # As recorded, in another place.
-        if before.name != name and (of_this_run or moved):
-            found.add(before.name)
+        if isinstance(source, str) and (earlier := _stage_of(run, source)) is not None:
+            before[name] = earlier
+    found = set()
+    for name in before:
+        earlier, seen = before.get(name), {name}
+        while earlier is not None and earlier not in seen:
+            seen.add(earlier)
+            found |= {earlier} if earlier.startswith(f"{name}_") else set()
+            earlier = before.get(earlier)
     return [name for name in names if name in found]
+
+
+def _stage_of(run: Path, init_from: str) -> str | None:
+    """The stage of this run that weights to start from are of; None for those of another run."""
+    stage = Path(init_from)
+    stage = stage.parent if stage.suffix in (".safetensors", ".ckpt") else stage
+    stage = stage.parent if stage.name in ("export", "checkpoints") else stage
+    moved = not stage.exists() and stage.parent.name == run.resolve().name  # As recorded, in another place.
+    return stage.name if stage.parent.resolve() == run.resolve() or moved else None
 
 
 def export(
@@ -90,7 +105,7 @@ def export(
     """Copy the exports of a run into `out`, with a card for each stage and one for all.
 
     Args:
-        stages: by name; by default all that are trained, without those that others were trained on from.
+        stages: by name; by default all that are trained, without `earlier_trainings`.
         size: "half" stores matrices as float16, "quarter" as 8-bit integers with a scale for each row (a CLIP's as
             float16).
         repository: the hub's repository from which the card tells people to load it; by default `out`.
@@ -106,7 +121,7 @@ def export(
     before = earlier_trainings(run, there)
     names = [name for name in there if name not in before] if stages is None else stages
     if stages is None and before:
-        print(f"left out: {', '.join(before)}, from which others were trained on; --stages names what to take")
+        print(f"left out: {', '.join(before)}: an earlier training of another stage; --stages names what to take")
     missing = [name for name in names if name not in there]
     if missing or not names:
         found = f"it has {', '.join(there)}" if there else "train it with `unclip reproduce`"

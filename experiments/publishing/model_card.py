@@ -45,15 +45,18 @@ PLACES = ("folder", "packages", "training_packages", "path", "name", "train")
 """Arguments of data modules that say which data they read."""
 
 ASKED = {
-    "MIT": "keep its copyright notice and text",
-    "Apache 2.0": "keep its notices and text, and say what was changed",
-    "CC BY 4.0": "name the author and the licence, and say that it was changed",
-    "CC BY-SA 4.0": "name author and licence, say that it was changed, pass it on under this or a compatible licence",
+    "CC BY-SA 4.0": (
+        "cc-by-sa-4.0",
+        "name author and licence, say that it was changed, pass it on under this or a compatible licence",
+    ),
+    "CC BY 4.0": ("cc-by-4.0", "name the author and the licence, and say that it was changed"),
+    "Apache 2.0": ("apache-2.0", "keep its notices and text, and say what was changed"),
+    "MIT": ("mit", "keep its copyright notice and text"),
 }
-"""What licences of drawings ask, in short. Whether they reach weights is not settled; a card takes it that they do."""
+"""Licences of drawings: how model hubs write them, and what they ask, in short; the strictest about passing on first.
 
-IN_SHORT = {"CC BY-SA 4.0": "cc-by-sa-4.0", "CC BY 4.0": "cc-by-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
-"""How model hubs write them; the one that asks the most comes first, and whoever keeps it can keep all."""
+Whether they reach weights is not settled; a card takes it that they do.
+"""
 
 WHAT = {
     "CLIPTrainer": "CLIP, which embeds captions and images (unCLIP, section 2 and appendix C)",
@@ -265,7 +268,9 @@ def _data(run: Run, config: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def in_short(whom: str | None) -> str:
-    """The licence for all data of an attribution, as model hubs write it; "other" where a data set names none we know.
+    """The licence of a card's front matter: the strictest of the data's, as model hubs write it.
+
+    "other" if there is a data set whose licence is not one of `ASKED`. What the others ask stands in the card's text.
 
     Args:
         whom: data sets with their licences, parted by `BETWEEN`.
@@ -273,12 +278,12 @@ def in_short(whom: str | None) -> str:
     parts = [_named(part) for part in whom.split(BETWEEN)] if whom else []
     if not parts or not all(parts):
         return "other"
-    return next(short for name, short in IN_SHORT.items() if any(name in part for part in parts))
+    return next(short for name, (short, _) in ASKED.items() if any(name in part for part in parts))
 
 
 def _named(text: str) -> list[str]:
-    """The licences of `ASKED` that a text names."""
-    return [name for name in ASKED if re.search(rf"\b{re.escape(name)}\b", text)]
+    """The licences of `ASKED` that an attribution names: behind a bracket or comma, and up to the next one."""
+    return [name for name in ASKED if re.search(rf"(?:\(|, ){re.escape(name)}(?=[,);]|$)", text)]
 
 
 def attribution(run: Run, data: dict[str, Any]) -> str | None:
@@ -320,6 +325,8 @@ def _training(run: Run, name: str, folder: Path, config: dict[str, Any]) -> list
     lines.append(f"precision: {trainer.get('precision') or '32-true'}; seed: {config.get('seed_everything', '?')}")
     if config.get("init_from"):
         lines.append(f"fine-tuned from: `{printable(str(config['init_from']))}`")
+    if teacher := lookup(config, "model.init_args.teacher"):
+        lines.append(f"distilled from: `{printable(str(teacher))}`")
     seconds = run.stages.get(name, {}).get("seconds")
     if seconds:
         lines.append(f"time: {seconds / 60:.1f} minutes")
@@ -351,7 +358,7 @@ def _licence(licence: str, source: list[str]) -> str:
     if not named:
         return f"{text}; see to it before you pass them on."
     whom = named[0].removeprefix(NAMING)
-    asked = [f"- {name}: {ASKED[name]}" for name in _named(whom)]
+    asked = [f"- {name}: {ASKED[name][1]}" for name in _named(whom)]
     heading = ["", "What these licences ask of whoever passes on weights or pictures (others: see their texts):", ""]
     return "\n".join([f"{text}: {whom}.", *(heading if asked else []), *asked])
 

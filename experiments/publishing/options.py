@@ -65,7 +65,7 @@ def export() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, help="folder to make; by default RUN/release")
     made.add_argument(
         "--stages",
-        help="stages, separated by commas (default: all but those that another one was trained on from)",
+        help="stages, separated by commas (default: all, without earlier trainings such as decoder_first)",
     )
     size = made.add_mutually_exclusive_group()
     size.add_argument(

@@ -39,6 +39,7 @@ from experiments.training.trainer.switches import check_settings_of_trainer, che
 from modules.clip.origin import KEY
 from modules.errors import InputError
 from modules.training.initial import Here, compare, read_source, source_file, start_from
+from modules.training.stage import Stage
 
 TRAINER_DEFAULTS = {
     "accelerator": "auto",
@@ -200,6 +201,8 @@ class CLI(LightningCLI):
         if self.command == "fit" and self.ckpt_path is None:
             check_settings(self.model, self.datamodule, self.trainer.world_size)
         check_checkpoint(self.ckpt_path, self.model)
+        if self.command == "fit" and isinstance(self.model, Stage):
+            self.model.check_start()
         if self.starts_from is not None:
             self._start_from(self.starts_from)
         if self.command != "fit" or self.trial or getattr(rank_zero_only, "rank", 0) > 0:

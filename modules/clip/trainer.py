@@ -40,8 +40,11 @@ VOCABULARY_KEY = "vocabulary"
 
 
 REQUIRED = {
-    "image_size": "the side in pixels of what the CLIP sees, as in image_size: 32",
-    "vocab_size": "how many tokens it knows, as in vocab_size: 49408, CLIP's byte pairs",
+    "vision_cfg": {"image_size": "the side in pixels of what the CLIP sees, as in image_size: 32"},
+    "text_cfg": {
+        "vocab_size": "the tokens that it knows, as in vocab_size: 30 for 27 words (49408 with tokenizer: bpe)",
+        "context_length": "the tokens of the longest caption, as in context_length: 16 (77 with tokenizer: bpe)",
+    },
 }
 """What a CLIP's two towers have to be told here, though open_clip has values of its own: they have to fit the data."""
 
@@ -101,9 +104,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         tokenizer: Literal["words", "bpe"] = "words",
         reconstruction: ReconstructionConfig = ReconstructionConfig(),
     ) -> None:
-        for name, given, key in (("vision_cfg", vision_cfg, "image_size"), ("text_cfg", text_cfg, "vocab_size")):
-            if key not in given:
-                raise InputError(f"model.init_args.{name}.{key} is not set: {REQUIRED[key]}")
+        for name, given in (("vision_cfg", vision_cfg), ("text_cfg", text_cfg)):
+            for key in REQUIRED[name].keys() - given.keys():
+                raise InputError(f"model.init_args.{name}.{key} is not set: {REQUIRED[name][key]}")
         model = import_open_clip().CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         if reconstruction.weight:
             model.add_module(HEAD, ReconstructionHead(embed_dim, reconstruction))

@@ -34,7 +34,8 @@ class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
         teacher: folder of the trained stage, or `shipped:NAME/decoder`; its weights do not change.
         teacher_guidance: guidance scale under which the teacher is learned from; null for the teacher's own.
         progressive: whether to distil steps too; without, timesteps are drawn as in training.
-        objective: schedule, parameterization and learned_sigma are the teacher's; the loss may differ.
+        objective: the teacher's, but for its loss (weighting, gamma, huber_scale, bound_weight) and its timesteps,
+            which may differ. With `progressive` it may not predict epsilon, and its timesteps are not used.
         sampler, drop_text, drop_embedding, embedding, statistics_samples, optimizer, training: see Decoder.
 
     Raises:
@@ -60,7 +61,9 @@ class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
         shares = (drop_text, drop_embedding)
         super().__init__(network, objective, sampler, *shares, embedding, statistics_samples, optimizer, training)
         if sampler.guidance_scale != 1:
-            raise InputError(f"model.sampler.guidance_scale is {sampler.guidance_scale}: the student has learned it")
+            raise InputError(
+                f"model.init_args.sampler.guidance_scale is {sampler.guidance_scale}: the student has learned it"
+            )
         if progressive:
             check_steps(objective, sampler)
         self.teacher_folder, self.teacher_guidance, self.progressive = teacher, teacher_guidance, progressive
@@ -103,4 +106,4 @@ class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
             else:
                 stacked = Condition.stack([both, teacher.network.condition(no_captions(tokens), None)])
                 predict = teacher.guided(lambda x, t: teacher.network(x, t, stacked))
-        return teacher.as_denoiser(predict, teacher.sampler.threshold)
+        return teacher.as_denoiser(predict, teacher.sampler.clip)

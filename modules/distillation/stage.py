@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
@@ -13,16 +15,17 @@ from modules.models.configs import Objective, SamplerConfig
 from modules.models.diffusion_model import DiffusionModel
 from modules.models.exports import load_model
 from modules.training.diffusion_stage import D, DiffusionStage
+from modules.training.initial import MEANING
 
-MEANING = ("schedule", "num_steps", "zero_terminal_snr", "parameterization", "learned_sigma")
-"""What the network's output means; the rest of an objective (its loss, its draw of timesteps) is the student's own."""
+SAME = tuple(field.name for field in fields(Objective) if field.name not in MEANING["objective"])
+"""Of an objective, what the network's output means; its loss and its draw of timesteps are the student's own."""
 
 
 class DistillationStage(DiffusionStage[D, ImageTextBatch]):
     """Base of the LightningModules that distil a trained stage. It stands before the stage's own class in the bases.
 
-    The student starts from the teacher's weights. Its objective may have another loss than the teacher's, and draw
-    other timesteps, but its output means the same.
+    The student starts from the teacher's weights. Its objective may have another loss than the teacher's, but its
+    output means the same.
 
     Attributes:
         teacher_folder: of the trained stage, or `shipped:NAME/STAGE`.
@@ -49,22 +52,33 @@ class DistillationStage(DiffusionStage[D, ImageTextBatch]):
         if self._teacher is None:
             model = load_model(self.teacher_folder, type(self._model)).model
             check_meaning(self.objective, model, self.teacher_folder)
-            model = self.prepared(model)
-            model.network.to(self.device)
-            self._teacher = model
+            self._teacher = self.prepared(model)
+        self._teacher.network.to(self.device)
         return self._teacher
+
+    def check_start(self) -> None:
+        super().check_start()
+        if self.objective.timesteps == "loss_second_moment":
+            raise InputError(
+                "model.init_args.objective.timesteps is loss_second_moment: a distilled stage remembers no losses; "
+                "take uniform"
+            )
+        theirs = {name: tensor.shape for name, tensor in self.teacher.network.state_dict().items()}
+        own = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
+        if theirs != own:
+            name = next(name for name in [*theirs, *own] if theirs.get(name) != own.get(name))
+            raise InputError(
+                f"model.init_args.network is not that of the teacher in {self.teacher_folder}: {name} is "
+                f"{_shape(own.get(name))}, the teacher's {_shape(theirs.get(name))}"
+            )
 
     def on_fit_start(self) -> None:
         """Start from the teacher's weights; a resumed run has its own, and `init_from` gives others."""
         if not self.begins or self.initial:
             return
-        state = self.teacher.network.state_dict()
+        self.check_start()
         for network in (self.network, self.averaged):
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                folder = self.teacher_folder
-                raise InputError(f"model.network is not that of the teacher in {folder}: {error}") from error
+            network.load_state_dict(self.teacher.network.state_dict())
 
     def training_loss(self, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         return self.distillation_loss(self.model, batch, generator)
@@ -82,7 +96,7 @@ def check_meaning(objective: Objective, teacher: DiffusionModel, folder: str) ->
     Raises:
         InputError: names the first setting that differs, and both values.
     """
-    for name in MEANING:
+    for name in SAME:
         own, other = getattr(objective, name), getattr(teacher.objective, name)
         if own != other:
             raise InputError(
@@ -95,8 +109,14 @@ def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
     """Refuse a sampler whose steps cannot be distilled, each from two of the teacher's.
 
     Raises:
-        InputError: another sampler than DDIM without noise, or steps that lie too close for a half step between them.
+        InputError: another sampler than DDIM without noise; steps that lie too close for a half step between them; a
+            network that predicts epsilon, which says nothing about the data where all is noise (2202.00512, section 4).
     """
+    if objective.parameterization == "epsilon":
+        raise InputError(
+            "model.init_args.objective.parameterization is epsilon: steps are distilled for a teacher that predicts x0 "
+            "or v"
+        )
     for name, wanted in (("name", "ddim"), ("eta", 0)):
         if (found := getattr(sampler, name)) != wanted:
             raise InputError(f"model.init_args.sampler.{name} is {found}: steps are distilled for ddim with eta 0")
@@ -104,7 +124,7 @@ def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
         trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
     except ValueError as error:
         raise InputError(
-            f"model.init_args.sampler.steps is {sampler.steps} with spacing {sampler.spacing}: {error}; take fewer "
+            f"model.init_args.sampler has {sampler.steps} steps with spacing {sampler.spacing}: {error}; take fewer "
             "steps, or spacing trailing"
         ) from None
 
@@ -115,3 +135,7 @@ def drawn_steps(
     """(count, 3) int64: for each sample a step of the sampler's trajectory, see `trajectory_pairs`; drawn uniformly."""
     steps = trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
     return steps[torch.randint(len(steps), (count,), generator=generator)].to(device)
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"

@@ -24,13 +24,15 @@ class DistilledUpsampler(DistillationStage[UpsamplerModel], Upsampler):
     """Trains an upsampler to do in one DDIM step what its teacher does in two (2202.00512, section 3).
 
     Both are given the same window of the picture, with the same corruption. An upsampler has no guidance, so there is
-    none to learn. To go from 4 steps to 1, distil twice: the second student's teacher is the first student.
+    none to learn. How the teacher was sampled does not matter. To go from 4 steps to 1, distil twice: the second
+    student's teacher is the first student.
 
     Args:
         network: the same settings as the teacher's; it starts from the teacher's weights.
         teacher: folder of the trained stage, or `shipped:NAME/upsampler`; its weights do not change.
-        objective: schedule, parameterization and learned_sigma are the teacher's; the loss may differ.
-        sampler: DDIM with eta 0, in the number of steps that the student takes: half the teacher's.
+        objective: the teacher's, but for its loss (weighting, gamma, huber_scale, bound_weight), which may differ. It
+            may not predict epsilon. Its timesteps are not used: those of the sampler's steps are drawn uniformly.
+        sampler: DDIM with eta 0, in the number of steps that the student takes.
         crop, corruption, corruption_share, statistics_samples, optimizer, training, reads: see Upsampler.
 
     Raises:
@@ -41,7 +43,7 @@ class DistilledUpsampler(DistillationStage[UpsamplerModel], Upsampler):
         self,
         network: UpsamplerNetwork,
         teacher: str,
-        objective: Objective = Objective(),
+        objective: Objective = Objective(parameterization="x0"),
         sampler: SamplerConfig = SamplerConfig(name="ddim", steps=1, spacing="trailing"),
         crop: float = 0.25,
         corruption: Literal["none", "gaussian_blur", "bsr"] = "gaussian_blur",

@@ -216,7 +216,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def build(kind: type[M], config: dict[str, Any], resolve: Resolve | None = None) -> M:
-    """The model of a LightningModule's init_args; only what `modules.models.allowed` lets through is built.
+    """The model of a LightningModule's init_args; only what `modules.untrusted.allowed` lets through is built.
 
     Args:
         kind: the model's class.

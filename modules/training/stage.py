@@ -119,6 +119,16 @@ class Stage(lightning.LightningModule, Generic[B]):
         self._resumed = False
         self.best = None if training.keep_best is None else BestAverage(training.keep_best, training.keep_best_mode)
 
+    teacher_folder: str | None = None
+    """The trained stage from which this one is distilled (`modules.distillation`); None for others."""
+
+    def check_start(self) -> None:
+        """Refuse a teacher that does not fit, before anything is written; a stage without one has none to refuse.
+
+        Raises:
+            InputError: there is no such stage, or it is another network.
+        """
+
     judged: ClassVar[int | None] = None
     """How many samples of a validation batch `judge` draws, if the YAML says nothing; None for all."""
 
@@ -524,13 +534,13 @@ class Stage(lightning.LightningModule, Generic[B]):
         about = self.exported_about() | {"step": self.exported_step, clip_origin.KEY: self.clip_fingerprint}
         if self.best is not None and self.best.placed:
             about["chosen"] = {"by": f"{self.best.mode} {self.best.measure}", "of_steps": self.global_step}
-        named = [getattr(getattr(self.trainer, "datamodule", None), "attribution", None)]
-        if whole.get("init_from"):
-            about["init_from"] = whole["init_from"]
-            licence = licence_behind(str(whole["init_from"]))
-            about |= {} if licence is None else {LICENCE: vars(licence)}
-            named.append(attribution_behind(str(whole["init_from"])))
-        whom = joined(named)
+        about |= {"init_from": whole["init_from"]} if whole.get("init_from") else {}
+        sources = [str(source) for source in (whole.get("init_from"), self.teacher_folder) if source]
+        licences = [licence for source in sources if (licence := licence_behind(source)) is not None]
+        if licences:  # Of weights from two places, the one that is not as free as this package.
+            about[LICENCE] = vars(next((licence for licence in licences if licence.name != "mit"), licences[0]))
+        data = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
+        whom = joined([data, *map(attribution_behind, sources)])
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about[ATTRIBUTION] = whom
         clear_way(folder / ".config.tmp")

@@ -140,6 +140,12 @@ def test_a_reader_that_leaves_is_no_error():
     assert process.wait() == 141
 
 
+def test_only_training_reads_several_configs(capsys):
+    one, two = "experiments/shapes/data.yaml", "experiments/quickstart/data.yaml"
+    assert cli.main(["probe", "--config", one, f"--config={two}", "--embeddings", "nowhere"]) == 2
+    assert f"probe reads one --config, not {one} and {two}: let one extend" in capsys.readouterr().err
+
+
 def test_dash_c_is_a_config_only_for_lightning():
-    assert config_files(["fit", "-c", "a.yaml", "--config=b.yaml"]) == ["b.yaml", "a.yaml"]
+    assert config_files(["fit", "-c", "a.yaml", "--config=b.yaml", "-c=d.yaml"]) == ["a.yaml", "b.yaml", "d.yaml"]
     assert config_files(["sample", "-c", "a circle", "--config", "b.yaml"]) == ["b.yaml"]

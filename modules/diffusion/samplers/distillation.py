@@ -22,7 +22,7 @@ def trajectory_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> T
     rows = []
     for start, end in zip(starts, [-1, *starts[:-1]], strict=True):
         if start - end < 2:
-            raise ValueError(f"{steps} steps of {schedule.num_steps} leave none to distil between {end} and {start}")
+            raise ValueError(f"there is no timestep between {start} and {end}, which one step would lead to")
         rows.append([start, (start + end) // 2 if end >= 0 else start // 2, end])
     return torch.tensor(rows)
 

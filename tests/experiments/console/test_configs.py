@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from experiments.cli import main
-from experiments.console.configs import check_config_file, completed, config_text, joined, overlaid, read_config
+from experiments.console.configs import check_config_file, config_text, overlaid, read_config
 from experiments.console.parser import Parser
 from experiments.console.shipped import SHIPPED, located, located_words
 from modules.errors import InputError
@@ -180,49 +180,65 @@ def test_a_config_anywhere_extends_one_that_ships(folder):
         read_config(own)
 
 
-def test_later_configs_take_the_rest_of_a_mapping_from_those_before_them():
-    """And nothing else: what an option between them has set stays."""
-    base = {
-        "trainer": {"max_steps": 10, "root": "a"},
-        "model": {
-            "class_path": "m.Clip",
-            "init_args": {
-                "width": 3,
-                "text_cfg": {"vocabulary": 30, "context": 16, "inner": {"a": 1, "b": 2}},
-                "network": {"class_path": "n.One", "init_args": {"unet": {"channels": 8, "depth": 1}, "heads": 2}},
-                "optimizer": {"class_path": "o.Adam", "init_args": {"lr": 1, "betas": {"one": 1}}},
-            },
-        },
-    }
-    own = {
-        "trainer": {"max_steps": 20},
-        "model": {
-            "init_args": {
-                "text_cfg": {"context": 20, "inner": {"b": 3}},
-                "network": {"init_args": {"unet": {"channels": 16}}},
-                "optimizer": {"class_path": "o.Muon", "init_args": {"lr": 2}},
-                "new": {"x": 1},
-            }
-        },
-    }
-    assert completed(base, own) == {
-        "trainer": {"max_steps": 20},
-        "model": {
-            "init_args": {
-                "text_cfg": {"vocabulary": 30, "context": 20, "inner": {"a": 1, "b": 3}},
-                "network": {"init_args": {"unet": {"channels": 16, "depth": 1}}},
-                "optimizer": {"class_path": "o.Muon", "init_args": {"lr": 2}},
-                "new": {"x": 1},
-            }
-        },
-    }
-    assert own["model"]["init_args"]["text_cfg"] == {"context": 20, "inner": {"b": 3}}
+CLIP = """
+model:
+  class_path: modules.clip.CLIPTrainer
+  init_args:
+    embed_dim: 8
+    vision_cfg: {layers: 1, width: 16, image_size: 16}
+    text_cfg: {context_length: 16, vocab_size: 30, width: 16}
+    training: {ema_decay: 0.5, warmup_steps: 3}
+"""
 
 
-def test_three_configs_are_laid_over_each_other_in_their_order(tmp_path):
-    texts = ("text_cfg: {a: 1, b: 1, c: 1}", "text_cfg: {b: 2, c: 2}", "text_cfg: {c: 3}")
-    files = [tmp_path / f"{number}.yaml" for number in range(3)]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(f"model: {{class_path: m.Clip, init_args: {{{text}}}}}")
-    found = [content["model"]["init_args"]["text_cfg"] for content in joined(files).values()]
-    assert found == [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 2}, {"a": 1, "b": 2, "c": 3}]
+def parsed(folder: Path, *words: str) -> dict:
+    """The arguments of the model, as `unclip fit` reads a command's words; of {NAME} the file of that name."""
+    from experiments.training.config import read
+
+    files = {path.stem: str(path) for path in folder.glob("*.yaml")}
+    arguments = read([word.format(**files) for word in words])["model"]["init_args"]
+    assert isinstance(arguments, dict)
+    return arguments
+
+
+@pytest.fixture
+def several(folder: Path) -> Path:
+    data = "data: {class_path: datamodules.shapes.ShapesDataModule, init_args: {image_size: 16}}\n"
+    (folder / "clip.yaml").write_text(CLIP + data)
+    for name, text in {
+        "longer": "text_cfg: {context_length: 20}",
+        "wider": "text_cfg: {width: 32}",
+        "training": "training: {warmup_steps: 4}",
+    }.items():
+        (folder / f"{name}.yaml").write_text(f"model: {{init_args: {{{text}}}}}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config", "{clip}", "--config", "{longer}"], (20, 30, 16)),
+        (["--config", "{clip}", "--config={longer}"], (20, 30, 16)),
+        (["-c", "{clip}", "-c={longer}"], (20, 30, 16)),
+        (["--config", "{clip}", "--config", "{longer}", "--config", "{wider}"], (20, 30, 32)),
+        (["--config", "{clip}", "--model.init_args.text_cfg.width=64", "--config", "{longer}"], (20, 30, 64)),
+        (["--config", "{clip}", "--config", "{wider}", "--model.init_args.text_cfg.width", "48"], (16, 30, 48)),
+        (["--config", "{clip}"], (16, 30, 16)),
+    ],
+)
+def test_a_later_config_leaves_the_rest_of_a_dict(several, words, expected):
+    """jsonargparse alone takes a dict of the last file as the whole."""
+    found = parsed(several, *words)
+    assert tuple(found["text_cfg"][key] for key in ("context_length", "vocab_size", "width")) == expected
+    assert found["vision_cfg"] == {"layers": 1, "width": 16, "image_size": 16}
+
+
+def test_an_option_between_two_configs_stays(several):
+    words = ["--config", "{clip}", "--model.init_args.training.ema_decay=0.25", "--config", "{training}"]
+    training = parsed(several, *words)["training"]
+    assert (training["ema_decay"], training["warmup_steps"]) == (0.25, 4)
+
+
+def test_a_null_below_a_dict_leaves_the_rest_of_it(several):
+    found = parsed(several, "--config", "{clip}", "--model.init_args.vision_cfg.layers=null")
+    assert found["vision_cfg"] == {"layers": None, "width": 16, "image_size": 16}

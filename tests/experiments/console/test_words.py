@@ -188,10 +188,11 @@ def test_of_a_nested_setting_the_type_and_the_value_are_told():
 
 
 @pytest.mark.parametrize("null", ["null", "~"])
-def test_a_null_below_a_record_is_a_map_and_others_stay(null):
-    record, key = "--model.init_args.network.init_args.unet", "norm_groups"
-    assert with_nulls([f"{record}.{key}={null}"]) == [f"{record}={{{key}: null}}"]
-    assert with_nulls(["--a", f"{record}.{key}", null, "--b"]) == ["--a", record, f"{{{key}: null}}", "--b"]
+def test_a_null_below_a_record_is_a_config_and_others_stay(null):
+    option = "--model.init_args.objective.huber_scale"
+    config = "--config={model: {init_args: {objective: {huber_scale: null}}}}"
+    assert with_nulls([f"{option}={null}"]) == [config]
+    assert with_nulls(["--a", option, null, "--b"]) == ["--a", config, "--b"]
     stay = [f"--model.init_args.network.init_args.embedding_dim={null}", f"--trainer.logger={null}", null, "--x=3"]
     stay += ["--model.init_args.network.class_path=null", "--model.init_args.network.dict_kwargs.a=null"]
     stay += ["--model.init_args.objective.gamma=3", "--model.init_args.embedding", null]

@@ -181,6 +181,8 @@ def test_what_one_stage_recorded_of_the_data_stands_in_the_cards_of_all(run, tmp
         ),
         ("Fluent by Microsoft (MIT, https://x.org)", "mit"),
         ("Noto by Google (Apache 2.0, https://x.org); mine (Mine 1.0, https://y.org)", "other"),
+        ("Icons by MIT Media Lab (GPL 3.0, https://x.org)", "other"),
+        ("OpenMoji (https://openmoji.org), CC BY-SA 4.0; Fluent by Microsoft (MIT, https://y.org)", "cc-by-sa-4.0"),
         ("the authors of the icon sets, as `unclip data check` lists them", "other"),
         (None, "other"),
     ],
@@ -215,25 +217,41 @@ def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp
     assert "license: other" in whole and "(unCLIP's baseline); licence mine-1.0" in whole
 
 
+def starts_from(stage: Path, source: Path | str) -> None:
+    config = yaml.safe_load((stage / "config.yaml").read_text())
+    (stage / "config.yaml").write_text(yaml.safe_dump({**config, "init_from": str(source)}))
+
+
+@pytest.mark.parametrize("form", ["", "export", "export/model.safetensors", "checkpoints/last.ckpt"])
 @pytest.mark.parametrize("place", ["here", "moved", "of another run"])
-def test_a_stage_that_another_was_trained_on_from_stays_behind(run, tmp_path, capsys, place):
+def test_an_earlier_training_of_a_stage_stays_behind(run, tmp_path, capsys, place, form):
     """Also where the run has been moved since. A stage of the same name in another run is no reason."""
     shutil.copytree(run / "decoder", run / "decoder_first")
-    (tmp_path / "other" / "tiny" / "decoder_first").mkdir(parents=True)
+    shutil.copytree(run / "decoder", tmp_path / "other" / "tiny" / "decoder_first")
     folder = {"here": run, "moved": tmp_path / "gone" / "tiny", "of another run": tmp_path / "other" / "tiny"}[place]
-    path = run / "decoder" / "config.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "init_from": str(folder / "decoder_first")}))
+    starts_from(run / "decoder", folder / "decoder_first" / form)
     names = export(run, tmp_path / "out")
     stays = place == "of another run"
     assert ("decoder_first" in names) == stays and "decoder" in names
-    assert ("left out: decoder_first, from which" in capsys.readouterr().out) != stays
+    assert ("left out: decoder_first: an earlier training" in capsys.readouterr().out) != stays
     assert export(run, tmp_path / "two", ["decoder", "decoder_first"]) == ["decoder", "decoder_first"]
 
 
-def test_a_stage_that_was_trained_on_from_its_own_name_is_taken(run, tmp_path):
-    path = run / "decoder" / "config.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "init_from": "elsewhere/tiny/decoder"}))
-    assert "decoder" in export(run, tmp_path / "out")
+def test_a_chain_of_trainings_leaves_its_last_one(run, tmp_path):
+    for name in ("decoder_first", "decoder_second"):
+        shutil.copytree(run / "decoder", run / name)
+    starts_from(run / "decoder_second", run / "decoder_first")
+    starts_from(run / "decoder", run / "decoder_second")
+    names = export(run, tmp_path / "out")
+    assert "decoder" in names and not {"decoder_first", "decoder_second"} & set(names)
+
+
+def test_a_model_with_a_fine_tuned_copy_is_taken(run, tmp_path):
+    """`decoder` draws; what was trained on from it has another name. Nor is a stage its own earlier training."""
+    shutil.copytree(run / "decoder", run / "decoder_finished")
+    starts_from(run / "decoder_finished", run / "decoder")
+    starts_from(run / "decoder", "elsewhere/tiny/decoder")
+    assert {"decoder", "decoder_finished"} <= set(export(run, tmp_path / "out"))
 
 
 def test_what_is_in_the_way_stays(run, tmp_path):

@@ -189,9 +189,8 @@ def test_a_stage_that_waits_for_imports_can_be_stopped(folder):
     server = ForkServer(environment(1, {}), ["slow"])
     stage = start(server, "code", "0")
     assert stage.code is None
-    began = time.monotonic()
     stop_all([stage], hurry=lambda: False, tick=lambda: None)
-    assert stage.code == -signal.SIGKILL and time.monotonic() - began < 10
+    assert stage.code == -signal.SIGKILL  # Not 0: its import of a minute has not ended.
     assert not is_held(Path("a.lock").absolute())
     server.close()
 

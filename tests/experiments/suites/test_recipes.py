@@ -25,7 +25,7 @@ DECODERS = {
     ("drawings", "decoder_first"): (7000, "logit_normal", 0.998, 8),
     ("drawings", "decoder_second"): (4646, "logit_normal", 0.998, 8),
     ("drawings", "decoder"): (6500, "logit_normal", 0.998, 8),
-    ("drawings", "glide"): (1500, "uniform", 0.99, 6),
+    ("drawings", "glide"): (9000, "logit_normal", 0.998, 6),
     ("emoji", "decoder"): (1600, "uniform", 0.985, 4),
     ("emoji", "glide"): (1000, "uniform", 0.985, 6),
     ("signs", "decoder"): (2000, "uniform", 0.985, 4),
@@ -171,7 +171,7 @@ def several(suite: str) -> list[tuple[str, str]]:
 
 
 def leaves(content: object, name: str = "") -> dict[str, object]:
-    """Every value that is no mapping, by its name with dots, without `init_args`, which an only class need not say."""
+    """Every value that is no mapping, by its name with dots, without `init_args` (which may be left out)."""
     if not isinstance(content, dict):
         return {name: content}
     names = {part: name if part == "init_args" else f"{name}.{part}" for part in content}

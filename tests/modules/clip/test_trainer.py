@@ -303,7 +303,9 @@ def test_a_clips_tokeniser_in_yaml_cuts_as_the_clip_does(clip_folder, capsys):
         assert capsys.readouterr().err.count("it is cut") == 1
 
 
-@pytest.mark.parametrize(("part", "key"), [("vision_cfg", "image_size"), ("text_cfg", "vocab_size")])
+@pytest.mark.parametrize(
+    ("part", "key"), [("vision_cfg", "image_size"), ("text_cfg", "vocab_size"), ("text_cfg", "context_length")]
+)
 def test_what_a_tower_has_to_be_told_is_named(tiny, part, key):
     settings = {**tiny.CLIP, part: {name: value for name, value in tiny.CLIP[part].items() if name != key}}
     with pytest.raises(InputError, match=rf"model.init_args.{part}.{key} is not set: .* as in {key}: "):

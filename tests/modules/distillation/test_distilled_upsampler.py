@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 from modules.diffusion import samplers
@@ -70,7 +74,7 @@ def test_it_learns_to_draw_in_one_step_what_its_teacher_draws_in_two(make, data,
 
 @torch.no_grad()
 def test_its_first_loss_is_that_of_the_teachers_two_steps(make, batch):
-    """By hand, for one step from t = 999, where the weight min(SNR, 5) + 1 is 1 to 1e-4."""
+    """By hand, for one step from t = 999, where the weight min(SNR + 1, 5) is 1 to 1e-4."""
     stage = make()
     stage.network.load_state_dict(stage.teacher.network.state_dict())
     stage.network.eval()
@@ -107,7 +111,11 @@ def test_it_starts_as_the_teacher_which_no_checkpoint_holds(make):
     [
         ({"sampler": SamplerConfig(name="dpm_solver_pp", steps=1)}, "sampler.name is dpm_solver_pp: .* for ddim"),
         ({"sampler": SamplerConfig(name="ddim", steps=1, eta=1.0)}, "sampler.eta is 1.0"),
-        ({"sampler": SamplerConfig(name="ddim", steps=27, spacing="adm")}, "steps is 27 with spacing adm.*trailing"),
+        ({"objective": Objective(parameterization="epsilon")}, "parameterization is epsilon: .* x0 or v"),
+        (
+            {"sampler": SamplerConfig(name="ddim", steps=27, spacing="adm")},
+            "27 steps with spacing adm.*trailing",
+        ),
     ],
 )
 def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
@@ -118,7 +126,10 @@ def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"objective": Objective()}, "parameterization is epsilon, that of the teacher in .*upsampler is x0"),
+        (
+            {"objective": Objective(parameterization="v")},
+            "is v, that of the teacher in .*upsampler is x0",
+        ),
         ({"teacher": "nowhere"}, "nowhere"),
     ],
 )
@@ -130,3 +141,45 @@ def test_teachers_that_do_not_fit_are_refused(make, change, reason):
 def test_a_decoder_is_no_teacher_of_an_upsampler(make, stored_run):
     with pytest.raises(InputError, match="decoder"):
         _ = make(teacher=str(stored_run / "decoder")).teacher
+
+
+def test_another_network_or_importance_is_refused_before_training(make, tiny, stored_run):
+    wide = tiny.make_network("upsampler", unet={**tiny.UNET, "image_size": 32, "channels": 16})
+    settings = {"teacher": str(stored_run / "upsampler"), "objective": make().objective}
+    with pytest.raises(InputError, match=r"not that of the teacher in .*: unet\.\S+ is \S+, the teacher's \S+"):
+        DistilledUpsampler(wide, **settings).check_start()
+    with pytest.raises(InputError, match="timesteps is loss_second_moment"):
+        make(objective=replace(make().objective, timesteps="loss_second_moment")).check_start()
+
+
+def test_a_student_of_two_steps_learns_both(make, batch):
+    """Its timesteps are where the steps of its trajectory begin, and each has a target of its own."""
+    stage, asked = make(sampler=SamplerConfig(name="ddim", steps=2, spacing="trailing")), []
+    stage.network.register_forward_pre_hook(lambda _, arguments: asked.append(arguments[1]))
+    for seed in range(4):
+        stage.training_loss(batch, torch.Generator().manual_seed(seed))
+    assert set(torch.cat(asked).tolist()) == {499, 999}
+
+
+def test_whom_the_teacher_asks_to_name_stands_in_the_export(make, data, batch, tiny, tmp_path, stored_run):
+    """With its licence, as of weights that `init_from` names: the student starts from them."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(stored_run / "upsampler", teacher)
+    path, licence = teacher / "export" / "config.yaml", {"name": "mine-1.0", "text": "Be kind.", "of": "its teacher"}
+    said = {"attribution": "Noto by Google (Apache 2.0, https://x.org)", "licence": licence}
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **said}))
+    root = tmp_path / "student"
+    root.mkdir()
+    (root / "config.yaml").write_text(yaml.safe_dump({"model": yaml.safe_load(path.read_text())}))
+    tiny.fit(make(teacher=str(teacher)), tiny.repeat(data, batch, 1), 1, root)
+    exported = yaml.safe_load((root / "export" / "config.yaml").read_text())
+    assert (exported["attribution"], exported["licence"]) == (said["attribution"], licence)
+
+
+def test_a_resumed_training_goes_on_from_its_own_weights(make, data, tiny, tmp_path):
+    settings = {"training": TrainingConfig(warmup_steps=0, ema_decay=0.5)}
+    whole, first, again = make(**settings), make(**settings), make(**settings)
+    tiny.fit(whole, data, 4, tmp_path / "whole")
+    tiny.fit(first, data, 2, tmp_path / "first").save_checkpoint(tmp_path / "saved.ckpt")
+    tiny.fit(again, data, 4, tmp_path / "again", tmp_path / "saved.ckpt")
+    assert_close(again.network.state_dict(), whole.network.state_dict())
