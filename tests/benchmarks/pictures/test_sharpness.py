@@ -75,8 +75,10 @@ def test_the_command_prints_rows_and_writes_a_magnified_page(tmp_path, monkeypat
     assert np.abs(np.asarray(true, float) - np.asarray(wide, float)).mean() > 1  # Real and drawn, in a row each.
 
 
-def test_upsamplers_are_compared_with_the_same_noise(tmp_path):
+def test_upsamplers_are_compared_with_the_same_noise(tmp_path, monkeypatch):
     """A copy of a stage has the numbers of the stage, and the decoder is asked once for both."""
+    asked, generate = [], UnCLIP.generate
+    monkeypatch.setattr(UnCLIP, "generate", lambda *words, **more: asked.append(words) or generate(*words, **more))
     run = tmp_path / "run"
     shutil.copytree(Path("modules/shipped/shapes"), run)
     shutil.copytree(run / "upsampler", run / "one_step_upsampler")
@@ -85,6 +87,7 @@ def test_upsamplers_are_compared_with_the_same_noise(tmp_path):
     assert list(drawn)[2] == "one step upsampler, 2 steps, from true 32 px"
     assert list(drawn)[4] == "decoder, one step upsampler, 2 steps, from true z_i"
     assert torch.equal(one, other) and torch.equal(behind, behind_other) and not torch.equal(one, behind)
+    assert len(asked) == 1
     assert torch.equal(behind, UnCLIP.from_run("shipped:shapes").generate(*sharpness_captions(2)))
 
 
