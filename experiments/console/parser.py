@@ -121,7 +121,8 @@ def with_nulls(words: Sequence[str]) -> list[str]:
     """The words; a null below a record or dict of a class is written as a config.
 
     That is, `--config={model: {init_args: {objective: {huber_scale: null}}}}`. jsonargparse (4.53) takes the null of
-    `--model.init_args.objective.huber_scale=null` for the text "None".
+    `--model.init_args.objective.huber_scale=null` for the text "None". Of the Trainer, where the option may be of the
+    last entry of a list, it is `--trainer.callbacks.init_args.RECORD={NAME: null}`.
     """
     found: list[str] = []
     for word in words:
@@ -135,8 +136,10 @@ def with_nulls(words: Sequence[str]) -> list[str]:
 
 
 def _as_config(option: str) -> str:
-    names = option.removeprefix("--").split(".")
-    return "--config=" + "".join(f"{{{name}: " for name in names) + "null" + "}" * len(names)
+    first, *names = option.removeprefix("--").split(".")
+    if first == "trainer":
+        return f"--{'.'.join([first, *names[:-1]])}={{{names[-1]}: null}}"
+    return "--config=" + "".join(f"{{{name}: " for name in (first, *names)) + "null" + "}" * (len(names) + 1)
 
 
 BELOW_RECORD = re.compile(r"--(?:\w+\.)*init_args\.(?:\w+\.)*(?!init_args\.|dict_kwargs\.)\w+\.(?!class_path$)\w+")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eval.files import replacing_folder
 from eval.records import made_of
@@ -72,9 +72,8 @@ def earlier_trainings(run: Path, names: list[str]) -> list[str]:
     """
     before: dict[str, str] = {}
     for name in names:
-        source = settings(run / name / "config.yaml").get("init_from")
-        if isinstance(source, str) and (earlier := _stage_of(run, source)) is not None:
-            before[name] = earlier
+        earlier_one = _trained_on_from(run, settings(run / name / "config.yaml"))
+        before |= {} if earlier_one is None else {name: earlier_one}
     found = set()
     for name in before:
         earlier, seen = before.get(name), {name}
@@ -85,13 +84,16 @@ def earlier_trainings(run: Path, names: list[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
-def _stage_of(run: Path, init_from: str) -> str | None:
-    """The stage of this run that weights to start from are of; None for those of another run."""
-    stage = Path(init_from)
+def _trained_on_from(run: Path, config: dict[str, Any]) -> str | None:
+    """The stage of the same run that a stage began from; None if it began anew, or from another run."""
+    source, own = config.get("init_from"), (config.get("trainer") or {}).get("default_root_dir")
+    if not isinstance(source, str):
+        return None
+    stage = Path(source)
     stage = stage.parent if stage.suffix in (".safetensors", ".ckpt") else stage
     stage = stage.parent if stage.name in ("export", "checkpoints") else stage
-    moved = not stage.exists() and stage.parent.name == run.resolve().name  # As recorded, in another place.
-    return stage.name if stage.parent.resolve() == run.resolve() or moved else None
+    beside = isinstance(own, str) and stage.parent == Path(own).parent  # As recorded; the run may have moved since.
+    return stage.name if beside or stage.parent.resolve() == run.resolve() else None
 
 
 def export(

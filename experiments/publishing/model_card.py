@@ -132,7 +132,7 @@ def _stage_card(run: Run, name: str, out: Path, weights: Path) -> str:
     body += ["", "## Trained on", "", *(f"- {line}" for line in [*source, *_training(run, name, folder, config)])]
     body += ["", "## Measured", "", *_measured(run, name)]
     body += ["", "## Licence", ""]
-    body += [] if own is None else [f"The weights are fine-tuned from {own.of}. {own.text}", ""]
+    body += [] if own is None else [f"The weights come from {own.of}. {own.text}", ""]
     body += [_licence(licence, source)]
     body += ["", "## Load it", "", "```python", _load(name, folder, out, example(run)), "```"]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n" + "\n".join(body) + "\n"
@@ -282,8 +282,8 @@ def in_short(whom: str | None) -> str:
 
 
 def _named(text: str) -> list[str]:
-    """The licences of `ASKED` that an attribution names: behind a bracket or comma, and up to the next one."""
-    return [name for name in ASKED if re.search(rf"(?:\(|, ){re.escape(name)}(?=[,);]|$)", text)]
+    """The licences of `ASKED` that an attribution names: behind a bracket, comma or colon, and up to the next one."""
+    return [name for name in ASKED if re.search(rf"(?:\(|[,:] ){re.escape(name)}(?=[,);]| \(|$)", text)]
 
 
 def attribution(run: Run, data: dict[str, Any]) -> str | None:

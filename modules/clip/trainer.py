@@ -105,8 +105,9 @@ class CLIPTrainer(Stage[ImageTextBatch]):
         reconstruction: ReconstructionConfig = ReconstructionConfig(),
     ) -> None:
         for name, given in (("vision_cfg", vision_cfg), ("text_cfg", text_cfg)):
-            for key in REQUIRED[name].keys() - given.keys():
-                raise InputError(f"model.init_args.{name}.{key} is not set: {REQUIRED[name][key]}")
+            for key, meaning in REQUIRED[name].items():
+                if key not in given:
+                    raise InputError(f"model.init_args.{name}.{key} is not set: {meaning}")
         model = import_open_clip().CLIP(embed_dim, vision_cfg, text_cfg, output_dict=True)
         if reconstruction.weight:
             model.add_module(HEAD, ReconstructionHead(embed_dim, reconstruction))

@@ -123,9 +123,9 @@ def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
     try:
         trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
     except ValueError as error:
+        advice = "take fewer steps" if sampler.spacing == "trailing" else "take spacing trailing"
         raise InputError(
-            f"model.init_args.sampler has {sampler.steps} steps with spacing {sampler.spacing}: {error}; take fewer "
-            "steps, or spacing trailing"
+            f"model.init_args.sampler has {sampler.steps} steps with spacing {sampler.spacing}: {error}; {advice}"
         ) from None
 
 

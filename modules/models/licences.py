@@ -42,6 +42,22 @@ class Licence:
     text: str
     of: str
 
+    @property
+    def free(self) -> bool:
+        """Whether it is this package's own, which asks for nothing that the package does not ask already."""
+        return self.name.lower() == "mit"
+
+
+def licence_of_both(found: Iterable[Licence | None]) -> Licence | None:
+    """The licence of weights that come from several: that of the one that is not free, or what all of them ask."""
+    licences = list(dict.fromkeys(licence for licence in found if licence is not None))
+    bound = [licence for licence in licences if not licence.free]
+    if len(bound) < 2:
+        return next(iter(bound or licences), None)
+    names = {licence.name for licence in bound}
+    said = " ".join(f"{licence.of} ({licence.name}): {licence.text}" for licence in bound)
+    return Licence(names.pop() if len(names) == 1 else "other", said, " and ".join(licence.of for licence in bound))
+
 
 def licence_of(export: Path) -> Licence | None:
     """What an export's config.yaml says, or its card; None where neither says a licence."""

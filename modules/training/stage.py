@@ -30,7 +30,7 @@ from modules.errors import InputError
 from modules.models.base import B, Batch, outputs_of
 from modules.models.data_sizes import MODEL, DataSizes, check_share
 from modules.models.exports import write_weights
-from modules.models.licences import ATTRIBUTION, attribution_behind, joined, licence_behind
+from modules.models.licences import ATTRIBUTION, attribution_behind, joined, licence_behind, licence_of_both
 from modules.models.licences import KEY as LICENCE
 from modules.networks.group_norm import to_channels_last
 from modules.seeds import image_generators
@@ -536,11 +536,11 @@ class Stage(lightning.LightningModule, Generic[B]):
             about["chosen"] = {"by": f"{self.best.mode} {self.best.measure}", "of_steps": self.global_step}
         about |= {"init_from": whole["init_from"]} if whole.get("init_from") else {}
         sources = [str(source) for source in (whole.get("init_from"), self.teacher_folder) if source]
-        licences = [licence for source in sources if (licence := licence_behind(source)) is not None]
-        if licences:  # Of weights from two places, the one that is not as free as this package.
-            about[LICENCE] = vars(next((licence for licence in licences if licence.name != "mit"), licences[0]))
         data = getattr(getattr(self.trainer, "datamodule", None), "attribution", None)
         whom = joined([data, *map(attribution_behind, sources)])
+        licence = licence_of_both(list(map(licence_behind, sources)))
+        if licence is not None and not (whom and licence.free):  # What the data ask is more than a free licence does.
+            about[LICENCE] = vars(licence)
         if whom:  # A model card names them; the data may not be there any more when it is written.
             about[ATTRIBUTION] = whom
         clear_way(folder / ".config.tmp")

@@ -22,7 +22,8 @@ def trajectory_pairs(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> T
     rows = []
     for start, end in zip(starts, [-1, *starts[:-1]], strict=True):
         if start - end < 2:
-            raise ValueError(f"there is no timestep between {start} and {end}, which one step would lead to")
+            reached = "the data" if end < 0 else f"timestep {end}"
+            raise ValueError(f"between timestep {start} and {reached} there is none, so that step is not made of two")
         rows.append([start, (start + end) // 2 if end >= 0 else start // 2, end])
     return torch.tensor(rows)
 

@@ -193,6 +193,8 @@ def test_a_null_below_a_record_is_a_config_and_others_stay(null):
     config = "--config={model: {init_args: {objective: {huber_scale: null}}}}"
     assert with_nulls([f"{option}={null}"]) == [config]
     assert with_nulls(["--a", option, null, "--b"]) == ["--a", config, "--b"]
+    callback = "--trainer.callbacks.init_args.every"  # Of the last entry of a list, which a config would replace.
+    assert with_nulls([f"{callback}.steps={null}"]) == [f"{callback}={{steps: null}}"]
     stay = [f"--model.init_args.network.init_args.embedding_dim={null}", f"--trainer.logger={null}", null, "--x=3"]
     stay += ["--model.init_args.network.class_path=null", "--model.init_args.network.dict_kwargs.a=null"]
     stay += ["--model.init_args.objective.gamma=3", "--model.init_args.embedding", null]

@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from datamodules.rendered import openmoji
 from experiments.cli import main
 from experiments.publishing import model_card
 from experiments.publishing.export import export
@@ -184,6 +185,7 @@ def test_what_one_stage_recorded_of_the_data_stands_in_the_cards_of_all(run, tmp
         ("Icons by MIT Media Lab (GPL 3.0, https://x.org)", "other"),
         ("OpenMoji (https://openmoji.org), CC BY-SA 4.0; Fluent by Microsoft (MIT, https://y.org)", "cc-by-sa-4.0"),
         ("the authors of the icon sets, as `unclip data check` lists them", "other"),
+        (openmoji.ATTRIBUTION, "cc-by-sa-4.0"),
         (None, "other"),
     ],
 )
@@ -212,24 +214,27 @@ def test_weights_that_were_fine_tuned_bring_the_licence_of_those_before(run, tmp
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "licence": licence}))
     export(run, tmp_path / "out", ["glide", "clip"])
     text = (tmp_path / "out" / "glide" / "README.md").read_text()
-    assert "license: mine-1.0" in text and "The weights are fine-tuned from Somebody's decoder. Be kind." in text
+    assert "license: mine-1.0" in text and "The weights come from Somebody's decoder. Be kind." in text
     whole = (tmp_path / "out" / "README.md").read_text()
     assert "license: other" in whole and "(unCLIP's baseline); licence mine-1.0" in whole
 
 
-def starts_from(stage: Path, source: Path | str) -> None:
+def starts_from(stage: Path, source: Path | str, trained_in: Path | None = None) -> None:
+    """Record that a stage began from other weights, and in which run folder, by default the one it lies in."""
     config = yaml.safe_load((stage / "config.yaml").read_text())
-    (stage / "config.yaml").write_text(yaml.safe_dump({**config, "init_from": str(source)}))
+    trainer = {"default_root_dir": str((trained_in or stage.parent) / stage.name)}
+    (stage / "config.yaml").write_text(yaml.safe_dump({**config, "trainer": trainer, "init_from": str(source)}))
 
 
 @pytest.mark.parametrize("form", ["", "export", "export/model.safetensors", "checkpoints/last.ckpt"])
-@pytest.mark.parametrize("place", ["here", "moved", "of another run"])
+@pytest.mark.parametrize("place", ["here", "moved", "copied", "of another run"])
 def test_an_earlier_training_of_a_stage_stays_behind(run, tmp_path, capsys, place, form):
-    """Also where the run has been moved since. A stage of the same name in another run is no reason."""
+    """Also where the run has been moved or copied since. A stage of the same name in another run is no reason."""
     shutil.copytree(run / "decoder", run / "decoder_first")
     shutil.copytree(run / "decoder", tmp_path / "other" / "tiny" / "decoder_first")
-    folder = {"here": run, "moved": tmp_path / "gone" / "tiny", "of another run": tmp_path / "other" / "tiny"}[place]
-    starts_from(run / "decoder", folder / "decoder_first" / form)
+    gone, other = tmp_path / "gone", tmp_path / "other" / "tiny"
+    folder = {"here": run, "moved": gone, "copied": other, "of another run": other}[place]
+    starts_from(run / "decoder", folder / "decoder_first" / form, run if place == "of another run" else folder)
     names = export(run, tmp_path / "out")
     stays = place == "of another run"
     assert ("decoder_first" in names) == stays and "decoder" in names

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch.testing import assert_close
 
+from experiments.cli import main
 from modules.diffusion import samplers
 from modules.diffusion.schedules import respace
 from modules.distillation.upsampler import DistilledUpsampler
@@ -114,7 +115,7 @@ def test_it_starts_as_the_teacher_which_no_checkpoint_holds(make):
         ({"objective": Objective(parameterization="epsilon")}, "parameterization is epsilon: .* x0 or v"),
         (
             {"sampler": SamplerConfig(name="ddim", steps=27, spacing="adm")},
-            "27 steps with spacing adm.*trailing",
+            "27 steps with spacing adm.*take spacing trailing",
         ),
     ],
 )
@@ -153,7 +154,7 @@ def test_another_network_or_importance_is_refused_before_training(make, tiny, st
 
 
 def test_a_student_of_two_steps_learns_both(make, batch):
-    """Its timesteps are where the steps of its trajectory begin, and each has a target of its own."""
+    """Its timesteps are where the steps of its trajectory begin."""
     stage, asked = make(sampler=SamplerConfig(name="ddim", steps=2, spacing="trailing")), []
     stage.network.register_forward_pre_hook(lambda _, arguments: asked.append(arguments[1]))
     for seed in range(4):
@@ -183,3 +184,26 @@ def test_a_resumed_training_goes_on_from_its_own_weights(make, data, tiny, tmp_p
     tiny.fit(first, data, 2, tmp_path / "first").save_checkpoint(tmp_path / "saved.ckpt")
     tiny.fit(again, data, 4, tmp_path / "again", tmp_path / "saved.ckpt")
     assert_close(again.network.state_dict(), whole.network.state_dict())
+
+
+def test_a_teacher_that_is_not_there_leaves_the_run_folder_as_it_was(tiny, tmp_path):
+    """`unclip fit` refuses it before an earlier run is moved aside."""
+    _, network, arguments, _ = tiny.STAGES["upsampler"]
+    settings = {
+        "network": {"class_path": network, "init_args": arguments},
+        "teacher": str(tmp_path / "nowhere"),
+        "objective": {"parameterization": "x0"},
+        "crop": 1.0,
+    }
+    data = {"image_size": 32, "batch_size": 4, **tiny.SIZES, "cache_dir": None}
+    content = {
+        "trainer": {"default_root_dir": str(tmp_path / "run"), "max_steps": 1},
+        "model": {"class_path": "modules.distillation.upsampler.DistilledUpsampler", "init_args": settings},
+        "data": {"class_path": "datamodules.shapes.ShapesDataModule", "init_args": data},
+    }
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content))
+    earlier = tmp_path / "run" / "config.yaml"
+    earlier.parent.mkdir()
+    earlier.write_text("model: {}\n")
+    assert main(["fit", "--config", str(tmp_path / "fit.yaml"), "--overwrite"]) == 2
+    assert earlier.read_text() == "model: {}\n" and [path.name for path in earlier.parent.iterdir()] == ["config.yaml"]

@@ -9,11 +9,13 @@ import yaml
 
 from modules.models.licences import (
     MAX_TEXT,
+    Licence,
     attribution_behind,
     attribution_of,
     attribution_of_run,
     joined,
     licence_behind,
+    licence_of_both,
 )
 
 NOTO, TWEMOJI = "Noto by Google (Apache 2.0)", "Twemoji by Twitter (CC BY 4.0)"
@@ -72,3 +74,28 @@ def test_weights_hand_it_on_to_what_is_trained_from_them(export):
     assert {attribution_behind(str(place)) for place in places} == {NOTO}
     assert attribution_behind("shipped:shapes/decoder") is None
     assert licence_behind("shipped:shapes/decoder").name == "mit"
+
+
+MIT, KIND, OTHER = (
+    Licence(name, f"text of {name}", f"the {name} weights") for name in ("MIT", "kind-1.0", "other-2.0")
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([None, None], None),
+        ([MIT, None], MIT),
+        ([MIT, KIND], KIND),
+        ([KIND, MIT], KIND),
+        ([KIND, KIND], KIND),
+    ],
+)
+def test_of_weights_from_two_places_the_one_that_binds_counts(found, expected):
+    assert licence_of_both(found) == expected
+
+
+def test_two_licences_that_bind_are_both_told():
+    both = licence_of_both([KIND, OTHER])
+    assert (both.name, both.of) == ("other", "the kind-1.0 weights and the other-2.0 weights")
+    assert "text of kind-1.0" in both.text and "text of other-2.0" in both.text

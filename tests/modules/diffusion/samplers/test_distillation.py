@@ -69,5 +69,5 @@ def test_steps_without_a_middle_are_refused():
         [749, 624, 499],
         [999, 874, 749],
     ]
-    with pytest.raises(ValueError, match="no timestep between 0 and -1"):
+    with pytest.raises(ValueError, match="between timestep 0 and the data there is none"):
         trajectory_pairs(SCHEDULE, 1000, "trailing")
