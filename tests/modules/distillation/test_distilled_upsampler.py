@@ -168,10 +168,10 @@ def test_whom_the_teacher_asks_to_name_stands_in_the_export(make, data, batch, t
     shutil.copytree(stored_run / "upsampler", teacher)
     path, licence = teacher / "export" / "config.yaml", {"name": "mine-1.0", "text": "Be kind.", "of": "its teacher"}
     said = {"attribution": "Noto by Google (Apache 2.0, https://x.org)", "licence": licence}
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **said}))
-    root = tmp_path / "student"
+    model, root = yaml.safe_load(path.read_text()), tmp_path / "student"
+    path.write_text(yaml.safe_dump({**model, **said}))
     root.mkdir()
-    (root / "config.yaml").write_text(yaml.safe_dump({"model": yaml.safe_load(path.read_text())}))
+    (root / "config.yaml").write_text(yaml.safe_dump({"model": model}))
     tiny.fit(make(teacher=str(teacher)), tiny.repeat(data, batch, 1), 1, root)
     exported = yaml.safe_load((root / "export" / "config.yaml").read_text())
     assert (exported["attribution"], exported["licence"]) == (said["attribution"], licence)
