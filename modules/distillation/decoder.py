@@ -14,7 +14,7 @@ from modules.decoder import Decoder
 from modules.diffusion.denoiser import Denoiser
 from modules.diffusion.gaussian import q_sample
 from modules.diffusion.samplers.distillation import two_steps_as_one
-from modules.distillation.stage import DistillationStage, check_steps, drawn_steps
+from modules.distillation.stage import DistillationStage, drawn_steps
 from modules.errors import InputError
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.decoder import CaptionInput, DecoderModel, no_captions
@@ -64,8 +64,6 @@ class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
             raise InputError(
                 f"model.init_args.sampler.guidance_scale is {sampler.guidance_scale}: the student has learned it"
             )
-        if progressive:
-            check_steps(objective, sampler)
         self.teacher_folder, self.teacher_guidance, self.progressive = teacher, teacher_guidance, progressive
 
     def prepared(self, teacher: DecoderModel) -> DecoderModel:
@@ -82,7 +80,7 @@ class DistilledDecoder(DistillationStage[DecoderModel], Decoder):
         }
         teach, schedule = self._guided(tokens, z_i, keep), self.objective.noise_schedule
         if self.progressive:
-            places = drawn_steps(self.objective, student.sampler, len(x0), generator, x0.device)
+            places = drawn_steps(self.steps, len(x0), generator, x0.device)
             t = places[:, 0]
             x_t = q_sample(schedule, x0, t, noise)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,14 +30,21 @@ class DistillationStage(DiffusionStage[D, ImageTextBatch]):
 
     Attributes:
         teacher_folder: of the trained stage, or `shipped:NAME/STAGE`.
+        progressive: whether steps are distilled.
     """
 
     teacher_folder: str
+    progressive: bool
     _teacher: D | None = None
 
     def distillation_loss(self, student: D, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         """Scalar distance of the student's prediction from the teacher's."""
         raise NotImplementedError
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """See `distilled_steps`. Not made with the stage, which may be made as shapes only (`unclip plan`)."""
+        return distilled_steps(self.objective, self.sampler)
 
     def prepared(self, teacher: D) -> D:
         """The teacher as it is learned from; as it was exported, unless a stage says otherwise."""
@@ -53,11 +61,13 @@ class DistillationStage(DiffusionStage[D, ImageTextBatch]):
             model = load_model(self.teacher_folder, type(self._model)).model
             check_meaning(self.objective, model, self.teacher_folder)
             self._teacher = self.prepared(model)
-        self._teacher.network.to(self.device)
+            self._teacher.network.to(self.device)
         return self._teacher
 
     def check_start(self) -> None:
         super().check_start()
+        if self.progressive:
+            _ = self.steps
         if self.objective.timesteps == "loss_second_moment":
             raise InputError(
                 "model.init_args.objective.timesteps is loss_second_moment: a distilled stage remembers no losses; "
@@ -74,6 +84,7 @@ class DistillationStage(DiffusionStage[D, ImageTextBatch]):
 
     def on_fit_start(self) -> None:
         """Start from the teacher's weights; a resumed run has its own, and `init_from` gives others."""
+        self.teacher.network.to(self.device)  # It may have been read before the stage was moved.
         if not self.begins or self.initial:
             return
         self.check_start()
@@ -105,8 +116,8 @@ def check_meaning(objective: Objective, teacher: DiffusionModel, folder: str) ->
             )
 
 
-def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
-    """Refuse a sampler whose steps cannot be distilled, each from two of the teacher's.
+def distilled_steps(objective: Objective, sampler: SamplerConfig) -> Tensor:
+    """(steps, 3) int64: the steps of a student's trajectory, each of two of the teacher's; see `trajectory_pairs`.
 
     Raises:
         InputError: another sampler than DDIM without noise; steps that lie too close for a half step between them; a
@@ -121,7 +132,7 @@ def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
         if (found := getattr(sampler, name)) != wanted:
             raise InputError(f"model.init_args.sampler.{name} is {found}: steps are distilled for ddim with eta 0")
     try:
-        trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
+        return trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
     except ValueError as error:
         advice = "take fewer steps" if sampler.spacing == "trailing" else "take spacing trailing"
         raise InputError(
@@ -129,11 +140,8 @@ def check_steps(objective: Objective, sampler: SamplerConfig) -> None:
         ) from None
 
 
-def drawn_steps(
-    objective: Objective, sampler: SamplerConfig, count: int, generator: torch.Generator, device: torch.device
-) -> Tensor:
-    """(count, 3) int64: for each sample a step of the sampler's trajectory, see `trajectory_pairs`; drawn uniformly."""
-    steps = trajectory_pairs(objective.noise_schedule, sampler.steps, sampler.spacing)
+def drawn_steps(steps: Tensor, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """(count, 3) int64: for each sample one of `distilled_steps`, drawn uniformly."""
     return steps[torch.randint(len(steps), (count,), generator=generator)].to(device)
 
 

@@ -12,7 +12,7 @@ from modules.batches import ImageTextBatch
 from modules.clip.caption_tokens import Reads
 from modules.diffusion.gaussian import q_sample
 from modules.diffusion.samplers.distillation import two_steps_as_one
-from modules.distillation.stage import DistillationStage, check_steps, drawn_steps
+from modules.distillation.stage import DistillationStage, drawn_steps
 from modules.models.configs import Objective, SamplerConfig
 from modules.models.upsampler import UpsamplerModel
 from modules.networks.upsampler import UpsamplerNetwork
@@ -55,14 +55,13 @@ class DistilledUpsampler(DistillationStage[UpsamplerModel], Upsampler):
     ) -> None:
         window = (crop, corruption, corruption_share)
         super().__init__(network, objective, sampler, *window, statistics_samples, optimizer, training, reads)
-        check_steps(objective, sampler)
-        self.teacher_folder = teacher
+        self.teacher_folder, self.progressive = teacher, True
 
     def distillation_loss(self, student: UpsamplerModel, batch: ImageTextBatch, generator: torch.Generator) -> Tensor:
         teacher, schedule = self.teacher, self.objective.noise_schedule
         x0, enlarged = student.window(batch, generator)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        places = drawn_steps(self.objective, student.sampler, len(x0), generator, x0.device)
+        places = drawn_steps(self.steps, len(x0), generator, x0.device)
         t = places[:, 0]
         x_t = q_sample(schedule, x0, t, noise)
         with torch.no_grad():

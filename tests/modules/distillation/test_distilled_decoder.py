@@ -166,7 +166,7 @@ def test_the_teacher_is_in_no_checkpoint(make):
 )
 def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
     with pytest.raises(InputError, match=reason):
-        make(**changes)
+        make(**changes).check_start()
 
 
 @pytest.mark.parametrize(

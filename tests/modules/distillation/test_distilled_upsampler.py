@@ -121,7 +121,7 @@ def test_it_starts_as_the_teacher_which_no_checkpoint_holds(make):
 )
 def test_samplers_that_do_not_fit_are_refused(make, changes, reason):
     with pytest.raises(InputError, match=reason):
-        make(**changes)
+        make(**changes).check_start()
 
 
 @pytest.mark.parametrize(
@@ -207,3 +207,11 @@ def test_a_teacher_that_is_not_there_leaves_the_run_folder_as_it_was(tiny, tmp_p
     earlier.write_text("model: {}\n")
     assert main(["fit", "--config", str(tmp_path / "fit.yaml"), "--overwrite"]) == 2
     assert earlier.read_text() == "model: {}\n" and [path.name for path in earlier.parent.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("kind", ["upsampler", "decoder"])
+def test_its_memory_can_be_planned(kind, capsys):
+    """Where the stage is made as shapes only, and no teacher is there."""
+    files = [f"experiments/{name}.yaml" for name in (f"quickstart/{kind}", f"shapes/{kind}", f"shapes/one_step_{kind}")]
+    assert main(["plan", *files, "--devices", "1"]) == 0
+    assert "parameters" in capsys.readouterr().out
